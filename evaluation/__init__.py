@@ -1,0 +1,1 @@
+"""Measures what the wheel does, against ground truth and peers."""

@@ -1,0 +1,130 @@
+"""Seconds for one image: ``python -m evaluation.speed --method rekd-fast --method sift``.
+
+All methods run in the same process on the same picture, in turns, so that another job on the
+machine disturbs them alike; the median of the turns and the ratio to the first method are printed.
+"""
+
+import argparse
+import json
+import logging
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import torch
+from tqdm import tqdm
+
+from evaluation.baselines import load_method
+from rekd_hloc.images import read_color
+from rekd_hloc.scene import render_scene
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_METHODS = ("rekd-fast", "rekd", "rekd-upright", "sift", "colmap-sift")
+
+
+def measure(runs: dict[str, Callable[[], int]], repeats: int) -> dict[str, dict[str, float]]:
+    """Time every run ``repeats`` times, in turns.
+
+    Args:
+        runs: functions that do the work and return the number of keypoints.
+        repeats: turns; the first, which warms up, is not counted.
+
+    Returns:
+        For each: median and least seconds, keypoints, and seconds over the first's median.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    counts: dict[str, int] = {}
+    for turn in tqdm(range(repeats + 1), unit="turn", disable=None):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            counts[name] = run()
+            if turn > 0:
+                seconds[name].append(time.perf_counter() - start)
+    first = statistics.median(next(iter(seconds.values())))
+    return {
+        name: {
+            "median_s": statistics.median(values),
+            "least_s": min(values),
+            "keypoints": counts[name],
+            "ratio": statistics.median(values) / first,
+        }
+        for name, values in seconds.items()
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.speed", description=__doc__)
+    parser.add_argument("--method", action="append", help="may be given again")
+    parser.add_argument("--image", type=Path, help="a picture; default is a view of the demo scene")
+    parser.add_argument("--size", default="1024x768", help="WIDTHxHEIGHT it is resized to")
+    parser.add_argument("--num-keypoints", type=int, default=2048)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="folder for results.json")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            width, height = (int(side) for side in arguments.size.split("x"))
+            picture = _prepare(arguments.image, (width, height), Path(scratch))
+            runs = {
+                name: _bind(name, arguments.num_keypoints, arguments.device, picture)
+                for name in arguments.method or DEFAULT_METHODS
+            }
+        except (ValueError, FileNotFoundError) as error:
+            logger.error("%s", error)
+            return 2
+        rows = measure(runs, arguments.repeats)
+    record = {
+        "size": [width, height],
+        "threads": torch.get_num_threads(),
+        "processor": platform.processor() or platform.machine(),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "methods": rows,
+    }
+    sys.stdout.write(_table(rows, record))
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "results.json").write_text(json.dumps(record, indent=1))
+    return 0
+
+
+def _prepare(source: Path | None, size: tuple[int, int], scratch: Path) -> Path:
+    if source is None:
+        scene = scratch / "scene"
+        render_scene(scene, num_views=2, size=size)
+        source = sorted((scene / "images").iterdir())[0]
+    picture = scratch / "picture.png"
+    rgb = cv2.resize(read_color(source), size, interpolation=cv2.INTER_AREA)
+    cv2.imwrite(str(picture), rgb[..., ::-1])
+    return picture
+
+
+def _bind(name: str, num_keypoints: int, device: str, picture: Path) -> Callable[[], int]:
+    method = load_method(name, num_keypoints, device=device)
+    return lambda: len(method(picture))
+
+
+def _table(rows: dict[str, dict[str, float]], record: dict[str, object]) -> str:
+    lines = [
+        f"One image of {record['size']} pixels, {record['threads']} threads, median of the turns",
+        "| method | seconds | least | keypoints | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {r['median_s']:.3f} | {r['least_s']:.3f} | {r['keypoints']} | {r['ratio']:.2f} |"
+        for name, r in rows.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

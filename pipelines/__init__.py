@@ -1,0 +1,1 @@
+"""Recipes to copy: each reads from top to bottom."""

@@ -1,0 +1,54 @@
+"""Oriented keypoints for structure from motion: REKD, HardNet descriptors, COLMAP models.
+
+Names are imported when they are first used, so ``import rekd_hloc`` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Extractor",
+    "Features",
+    "Keypoints",
+    "Matches",
+    "filter_by_orientation",
+    "load_config",
+    "match",
+    "reconstruct",
+    "register",
+]
+
+_HOMES = {
+    "Extractor": "rekd_hloc.extractor",
+    "Features": "rekd_hloc.types",
+    "Keypoints": "rekd_hloc.types",
+    "Matches": "rekd_hloc.types",
+    "filter_by_orientation": "rekd_hloc.matching.consistency",
+    "load_config": "rekd_hloc.config",
+    "match": "rekd_hloc.matching.match",
+    "reconstruct": "rekd_hloc.reconstruction",
+    "register": "rekd_hloc.plugin",
+}
+
+if TYPE_CHECKING:
+    from rekd_hloc.config import load_config
+    from rekd_hloc.extractor import Extractor
+    from rekd_hloc.matching.consistency import filter_by_orientation
+    from rekd_hloc.matching.match import match
+    from rekd_hloc.plugin import register
+    from rekd_hloc.reconstruction import reconstruct
+    from rekd_hloc.types import Features, Keypoints, Matches
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,239 @@
+"""Every option with its default, as frozen dataclasses, and the presets made of them.
+
+Defaults live here, so the wheel needs no YAML; ``load_config`` merges a dataclass with a YAML file
+and ``key=value`` overrides.
+"""
+
+import difflib
+import math
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, cast, get_args, get_origin
+
+from rekd_hloc.config_file import config_hash as config_hash  # part of this module's interface
+from rekd_hloc.config_file import load_config as load_config
+
+
+def _require(condition: bool, name: str, rule: str, value: object) -> None:
+    if not condition:
+        raise ValueError(f"{name} must be {rule}, got {value!r}")
+
+
+def _check_values(config: object) -> None:
+    """Every float is finite, and every choice is one of those its annotation lists."""
+    for item in fields(cast(Any, config)):
+        value = getattr(config, item.name)
+        if isinstance(value, float):
+            _require(math.isfinite(value), item.name, "finite", value)
+        if get_origin(item.type) is Literal:
+            choices = get_args(item.type)
+            _require(value in choices, item.name, f"one of {', '.join(choices)}", value)
+
+
+def _at_least(config: object, bound: float, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value >= bound, name, f"at least {bound}", value)
+
+
+def _above(config: object, bound: float, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value > bound, name, f"above {bound}", value)
+
+
+def _odd(config: object, name: str) -> None:
+    value = getattr(config, name)
+    _require(value > 0 and value % 2 == 1, name, "odd and positive", value)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Shape of the equivariant network; stored inside every weights file."""
+
+    group_order: int = 36
+    """Rotations in the cyclic group, a multiple of 4; the histogram's bins too (paper: 36)."""
+    fields: tuple[int, int, int] = (2, 2, 2)
+    """Regular fields after each of the three blocks (paper: 2, 2, 2)."""
+    inner_levels: int = 3
+    """Sizes of the image that one forward pass sees (paper: 3)."""
+    inner_factor: float = 1.2
+    """Size ratio between two inner levels (paper: 1.2)."""
+    pixel_range: float = 255.0
+    """White, as the network sees it; the paper trains on 0..255 and tests on 0..1."""
+    norm_window_px: int = 65
+    """Side of the box of the local contrast normalisation, odd (paper: 65)."""
+    blur_gain: float = 1.0
+    """Sum of the 7x7 Gaussian before inner levels 1 and up (paper's code: sqrt(2 pi) 1.5 = 3.76
+    for an unbounded kernel, 3.63 on 7x7; use 0 for exactly the paper's kernel)."""
+    orientation_blur_px: float = 0.0
+    """Sigma of a Gaussian that pools the histogram's logits over a neighbourhood, in pixels of the
+    level; 0 as in the paper reads one pixel."""
+
+    def __post_init__(self) -> None:
+        _check_values(self)
+        order = self.group_order
+        _require(order > 0 and order % 4 == 0, "group_order", "a positive multiple of 4", order)
+        _require(
+            len(self.fields) == 3 and min(self.fields) > 0,
+            "fields",
+            "three positive counts",
+            self.fields,
+        )
+        _at_least(self, 1, "inner_levels")
+        _above(self, 1, "inner_factor")
+        _above(self, 0, "pixel_range")
+        _odd(self, "norm_window_px")
+        _at_least(self, 0, "blur_gain", "orientation_blur_px")
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """How keypoints are taken from the score maps of the outer pyramid."""
+
+    max_keypoints: int = 2048
+    """Best keypoints kept in an image (paper: 1,500)."""
+    levels_up: int = 2
+    """Outer levels above the image's size (paper: 2)."""
+    levels_down: int = 5
+    """Outer levels below the image's size (paper: 5)."""
+    factor: float = 2.0**0.5
+    """Size ratio between two outer levels (paper: sqrt 2)."""
+    border_px: int = 15
+    """Margin of each level without keypoints, in its pixels (paper: 15)."""
+    nms_window_px: int = 15
+    """Side of the non-maximum suppression window at each level, odd (paper: 15)."""
+    score_threshold: float = 0.0
+    """Responses at or below it are no keypoints."""
+    subpixel: bool = True
+    """Quadratic fit of the position (paper: whole pixels)."""
+    suppress_across_levels: bool = True
+    """Drop the weaker of two detections of one structure on neighbouring levels (paper: keep)."""
+    orientation_level: Literal["own", "original"] = "own"
+    """Level whose histogram is read (paper: the original-size one)."""
+    orientation_peak: Literal["circular", "argmax"] = "circular"
+    """Sub-bin circular peak, or the best bin's angle (paper: argmax)."""
+    orientation_shift_px: float = 0.0
+    """Added to x and y where the histogram is read (the paper's code: -1)."""
+    orientation_read: Literal["bilinear", "nearest"] = "bilinear"
+    """How the histogram is read between pixels (paper: nearest)."""
+    normalise_by_max: bool = False
+    """Divide the image by its maximum first (the paper's code does)."""
+    pyramid: Literal["area", "paper"] = "area"
+    """Resampling between outer levels: anti-aliased, or the paper's code's mixture."""
+    tile_rows: int = 0
+    """Height of the strips that a level is run in, 0 for one piece; strips save memory and change
+    nothing."""
+    autocast: bool = False
+    """Run the convolutions in bfloat16 (score error 3e-3, histogram 7e-3)."""
+
+    def __post_init__(self) -> None:
+        _check_values(self)
+        _at_least(self, 1, "max_keypoints")
+        _at_least(self, 0, "levels_up", "levels_down", "border_px", "tile_rows")
+        _above(self, 1, "factor")
+        _odd(self, "nms_window_px")
+
+
+@dataclass(frozen=True)
+class DescriptorConfig:
+    """How patches are cut and described."""
+
+    oriented: bool = True
+    """Turn each patch by its keypoint's angle (paper: upright)."""
+    support: float = 64.0
+    """Side of the square that becomes a 32x32 patch, in pixels of scale 1 (paper: 64)."""
+    weights: str = "default"
+    """``default`` (this project's), ``official`` (kornia's HardNet++, downloads), or a file."""
+    batch_size: int = 512
+    """Patches described at once."""
+    antialias: bool = True
+    """Cut from an image pyramid (the paper's code samples the full image bilinearly)."""
+
+    def __post_init__(self) -> None:
+        _check_values(self)
+        _above(self, 0, "support")
+        _at_least(self, 1, "batch_size")
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """One preset: which weights, and how they are used."""
+
+    weights: str = "rekd"
+    """Name of shipped detector weights, or a safetensors file."""
+    max_side_px: int = 1600
+    """Larger images are made smaller before extraction; 0 keeps every size."""
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    descriptor: DescriptorConfig = field(default_factory=DescriptorConfig)
+
+    def __post_init__(self) -> None:
+        _check_values(self)
+        _at_least(self, 0, "max_side_px")
+
+
+@dataclass(frozen=True)
+class MatchConfig:
+    """Nearest neighbours and the orientation-consistency filter after them."""
+
+    ratio: float = 1.0
+    """Largest allowed distance ratio best/second; 1 switches the test off."""
+    filter: Literal["none", "paper", "density"] = "density"
+    """Orientation filter: none, the paper's mode of whole degrees, or circular density."""
+    tolerance_deg: float = 30.0
+    """Half width of the band of accepted rotations about a mode (paper: 30)."""
+    max_modes: int = 1
+    """Rotations accepted at once in an image pair (density filter)."""
+    scale_tolerance: float = 0.0
+    """Largest accepted factor from a mode's scale ratio, 0 for any (density filter)."""
+
+    def __post_init__(self) -> None:
+        _check_values(self)
+        _require(0 < self.ratio <= 1, "ratio", "in (0, 1]", self.ratio)
+        _require(0 < self.tolerance_deg <= 180, "tolerance_deg", "in (0, 180]", self.tolerance_deg)
+        _at_least(self, 1, "max_modes")
+        factor = self.scale_tolerance
+        _require(factor == 0 or factor > 1, "scale_tolerance", "0 or above 1", factor)
+
+
+PAPER_DETECTOR = DetectorConfig(
+    max_keypoints=1500,
+    subpixel=False,
+    suppress_across_levels=False,
+    orientation_level="original",
+    orientation_peak="argmax",
+    orientation_shift_px=-1.0,
+    orientation_read="nearest",
+    normalise_by_max=True,
+    pyramid="paper",
+)
+
+PRESETS: dict[str, ExtractConfig] = {
+    "rekd": ExtractConfig(),
+    "rekd-upright": ExtractConfig(descriptor=DescriptorConfig(oriented=False)),
+    "rekd-paper": ExtractConfig(
+        max_side_px=0,
+        detector=PAPER_DETECTOR,
+        descriptor=DescriptorConfig(oriented=False, antialias=False),
+    ),
+    "rekd-fast": ExtractConfig(
+        weights="rekd-fast", detector=DetectorConfig(levels_up=0, levels_down=4)
+    ),
+}
+
+
+def get_preset(name: str) -> ExtractConfig:
+    """The preset of that name.
+
+    Raises:
+        ValueError: there is none; the message lists those that exist.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"no preset {name!r}; {hint}presets are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def with_max_keypoints(config: ExtractConfig, count: int) -> ExtractConfig:
+    """The same preset with another keypoint budget."""
+    return replace(config, detector=replace(config.detector, max_keypoints=count))

@@ -1,0 +1,140 @@
+"""Reading configurations: a dataclass of defaults, a YAML file, ``key=value`` overrides.
+
+OmegaConf converts and checks the values (``1e-3`` is a float, a ``Literal`` has only its choices);
+the keys are compared here, one by one, so that every message can name source, key and remedy.
+This module knows no dataclass in particular; it is used through :mod:`rekd_hloc.config`.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+Config = TypeVar("Config")
+
+
+def load_config(
+    defaults: Config, path: Path | None = None, overrides: Sequence[str] = ()
+) -> Config:
+    """Merge a dataclass of defaults with a YAML file and ``key=value`` overrides, in that order.
+
+    Nested options are written as sections in the file and with dots in an override
+    (``detector.border_px=20``). An empty section or file leaves the defaults.
+
+    Raises:
+        FileNotFoundError: there is no such YAML file.
+        ValueError: an unknown key (with the nearest known one), a value of the wrong type or out
+            of range, or text that is not YAML; one line that names source, key and value.
+    """
+    if path is not None and not path.is_file():
+        raise FileNotFoundError(f"no configuration file {path}")
+    sources = [(f"override {text!r}", _read_override(text)) for text in overrides]
+    if path is not None:
+        sources.insert(0, (f"configuration {path}", _read_mapping(path)))
+    merged = OmegaConf.structured(defaults)
+    for source, tree in sources:
+        for key, value in _assignments(source, defaults, tree, prefix=""):
+            leaf = value
+            for name in reversed(key.split(".")):
+                leaf = {name: leaf}
+            try:
+                merged = OmegaConf.merge(merged, leaf)
+            except OmegaConfBaseException as error:
+                raise ValueError(f"{source}: {key} = {value!r}: {_reason(error)}") from error
+    try:
+        return cast(Config, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, ValueError) as error:
+        where = "; ".join(source for source, _ in sources) or "configuration"
+        raise ValueError(f"{where}: {_reason(error)}") from error
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except OSError:
+        raise
+    except Exception as error:  # the YAML parser's errors share no base with any other
+        raise ValueError(f"configuration {path}: not YAML: {_one_line(error)}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"configuration {path}: must read `key: value`, got {tree!r}")
+    return cast(dict[str, Any], tree)
+
+
+def _read_override(text: str) -> dict[str, Any]:
+    try:
+        tree = OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=False)
+    except Exception as error:  # as above
+        raise ValueError(f"override {text!r}: not YAML: {_one_line(error)}") from error
+    if "=" not in text:
+        raise ValueError(f"override {text!r}: must read key=value")
+    return cast(dict[str, Any], tree)
+
+
+def _assignments(
+    source: str, defaults: object, tree: dict[str, Any], prefix: str
+) -> Iterator[tuple[str, Any]]:
+    known = {item.name for item in fields(cast(Any, defaults))}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if name not in known:
+            raise ValueError(f"{source}: unknown key {key!r}{_suggestion(defaults, name, prefix)}")
+        section = getattr(defaults, name)
+        if not is_dataclass(section):
+            yield key, value
+        elif isinstance(value, dict):
+            yield from _assignments(source, section, value, f"{key}.")
+        elif value is not None:
+            raise ValueError(f"{source}: {key} is a section of options, got {value!r}")
+
+
+def _suggestion(defaults: object, name: str, prefix: str) -> str:
+    """The known key that resembles ``name`` most: one of this section first, then deeper ones."""
+    siblings = [item.name for item in fields(cast(Any, defaults))]
+    deeper = {key.rsplit(".", 1)[-1]: key for key in _dotted_keys(defaults)}
+    near = difflib.get_close_matches(str(name), siblings, n=1)
+    near = near or [deeper[key] for key in difflib.get_close_matches(str(name), deeper, n=1)]
+    if near:
+        return f"; did you mean {prefix + near[0]!r}?"
+    return f"; known are {', '.join(prefix + name for name in siblings)}"
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the library's internals on later lines and its placeholders."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0].replace("'$VALUE' of type '$VALUE_TYPE'", "of an item")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _dotted_keys(config: object, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for item in fields(cast(Any, config)):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            keys += _dotted_keys(value, f"{prefix}{item.name}.")
+        else:
+            keys.append(f"{prefix}{item.name}")
+    return keys
+
+
+def config_hash(config: object) -> str:
+    """Twelve hexadecimal digits: the same for equal configurations, others for unequal ones."""
+    text = json.dumps(_canonical(asdict(cast(Any, config))), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _canonical(value: Any) -> Any:  # noqa: ANN401  (a tree of whatever a dataclass holds)
+    """Whole numbers as floats, because 64 == 64.0 in a dataclass but not in JSON."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -1,0 +1,1 @@
+"""HardNet descriptors on oriented patches."""

@@ -1,0 +1,1 @@
+"""The equivariant detector: score map, orientation histogram, oriented keypoints."""

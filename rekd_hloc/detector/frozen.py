@@ -1,0 +1,64 @@
+"""The trained network baked into plain convolutions, with batch normalisation folded in.
+
+This is what inference runs: it needs neither e2cnn nor the steerable basis, and equals the
+steerable form to rounding.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+HALO_PX = 6
+"""Reach of three 5x5 convolutions: a strip with this margin gives exactly the whole's values."""
+
+
+class FrozenBackbone(nn.Module):
+    """Three 5x5 convolutions with ReLU, a group max-pool and the 1x1 orientation convolution.
+
+    Channels are ordered field by field, and within a field by group element.
+
+    Args:
+        group_order: rotations N of the cyclic group.
+        fields: regular fields d1, d2, d3 after each block; each is N channels.
+        tile_rows: run in strips of this many rows, 0 for all at once; the result is the same.
+    """
+
+    def __init__(
+        self, *, group_order: int, fields: tuple[int, int, int], tile_rows: int = 0
+    ) -> None:
+        super().__init__()
+        widths = [1, *(count * group_order for count in fields)]
+        self.blocks = nn.ModuleList(
+            nn.Conv2d(src, dst, 5, padding=2)
+            for src, dst in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.orientation = nn.Conv2d(widths[-1], group_order, 1, bias=False)
+        self.group_order = group_order
+        self.tile_rows = tile_rows
+
+    def forward(
+        self, image: Float[Tensor, "batch 1 height width"]
+    ) -> tuple[Float[Tensor, "batch field height width"], Float[Tensor, "batch bin height width"]]:
+        """Group-pooled features and orientation logits, both of the image's size."""
+        height = image.shape[2]
+        if self.tile_rows == 0 or height <= self.tile_rows:
+            return self._run(image)
+        strips = [self._strip(image, top) for top in range(0, height, self.tile_rows)]
+        features, logits = zip(*strips, strict=True)
+        return torch.cat(features, dim=2), torch.cat(logits, dim=2)
+
+    def _strip(self, image: Tensor, top: int) -> tuple[Tensor, Tensor]:
+        bottom = min(top + self.tile_rows, image.shape[2])
+        first, last = max(top - HALO_PX, 0), min(bottom + HALO_PX, image.shape[2])
+        features, logits = self._run(image[:, :, first:last])
+        rows = slice(top - first, bottom - first)
+        return features[:, :, rows], logits[:, :, rows]
+
+    def _run(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = image.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            hidden = F.relu(block(hidden))
+        batch, channels, height, width = hidden.shape
+        by_field = hidden.view(batch, channels // self.group_order, self.group_order, height, width)
+        return by_field.amax(dim=2), self.orientation(hidden)

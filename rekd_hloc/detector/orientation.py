@@ -1,0 +1,97 @@
+"""From orientation logits to angles, and between angles and histogram bins.
+
+Bin k of N is the direction 2 pi k / N counter-clockwise on the screen (e2cnn's sense); the house
+angle turns clockwise, so bin k is the house angle -2 pi k / N. Nothing else in the detector knows.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from rekd_hloc.geometry import TWO_PI, wrap_angle
+
+
+def angle_from_bin(position: Float[Tensor, "*shape"], num_bins: int) -> Float[Tensor, "*shape"]:
+    """House angle in [0, 2 pi) of a (fractional) bin position."""
+    return wrap_angle(-position * (TWO_PI / num_bins))
+
+
+def bin_from_angle(angle: Float[Tensor, "*shape"], num_bins: int) -> Float[Tensor, "*shape"]:
+    """Fractional bin position in [0, num_bins) of a house angle; nothing is rounded."""
+    position = torch.remainder(-angle * (num_bins / TWO_PI), num_bins)
+    return torch.where(position >= num_bins, torch.zeros_like(position), position)
+
+
+def find_peak(
+    logits: Float[Tensor, "keypoint bin"], *, sub_bin: bool = True
+) -> Float[Tensor, " keypoint"]:
+    """Position of the histogram's highest bin, in [0, bin).
+
+    With ``sub_bin``, the cosine through the highest logit and its two neighbours gives the place
+    between bins; it is exact where the histogram is a von Mises density (logits = k cos(t - t0)).
+    """
+    num_bins = logits.shape[1]
+    best = logits.argmax(dim=1)
+    position = best.to(logits.dtype)
+    if not sub_bin:
+        return position
+    here, left, right = (
+        logits.gather(1, ((best + step) % num_bins)[:, None])[:, 0] for step in (0, -1, 1)
+    )
+    step = TWO_PI / num_bins
+    sine = (right - left) / (2 * math.sin(step))
+    cosine = (2 * here - left - right) / (2 * (1 - math.cos(step)))
+    offset = torch.where(cosine > 0, torch.atan2(sine, cosine) / step, torch.zeros_like(sine))
+    return torch.remainder(position + offset.clamp(-0.5, 0.5), num_bins)
+
+
+def read_logits(
+    levels: list[Float[Tensor, "1 bin ? ?"]],
+    xy: Float[Tensor, "keypoint 2"],
+    image_size: tuple[int, int],
+    *,
+    nearest: bool = False,
+) -> Float[Tensor, "keypoint bin"]:
+    """Sum over inner levels of the logits at each point, read bilinearly (corners aligned).
+
+    Args:
+        levels: logits of each inner level at its own size, see ``Rekd.level_maps``.
+        xy: points in pixels of the image that the levels were made from.
+        image_size: (width, height) of that image.
+        nearest: round the points to whole pixels of that image first.
+    """
+    if nearest:
+        xy = xy.round()
+    extent = torch.tensor(image_size, dtype=xy.dtype, device=xy.device) - 1
+    grid = (2 * xy / extent.clamp(min=1) - 1)[None, None]
+    total = torch.zeros(len(xy), levels[0].shape[1], device=xy.device)
+    for level in levels:
+        read = F.grid_sample(level, grid.to(level.dtype), align_corners=True, padding_mode="border")
+        total += read[0, :, 0].T
+    return total
+
+
+def roll_logits(
+    logits: Float[Tensor, "batch bin height width"], angle: Float[Tensor, " batch"]
+) -> Float[Tensor, "batch bin height width"]:
+    """The logits that the scene would have after turning by a house angle, by Fourier shift.
+
+    Whole bins are exact rolls; between bins the band-limited periodic function through the bins is
+    read, so nothing is truncated.
+    """
+    num_bins = logits.shape[1]
+    shift = -angle * (num_bins / TWO_PI)
+    bins = torch.arange(num_bins, dtype=logits.dtype, device=logits.device)
+    lag = bins[None, :, None] - bins[None, None, :] - shift[:, None, None]
+    return torch.einsum("bij,bjhw->bihw", _periodic_sinc(lag, num_bins), logits)
+
+
+def _periodic_sinc(lag: Tensor, num_bins: int) -> Tensor:
+    # Dirichlet kernel of an even number of samples (the highest frequency counted half each side)
+    frequencies = torch.arange(1, num_bins // 2, dtype=lag.dtype, device=lag.device)
+    waves = torch.cos(TWO_PI / num_bins * lag[..., None] * frequencies).sum(dim=-1)
+    nyquist = torch.cos(math.pi * lag)
+    return (1 + 2 * waves + nyquist) / num_bins

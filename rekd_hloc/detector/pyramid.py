@@ -1,0 +1,115 @@
+"""The outer pyramid: the image at several sizes, and how many keypoints each size may give.
+
+Level l is the image made smaller by ``factor ** l``; levels below zero are enlarged. A keypoint of
+level l has the scale ``factor ** l``.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from rekd_hloc.config import DetectorConfig
+
+
+@dataclass(frozen=True)
+class Level:
+    """One size of the image.
+
+    Attributes:
+        image: grey values (1, 1, height, width).
+        number: l, negative for enlarged levels.
+        scale: ``factor ** l``.
+        ratio: image pixels for one level pixel, (x, y).
+        corner_aligned: positions map by ``(xy + 0.5) * ratio - 0.5`` (pixel areas) if true, by
+            ``xy * scale`` (the paper's code) if false.
+    """
+
+    image: Float[Tensor, "1 1 height width"]
+    number: int
+    scale: float
+    ratio: tuple[float, float]
+    corner_aligned: bool = True
+
+    def to_image(self, xy: Float[Tensor, "keypoint 2"]) -> Float[Tensor, "keypoint 2"]:
+        """Positions in pixels of the level to pixels of the image."""
+        if not self.corner_aligned:
+            return xy * self.scale
+        return (xy + 0.5) * xy.new_tensor(self.ratio) - 0.5
+
+    def from_image(self, xy: Float[Tensor, "keypoint 2"]) -> Float[Tensor, "keypoint 2"]:
+        """Positions in pixels of the image to pixels of the level."""
+        if not self.corner_aligned:
+            return xy / self.scale
+        return (xy + 0.5) / xy.new_tensor(self.ratio) - 0.5
+
+
+def iterate_levels(
+    image: Float[Tensor, "1 1 height width"], config: DetectorConfig
+) -> Iterator[Level]:
+    """The levels from the largest to the smallest that still has room inside the border."""
+    if config.pyramid == "paper":
+        from rekd_hloc.detector.paper_pyramid import iterate_paper_levels
+
+        yield from iterate_paper_levels(image, config)
+        return
+    height, width = image.shape[2:]
+    for number in range(-config.levels_up, config.levels_down + 1):
+        scale = config.factor**number
+        size = max(round(height / scale), 1), max(round(width / scale), 1)
+        if min(size) <= 2 * config.border_px:
+            continue
+        yield Level(
+            image=_resample(image, size),
+            number=number,
+            scale=scale,
+            ratio=(width / size[1], height / size[0]),
+        )
+
+
+def level_budgets(config: DetectorConfig) -> dict[int, int]:
+    """Keypoints that each level should give: in proportion to its area, one at least (paper)."""
+    numbers = range(-config.levels_up, config.levels_down + 1)
+    shares = [config.factor ** (-2.0 * number) for number in numbers]
+    total = sum(shares)
+    return {
+        number: int(config.max_keypoints * share / total) + 1
+        for number, share in zip(numbers, shares, strict=True)
+    }
+
+
+def select_within_budgets(
+    level: Int64[Tensor, " keypoint"],
+    score: Float[Tensor, " keypoint"],
+    config: DetectorConfig,
+) -> Int64[Tensor, " selected"]:
+    """Indices of the keypoints kept, strongest first.
+
+    From the largest level to the smallest, each gives its best ones up to its budget; what a level
+    cannot fill is handed to the next coarser one (paper). What is still lacking after the coarsest
+    goes to the strongest that were left over, wherever they are.
+    """
+    chosen = torch.zeros(len(score), dtype=torch.bool, device=score.device)
+    order = torch.argsort(score, descending=True, stable=True)
+    carried = 0
+    for number, budget in level_budgets(config).items():
+        members = order[level[order] == number]
+        allowed = budget + carried
+        chosen[members[:allowed]] = True
+        carried = max(allowed - len(members), 0)
+    kept, left = order[chosen[order]], order[~chosen[order]]
+    lacking = max(config.max_keypoints - len(kept), 0)
+    kept = torch.cat([kept[: config.max_keypoints], left[:lacking]])
+    return kept[torch.argsort(score[kept], descending=True, stable=True)]
+
+
+def _resample(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if image.shape[2:] == torch.Size(size):
+        return image
+    enlarge = size[0] > image.shape[2]
+    mode = "bicubic" if enlarge else "bilinear"
+    resampled = F.interpolate(image, size, mode=mode, antialias=not enlarge, align_corners=False)
+    return resampled.clamp(0, 1) if enlarge else resampled

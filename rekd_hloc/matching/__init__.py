@@ -1,0 +1,1 @@
+"""Nearest neighbours, and the orientation-consistency filter after them."""

@@ -1,0 +1,144 @@
+"""Mutual nearest neighbours between two sets of L2-normalised descriptors.
+
+The similarity matrix is made and read in square blocks, so memory grows with the number of
+keypoints and not with its square, and a block stays in the processor's cache while it is read.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from rekd_hloc.types import Matches
+
+NORM_TOLERANCE = 1e-2
+"""Largest accepted deviation of a descriptor's length from 1; bfloat16 storage stays below it."""
+SMALLEST_SQUARED_DISTANCE = 1e-6
+"""Squared distances below it count as it: float32 rounding of a 128-d dot product is 1e-7."""
+
+
+@torch.no_grad()
+def match_nearest(
+    descriptors_a: Float[Tensor, "keypoint_a channel"],
+    descriptors_b: Float[Tensor, "keypoint_b channel"],
+    *,
+    ratio: float = 1.0,
+    block: int = 2048,
+) -> Matches:
+    """Pairs of descriptors that are each other's nearest neighbour.
+
+    The score is the cosine of the angle between the two descriptors; nearest by cosine is nearest
+    by distance, because all lengths are 1. Matches come in ascending order of the keypoint of a,
+    and no keypoint occurs twice. Among equal similarities the lowest index wins (of b for each
+    keypoint of a, then of a for each keypoint of b). Half precision is matched in float32.
+
+    Args:
+        descriptors_a: L2-normalised rows.
+        descriptors_b: L2-normalised rows, on the same device.
+        ratio: in (0, 1]; below 1, a match must have ``nearest < ratio * second nearest`` in
+            Euclidean distance, seen from a and seen from b. Twins (two equally near neighbours)
+            fail; a side with one single descriptor has no second and passes.
+        block: rows and columns of the similarity matrix that exist at once; changes memory and
+            speed only.
+
+    Raises:
+        ValueError: widths or devices differ, ``ratio`` or ``block`` is out of range, a descriptor
+            is not finite or not of length 1.
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio must be in (0, 1], got {ratio}")
+    if block < 1:
+        raise ValueError(f"block must be at least 1, got {block}")
+    a, b = _prepare(descriptors_a, descriptors_b)
+    if len(a) == 0 or len(b) == 0:
+        return Matches.empty(a.device)
+    nearest, similarity, best_b, second_a, second_b = _scan(a, b, block, seconds=ratio < 1)
+    is_mutual = similarity == best_b[nearest]
+    is_mutual &= _is_first(nearest, among=is_mutual)
+    if ratio < 1:
+        distance = _distance(similarity)
+        is_mutual &= distance < ratio * _distance(second_a)
+        is_mutual &= distance < ratio * _distance(second_b)[nearest]
+    index_a = torch.nonzero(is_mutual)[:, 0]
+    index = torch.stack([index_a, nearest[index_a]], dim=1)
+    return Matches(index=index, score=similarity[index_a].clamp(-1, 1))
+
+
+def _prepare(descriptors_a: Tensor, descriptors_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sets checked and in one dtype that a CPU multiplies fast."""
+    if descriptors_a.device != descriptors_b.device:
+        raise ValueError(
+            f"descriptors must be on one device, got {descriptors_a.device} and "
+            f"{descriptors_b.device}; move one with .to()"
+        )
+    dtype = torch.promote_types(descriptors_a.dtype, descriptors_b.dtype)
+    if dtype != torch.float64:
+        dtype = torch.float32
+    a = _checked("descriptors_a", descriptors_a, dtype)
+    b = _checked("descriptors_b", descriptors_b, dtype)
+    if len(a) and len(b) and a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"descriptors of the two images must have one width, got {a.shape[1]} and {b.shape[1]}"
+        )
+    return a, b
+
+
+def _checked(name: str, descriptors: Tensor, dtype: torch.dtype) -> Tensor:
+    if descriptors.ndim != 2:
+        raise ValueError(
+            f"{name} must have shape (keypoint, channel), got {tuple(descriptors.shape)}"
+        )
+    converted = descriptors.detach().to(dtype)
+    length = torch.linalg.vector_norm(converted, dim=1)
+    wrong = torch.nonzero(~((length - 1).abs() <= NORM_TOLERANCE))[:, 0]
+    if len(wrong):
+        row, value = int(wrong[0]), float(length[wrong[0]])
+        remedy = "normalise the rows" if math.isfinite(value) else "it holds nan or inf"
+        raise ValueError(f"{name} must have rows of length 1, row {row} has {value:.4g}; {remedy}")
+    return converted
+
+
+def _scan(
+    a: Tensor, b: Tensor, block: int, *, seconds: bool
+) -> tuple[Int64[Tensor, " keypoint_a"], Tensor, Tensor, Tensor, Tensor]:
+    """Nearest b of each a, its similarity, the best similarity of each b; the second-best ones.
+
+    Second-best similarities stay -inf where there is none, or where ``seconds`` is false.
+    """
+    nearest = torch.zeros(len(a), dtype=torch.int64, device=a.device)
+    best_a, second_a = a.new_full((2, len(a)), -math.inf)
+    best_b, second_b = b.new_full((2, len(b)), -math.inf)
+    for top in range(0, len(a), block):
+        rows = slice(top, top + block)
+        for left in range(0, len(b), block):
+            columns = slice(left, left + block)
+            similarity = a[rows] @ b[columns].T
+            value, where = similarity.max(dim=1)
+            if seconds:
+                second_a[rows] = _second(best_a[rows], second_a[rows], similarity)
+                second_b[columns] = _second(best_b[columns], second_b[columns], similarity.T)
+            nearest[rows] = torch.where(value > best_a[rows], where + left, nearest[rows])
+            best_a[rows] = torch.maximum(best_a[rows], value)
+            best_b[columns] = torch.maximum(best_b[columns], similarity.amax(dim=0))
+    return nearest, best_a, best_b, second_a, second_b
+
+
+def _second(best: Tensor, second: Tensor, similarity: Tensor) -> Tensor:
+    """Second-largest value of each row, over what was seen before and this block."""
+    largest = similarity.contiguous().topk(min(2, similarity.shape[1]), dim=1).values
+    seen = torch.stack([best, second], dim=1)
+    return torch.cat([seen, largest], dim=1).topk(2, dim=1).values[:, 1]
+
+
+def _is_first(nearest: Int64[Tensor, " keypoint_a"], among: Tensor) -> Tensor:
+    """Whether a keypoint of a is the lowest of those in ``among`` that chose the same b."""
+    order = torch.arange(len(nearest), device=nearest.device)
+    first = torch.full((int(nearest.max()) + 1,), len(nearest), device=nearest.device)
+    first.scatter_reduce_(0, nearest[among], order[among], reduce="amin")
+    return order == first[nearest]
+
+
+def _distance(similarity: Tensor) -> Tensor:
+    """Euclidean distance of unit vectors from their cosine; infinite where there is none."""
+    return (2 - 2 * similarity).clamp(min=SMALLEST_SQUARED_DISTANCE).sqrt()

@@ -1,0 +1,103 @@
+"""What differs between pycolmap 3.13 and 4.2, in one place.
+
+Every other module calls pycolmap only through names that all these releases share. numpy is
+imported before pycolmap on purpose, here and everywhere: if pycolmap 4.2 is the first extension
+that a process loads, its zlib displaces the system's, and OpenCV aborts when it writes a PNG.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pycolmap
+from numpy.typing import NDArray
+
+GLOG_ERROR = 2
+GLOG_FATAL = 3
+
+
+@contextlib.contextmanager
+def quiet(level: int = GLOG_FATAL) -> Iterator[None]:
+    """Keep COLMAP's own log below ``level`` off stderr; every failure is reported by this package."""
+    before = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = level
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = before
+
+
+def set_options(options: Any, **values: Any) -> Any:
+    """Set those attributes that this release has; nested ones as ``mapper__random_seed``.
+
+    Returns:
+        ``options`` itself, changed in place.
+    """
+    for name, value in values.items():
+        *parents, leaf = name.split("__")
+        place = options
+        for parent in parents:
+            place = getattr(place, parent, None)
+        if place is not None and hasattr(place, leaf):
+            setattr(place, leaf, value)
+    return options
+
+
+def write_descriptor_codes(database: Any, image_id: int, codes: NDArray[np.uint8]) -> None:
+    """Store SIFT-like descriptors, one row of 128 bytes each."""
+    if hasattr(pycolmap, "FeatureDescriptors"):  # 4.0 and later
+        kind = pycolmap.FeatureExtractorType.SIFT
+        database.write_descriptors(image_id, pycolmap.FeatureDescriptors(type=kind, data=codes))
+    else:
+        database.write_descriptors(image_id, codes)
+
+
+def read_descriptor_codes(database: Any, image_id: int) -> NDArray[np.uint8]:
+    """The bytes that :func:`write_descriptor_codes` stored."""
+    stored = database.read_descriptors(image_id)
+    return np.asarray(getattr(stored, "data", stored), dtype=np.uint8)
+
+
+def make_camera(model: str, width: int, height: int, params: list[float]) -> Any:
+    """A camera; without parameters, the focal length that COLMAP assumes when it knows none."""
+    camera = pycolmap.Camera({"model": model, "width": width, "height": height, "params": params})
+    if params:
+        camera.has_prior_focal_length = True
+        return camera
+    size = max(width, height)
+    focal = pycolmap.ImageReaderOptions().default_focal_length_factor * size
+    return pycolmap.Camera.create(0, camera.model, focal, width, height)
+
+
+def add_image(database: Any, name: str, camera_id: int) -> int:
+    """Add an image whose file COLMAP itself cannot read, alone in its frame.
+
+    Returns:
+        The image's id.
+    """
+    camera = database.read_camera(camera_id)
+    rig_id = None
+    for known in database.read_all_rigs():
+        if known.is_ref_sensor(camera.sensor_id):
+            rig_id = known.rig_id
+    if rig_id is None:
+        rig = pycolmap.Rig()
+        rig.add_ref_sensor(camera.sensor_id)
+        rig_id = database.write_rig(rig)
+    image = pycolmap.Image()
+    image.name = name
+    image.camera_id = camera_id
+    image.image_id = database.write_image(image)
+    frame = pycolmap.Frame()
+    frame.rig_id = rig_id
+    frame.add_data_id(image.data_id)
+    if hasattr(frame, "finalize_data_ids"):  # 4.2 and later
+        frame.finalize_data_ids()
+    database.write_frame(frame)
+    return int(image.image_id)
+
+
+def has_global_mapper() -> bool:
+    """Whether this release has the global mapper (4.0 and later)."""
+    return hasattr(pycolmap, "global_mapping")

@@ -1,0 +1,145 @@
+"""The package's only currency: frozen dataclasses of tensors.
+
+Every stage takes and returns these, so position, scale, angle and score never travel apart.
+Conventions (pixel centres, angles) are those of :mod:`rekd_hloc.geometry`. Two objects are equal
+only if they are the same object: whether tensors agree is the caller's question of tolerance.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+Index = Int64[Tensor, " selected"] | Bool[Tensor, " keypoint"]
+
+
+@dataclass(frozen=True, eq=False)
+class Keypoints:
+    """Oriented keypoints of one image.
+
+    Attributes:
+        xy: position in pixels; (0, 0) is the centre of the first pixel.
+        scale: factor between the pyramid level a keypoint was found on and the image; 1 is the
+            image's own size, larger is coarser.
+        angle: radians in [0, 2 pi), from +x towards +y (clockwise on the screen).
+        score: detector response, not negative, comparable within one image.
+
+    Raises:
+        ValueError: the tensors disagree in length or shape.
+    """
+
+    xy: Float[Tensor, "keypoint 2"]
+    scale: Float[Tensor, " keypoint"]
+    angle: Float[Tensor, " keypoint"]
+    score: Float[Tensor, " keypoint"]
+
+    def __post_init__(self) -> None:
+        if self.xy.ndim != 2 or self.xy.shape[1] != 2:
+            raise ValueError(f"xy must have shape (keypoint, 2), got {tuple(self.xy.shape)}")
+        count = len(self.xy)
+        for field in fields(self)[1:]:
+            shape = tuple(getattr(self, field.name).shape)
+            if shape != (count,):
+                raise ValueError(f"{field.name} must have shape ({count},) like xy, got {shape}")
+
+    def __len__(self) -> int:
+        return len(self.xy)
+
+    def __getitem__(self, index: Index) -> Self:
+        """The keypoints that an integer or boolean index tensor selects."""
+        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same keypoints on another device."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    @classmethod
+    def empty(cls, device: torch.device | str = "cpu") -> Self:
+        """No keypoint at all, with the right shapes."""
+        none = torch.zeros(0, device=device)
+        return cls(xy=torch.zeros(0, 2, device=device), scale=none, angle=none, score=none)
+
+    @classmethod
+    def concatenate(cls, parts: list[Self]) -> Self:
+        """Join several sets in the order given; no part gives an empty set."""
+        if not parts:
+            return cls.empty()
+        joined = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)}
+        return cls(**joined)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Keypoints with one unit-length descriptor each, and the size of the image they lie in.
+
+    Attributes:
+        keypoints: see :class:`Keypoints`, in pixels of the original image.
+        descriptors: one L2-normalised row for each keypoint.
+        image_size: (width, height) of the original image in pixels.
+
+    Raises:
+        ValueError: there is not one descriptor for each keypoint.
+    """
+
+    keypoints: Keypoints
+    descriptors: Float[Tensor, "keypoint channel"]
+    image_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if self.descriptors.ndim != 2 or len(self.descriptors) != len(self.keypoints):
+            raise ValueError(
+                f"descriptors must have shape ({len(self.keypoints)}, channel), "
+                f"got {tuple(self.descriptors.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same features on another device."""
+        return replace(
+            self, keypoints=self.keypoints.to(device), descriptors=self.descriptors.to(device)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Correspondences between two images.
+
+    Attributes:
+        index: row m is (keypoint of image a, keypoint of image b).
+        score: similarity in [-1, 1] (cosine for descriptors), larger is better.
+
+    Raises:
+        ValueError: shapes disagree.
+    """
+
+    index: Int64[Tensor, "match 2"]
+    score: Float[Tensor, " match"]
+
+    def __post_init__(self) -> None:
+        if self.index.ndim != 2 or self.index.shape[1] != 2:
+            raise ValueError(f"index must have shape (match, 2), got {tuple(self.index.shape)}")
+        if self.score.shape != (len(self.index),):
+            raise ValueError(
+                f"score must have shape ({len(self.index)},), got {tuple(self.score.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: Index) -> Self:
+        """The matches that an integer or boolean index tensor selects."""
+        return replace(self, index=self.index[index], score=self.score[index])
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same matches on another device."""
+        return replace(self, index=self.index.to(device), score=self.score.to(device))
+
+    @classmethod
+    def empty(cls, device: torch.device | str = "cpu") -> Self:
+        """No match at all, with the right shapes."""
+        index = torch.zeros(0, 2, dtype=torch.int64, device=device)
+        return cls(index=index, score=torch.zeros(0, device=device))

@@ -1,0 +1,149 @@
+"""Weights files: safetensors that say what they are.
+
+A detector file holds the baked convolutions (what inference runs), the free parameters they were
+baked from (what training goes on from), and in its metadata the architecture with the pixel range,
+and where the weights come from. Nothing is parsed from file names.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rekd_hloc.config import NetworkConfig
+from rekd_hloc.detector.network import Rekd, build_frozen
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+"""Folder of the weights that ship with the package."""
+
+DETECTOR_FORMAT = "rekd_hloc detector 1"
+LEARNED_PREFIX = "learned."
+
+
+def resolve_weights(name: str) -> Path:
+    """The file behind the name of shipped weights, or behind a path.
+
+    Raises:
+        FileNotFoundError: neither; the message lists what ships.
+    """
+    shipped = PRETRAINED / f"{name}.safetensors"
+    if shipped.is_file():
+        return shipped
+    if Path(name).is_file():
+        return Path(name)
+    names = ", ".join(sorted(path.stem for path in PRETRAINED.glob("*.safetensors")))
+    raise FileNotFoundError(f"no weights {name!r}: shipped are {names}; or give a file's path")
+
+
+def weights_hash(path: Path) -> str:
+    """First twelve hexadecimal digits of the file's sha256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no safetensors file, or a damaged one.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+
+
+def write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".tmp")
+    save_file({name: t.contiguous() for name, t in tensors.items()}, str(scratch), metadata)
+    scratch.replace(path)
+
+
+def save_detector(
+    path: Path,
+    network: Rekd,
+    config: NetworkConfig,
+    provenance: dict[str, Any],
+) -> None:
+    """Bake a trained network and write it.
+
+    Args:
+        path: the file to write.
+        network: in eval mode, with a steerable backbone.
+        config: its architecture.
+        provenance: where the weights come from: data hash, steps, figures; any JSON values.
+    """
+    backbone: Any = network.backbone
+    tensors = {f"backbone.{k}": v for k, v in backbone.bake().state_dict().items()}
+    weight, bias = _fold_score_head(network)
+    tensors |= {"score_head.weight": weight, "score_head.bias": bias}
+    tensors |= {f"{LEARNED_PREFIX}backbone.{k}": v for k, v in backbone.learned_state().items()}
+    for name, tensor in network.state_dict().items():
+        if name.startswith(("score_norm.", "score_head.")):
+            tensors[f"{LEARNED_PREFIX}head.{name}"] = tensor.clone()
+    metadata = {
+        "format": DETECTOR_FORMAT,
+        "network": json.dumps(asdict(config)),
+        "provenance": json.dumps(provenance),
+    }
+    write_weights(path, tensors, metadata)
+
+
+def load_detector(path: Path, *, tile_rows: int = 0) -> tuple[Rekd, NetworkConfig]:
+    """An inference network in eval mode, and its architecture, as the file states it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no detector of this project, or does not fit its own metadata.
+    """
+    tensors, metadata = read_weights(path)
+    if metadata.get("format") != DETECTOR_FORMAT:
+        raise ValueError(
+            f"{path} has format {metadata.get('format')!r}, a detector has {DETECTOR_FORMAT!r}"
+        )
+    stated = json.loads(metadata["network"])
+    config = NetworkConfig(**{**stated, "fields": tuple(stated["fields"])})
+    network = build_frozen(config, tile_rows=tile_rows)
+    baked = {k: v for k, v in tensors.items() if not k.startswith(LEARNED_PREFIX)}
+    try:
+        network.load_state_dict(baked)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit its architecture: {error}") from error
+    return network.requires_grad_(False), config
+
+
+def learned_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The free parameters in a detector file: ``{"backbone": ..., "head": ...}``, to train on."""
+    tensors, _ = read_weights(path)
+    parts: dict[str, dict[str, Tensor]] = {"backbone": {}, "head": {}}
+    for name, tensor in tensors.items():
+        if name.startswith(LEARNED_PREFIX):
+            part, rest = name.removeprefix(LEARNED_PREFIX).split(".", 1)
+            parts[part][rest] = tensor
+    return parts
+
+
+def _fold_score_head(network: Rekd) -> tuple[Tensor, Tensor]:
+    norm, head = network.score_norm, network.score_head
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    assert head.bias is not None
+    with torch.no_grad():
+        gain = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        offset = norm.bias - norm.running_mean * gain
+        weight = head.weight * gain[None, :, None, None]
+        bias = head.bias + (head.weight[:, :, 0, 0] * offset).sum(dim=1)
+    return weight, bias

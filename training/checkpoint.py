@@ -1,0 +1,52 @@
+"""Training checkpoints: written whole or not at all, and read back only where they fit."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write to a neighbour file and rename, so a kill leaves the old checkpoint or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".tmp")
+    with scratch.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state that :func:`save_checkpoint` wrote; tensors and plain values only, no code.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no checkpoint.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is not a training checkpoint: {reason}") from error
+    if not isinstance(state, dict) or "step" not in state:
+        raise ValueError(f"{path} is not a training checkpoint: it holds no step")
+    return state
+
+
+def require_same(path: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
+    """Refuse to resume with another configuration or other data.
+
+    Raises:
+        ValueError: naming the keys that differ and both values.
+    """
+    odd = sorted(key for key in saved.keys() | current.keys() if saved.get(key) != current.get(key))
+    if odd:
+        detail = "; ".join(f"{k}: {saved.get(k)!r} then, {current.get(k)!r} now" for k in odd[:5])
+        raise ValueError(
+            f"{path} was made with another configuration ({detail}); use these values, or another "
+            "output folder"
+        )

@@ -1,0 +1,198 @@
+"""The two losses of REKD: keypoints by multi-scale index proposal, orientations by cross-entropy.
+
+Index proposal is Key.Net's (Barroso-Laguna et al., ICCV 2019, section 3.3) with the windows and
+weights of Lee et al. (CVPR 2022); the orientation loss is their equation for dense histograms, with
+the true angle shifted by fractions of a bin instead of truncated to whole bins.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from rekd_hloc.detector.orientation import roll_logits
+
+Importance = Literal["score", "rank"]
+
+BORDER_PX = 16
+"""Margin of each crop that no loss looks at: padding reaches into it."""
+
+
+def warp_maps(
+    maps: Float[Tensor, "batch channel height width"], src_from_dst: Float[Tensor, "batch 3 3"]
+) -> Float[Tensor, "batch channel height width"]:
+    """Maps in the frame of dst, read bilinearly from src; zero where src does not reach."""
+    batch, _, height, width = maps.shape
+    y, x = torch.meshgrid(
+        torch.arange(height, device=maps.device),
+        torch.arange(width, device=maps.device),
+        indexing="ij",
+    )
+    points = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(-1, 3).to(maps)
+    moved = points @ src_from_dst.to(maps).transpose(1, 2)
+    extent = torch.tensor([width - 1, height - 1], device=maps.device)
+    grid = 2 * moved[..., :2] / moved[..., 2:] / extent - 1
+    return F.grid_sample(maps, grid.view(batch, height, width, 2), align_corners=True)
+
+
+def border_mask(
+    like: Float[Tensor, "batch channel height width"],
+) -> Float[Tensor, "batch 1 height width"]:
+    """One inside, zero within ``BORDER_PX`` of the crop's edge."""
+    mask = torch.zeros_like(like[:, :1])
+    mask[:, :, BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] = 1
+    return mask
+
+
+def keypoint_loss(
+    score_a: Float[Tensor, "batch 1 height width"],
+    score_b: Float[Tensor, "batch 1 height width"],
+    b_from_a: Float[Tensor, "batch 3 3"],
+    *,
+    windows_px: tuple[int, ...] = (8, 16, 24, 32, 40),
+    weights: tuple[float, ...] = (256.0, 64.0, 16.0, 4.0, 1.0),
+    grid_shift: tuple[int, int] = (0, 0),
+    importance: Importance = "score",
+) -> Float[Tensor, ""]:
+    """Multi-scale index proposal between two score maps, both directions averaged.
+
+    In every window of a grid, the soft arg-max of the map itself is pulled towards the arg-max of
+    the other map warped into its frame.
+
+    Args:
+        score_a, score_b: score maps, not negative.
+        b_from_a: homographies in pixels.
+        windows_px: sides of the windows.
+        weights: weight of each window size.
+        grid_shift: (x, y) by which the grid of windows is moved, in pixels; drawn anew at each step
+            it keeps the windows' edges from becoming part of what is learned. (0, 0) is the paper.
+        importance: weight of a window by its ``score``, brought to 0..1 within the image (paper),
+            or by the ``rank`` of its score among the image's windows. By score, a map of few high
+            spikes leaves most windows without weight, and nothing holds their points in place.
+    """
+    mask = border_mask(score_a)
+    a_from_b = torch.linalg.inv(b_from_a)
+    total = score_a.new_zeros(())
+    for own, other, own_from_other in (
+        (score_a, score_b, a_from_b),
+        (score_b, score_a, b_from_a),
+    ):
+        other_from_own = torch.linalg.inv(own_from_other)
+        visible = warp_maps(mask, other_from_own) * mask
+        target = (warp_maps(other * mask, other_from_own) * visible).detach()
+        for window, weight in zip(windows_px, weights, strict=True):
+            total = total + weight / 2 * _window_loss(
+                own * visible, target, visible, window, grid_shift, importance
+            )
+    return total
+
+
+def orientation_loss(
+    logits_a: Float[Tensor, "batch bin height width"],
+    logits_b: Float[Tensor, "batch bin height width"],
+    b_from_a: Float[Tensor, "batch 3 3"],
+    angle: Float[Tensor, " batch"],
+    weight_a: Float[Tensor, "batch 1 height width"] | None = None,
+) -> Float[Tensor, ""]:
+    """Cross-entropy between the histograms of a, turned by the true angle, and those of b.
+
+    Args:
+        logits_a, logits_b: orientation logits of the two crops.
+        b_from_a: homographies in pixels.
+        angle: turn of the content from a to b, house sense, radians.
+        weight_a: importance of each pixel of a; None counts all visible pixels alike (paper).
+
+    Returns:
+        The weighted mean over pixels seen in both crops; log(bin) where nothing is known.
+    """
+    mask = border_mask(logits_a)
+    weight = mask * warp_maps(mask, b_from_a)
+    if weight_a is not None:
+        weight = weight * weight_a
+    turned = roll_logits(logits_a, angle)
+    aligned = warp_maps(logits_b, b_from_a)
+    log_a, log_b = turned.log_softmax(dim=1), aligned.log_softmax(dim=1)
+    both = (log_a.exp() * log_b).sum(dim=1, keepdim=True)
+    both = (both + (log_b.exp() * log_a).sum(dim=1, keepdim=True)) / 2
+    return -(both * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+def similarity_loss(
+    score_a: Float[Tensor, "batch 1 height width"],
+    score_b: Float[Tensor, "batch 1 height width"],
+    b_from_a: Float[Tensor, "batch 3 3"],
+    *,
+    window_px: int = 16,
+    grid_shift: tuple[int, int] = (0, 0),
+) -> Float[Tensor, ""]:
+    """One minus the cosine between the two maps, in windows (R2D2, Revaud et al., 2019) and whole.
+
+    Index proposal looks at one place of a window. The windows' cosines hold the map around it in
+    place, the cosine over everything both crops see keeps the order of strong and weak points,
+    which decides what is found again when only the best are kept.
+    """
+    mask = border_mask(score_a)
+    visible = warp_maps(mask, b_from_a) * mask
+    aligned = warp_maps(score_b, b_from_a)
+    own, other, seen = (
+        _split(m, window_px, grid_shift) for m in (score_a * visible, aligned * visible, visible)
+    )
+    cosine = F.cosine_similarity(own, other, dim=-1, eps=1e-6)
+    weight = seen.mean(dim=-1)
+    local = ((1 - cosine) * weight).sum() / weight.sum().clamp(min=1e-6)
+    whole = F.cosine_similarity(
+        (score_a * visible).flatten(1), (aligned * visible).flatten(1), dim=-1, eps=1e-6
+    )
+    return (local + (1 - whole).mean()) / 2
+
+
+def _window_loss(
+    own: Tensor,
+    target: Tensor,
+    visible: Tensor,
+    window: int,
+    shift: tuple[int, int],
+    importance: Importance,
+) -> Tensor:
+    own, target, visible = (_split(m, window, shift) for m in (own, target, visible))
+    steps = torch.arange(window, dtype=own.dtype, device=own.device)
+    grid = torch.stack(
+        [steps.repeat(window), steps.repeat_interleave(window)], dim=1
+    )  # x, y of each pixel of a window
+    highest = own.amax(dim=-1, keepdim=True)
+    soft = torch.exp(own / (highest + 1e-6)) - (1 - 1e-6)
+    total = soft.sum(dim=-1, keepdim=True)
+    position = soft @ grid / (total + 1e-6)
+    strength = ((soft * own).sum(dim=-1) / (total[..., 0] + 1e-6)).detach()
+    wanted = grid[_argmax(target)]
+    weight = _min_max(strength) if importance == "score" else _relative_rank(strength)
+    distance = ((position - wanted) / window).square().sum(dim=-1)
+    return 1000 * (weight * visible.amax(dim=-1) * distance).mean()
+
+
+def _split(maps: Tensor, window: int, shift: tuple[int, int]) -> Tensor:
+    """Cut (batch, 1, h, w) into windows: (batch, window, pixel); leftovers are dropped."""
+    left, top = shift[0] % window, shift[1] % window
+    maps = maps[:, 0, top:, left:]
+    rows, columns = maps.shape[1] // window, maps.shape[2] // window
+    maps = maps[:, : rows * window, : columns * window]
+    cut = maps.reshape(len(maps), rows, window, columns, window)
+    return cut.transpose(2, 3).reshape(len(maps), rows * columns, window * window)
+
+
+def _argmax(windows: Tensor) -> Int64[Tensor, "batch window"]:
+    return windows.argmax(dim=-1)
+
+
+def _min_max(values: Tensor) -> Tensor:
+    low = values.amin(dim=1, keepdim=True)
+    high = (values - low).amax(dim=1, keepdim=True)
+    return (values - low) / (high + 1e-6)
+
+
+def _relative_rank(values: Tensor) -> Tensor:
+    """Place of each value in its row's order, 0 for the lowest to 1 for the highest."""
+    order = values.argsort(dim=1).argsort(dim=1)
+    return order.to(values.dtype) / max(values.shape[1] - 1, 1)
