@@ -1,172 +1,214 @@
-"""Matching under known homographies, by the protocol of REKD's code.
+"""Features under known homographies: ``python -m evaluation.hpatches --data DIR --method rekd``.
 
-``python -m evaluation.hpatches --data DIR --method rekd --method rootsift --out OUT`` reads HPatches
-or Oxford sequences and prints, for every method: repeatability, mean matching accuracy (MMA) and
-the number of matches, without and with the paper's orientation filter. 1,500 keypoints are asked of
-each image and the best 1,000 used.
+Reads HPatches, Oxford sequences or a list of pairs, and writes the tables of one protocol for all
+methods side by side: table.md, sequences.csv, results.json, curves and report.html. Interrupt it
+and start it again: what was extracted is kept.
 """
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import torch
-from tqdm import tqdm
-
-from evaluation.baselines import Method, limit, load_method
+from evaluation.baselines import METHODS, Method, load_method
 from evaluation.homographies import HomographyPair, list_pairs
-from evaluation.metrics import match_errors, matching_accuracy, repeatability_rekd
-from rekd_hloc.matching.consistency import filter_paper
-from rekd_hloc.matching.nearest import match_nearest
-from rekd_hloc.types import Features, Matches
+from evaluation.protocols import NO_CAP, PROTOCOLS, Protocol
+from evaluation.release import SPLITS, select_split, what_is_missing
+from evaluation.report import today, write_csv, write_report
+from evaluation.suite import (
+    PairResult,
+    Suite,
+    make_plots,
+    make_sequence_rows,
+    make_tables,
+    run_method,
+    select_kind,
+)
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL = "REKD (HPatches, 3 px repeatability of all keypoints, mutual NN)"
-THRESHOLDS_PX = torch.arange(1, 11).float()
-NUM_EXTRACTED = 1500
 
-
-@dataclass(frozen=True)
-class PairResult:
-    """Figures of one image pair; shares in [0, 1]."""
-
-    sequence: str
-    pair: str
-    repeatability: float
-    mma: list[float]
-    """Matching accuracy at 1..10 px."""
-    num_matches: int
-    mma_filtered: list[float]
-    num_matches_filtered: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Means over pairs, percentages as in the paper's tables."""
-
-    method: str
-    num_pairs: int
-    repeatability: float
-    mma_1px: float
-    mma_3px: float
-    mma_5px: float
-    num_matches: float
-    mma_1px_filtered: float
-    mma_3px_filtered: float
-    mma_5px_filtered: float
-    num_matches_filtered: float
-
-
-def evaluate(
-    method: Method, pairs: Sequence[HomographyPair], num_keypoints: int
-) -> list[PairResult]:
-    """Run a method over all pairs; each image is extracted once."""
-    cache: dict[Path, Features] = {}
-    results = []
-    for pair in tqdm(pairs, unit="pair", disable=None):
-        for path in (pair.path_a, pair.path_b):
-            if path not in cache:
-                cache[path] = limit(method(path), num_keypoints)
-        results.append(evaluate_pair(cache[pair.path_a], cache[pair.path_b], pair))
-    return results
-
-
-def evaluate_pair(a: Features, b: Features, pair: HomographyPair) -> PairResult:
-    """Figures of one pair from the features of its two images."""
-    matches = match_nearest(a.descriptors, b.descriptors)
-    filtered = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
-    return PairResult(
-        sequence=pair.sequence,
-        pair=f"{pair.path_a.stem}-{pair.path_b.stem}",
-        repeatability=repeatability_rekd(a.keypoints.xy, b.keypoints.xy, pair.b_from_a),
-        mma=_accuracy(a, b, matches, pair),
-        num_matches=len(matches),
-        mma_filtered=_accuracy(a, b, filtered, pair),
-        num_matches_filtered=len(filtered),
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; the options of the paper's code have their counterparts here."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.hpatches", description=__doc__)
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of sequences, or a list of pairs"
     )
-
-
-def summarise(name: str, results: Sequence[PairResult]) -> Summary:
-    """Means over pairs, in per cent."""
-    mma = torch.tensor([r.mma for r in results]).mean(dim=0) * 100
-    filtered = torch.tensor([r.mma_filtered for r in results]).mean(dim=0) * 100
-    count = len(results)
-    return Summary(
-        method=name,
-        num_pairs=count,
-        repeatability=100 * sum(r.repeatability for r in results) / count,
-        mma_1px=float(mma[0]),
-        mma_3px=float(mma[2]),
-        mma_5px=float(mma[4]),
-        num_matches=sum(r.num_matches for r in results) / count,
-        mma_1px_filtered=float(filtered[0]),
-        mma_3px_filtered=float(filtered[2]),
-        mma_5px_filtered=float(filtered[4]),
-        num_matches_filtered=sum(r.num_matches_filtered for r in results) / count,
+    parser.add_argument(
+        "--method", action="append", default=[], help=f"{', '.join(METHODS)}, NAME+ours, file:PATH"
     )
-
-
-def format_table(rows: Sequence[Summary]) -> str:
-    """A Markdown table, one method a row."""
-    lines = [
-        "| method | rep | MMA@1/3/5 | matches | filter: MMA@1/3/5 | matches |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {r.method} | {r.repeatability:.1f} | {r.mma_1px:.1f} / {r.mma_3px:.1f} / {r.mma_5px:.1f} "
-        f"| {r.num_matches:.1f} | {r.mma_1px_filtered:.1f} / {r.mma_3px_filtered:.1f} / "
-        f"{r.mma_5px_filtered:.1f} | {r.num_matches_filtered:.1f} |"
-        for r in rows
-    ]
-    return "\n".join(lines)
-
-
-def _accuracy(a: Features, b: Features, matches: Matches, pair: HomographyPair) -> list[float]:
-    errors = match_errors(a.keypoints.xy, b.keypoints.xy, matches.index, pair.b_from_a)
-    return [float(x) for x in matching_accuracy(errors, THRESHOLDS_PX)]
+    parser.add_argument(
+        "--features", type=Path, help="folder of features extracted before, METHOD.h5 each"
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--name", help="name of the experiment: results go to OUT/NAME")
+    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="rekd")
+    parser.add_argument("--split", choices=SPLITS, default="full")
+    parser.add_argument("--num-keypoints", type=int, help="used of each image")
+    parser.add_argument("--num-extracted", type=int, help="asked of a method")
+    ours = parser.add_argument_group("options of the methods rekd, rekd-upright, ...")
+    ours.add_argument("--detector-weights", help="shipped name or file")
+    ours.add_argument("--descriptor", help="default, official, or a file")
+    ours.add_argument("--levels-up", type=int, help="pyramid levels above the image's size")
+    ours.add_argument("--levels-down", type=int, help="pyramid levels below the image's size")
+    ours.add_argument("--nms-window", type=int, help="side of the suppression window, px")
+    ours.add_argument("--border", type=int, help="margin without keypoints, px")
+    ours.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other option"
+    )
+    parser.add_argument("--weights", type=Path, help="folder of the peers' weights")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--num-threads", type=int, default=1, help="sequences at once")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.hpatches", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of sequences")
-    parser.add_argument("--method", action="append", required=True, help="may be given again")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--num-keypoints", type=int, default=1000)
-    parser.add_argument("--device", default="auto")
-    arguments = parser.parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    protocol = PROTOCOLS[arguments.protocol]
     try:
-        pairs = list_pairs(arguments.data)
-        methods = {
-            name: load_method(name, NUM_EXTRACTED, device=arguments.device)
-            for name in arguments.method
-        }
+        everything = list_pairs(arguments.data)
+        pairs = select_split(
+            everything,
+            arguments.split,
+            without_high_resolution=protocol.without_high_resolution,
+        )
+        if missing := what_is_missing(everything, arguments.split):
+            logger.warning("%s: %s", arguments.data, missing)
+        methods = _load_methods(arguments, protocol)
+        text = _run(arguments, protocol, pairs, methods)
     except (ValueError, FileNotFoundError) as error:
         logger.error("%s", error)
         return 2
-    rows, details = [], {}
-    for name, method in methods.items():
-        results = evaluate(method, pairs, arguments.num_keypoints)
-        rows.append(summarise(name, results))
-        details[name] = {
-            "provenance": getattr(method, "provenance", {}),
-            "pairs": [asdict(result) for result in results],
-        }
-    table = (
-        f"Protocol: {PROTOCOL}, best {arguments.num_keypoints} keypoints\n\n{format_table(rows)}\n"
-    )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "table.md").write_text(table)
-    record = {"protocol": PROTOCOL, "summary": [asdict(r) for r in rows], "methods": details}
-    (arguments.out / "results.json").write_text(json.dumps(record, indent=1))
-    sys.stdout.write(table)
+    except KeyboardInterrupt:
+        logger.error("interrupted; the same command goes on from here")
+        return 130
+    sys.stdout.write(text)
     return 0
+
+
+def read_overrides(arguments: argparse.Namespace) -> list[str]:
+    """The options for this project's methods as ``key=value``."""
+    given = {
+        "weights": arguments.detector_weights,
+        "descriptor.weights": arguments.descriptor,
+        "detector.levels_up": arguments.levels_up,
+        "detector.levels_down": arguments.levels_down,
+        "detector.nms_window_px": arguments.nms_window,
+        "detector.border_px": arguments.border,
+    }
+    return [f"{k}={v}" for k, v in given.items() if v is not None] + arguments.set
+
+
+def _load_methods(arguments: argparse.Namespace, protocol: Protocol) -> dict[str, Method]:
+    names = list(arguments.method)
+    if arguments.features is not None:
+        names = _stored_names(arguments.features, names)
+    if not names:
+        raise ValueError(f"give at least one --method: {', '.join(METHODS)}, or --features")
+    if len(set(names)) < len(names):
+        raise ValueError(f"a method is given twice: {', '.join(names)}")
+    for option in ("num_extracted", "num_keypoints", "num_threads"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise ValueError(f"{option} must be at least 1, got {value}")
+    is_folder = arguments.data.is_dir()
+    return {
+        name: load_method(
+            name,
+            arguments.num_extracted or protocol.num_extracted,
+            device=arguments.device,
+            overrides=read_overrides(arguments),
+            weights=arguments.weights,
+            image_root=arguments.data if is_folder else arguments.data.parent,
+        )
+        for name in names
+    }
+
+
+def _stored_names(folder: Path, names: Sequence[str]) -> list[str]:
+    """Methods that read the files of a folder: those of the given names, or all."""
+    paths = [folder / f"{name}.h5" for name in names] or sorted(folder.glob("*.h5"))
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"no features file {path}")
+    if not paths:
+        raise FileNotFoundError(f"no features file METHOD.h5 in {folder}")
+    return [f"file:{path}" for path in paths]
+
+
+def _run(
+    arguments: argparse.Namespace,
+    protocol: Protocol,
+    pairs: Sequence[HomographyPair],
+    methods: dict[str, Method],
+) -> str:
+    out = arguments.out / arguments.name if arguments.name else arguments.out
+    num_used = arguments.num_keypoints or protocol.num_used
+    suite = Suite(
+        protocol=protocol,
+        pairs=pairs,
+        num_used=num_used,
+        cache_dir=arguments.out / "features",
+        num_threads=arguments.num_threads,
+    )
+    results = {name: run_method(suite, method) for name, method in methods.items()}
+    record: dict[str, Any] = {
+        "program": "hpatches",
+        "protocol": protocol.name,
+        "description": f"{protocol.description}; {_budget(arguments, protocol, num_used)}",
+        "split": arguments.split,
+        "data": _describe_data(arguments.data, pairs),
+        "date": today(),
+        "experiment": arguments.name,
+        "num_keypoints": num_used,
+        "methods": {
+            name: _describe_method(protocol, method, results[name])
+            for name, method in methods.items()
+        },
+    }
+    columns, rows = make_sequence_rows(protocol, results)
+    write_csv(out / "sequences.csv", columns, rows)
+    return write_report(
+        out,
+        record,
+        make_tables(protocol, results, arguments.split),
+        make_plots(protocol, results, arguments.split),
+    )
+
+
+def _budget(arguments: argparse.Namespace, protocol: Protocol, num_used: int) -> str:
+    extracted = arguments.num_extracted or protocol.num_extracted
+    if num_used >= NO_CAP:
+        return "no cap on keypoints"
+    return f"best {num_used} of {extracted} keypoints"
+
+
+def _describe_data(data: Path, pairs: Sequence[HomographyPair]) -> str:
+    sequences = list(dict.fromkeys(pair.sequence for pair in pairs))
+    shown = ", ".join(sequences) if len(sequences) <= 12 else f"{len(sequences)} sequences"
+    return f"{data.name} ({shown}), {len(pairs)} pairs"
+
+
+def _describe_method(
+    protocol: Protocol, method: Method, results: Sequence[PairResult]
+) -> dict[str, Any]:
+    parts = {"all": "", "view": "view", "illum": "illum"}
+    return {
+        "provenance": method.provenance,
+        "weights": method.weights,
+        "has_orientation": method.has_orientation,
+        "summary": {
+            label: protocol.summarise([r.figures for r in select_kind(results, kind)])
+            for label, kind in parts.items()
+            if select_kind(results, kind)
+        },
+        "pairs": [asdict(result) for result in results],
+    }
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ machine disturbs them alike; the median of the turns and the ratio to the first 
 """
 
 import argparse
-import json
 import logging
 import platform
 import resource
@@ -15,12 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
 from tqdm import tqdm
 
-from evaluation.baselines import load_method
+from evaluation.baselines import Method, load_method
+from evaluation.report import Cell, Table, format_markdown, today, write_report
 from rekd_hloc.images import read_color
 from rekd_hloc.scene import render_scene
 
@@ -73,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            width, height = (int(side) for side in arguments.size.split("x"))
+            width, height = _read_size(arguments.size)
+            if arguments.repeats < 1:
+                raise ValueError(f"repeats must be at least 1, got {arguments.repeats}")
             picture = _prepare(arguments.image, (width, height), Path(scratch))
             runs = {
                 name: _bind(name, arguments.num_keypoints, arguments.device, picture)
@@ -82,19 +85,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (ValueError, FileNotFoundError) as error:
             logger.error("%s", error)
             return 2
-        rows = measure(runs, arguments.repeats)
-    record = {
-        "size": [width, height],
-        "threads": torch.get_num_threads(),
-        "processor": platform.processor() or platform.machine(),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "methods": rows,
-    }
-    sys.stdout.write(_table(rows, record))
+        rows = measure({name: run for name, (_, run) in runs.items()}, arguments.repeats)
+    record = _describe(rows, {name: method for name, (method, _) in runs.items()}, (width, height))
+    table = make_table(rows)
     if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "results.json").write_text(json.dumps(record, indent=1))
+        write_report(arguments.out, record, [table], [])
+    sys.stdout.write(f"{record['description']}\n\n{format_markdown(table)}")
     return 0
+
+
+def _read_size(text: str) -> tuple[int, int]:
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise ValueError(f"size must read WIDTHxHEIGHT, like 1024x768, got {text!r}")
+    return int(sides[0]), int(sides[1])
 
 
 def _prepare(source: Path | None, size: tuple[int, int], scratch: Path) -> Path:
@@ -108,22 +112,53 @@ def _prepare(source: Path | None, size: tuple[int, int], scratch: Path) -> Path:
     return picture
 
 
-def _bind(name: str, num_keypoints: int, device: str, picture: Path) -> Callable[[], int]:
+def _bind(
+    name: str, num_keypoints: int, device: str, picture: Path
+) -> tuple[Method, Callable[[], int]]:
     method = load_method(name, num_keypoints, device=device)
-    return lambda: len(method(picture))
+    return method, lambda: len(method(picture))
 
 
-def _table(rows: dict[str, dict[str, float]], record: dict[str, object]) -> str:
-    lines = [
-        f"One image of {record['size']} pixels, {record['threads']} threads, median of the turns",
-        "| method | seconds | least | keypoints | ratio |",
-        "|---|---|---|---|---|",
+def _describe(
+    rows: dict[str, dict[str, float]], methods: dict[str, Method], size: tuple[int, int]
+) -> dict[str, Any]:
+    processor = platform.processor() or platform.machine()
+    memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "program": "speed",
+        "protocol": "speed",
+        "description": (
+            f"one image of {size[0]}x{size[1]} px, all methods in one process and in turns; "
+            f"{torch.get_num_threads()} threads, {processor}, peak memory of the process "
+            f"{memory_mib:.0f} MiB"
+        ),
+        "data": "one picture",
+        "date": today(),
+        "methods": {
+            name: {
+                "provenance": methods[name].provenance,
+                "weights": methods[name].weights,
+                **row,
+            }
+            for name, row in rows.items()
+        },
+    }
+
+
+def make_table(rows: dict[str, dict[str, float]]) -> Table:
+    """Seconds and their ratio to the first method's."""
+    columns = ["method", "median, s", "least, s", "keypoints", "ratio"]
+    cells: list[list[Cell]] = [
+        [
+            name,
+            f"{row['median_s']:.3f}",
+            f"{row['least_s']:.3f}",
+            int(row["keypoints"]),
+            f"{row['ratio']:.2f}",
+        ]
+        for name, row in rows.items()
     ]
-    lines += [
-        f"| {name} | {r['median_s']:.3f} | {r['least_s']:.3f} | {r['keypoints']} | {r['ratio']:.2f} |"
-        for name, r in rows.items()
-    ]
-    return "\n".join(lines) + "\n"
+    return Table("seconds for one image", columns, cells)
 
 
 if __name__ == "__main__":

@@ -141,8 +141,7 @@ def align_to_reference(model: Any, reference: Mapping[str, Pose]) -> PoseErrors:
 
 def compute_extent(centres: Array) -> float:
     """Largest distance between two of the points, shape (point, 3)."""
-    differences = centres[:, None] - centres[None]
-    return float(np.sqrt((differences**2).sum(-1).max()))
+    return max(float(np.linalg.norm(centres - centre, axis=1).max()) for centre in centres)
 
 
 def rotation_angle_deg(a: Array, b: Array) -> float:
@@ -215,7 +214,7 @@ def _iterate_triples(count: int) -> list[tuple[int, ...]]:
     if triples <= MAX_SAMPLES:
         return list(itertools.combinations(range(count), 3))
     generator = np.random.default_rng(0)
-    return [tuple(generator.choice(count, 3, replace=False)) for _ in range(MAX_SAMPLES)]
+    return [tuple(generator.choice(count, 3, replace=False).tolist()) for _ in range(MAX_SAMPLES)]
 
 
 def _spans_plane(centred: Array) -> bool:

@@ -5,9 +5,10 @@ corner, its angles are radians in the house sense. Descriptors can come along as
 COLMAP's own matchers work. Verification and mapping are in :mod:`rekd_hloc.mapping`.
 """
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -18,8 +19,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rekd_hloc import pycolmap_compat as compat
+from rekd_hloc.cameras import add_missing_image, check_camera, check_size, image_ids, import_images
+from rekd_hloc.pairs import Pair, unique_pairs
 from rekd_hloc.store import FeatureStore, MatchStore
-from rekd_hloc.types import Keypoints
+from rekd_hloc.types import Features, Keypoints
 
 SIFT_SUPPORT = 12.0
 """Side of a SIFT patch in units of COLMAP's scale: 4 cells of 3 sigma each."""
@@ -28,13 +31,10 @@ CODE_NORM = 512.0
 """Length that COLMAP's matchers take SIFT's byte vectors to have."""
 CODE_OFFSET = 0.25
 """Added to a unit descriptor's entries before they become bytes; 2.8 standard deviations."""
-CAMERA_MODES = {
-    "auto": "AUTO",
-    "single": "SINGLE",
-    "per_folder": "PER_FOLDER",
-    "per_image": "PER_IMAGE",
-}
-Pair = tuple[str, str]
+SPACE_BYTES = 2 << 20
+SPACE_BYTES_PER_IMAGE = 4 << 10
+"""Free space without which importing images is not started: pycolmap 4.2 ends the process when the
+disk becomes full there."""
 
 
 def colmap_keypoints(keypoints: Keypoints, support: float = SIFT_SUPPORT) -> NDArray[np.float32]:
@@ -70,22 +70,22 @@ def quantise(
     return np.asarray(codes.numpy(), dtype=np.uint8)
 
 
-def unique_pairs(pairs: Iterable[Pair], names: Iterable[str]) -> list[Pair]:
-    """The pairs in their order, each once in whichever direction came first.
+def stored_support(features: FeatureStore) -> float:
+    """The ``support`` that :func:`colmap_keypoints` needs for a file of features.
 
-    Raises:
-        ValueError: an image paired with itself, or a name that is not among ``names``.
+    Files of this package state it in their configuration; others hold sigmas already.
     """
-    known = set(names)
-    seen: dict[frozenset[str], Pair] = {}
-    for pair in pairs:
-        for name in pair:
-            if name not in known:
-                raise ValueError(f"pair {pair} names the image {name!r}, which is not there")
-        if pair[0] == pair[1]:
-            raise ValueError(f"image {pair[0]!r} is paired with itself; remove that pair")
-        seen.setdefault(frozenset(pair), pair)
-    return list(seen.values())
+    descriptor = stored_config(features.provenance).get("descriptor", {})
+    return float(descriptor.get("support", SIFT_SUPPORT))
+
+
+def stored_config(provenance: Mapping[str, str]) -> dict[str, Any]:
+    """The extractor's configuration that a file of this package records; empty for others."""
+    try:
+        config = json.loads(provenance.get("config", "{}"))
+    except ValueError:
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def export_database(
@@ -127,49 +127,39 @@ def export_database(
 
     Raises:
         ValueError: unknown camera model or mode, parameters that do not fit it, one camera for
-            images of several sizes, a pair without matches, descriptors without 128 channels.
+                images of several sizes, a pair without matches, descriptors without 128 channels.
+        OSError: the database could not be written; the message says where and why.
     """
     names = sorted(features.names() if names is None else names)
     pairs = unique_pairs(pairs, names)
     check_camera(camera_model, camera_mode, intrinsics)
-    rows = {
-        name: _read_rows(features, name, support, quantise_descriptors)
-        for name in tqdm(names, "keypoints", disable=None if progress else True)
-    }
+    camera = (camera_model, camera_mode, intrinsics)
     scratch = database_path.with_name(database_path.name + ".tmp")
     remove_database(scratch)
-    with compat.quiet():
-        sizes = {name: row.size for name, row in rows.items()}
-        ids = _write_images(scratch, image_dir, sizes, camera_model, camera_mode, intrinsics)
+    scratch.touch()  # raises what is wrong with the folder; COLMAP would not say
+    compat.require_space(scratch, SPACE_BYTES + SPACE_BYTES_PER_IMAGE * len(names))
+    with compat.quiet(), compat.write_errors(database_path):
+        import_images(scratch, image_dir, names, *camera)
         with pycolmap.Database.open(str(scratch)) as database:
-            with pycolmap.DatabaseTransaction(database):
-                for name, row in rows.items():
-                    database.write_keypoints(ids[name], row.keypoints)
-                    if row.codes is not None:
-                        compat.write_descriptor_codes(database, ids[name], row.codes)
-                for a, b in pairs if matches is not None else []:
-                    index = matches.read(a, b).index.numpy().astype(np.uint32)
-                    database.write_matches(ids[a], ids[b], index)
+            ids = image_ids(database)
+            counts: dict[str, int] = {}
+            for name in tqdm(names, "database", disable=None if progress else True):
+                entry = features.read(name)
+                if name not in ids:
+                    ids[name] = add_missing_image(database, name, entry.image_size, *camera)
+                check_size(database, ids[name], entry.image_size, camera_mode)
+                counts[name] = len(entry)
+                database.write_keypoints(ids[name], colmap_keypoints(entry.keypoints, support))
+                if quantise_descriptors:
+                    codes = _quantise_for_colmap(name, entry)
+                    compat.write_descriptor_codes(database, ids[name], codes)
+            if matches is not None:
+                for pair in pairs:
+                    index = _read_index(matches, pair, counts)
+                    database.write_matches(ids[pair[0]], ids[pair[1]], index)
     remove_database(database_path)
     scratch.replace(database_path)
     return ids
-
-
-def check_camera(model: str, mode: str, intrinsics: Sequence[float] | None) -> None:
-    """Refuse a camera that COLMAP would refuse later, and less clearly.
-
-    Raises:
-        ValueError: unknown model or mode, or parameters of another number than the model has.
-    """
-    known = [name for name in pycolmap.CameraModelId.__members__ if name != "INVALID"]
-    if model not in known:
-        raise ValueError(f"no camera model {model!r}; COLMAP has {', '.join(known)}")
-    if mode not in CAMERA_MODES:
-        raise ValueError(f"no camera mode {mode!r}; modes are {', '.join(CAMERA_MODES)}")
-    if intrinsics is not None:
-        camera = compat.make_camera(model, 1, 1, list(intrinsics))
-        if not intrinsics or not camera.verify_params():
-            raise ValueError(f"camera model {model} takes ({camera.params_info}), got {intrinsics}")
 
 
 def remove_database(path: Path) -> None:
@@ -178,74 +168,24 @@ def remove_database(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def image_ids(database: Any) -> dict[str, int]:
-    """The id of each image name in an open database."""
-    return {image.name: int(image.image_id) for image in database.read_all_images()}
-
-
-class _Rows(NamedTuple):
-    keypoints: NDArray[np.float32]
-    codes: NDArray[np.uint8] | None
-    size: tuple[int, int]
-
-
-def _read_rows(store: FeatureStore, name: str, support: float, with_codes: bool) -> _Rows:
-    features = store.read(name)
-    codes = None
-    if with_codes:
-        channels = features.descriptors.shape[1]
-        if channels != SIFT_CHANNELS:
+def _read_index(matches: MatchStore, pair: Pair, counts: dict[str, int]) -> NDArray[np.uint32]:
+    """Matches that surely exist: COLMAP reads what lies beyond its keypoints without asking."""
+    index = matches.read(*pair).index.numpy()
+    for name, column in zip(pair, index.T, strict=True):
+        largest = int(column.max(initial=-1))
+        if largest >= counts[name]:
             raise ValueError(
-                f"COLMAP's matchers take {SIFT_CHANNELS} channels, the descriptors of {name!r} "
-                f"have {channels}; export without descriptors"
+                f"the matches of {pair} in {matches.path} name keypoint {largest} of {name!r}, "
+                f"which has {counts[name]}; match again"
             )
-        codes = quantise(features.descriptors)
-    return _Rows(colmap_keypoints(features.keypoints, support), codes, features.image_size)
+    return index.astype(np.uint32)
 
 
-def _write_images(
-    path: Path,
-    image_dir: Path | None,
-    sizes: dict[str, tuple[int, int]],
-    model: str,
-    mode: str,
-    intrinsics: Sequence[float] | None,
-) -> dict[str, int]:
-    """Cameras and images: by COLMAP where it can read the file, by the features' size elsewhere."""
-    if mode == "single" and len(set(sizes.values())) > 1:
+def _quantise_for_colmap(name: str, features: Features) -> NDArray[np.uint8]:
+    channels = features.descriptors.shape[1]
+    if channels != SIFT_CHANNELS:
         raise ValueError(
-            f"camera mode 'single' needs images of one size, got {sorted(set(sizes.values()))}"
+            f"COLMAP's matchers take {SIFT_CHANNELS} channels, the descriptors of {name!r} "
+            f"have {channels}; export without descriptors"
         )
-    params = list(intrinsics or ())
-    with pycolmap.Database.open(str(path)):
-        pass
-    if image_dir is not None and image_dir.is_dir() and sizes:
-        options = {"camera_model": model, "camera_params": ",".join(map(repr, params))}
-        how = getattr(pycolmap.CameraMode, CAMERA_MODES[mode])
-        pycolmap.import_images(str(path), str(image_dir), how, list(sizes), options)
-    with pycolmap.Database.open(str(path)) as database:
-        ids = image_ids(database)
-        for name in sizes:
-            if name not in ids:
-                camera = compat.make_camera(model, *sizes[name], params)
-                shared = _shared_camera(database, name, mode)
-                ids[name] = compat.add_image(
-                    database, name, shared or database.write_camera(camera)
-                )
-        for name, size in sizes.items():
-            camera = database.read_camera(database.read_image(ids[name]).camera_id)
-            if (camera.width, camera.height) != size:
-                raise ValueError(
-                    f"image {name!r} is {camera.width}x{camera.height} for COLMAP, its features "
-                    f"were made at {size[0]}x{size[1]}; extract it again"
-                )
-    return ids
-
-
-def _shared_camera(database: Any, name: str, mode: str) -> int | None:
-    """The camera that an image COLMAP did not import shares with one that is there."""
-    for image in database.read_all_images():
-        same_folder = Path(image.name).parent == Path(name).parent
-        if mode == "single" or (mode == "per_folder" and same_folder):
-            return int(image.camera_id)
-    return None
+    return quantise(features.descriptors)

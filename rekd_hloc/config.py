@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, cast, get_args, get_origin
 
 from rekd_hloc.config_file import config_hash as config_hash  # part of this module's interface
+from rekd_hloc.config_file import config_json as config_json
 from rekd_hloc.config_file import load_config as load_config
 
 
@@ -104,6 +105,12 @@ class DetectorConfig:
     """Side of the non-maximum suppression window at each level, odd (paper: 15)."""
     score_threshold: float = 0.0
     """Responses at or below it are no keypoints."""
+    min_relief: float = 1e-3
+    """Least height of a keypoint above the lowest response of its window, as a share of its own; a
+    flat response has no keypoint (paper: 0, every pixel of it is one)."""
+    fill_budget: bool = True
+    """Give the places that the coarser levels leave free to the strongest left over (paper: they
+    stay free)."""
     subpixel: bool = True
     """Quadratic fit of the position (paper: whole pixels)."""
     suppress_across_levels: bool = True
@@ -117,7 +124,7 @@ class DetectorConfig:
     orientation_read: Literal["bilinear", "nearest"] = "bilinear"
     """How the histogram is read between pixels (paper: nearest)."""
     normalise_by_max: bool = False
-    """Divide the image by its maximum first (the paper's code does)."""
+    """Round to 8-bit greys and divide by the largest first (the paper's code does)."""
     pyramid: Literal["area", "paper"] = "area"
     """Resampling between outer levels: anti-aliased, or the paper's code's mixture."""
     tile_rows: int = 0
@@ -129,7 +136,7 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         _check_values(self)
         _at_least(self, 1, "max_keypoints")
-        _at_least(self, 0, "levels_up", "levels_down", "border_px", "tile_rows")
+        _at_least(self, 0, "levels_up", "levels_down", "border_px", "tile_rows", "min_relief")
         _above(self, 1, "factor")
         _odd(self, "nms_window_px")
 
@@ -197,6 +204,8 @@ class MatchConfig:
 
 PAPER_DETECTOR = DetectorConfig(
     max_keypoints=1500,
+    min_relief=0.0,
+    fill_budget=False,
     subpixel=False,
     suppress_across_levels=False,
     orientation_level="original",

@@ -131,6 +131,25 @@ def config_hash(config: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def config_json(config: object) -> str:
+    """A configuration as JSON text that is the same for equal configurations.
+
+    A whole number in a float option, ``tolerance_deg=30``, is written as the float it stands for.
+    """
+    return json.dumps(_typed(config), sort_keys=True)
+
+
+def _typed(config: object) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for item in fields(cast(Any, config)):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            values[item.name] = _typed(value)
+        else:
+            values[item.name] = float(value) if item.type is float else value
+    return values
+
+
 def _canonical(value: Any) -> Any:  # noqa: ANN401  (a tree of whatever a dataclass holds)
     """Whole numbers as floats, because 64 == 64.0 in a dataclass but not in JSON."""
     if isinstance(value, dict):

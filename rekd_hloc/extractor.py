@@ -116,7 +116,9 @@ class Extractor:
         if usable is not None:
             usable = _shrink_mask(usable, small.shape)
         descriptor = self.config.descriptor
-        keypoints = self.detector.detect(small, usable, descriptor.support)
+        keypoints = self.detector.detect(
+            small, usable, descriptor.support, oriented=descriptor.oriented
+        )
         patches = cut_patches(
             small,
             keypoints,

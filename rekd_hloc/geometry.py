@@ -23,9 +23,9 @@ def wrap_angle(angle: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def angle_difference(
-    a: Float[Tensor, "*shape"], b: Float[Tensor, "*shape"]
-) -> Float[Tensor, "*shape"]:
-    """Signed shortest turn from ``b`` to ``a`` in radians, in [-pi, pi)."""
+    a: Float[Tensor, "*#shape"], b: Float[Tensor, "*#shape"]
+) -> Float[Tensor, "..."]:
+    """Signed shortest turn from ``b`` to ``a`` in radians, in [-pi, pi); shapes are broadcast."""
     return wrap_angle(a - b + math.pi) - math.pi
 
 
@@ -113,5 +113,5 @@ def warp_scales(
     scale: Float[Tensor, " point"],
 ) -> Float[Tensor, " point"]:
     """Scales after the homography: times the square root of the local change of area."""
-    area = torch.linalg.det(homography_jacobian(dst_from_src, xy)).abs()
+    area: Tensor = torch.linalg.det(homography_jacobian(dst_from_src, xy)).abs()
     return scale * area.sqrt()

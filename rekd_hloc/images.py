@@ -5,18 +5,24 @@ pixel grid is the file's own, as for COLMAP and hloc: the orientation that a cam
 applied on request only. Alpha is dropped, ink (CMYK) and palettes become light.
 """
 
+import contextlib
+import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from rekd_hloc.geometry import resize_matrix
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".gif")
@@ -24,8 +30,8 @@ SUFFIXES = frozenset(
 """Endings of files that :func:`list_images` takes for photographs, in any case."""
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue, as in OpenCV and hloc."""
-MAX_PIXELS = 400_000_000
-"""Larger files are refused: a damaged header can claim any size."""
+MAX_PIXELS = 178_956_970
+"""Pillow refuses larger files: a damaged header can claim any size."""
 
 
 class ImageReadError(ValueError):
@@ -35,21 +41,30 @@ class ImageReadError(ValueError):
 def list_images(folder: Path) -> list[str]:
     """Names of all images below a folder, relative to it, with ``/``, sorted.
 
+    Hidden files and folders are left out, and names that are no Unicode, with a warning.
+
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: the folder holds no file with a known ending.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no image folder {folder}")
-    names = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    names = []
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        is_hidden = name.startswith(".") or "/." in name
+        if path.suffix.lower() not in SUFFIXES or is_hidden or not path.is_file():
+            continue
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            logger.warning("skipped %r: the file's name is not UTF-8; rename it", name)
+        else:
+            names.append(name)
     if not names:
         endings = " ".join(sorted(SUFFIXES))
         raise ValueError(f"{folder} holds no image; files must end in one of {endings}")
-    return names
+    return sorted(names)
 
 
 def read_image(path: Path, *, apply_exif: bool = False) -> Float[Tensor, "height width"]:
@@ -61,25 +76,29 @@ def read_image(path: Path, *, apply_exif: bool = False) -> Float[Tensor, "height
             keypoints that go there must not either.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError, PermissionError: there is no such file, or it may not be read.
         ImageReadError: it is empty, damaged, not an image, or larger than ``MAX_PIXELS``.
     """
     values, white = _decode(path, apply_exif)
-    if values.ndim == 3:
-        values = values @ np.asarray(LUMA, dtype=np.float32)
-    grey = np.clip(values / np.float32(white), 0.0, 1.0)
-    return torch.from_numpy(np.ascontiguousarray(grey, dtype=np.float32))
+    planes = [values] if values.ndim == 2 else np.moveaxis(values, 2, 0)
+    weights = (1.0,) if values.ndim == 2 else LUMA
+    grey = np.zeros(values.shape[:2], dtype=np.float32)
+    for plane, weight in zip(planes, weights, strict=True):  # no float copy of all colours at once
+        grey += plane * np.float32(weight / white)
+    return torch.from_numpy(np.clip(grey, 0.0, 1.0, out=grey))
 
 
 def read_color(path: Path, *, apply_exif: bool = False) -> UInt8[np.ndarray, "height width 3"]:
     """RGB bytes; grey images have three equal channels.
 
     Raises:
-        FileNotFoundError, ImageReadError: as :func:`read_image`.
+        FileNotFoundError, PermissionError, ImageReadError: as :func:`read_image`.
     """
     values, white = _decode(path, apply_exif)
     if values.ndim == 2:
         values = np.repeat(values[..., None], 3, axis=2)
+    if values.dtype == np.uint8:
+        return np.ascontiguousarray(values)
     rgb = np.clip(np.rint(values * np.float32(255.0 / white)), 0, 255)
     return np.asarray(rgb, dtype=np.uint8)
 
@@ -88,7 +107,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     """A mask in COLMAP's sense: True where a pixel may be used, False where the file is zero.
 
     Raises:
-        FileNotFoundError, ImageReadError: as :func:`read_image`.
+        FileNotFoundError, PermissionError, ImageReadError: as :func:`read_image`.
     """
     values, _ = _decode(path, apply_exif=False)
     used = values > 0
@@ -112,66 +131,91 @@ def shrink(
     return small_grey.to(grey.device), resize_matrix((width, height), size)
 
 
-def _decode(path: Path, apply_exif: bool) -> tuple[NDArray[np.float32], float]:
+def _decode(path: Path, apply_exif: bool) -> tuple[NDArray[Any], float]:
     """Values of shape (height, width) or (height, width, 3), and the value that is white."""
     if not path.is_file():
         raise FileNotFoundError(f"no image file {path}")
     if path.stat().st_size == 0:
         raise ImageReadError(f"cannot read {path}: the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of size and odd metadata; both are ours
-            with Image.open(path) as image:
-                _check_size(image)
-                upright = ImageOps.exif_transpose(image) if apply_exif else image
-                return _to_array(upright)
-    except ImageReadError as error:
-        raise ImageReadError(f"cannot read {path}: {error}") from error
+        image, is_deep = _load(path, apply_exif)
+        if is_deep and image.mode.startswith("RGB") and not apply_exif:
+            deep = _decode_by_opencv(path)  # Pillow keeps 8 bits of 16
+            if deep is not None:
+                return deep
+        return _to_array(image)
     except UnidentifiedImageError as error:
-        exotic = _decode_by_opencv(path)
+        exotic = _decode_by_opencv(path) if path.suffix.lower() in (".tif", ".tiff") else None
         if exotic is None:
             raise ImageReadError(f"cannot read {path}: not an image, or a damaged one") from error
         return exotic
-    except PermissionError:
+    except ImageReadError as error:
+        raise ImageReadError(f"cannot read {path}: {error}") from error
+
+
+def _load(path: Path, apply_exif: bool) -> tuple[Image.Image, bool]:
+    """The decoded image, and whether its file has 16 bits for each value."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of size and odd metadata; both are ours
+            with Image.open(path) as image:
+                is_deep = any(";16" in str(tile[3]) for tile in image.tile)
+                image.load()
+                return ImageOps.exif_transpose(image) if apply_exif else image, is_deep
+    except Image.DecompressionBombError as error:
+        raise ImageReadError(f"claims more than {MAX_PIXELS // 10**6} megapixels") from error
+    except (UnidentifiedImageError, PermissionError, MemoryError):
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise whatever their parsing meets
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageReadError(f"cannot read {path}: {reason}") from error
+        raise ImageReadError(reason) from error
 
 
-def _check_size(image: ImageFile.ImageFile) -> None:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageReadError(f"{width}x{height} px is more than {MAX_PIXELS // 10**6} megapixels")
-
-
-def _to_array(image: Image.Image) -> tuple[NDArray[np.float32], float]:
+def _to_array(image: Image.Image) -> tuple[NDArray[Any], float]:
     mode = image.mode
-    if mode.startswith("I"):  # 16-bit grey: I;16, I;16B, or I that holds 16 bits
-        return np.asarray(image, dtype=np.float32), 65535.0
+    if mode.startswith("I"):
+        return _whole_numbers(np.asarray(image))
     if mode == "F":
-        values = np.nan_to_num(np.asarray(image, dtype=np.float32), posinf=0.0, neginf=0.0)
+        values = np.nan_to_num(np.asarray(image), posinf=0.0, neginf=0.0)
         return values, 1.0 if values.max(initial=0.0) <= 1.0 else 255.0
     if mode in ("1", "L", "LA", "La"):
-        return np.asarray(image.convert("L"), dtype=np.float32), 255.0
-    return np.asarray(_to_rgb(image), dtype=np.float32), 255.0
+        return np.asarray(image.convert("L")), 255.0
+    if mode in ("RGBA", "RGBa", "P", "PA"):  # alpha is dropped, not laid over a colour
+        image = image.convert("RGBA")
+    try:
+        return np.asarray(image.convert("RGB")), 255.0
+    except ValueError as error:
+        raise ImageReadError(f"colours of kind {mode}: {error}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGB", "RGBX"):
-        return image.convert("RGB")
-    if image.mode in ("RGBA", "RGBa", "P", "PA"):  # alpha is dropped, not laid over a colour
-        return image.convert("RGBA").convert("RGB")
-    return image.convert("RGB")
+def _whole_numbers(values: NDArray[Any]) -> tuple[NDArray[Any], float]:
+    """16-bit grey, which comes in 32 bits too; what needs more than 16 is scaled to its maximum."""
+    return values, max(65535.0, float(values.max(initial=0)))
 
 
-def _decode_by_opencv(path: Path) -> tuple[NDArray[np.float32], float] | None:
-    """TIFF of kinds that Pillow does not know, 16 bits a colour among them; None if none at all."""
+def _decode_by_opencv(path: Path) -> tuple[NDArray[Any], float] | None:
+    """16 bits a colour, and TIFF of kinds that Pillow does not know; None if OpenCV does neither.
+
+    OpenCV returns what it could make of a damaged file, so Pillow comes first where it can.
+    """
     flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        return None  # OpenCV returns what it could make of a damaged file of other kinds
-    image = cv2.imdecode(np.fromfile(path, dtype=np.uint8), flags)
+    with _quiet_opencv():
+        try:
+            image = cv2.imdecode(np.fromfile(path, dtype=np.uint8), flags)
+        except cv2.error:
+            return None
     if image is None:
         return None
     white = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}.get(image.dtype, 1.0)
-    return np.asarray(image[..., ::-1], dtype=np.float32), white
+    return np.asarray(image[..., ::-1]), white
+
+
+@contextlib.contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """No lines on stderr about a damaged file: the caller reports it."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)

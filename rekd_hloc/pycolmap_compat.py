@@ -3,29 +3,62 @@
 Every other module calls pycolmap only through names that all these releases share. numpy is
 imported before pycolmap on purpose, here and everywhere: if pycolmap 4.2 is the first extension
 that a process loads, its zlib displaces the system's, and OpenCV aborts when it writes a PNG.
+Modules that need no numpy import pycolmap from here.
 """
 
 import contextlib
+import errno
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
+import pycolmap as pycolmap
 from numpy.typing import NDArray
 
-GLOG_ERROR = 2
+from rekd_hloc.journal import explain
+
 GLOG_FATAL = 3
+FULL_BYTES = 1 << 20
+"""With less free space than this, a failed write is taken for a full disk."""
 
 
 @contextlib.contextmanager
 def quiet(level: int = GLOG_FATAL) -> Iterator[None]:
-    """Keep COLMAP's own log below ``level`` off stderr; every failure is reported by this package."""
+    """Keep COLMAP's own log below ``level`` off stderr: this package reports every failure."""
     before = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = level
     try:
         yield
     finally:
         pycolmap.logging.minloglevel = before
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn COLMAP's failures to write ``path``, which name no cause, into an OSError that does.
+
+    Inside, no ``pycolmap.DatabaseTransaction``: where it cannot commit because the disk is full,
+    pycolmap 4.2 ends the process. Without one a failed write is an exception, and no slower.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if shutil.disk_usage(path.parent).free < FULL_BYTES:
+            raise explain(OSError(errno.ENOSPC, ""), path) from error
+        reason = str(error).strip() or "COLMAP gives no reason"
+        raise OSError(f"cannot write {path}: {reason.splitlines()[0]}") from error
+
+
+def require_space(path: Path, num_bytes: int) -> None:
+    """Refuse to start on a file for which the disk has no room.
+
+    Raises:
+        OSError: (ENOSPC) fewer than ``num_bytes`` are free.
+    """
+    if shutil.disk_usage(path.parent).free < num_bytes:
+        raise explain(OSError(errno.ENOSPC, ""), path)
 
 
 def set_options(options: Any, **values: Any) -> Any:
@@ -59,6 +92,12 @@ def read_descriptor_codes(database: Any, image_id: int) -> NDArray[np.uint8]:
     return np.asarray(getattr(stored, "data", stored), dtype=np.uint8)
 
 
+def has_geometry(database: Any, id_a: int, id_b: int) -> bool:
+    """Whether a two-view geometry of these images is stored, with inliers or without."""
+    exists = getattr(database, "exists_two_view_geometry", None)
+    return bool((exists or database.exists_inlier_matches)(id_a, id_b))  # renamed in 4.0
+
+
 def make_camera(model: str, width: int, height: int, params: list[float]) -> Any:
     """A camera; without parameters, the focal length that COLMAP assumes when it knows none."""
     camera = pycolmap.Camera({"model": model, "width": width, "height": height, "params": params})
@@ -67,7 +106,9 @@ def make_camera(model: str, width: int, height: int, params: list[float]) -> Any
         return camera
     size = max(width, height)
     focal = pycolmap.ImageReaderOptions().default_focal_length_factor * size
-    return pycolmap.Camera.create(0, camera.model, focal, width, height)
+    # 4.2 renamed it
+    create = getattr(pycolmap.Camera, "create_from_model_id", None) or pycolmap.Camera.create
+    return create(0, camera.model, focal, width, height)
 
 
 def add_image(database: Any, name: str, camera_id: int) -> int:

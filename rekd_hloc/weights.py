@@ -7,23 +7,27 @@ and where the weights come from. Nothing is parsed from file names.
 
 import hashlib
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from rekd_hloc.config import NetworkConfig
+from rekd_hloc.detector.frozen import FrozenBackbone
 from rekd_hloc.detector.network import Rekd, build_frozen
+from rekd_hloc.detector.steerable import SteerableBackbone
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 """Folder of the weights that ship with the package."""
 
 DETECTOR_FORMAT = "rekd_hloc detector 1"
 LEARNED_PREFIX = "learned."
+HEAD_PREFIXES = ("score_norm.", "score_head.")
 
 
 def resolve_weights(name: str) -> Path:
@@ -64,39 +68,84 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file whole or not at all."""
+    """Write a safetensors file whole or not at all; equal content gives equal bytes."""
+    data = save({name: t.contiguous() for name, t in tensors.items()}, metadata)
+    # the library's order of the metadata is random; sorted, a file's hash says what is in it
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".tmp")
-    save_file({name: t.contiguous() for name, t in tensors.items()}, str(scratch), metadata)
-    scratch.replace(path)
+    try:
+        scratch.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def save_detector(
     path: Path,
     network: Rekd,
     config: NetworkConfig,
-    provenance: dict[str, Any],
+    provenance: Mapping[str, Any],
 ) -> None:
     """Bake a trained network and write it.
 
     Args:
         path: the file to write.
-        network: in eval mode, with a steerable backbone.
+        network: with a steerable backbone; its batch statistics are those of eval mode.
         config: its architecture.
         provenance: where the weights come from: data hash, steps, figures; any JSON values.
+
+    Raises:
+        ValueError: the backbone is baked already, or a weight is not finite.
     """
-    backbone: Any = network.backbone
-    tensors = {f"backbone.{k}": v for k, v in backbone.bake().state_dict().items()}
+    backbone = network.backbone
+    if not isinstance(backbone, SteerableBackbone):
+        raise ValueError(
+            f"cannot bake a {type(backbone).__name__}; give the network that was trained"
+        )
+    write_detector(
+        path, network, backbone.bake(), backbone.learned_state(), config, dict(provenance)
+    )
+
+
+def write_detector(
+    path: Path,
+    network: Rekd,
+    baked: FrozenBackbone,
+    learned: Mapping[str, Tensor],
+    config: NetworkConfig,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write a detector file from a backbone that is baked already.
+
+    Args:
+        path: the file to write.
+        network: its score head, with batch normalisation, is what is written.
+        baked: the convolutions to run.
+        learned: the free parameters that they come from, in the names of
+            :meth:`~rekd_hloc.detector.steerable.SteerableBackbone.learned_state`.
+        config: the architecture.
+        provenance: any JSON values.
+
+    Raises:
+        ValueError: a weight is not finite; the message names it.
+    """
+    tensors = {f"backbone.{name}": tensor for name, tensor in baked.state_dict().items()}
     weight, bias = _fold_score_head(network)
     tensors |= {"score_head.weight": weight, "score_head.bias": bias}
-    tensors |= {f"{LEARNED_PREFIX}backbone.{k}": v for k, v in backbone.learned_state().items()}
+    tensors |= {f"{LEARNED_PREFIX}backbone.{name}": tensor for name, tensor in learned.items()}
     for name, tensor in network.state_dict().items():
-        if name.startswith(("score_norm.", "score_head.")):
+        if name.startswith(HEAD_PREFIXES):
             tensors[f"{LEARNED_PREFIX}head.{name}"] = tensor.clone()
+    odd = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if odd:
+        raise ValueError(f"weights are not finite: {', '.join(odd[:5])}; the training diverged")
     metadata = {
         "format": DETECTOR_FORMAT,
         "network": json.dumps(asdict(config)),
-        "provenance": json.dumps(provenance),
+        "provenance": json.dumps(dict(provenance)),
     }
     write_weights(path, tensors, metadata)
 
@@ -113,15 +162,42 @@ def load_detector(path: Path, *, tile_rows: int = 0) -> tuple[Rekd, NetworkConfi
         raise ValueError(
             f"{path} has format {metadata.get('format')!r}, a detector has {DETECTOR_FORMAT!r}"
         )
-    stated = json.loads(metadata["network"])
-    config = NetworkConfig(**{**stated, "fields": tuple(stated["fields"])})
+    try:
+        config = parse_network_config(json.loads(metadata.get("network", "{}")))
+    except ValueError as error:
+        raise ValueError(f"{path} states no architecture that is known here: {error}") from error
     network = build_frozen(config, tile_rows=tile_rows)
     baked = {k: v for k, v in tensors.items() if not k.startswith(LEARNED_PREFIX)}
     try:
         network.load_state_dict(baked)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit its architecture: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit its architecture: {reason}") from error
     return network.requires_grad_(False), config
+
+
+def detector_provenance(path: Path) -> dict[str, Any]:
+    """Where the weights of a detector file come from, as :func:`save_detector` was told.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_weights`.
+    """
+    _, metadata = read_weights(path)
+    provenance: dict[str, Any] = json.loads(metadata.get("provenance", "{}"))
+    return provenance
+
+
+def parse_network_config(stated: Mapping[str, Any]) -> NetworkConfig:
+    """The architecture that a weights file or a checkpoint states.
+
+    Raises:
+        ValueError: an option is missing, unknown or out of range.
+    """
+    known = {item.name for item in fields(NetworkConfig)}
+    odd = sorted(known ^ set(stated))
+    if odd:
+        raise ValueError(f"options missing or unknown: {', '.join(odd)}")
+    return NetworkConfig(**{**stated, "fields": tuple(stated["fields"])})
 
 
 def learned_tensors(path: Path) -> dict[str, dict[str, Tensor]]:

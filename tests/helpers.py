@@ -1,15 +1,24 @@
 """What several test modules share: images, keypoints, where the real data is."""
 
+import atexit
+import functools
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from rekd_hloc.config import NetworkConfig
+from rekd_hloc.detector.network import Rekd, build_network
 from rekd_hloc.types import Features, Keypoints
+from rekd_hloc.weights import load_detector, save_detector
 
 ROOT = Path(__file__).parent.parent
+SMALL_NETWORK = NetworkConfig(group_order=8, pixel_range=51.0)
+"""Cheap to run, and bins other than quarter turns."""
 
 
 def data_dir(part: str) -> Path:
@@ -52,3 +61,78 @@ def random_features(count: int, size: tuple[int, int] = (640, 480), seed: int = 
     descriptors = torch.randn(count, 128, generator=generator)
     unit = torch.nn.functional.normalize(descriptors, dim=1)
     return Features(random_keypoints(count, size, seed), unit, size)
+
+
+def assert_equivariant(fn, image, act_in, act_out, atol: float) -> None:
+    """``fn(act_in(image))`` equals ``act_out(fn(image))``, and both say something.
+
+    A constant output, or one that ``act_out`` leaves as it is, would pass whatever ``fn`` does.
+    """
+    plain = fn(image)
+    expected, got = act_out(plain), fn(act_in(image))
+    assert got.shape == expected.shape, f"shape {tuple(got.shape)}, not {tuple(expected.shape)}"
+    spread = float(expected.max() - expected.min())
+    assert spread > 100 * atol, f"the output varies by {spread:.1e} only: nothing is tested"
+    if plain.shape == expected.shape:
+        moved = float((plain - expected).abs().max())
+        assert moved > 100 * atol, f"acting changes the output by {moved:.1e}: nothing is tested"
+    worst = float((got - expected).abs().max())
+    assert worst <= atol, f"not equivariant: off by {worst:.1e}, allowed are {atol:.1e}"
+
+
+def random_network(config: NetworkConfig, seed: int = 0) -> Rekd:
+    """A steerable network in eval mode whose maps are alive; the same for the same arguments.
+
+    Batch statistics are those of one textured image, so that no channel is dead or saturated.
+    """
+    from rekd_hloc.detector.steerable import SteerableBackbone
+
+    generator = torch.Generator().manual_seed(seed)
+    backbone = SteerableBackbone(
+        group_order=config.group_order, fields=config.fields, initialise=False
+    )
+    network = build_network(config, backbone)
+    image = torch.from_numpy(textured_image(96, 96, seed)).float()[None, None] / 255
+    with torch.no_grad():
+        for convolution in [*backbone.convolutions, backbone.orientation]:
+            convolution.weights.normal_(generator=generator)
+        network.score_head.weight.uniform_(0.2, 1.0, generator=generator)
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
+                module.momentum = 1.0
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+                module.bias.uniform_(-0.3, 0.3, generator=generator)
+        _, logits = network.train()(image)
+        backbone.orientation.weights.mul_(3 / logits.std())
+    return network.eval()
+
+
+@functools.cache
+def detector_weights(config: NetworkConfig = SMALL_NETWORK, seed: int = 0) -> Path:
+    """A weights file of :func:`random_network`, made once in a test run."""
+    folder = Path(tempfile.mkdtemp(prefix="rekd_hloc_test_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "detector.safetensors"
+    save_detector(path, random_network(config, seed), config, {"source": "random"})
+    return path
+
+
+def baked_network(config: NetworkConfig = SMALL_NETWORK, seed: int = 0) -> Rekd:
+    """The baked form of :func:`random_network`; a new object at every call."""
+    return load_detector(detector_weights(config, seed))[0]
+
+
+@functools.cache
+def descriptor_weights() -> Path:
+    """A file of kornia's HardNet with random weights."""
+    import kornia.feature
+    from safetensors.torch import save_file
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = kornia.feature.HardNet(pretrained=False)
+    folder = Path(tempfile.mkdtemp(prefix="rekd_hloc_test_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "hardnet.safetensors"
+    save_file(network.state_dict(), str(path))
+    return path

@@ -4,8 +4,8 @@ Composes the outer pyramid, the network, local maxima and orientation reading; n
 here that those modules do not name.
 """
 
-import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -13,9 +13,15 @@ from torch import Tensor
 
 from rekd_hloc.config import DetectorConfig
 from rekd_hloc.detector.keypoints import find_duplicates, find_local_maxima, refine_positions
+from rekd_hloc.detector.mask import patches_are_usable
 from rekd_hloc.detector.network import Rekd
 from rekd_hloc.detector.orientation import angle_from_bin, find_peak, read_logits
-from rekd_hloc.detector.pyramid import Level, iterate_levels, select_within_budgets
+from rekd_hloc.detector.pyramid import (
+    Level,
+    iterate_levels,
+    select_within_budgets,
+    strongest_of_each_level,
+)
 from rekd_hloc.types import Keypoints
 
 DUPLICATE_RADIUS_PX = 2.5
@@ -24,10 +30,14 @@ DUPLICATE_RADIUS_PX = 2.5
 
 @dataclass(frozen=True)
 class Candidates:
-    """Keypoints before selection, and the pyramid level of each."""
+    """Keypoints before selection (positions in float64), and the pyramid level of each."""
 
     keypoints: Keypoints
     level: Int64[Tensor, " keypoint"]
+
+    def __getitem__(self, index: Int64[Tensor, " selected"] | Bool[Tensor, " keypoint"]) -> Self:
+        """Those that an integer or boolean index tensor selects."""
+        return replace(self, keypoints=self.keypoints[index], level=self.level[index])
 
 
 class Detector:
@@ -53,70 +63,86 @@ class Detector:
         image: Float[Tensor, "height width"],
         is_usable: Bool[Tensor, "height width"] | None = None,
         support: float = 0.0,
+        *,
+        oriented: bool = True,
     ) -> Keypoints:
-        """Keypoints in pixels of the image, strongest first.
+        """Keypoints in pixels of the image, strongest first; a constant image has none.
 
         Args:
             image: grey, 0..1.
             is_usable: False where a pixel must be ignored; no patch of a keypoint touches one.
             support: side of the square patch of a keypoint of scale 1, in pixels.
+            oriented: whether patches are turned by the keypoint's angle.
         """
-        candidates = self.find_candidates(image)
+        candidates = self.find_candidates(image, every=is_usable is not None)
+        if is_usable is not None:
+            usable = is_usable.to(self.device)
+            found = candidates.keypoints
+            candidates = candidates[patches_are_usable(found, usable, support, oriented=oriented)]
+            candidates = candidates[
+                strongest_of_each_level(
+                    candidates.level, candidates.keypoints.score, self.config.max_keypoints
+                )
+            ]
         keypoints, level = candidates.keypoints, candidates.level
-        if is_usable is not None and len(keypoints) > 0:
-            from rekd_hloc.detector.mask import patches_are_usable
-
-            keep = patches_are_usable(keypoints, is_usable.to(keypoints.xy.device), support)
-            keypoints, level = keypoints[keep], level[keep]
         if self.config.suppress_across_levels:
             keep = ~find_duplicates(
                 keypoints.xy, level, keypoints.scale, keypoints.score, radius_px=DUPLICATE_RADIUS_PX
             )
             keypoints, level = keypoints[keep], level[keep]
-        return keypoints[select_within_budgets(level, keypoints.score, self.config)]
+        chosen = keypoints[select_within_budgets(level, keypoints.score, self.config)]
+        return replace(chosen, xy=chosen.xy.float())
 
-    def find_candidates(self, image: Float[Tensor, "height width"]) -> Candidates:
-        """All local maxima of all levels, at most ``max_keypoints`` of each level."""
+    def find_candidates(
+        self, image: Float[Tensor, "height width"], *, every: bool = False
+    ) -> Candidates:
+        """Local maxima of all levels: ``max_keypoints`` of each level at most, or every one."""
+        config = self.config
         grey = image.to(self.device)[None, None]
-        if self.config.normalise_by_max:
-            grey = grey / grey.max().clamp(min=1e-6)
-        found: list[Keypoints] = []
-        numbers: list[Tensor] = []
+        found = [Keypoints.empty(self.device)]
+        numbers = [torch.zeros(0, dtype=torch.int64, device=self.device)]
+        if bool(grey.min() == grey.max()):  # no maximum anywhere, and nothing to divide by
+            return Candidates(found[0], numbers[0])
+        if config.normalise_by_max:
+            grey = (grey.double() * 255).round()
+            grey = grey / grey.max().clamp(min=1)
         original: tuple[Level, list[Tensor]] | None = None
-        for level in iterate_levels(grey, self.config):
+        for level in iterate_levels(grey, config):
             score, logits = self._run_network(level.image)
             if level.number == 0:
                 original = (level, logits)
-            keypoints = self._level_keypoints(level, score[0, 0], logits)
+            keypoints = self._level_keypoints(level, score[0, 0], logits, every)
             found.append(keypoints)
             numbers.append(torch.full((len(keypoints),), level.number, device=self.device))
-        if not found:
-            return Candidates(Keypoints.empty(self.device), torch.zeros(0, dtype=torch.int64))
         keypoints = Keypoints.concatenate(found)
-        if self.config.orientation_level == "original" and original is not None:
+        if config.orientation_level == "original" and original is not None:
             level, logits = original
             angle = self._read_angles(level, logits, level.from_image(keypoints.xy))
-            keypoints = Keypoints(keypoints.xy, keypoints.scale, angle, keypoints.score)
+            keypoints = replace(keypoints, angle=angle)
         return Candidates(keypoints, torch.cat(numbers))
 
     def _run_network(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        cast = torch.autocast(self.device.type, torch.bfloat16) if self.config.autocast else None
-        with cast or contextlib.nullcontext():
-            maps = self.network.level_maps(image)
-        return maps
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
+            return self.network.level_maps(image)
 
-    def _level_keypoints(self, level: Level, score: Tensor, logits: list[Tensor]) -> Keypoints:
+    def _level_keypoints(
+        self, level: Level, score: Tensor, logits: list[Tensor], every: bool
+    ) -> Keypoints:
         config = self.config
         peaks = find_local_maxima(
             score,
             window_px=config.nms_window_px,
             border_px=config.border_px,
             threshold=config.score_threshold,
-        )[: config.max_keypoints]
+            min_relief=config.min_relief,
+        )
+        if not every:
+            peaks = peaks[: config.max_keypoints]
         if config.subpixel:
             xy, strength = refine_positions(score, peaks)
         else:
-            xy, strength = peaks.to(score.dtype), score[peaks[:, 1], peaks[:, 0]]
+            xy, strength = peaks, score[peaks[:, 1], peaks[:, 0]]
+        xy = xy.double()
         own = config.orientation_level == "own"
         angle = self._read_angles(level, logits, xy) if own else torch.zeros_like(strength)
         scale = torch.full_like(strength, level.scale)

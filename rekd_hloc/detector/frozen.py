@@ -4,10 +4,15 @@ This is what inference runs: it needs neither e2cnn nor the steerable basis, and
 steerable form to rounding.
 """
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+NORM_EPS = 1e-5
+"""Added to the variance in batch normalisation: torch's default, which e2cnn keeps."""
 
 HALO_PX = 6
 """Reach of three 5x5 convolutions: a strip with this margin gives exactly the whole's values."""
@@ -36,6 +41,30 @@ class FrozenBackbone(nn.Module):
         self.orientation = nn.Conv2d(widths[-1], group_order, 1, bias=False)
         self.group_order = group_order
         self.tile_rows = tile_rows
+        self.to(memory_format=torch.channels_last)  # a quarter faster on a CPU, with nothing lost
+
+    @torch.no_grad()
+    def set_block(
+        self,
+        index: int,
+        kernel: Float[Tensor, "out in side side"],
+        norm: Mapping[str, Float[Tensor, " field"]],
+    ) -> None:
+        """Give a block its filter, with the batch normalisation after it folded in.
+
+        Args:
+            index: 0, 1 or 2.
+            kernel: the convolution alone.
+            norm: ``weight``, ``bias``, ``running_mean``, ``running_var``, one value for each field.
+        """
+        gain = norm["weight"] / torch.sqrt(norm["running_var"] + NORM_EPS)
+        offset = norm["bias"] - norm["running_mean"] * gain
+        gain, offset = (x.repeat_interleave(self.group_order) for x in (gain, offset))
+        block = self.blocks[index]
+        assert isinstance(block, nn.Conv2d)
+        assert block.bias is not None
+        block.weight.copy_(kernel * gain[:, None, None, None])
+        block.bias.copy_(offset)
 
     def forward(
         self, image: Float[Tensor, "batch 1 height width"]
@@ -61,4 +90,5 @@ class FrozenBackbone(nn.Module):
             hidden = F.relu(block(hidden))
         batch, channels, height, width = hidden.shape
         by_field = hidden.view(batch, channels // self.group_order, self.group_order, height, width)
-        return by_field.amax(dim=2), self.orientation(hidden)
+        logits: Tensor = self.orientation(hidden)
+        return by_field.amax(dim=2), logits

@@ -1,4 +1,4 @@
-"""From a score map to keypoints: local maxima, sub-pixel positions, one level's point per structure.
+"""From a score map to keypoints: local maxima, sub-pixel positions, one point per structure.
 
 Everything here is a free function on tensors, equivariant to quarter turns: no rule prefers a
 direction, and ties on a plateau keep every pixel of the plateau out or in alike.
@@ -16,6 +16,7 @@ def find_local_maxima(
     window_px: int,
     border_px: int,
     threshold: float = 0.0,
+    min_relief: float = 0.0,
     valid: Bool[Tensor, "height width"] | None = None,
 ) -> Int64[Tensor, "keypoint 2"]:
     """Pixels (x, y) that are the maximum of their window, strongest first.
@@ -25,6 +26,8 @@ def find_local_maxima(
         window_px: side of the square window, odd.
         border_px: margin without keypoints.
         threshold: responses at or below it are no keypoints.
+        min_relief: least height above the lowest response of the window, as a share of the
+            keypoint's own; zero takes every pixel of a flat response for a keypoint.
         valid: False where no keypoint may lie.
     """
     height, width = score.shape
@@ -36,7 +39,11 @@ def find_local_maxima(
     if valid is not None:
         inside = inside * valid
     highest = _window_max(inside, window_px)
-    y, x = torch.nonzero((inside == highest) & (inside > threshold), as_tuple=True)
+    is_peak = (inside == highest) & (inside > threshold)
+    if min_relief > 0:
+        lowest = -_window_max(-score, window_px)
+        is_peak &= inside - lowest > min_relief * inside
+    y, x = torch.nonzero(is_peak, as_tuple=True)
     order = torch.argsort(inside[y, x], descending=True, stable=True)
     return torch.stack([x, y], dim=1)[order]
 
@@ -49,7 +56,9 @@ def refine_positions(
     The six coefficients are the least-squares fit to the nine values. A point stays on its pixel
     where the fit has no maximum within one pixel.
     """
-    patch = _neighbourhoods(score, xy)
+    top = score[xy[:, 1], xy[:, 0]]
+    unit = torch.where(top > 0, top, torch.ones_like(top))
+    patch = _neighbourhoods(score, xy) / unit[:, None, None]  # the fit must not depend on the unit
     column, row = patch.mean(dim=1), patch.mean(dim=2)  # averaged over y and over x
     gx = (column[:, 2] - column[:, 0]) / 2
     gy = (row[:, 2] - row[:, 0]) / 2
@@ -62,7 +71,7 @@ def refine_positions(
     offset = torch.stack([hxy * gy - hyy * gx, hxy * gx - hxx * gy], dim=1) / safe[:, None]
     is_peak &= offset.abs().amax(dim=1) <= 1.0
     offset = torch.where(is_peak[:, None], offset, torch.zeros_like(offset))
-    height = patch[:, 1, 1] + 0.5 * (gx * offset[:, 0] + gy * offset[:, 1])
+    height = top + 0.5 * (gx * offset[:, 0] + gy * offset[:, 1]) * unit
     return xy.to(offset.dtype) + offset, height
 
 
@@ -78,12 +87,15 @@ def find_duplicates(
     """True for keypoints beside a stronger one of a neighbouring level: the same structure twice.
 
     Beside means within ``radius_px`` pixels of the coarser of the two levels. The rule looks at
-    each pair alone, so the answer does not depend on the order of the keypoints.
+    each pair alone, so the answer does not depend on the order of the keypoints; of two equally
+    strong ones both stay.
     """
     duplicate = torch.zeros(len(xy), dtype=torch.bool, device=xy.device)
     for first in range(0, len(xy), block):
         rows = slice(first, first + block)
-        distance = torch.cdist(xy[rows], xy)
+        # by matrix products, as is the default, two places at 4000 px would be wrong by a pixel
+        exactly = "donot_use_mm_for_euclid_dist"
+        distance = torch.cdist(xy[rows], xy, compute_mode=exactly)
         reach = radius_px * torch.maximum(scale[rows, None], scale[None, :])
         gap = (level[rows, None] - level[None, :]).abs()
         stronger = score[None, :] > score[rows, None]

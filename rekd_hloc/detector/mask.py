@@ -1,7 +1,9 @@
 """Masks: which keypoints have a patch free of ignored pixels.
 
 The distance to the nearest ignored pixel decides most keypoints; the patches of the others are
-looked at on a grid as fine as the patch's own pixels.
+looked at on a grid. Pixels are unit squares here, and every doubt counts against the keypoint: a
+patch passes only if it keeps clear of the ignored area by the spacing of that grid, which is also
+about what a descriptor's blur reaches beyond its patch.
 """
 
 import cv2
@@ -14,40 +16,55 @@ from rekd_hloc.types import Keypoints
 
 GRID = 33
 """Points along a patch's side at which an undecided patch is looked at."""
+HALF_DIAGONAL_PX = 0.5**0.5
+"""From a pixel's centre to its corner."""
+BLOCK = 1024
+"""Patches looked at at once."""
 
 
 def patches_are_usable(
-    keypoints: Keypoints, is_usable: Bool[Tensor, "height width"], support: float
+    keypoints: Keypoints,
+    is_usable: Bool[Tensor, "height width"],
+    support: float,
+    *,
+    oriented: bool = True,
 ) -> Bool[Tensor, " keypoint"]:
     """True where no ignored pixel lies in the square of side ``support * scale`` at a keypoint.
 
-    The square is turned by the keypoint's angle; beyond the image nothing is ignored. A support of
-    zero asks for the keypoint's own pixel only.
+    The square is turned by the keypoint's angle if ``oriented``; beyond the image nothing is
+    ignored. A support of zero asks for the keypoint's own pixel only.
     """
     distance = _distance_to_ignored(is_usable).to(keypoints.xy)
-    own = _read(distance, keypoints.xy)
+    own = _read(distance, keypoints.xy, reach=keypoints.xy.new_tensor(float("inf")))
+    if support == 0:
+        return own > 0
     half = keypoints.scale * support / 2
-    usable = own > half * 2**0.5
-    undecided = torch.nonzero(~usable & (own > half))[:, 0]
-    for chosen in undecided.split(1024):
-        usable[chosen] = _whole_patch_is_usable(keypoints[chosen], distance, half[chosen])
+    # the reading is up to half a diagonal off, and the ignored pixel has a corner half a diagonal
+    # nearer than its centre
+    usable = own > half * 2**0.5 + 2 * HALF_DIAGONAL_PX
+    undecided = torch.nonzero(~usable & (own > half - HALF_DIAGONAL_PX))[:, 0]
+    for first in range(0, len(undecided), BLOCK):
+        chosen = undecided[first : first + BLOCK]
+        angle = keypoints.angle[chosen] if oriented else torch.zeros_like(half[chosen])
+        usable[chosen] = _whole_patch_is_usable(keypoints.xy[chosen], angle, half[chosen], distance)
     return usable
 
 
-def _whole_patch_is_usable(keypoints: Keypoints, distance: Tensor, half: Tensor) -> Tensor:
-    steps = torch.linspace(-1, 1, GRID, device=half.device)
+def _whole_patch_is_usable(xy: Tensor, angle: Tensor, half: Tensor, distance: Tensor) -> Tensor:
+    steps = torch.linspace(-1, 1, GRID, device=xy.device)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     offset = torch.stack([x.flatten(), y.flatten()], dim=1)[None] * half[:, None, None]
-    cos, sin = keypoints.angle.cos()[:, None], keypoints.angle.sin()[:, None]
+    cos, sin = angle.cos()[:, None], angle.sin()[:, None]
     turned = torch.stack(
         [cos * offset[..., 0] - sin * offset[..., 1], sin * offset[..., 0] + cos * offset[..., 1]],
         dim=-1,
     )
-    spacing = 2 * half / (GRID - 1)
-    points = keypoints.xy[:, None] + turned
-    clear = _read(distance, points.reshape(-1, 2)).view(len(half), -1)
-    # half a grid cell's diagonal, so that no ignored pixel slips between the points
-    return (clear > spacing[:, None] * 0.5**0.5).all(dim=1)
+    # no point of the patch is farther from the grid than half the diagonal of a grid cell
+    reach = (2 * half / (GRID - 1) * HALF_DIAGONAL_PX)[:, None].expand(-1, GRID**2)
+    points = xy[:, None] + turned
+    clear = _read(distance, points.reshape(-1, 2), reach.reshape(-1)).view(len(half), -1)
+    needed = reach[:, :1] + 2 * HALF_DIAGONAL_PX
+    return (clear > needed).all(dim=1)
 
 
 def _distance_to_ignored(is_usable: Tensor) -> Float[Tensor, "height width"]:
@@ -59,11 +76,13 @@ def _distance_to_ignored(is_usable: Tensor) -> Float[Tensor, "height width"]:
     return torch.from_numpy(np.asarray(exact, dtype=np.float32))
 
 
-def _read(distance: Tensor, xy: Tensor) -> Tensor:
-    """Distance at the nearest pixel, less half a pixel's diagonal; beyond the image, at its edge."""
+def _read(distance: Tensor, xy: Tensor, reach: Tensor) -> Tensor:
+    """Distance at the nearest pixel; infinite at points farther than ``reach`` from the image."""
     height, width = distance.shape
-    column = xy[:, 0].round().long()
-    row = xy[:, 1].round().long()
-    outside = (column < 0) | (row < 0) | (column >= width) | (row >= height)
-    value = distance[row.clamp(0, height - 1), column.clamp(0, width - 1)]
+    column = xy[:, 0].round().long().clamp(0, width - 1)
+    row = xy[:, 1].round().long().clamp(0, height - 1)
+    beyond_x = (xy[:, 0] - xy[:, 0].clamp(-0.5, width - 0.5)).abs()
+    beyond_y = (xy[:, 1] - xy[:, 1].clamp(-0.5, height - 0.5)).abs()
+    outside = torch.hypot(beyond_x, beyond_y) > reach
+    value = distance[row, column]
     return torch.where(outside, torch.full_like(value, float("inf")), value)

@@ -16,7 +16,7 @@ from rekd_hloc.config import NetworkConfig
 from rekd_hloc.detector.frozen import FrozenBackbone
 from rekd_hloc.detector.normalise import normalise_contrast
 
-Maps = tuple[Float[Tensor, "batch 1 height width"], list[Float[Tensor, "batch bin ? ?"]]]
+Maps = tuple[Float[Tensor, "batch 1 height width"], list[Float[Tensor, "batch bin _ _"]]]
 
 
 class Rekd(nn.Module):
@@ -53,8 +53,10 @@ class Rekd(nn.Module):
         self.inner_factor = inner_factor
         self.pixel_range = pixel_range
         self.norm_window_px = norm_window_px
+        self._blur: Tensor
         self.register_buffer("_blur", _gaussian_kernel(1.5, 3, blur_gain), persistent=False)
         pool = _gaussian_taps(orientation_blur_px) if orientation_blur_px > 0 else torch.ones(1)
+        self._pool: Tensor
         self.register_buffer("_pool", pool, persistent=False)
 
     def forward(
@@ -78,14 +80,21 @@ class Rekd(nn.Module):
 
         Inference reads the logits at a few thousand points, so resizing them everywhere would be
         wasted; the sum of bilinear reads is what :meth:`forward` gives at whole pixels.
+
+        Under autocast the backbone alone runs in the low precision: scores in bfloat16 would be
+        equal over many pixels, and equal scores have no maximum.
         """
         size = image.shape[2:]
         pooled, logits = [], []
         for level in range(self.inner_levels):
-            features, level_logits = self.backbone(self._inner_image(image, level))
-            pooled.append(_resize(features.float(), size))
-            logits.append(self._pool_logits(level_logits.float()))
-        score = F.relu(self.score_head(self.score_norm(torch.cat(pooled, dim=1))))
+            with torch.autocast(image.device.type, enabled=False):
+                inner = self._inner_image(image, level)
+            features, level_logits = self.backbone(inner)
+            with torch.autocast(image.device.type, enabled=False):
+                pooled.append(_resize(features.float(), size))
+                logits.append(self._pool_logits(level_logits.float()))
+        with torch.autocast(image.device.type, enabled=False):
+            score = F.relu(self.score_head(self.score_norm(torch.cat(pooled, dim=1))))
         return score, logits
 
     @torch.no_grad()

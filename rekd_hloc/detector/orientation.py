@@ -49,7 +49,7 @@ def find_peak(
 
 
 def read_logits(
-    levels: list[Float[Tensor, "1 bin ? ?"]],
+    levels: list[Float[Tensor, "1 bin _ _"]],
     xy: Float[Tensor, "keypoint 2"],
     image_size: tuple[int, int],
     *,

@@ -50,7 +50,10 @@ class Level:
 def iterate_levels(
     image: Float[Tensor, "1 1 height width"], config: DetectorConfig
 ) -> Iterator[Level]:
-    """The levels from the largest to the smallest that still has room inside the border."""
+    """The levels from the largest to the smallest that still has room inside the border.
+
+    The image's own size is there without room too if all orientations are read from it.
+    """
     if config.pyramid == "paper":
         from rekd_hloc.detector.paper_pyramid import iterate_paper_levels
 
@@ -60,10 +63,11 @@ def iterate_levels(
     for number in range(-config.levels_up, config.levels_down + 1):
         scale = config.factor**number
         size = max(round(height / scale), 1), max(round(width / scale), 1)
-        if min(size) <= 2 * config.border_px:
+        is_read = number == 0 and config.orientation_level == "original"
+        if min(size) <= 2 * config.border_px and not is_read:
             continue
         yield Level(
-            image=_resample(image, size),
+            image=_resample(image.float(), size),
             number=number,
             scale=scale,
             ratio=(width / size[1], height / size[0]),
@@ -89,8 +93,8 @@ def select_within_budgets(
     """Indices of the keypoints kept, strongest first.
 
     From the largest level to the smallest, each gives its best ones up to its budget; what a level
-    cannot fill is handed to the next coarser one (paper). What is still lacking after the coarsest
-    goes to the strongest that were left over, wherever they are.
+    cannot fill is handed to the next coarser one (paper). With ``fill_budget``, what is still
+    lacking after the coarsest goes to the strongest that were left over, wherever they are.
     """
     chosen = torch.zeros(len(score), dtype=torch.bool, device=score.device)
     order = torch.argsort(score, descending=True, stable=True)
@@ -101,9 +105,20 @@ def select_within_budgets(
         chosen[members[:allowed]] = True
         carried = max(allowed - len(members), 0)
     kept, left = order[chosen[order]], order[~chosen[order]]
-    lacking = max(config.max_keypoints - len(kept), 0)
+    lacking = max(config.max_keypoints - len(kept), 0) if config.fill_budget else 0
     kept = torch.cat([kept[: config.max_keypoints], left[:lacking]])
     return kept[torch.argsort(score[kept], descending=True, stable=True)]
+
+
+def strongest_of_each_level(
+    level: Int64[Tensor, " keypoint"], score: Float[Tensor, " keypoint"], count: int
+) -> Int64[Tensor, " selected"]:
+    """Indices of the ``count`` best of every level, strongest first over all levels."""
+    order = torch.argsort(score, descending=True, stable=True)
+    kept = torch.zeros(len(score), dtype=torch.bool, device=score.device)
+    for number in torch.unique(level):
+        kept[order[level[order] == number][:count]] = True
+    return order[kept[order]]
 
 
 def _resample(image: Tensor, size: tuple[int, int]) -> Tensor:

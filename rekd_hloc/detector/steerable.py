@@ -72,15 +72,7 @@ class SteerableBackbone(nn.Module):
 
     def learned_state(self) -> dict[str, Tensor]:
         """Weights and batch statistics, without the buffers that e2cnn derives (50 MB at N=36)."""
-        state = {f"convolutions.{i}": c.weights for i, c in enumerate(self._modules_of("conv"))}
-        state["orientation"] = self.orientation.weights
-        for i, norm in enumerate(self._modules_of("norm")):
-            inner = _inner_norm(norm)
-            state[f"norms.{i}.weight"] = inner.weight
-            state[f"norms.{i}.bias"] = inner.bias
-            state[f"norms.{i}.running_mean"] = inner.running_mean
-            state[f"norms.{i}.running_var"] = inner.running_var
-        return {name: tensor.detach().clone() for name, tensor in state.items()}
+        return {name: tensor.detach().clone() for name, tensor in self._live_tensors().items()}
 
     @torch.no_grad()
     def load_learned_state(self, state: dict[str, Tensor]) -> None:
@@ -89,7 +81,7 @@ class SteerableBackbone(nn.Module):
         Raises:
             ValueError: a name is missing or a shape differs (another group order or field count).
         """
-        own = self.learned_state()
+        own = self._live_tensors()
         if set(own) != set(state):
             odd = sorted(set(own) ^ set(state))
             raise ValueError(f"backbone weights do not fit: missing or unknown {odd}")
@@ -100,52 +92,53 @@ class SteerableBackbone(nn.Module):
                     f"(group_order {self.group_order}, fields {self.fields}) needs "
                     f"{tuple(own[name].shape)}"
                 )
-            self._live(name).copy_(tensor)
-        if (
-            not self.training
-        ):  # e2cnn keeps the expanded filter of eval mode until train() is called
-            self.train().eval()
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+        if not self.training:
+            self.train().eval()  # e2cnn keeps eval mode's expanded filter until train() is called
 
     @torch.no_grad()
     def bake(self) -> FrozenBackbone:
         """The same function as plain convolutions with batch normalisation folded in."""
         frozen = FrozenBackbone(group_order=self.group_order, fields=self.fields)
-        blocks = zip(self.convolutions, self.norms, frozen.blocks, strict=True)
-        for convolution, norm, block in blocks:
-            inner = _inner_norm(norm)
-            gain = inner.weight / torch.sqrt(inner.running_var + inner.eps)
-            offset = inner.bias - inner.running_mean * gain
+        for index, (convolution, norm) in enumerate(
+            zip(self.convolutions, self.norms, strict=True)
+        ):
             kernel = expand_filter(convolution)
-            gain, offset = (x.repeat_interleave(self.group_order) for x in (gain, offset))
-            block.weight.copy_(kernel * gain[:, None, None, None])
-            block.bias.copy_(offset)
+            frozen.set_block(index, kernel, _norm_state(_inner_norm(norm)))
         frozen.orientation.weight.copy_(expand_filter(self.orientation))
         return frozen.eval()
 
-    def _modules_of(self, kind: str) -> list[Any]:
-        return list(self.convolutions if kind == "conv" else self.norms)
-
-    def _live(self, name: str) -> Tensor:
-        if name == "orientation":
-            return self.orientation.weights
-        kind, index, *rest = name.split(".")
-        if kind == "convolutions":
-            return self.convolutions[int(index)].weights  # type: ignore[return-value]
-        live: Tensor = getattr(_inner_norm(self.norms[int(index)]), rest[0])
-        return live
+    def _live_tensors(self) -> dict[str, Tensor]:
+        convolutions: list[Any] = list(self.convolutions)
+        state: dict[str, Tensor] = {
+            f"convolutions.{i}": convolution.weights for i, convolution in enumerate(convolutions)
+        }
+        state["orientation"] = self.orientation.weights
+        for i, norm in enumerate(self.norms):
+            for name, tensor in _norm_state(_inner_norm(norm)).items():
+                state[f"norms.{i}.{name}"] = tensor
+        return state
 
 
 def expand_filter(convolution: Any) -> Tensor:  # noqa: ANN401  (e2cnn has no types)
     """The plain kernel (out, in, side, side) of an e2cnn ``R2Conv`` with its present weights."""
     filters: Tensor = convolution.basisexpansion(convolution.weights)
     kind_in, kind_out = convolution.in_type.size, convolution.out_type.size
-    return filters.reshape(kind_out, kind_in, convolution.kernel_size, convolution.kernel_size)
+    side = convolution.kernel_size
+    kernel: Tensor = filters.reshape(kind_out, kind_in, side, side)
+    return kernel
 
 
 def _inner_norm(norm: Any) -> nn.BatchNorm3d:  # noqa: ANN401
     # InnerBatchNorm keeps one BatchNorm3d for each field size; ours has one size only
     (inner,) = [m for m in norm.modules() if isinstance(m, nn.BatchNorm3d)]
     return inner
+
+
+def _norm_state(norm: nn.BatchNorm3d) -> dict[str, Tensor]:
+    names = ("weight", "bias", "running_mean", "running_var")
+    return {name: getattr(norm, name) for name in names}
 
 
 def _import_e2cnn() -> ModuleType:

@@ -1,0 +1,233 @@
+"""hloc from photos to poses with its own features and ours, upright and with turned photos.
+
+Run as ``python -m evaluation.hloc_report --images DIR --reference DIR --out DIR``; hloc must be
+installed. Extraction, matching and import are hloc's own functions. Verification and mapping are
+the calls that hloc makes, with a seed and the mapper on one thread, because hloc itself draws at
+random; every row runs with each seed. hloc's ``sift`` is taken as it is: half a pixel to the right
+and down, which shifts the principal point and nothing else.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation.hloc_figures import (
+    FilterFigures,
+    MatchFigures,
+    MatchSets,
+    ModelFigures,
+    compare_filter,
+    describe_matches,
+    describe_model,
+    read_match_sets,
+)
+from evaluation.hloc_table import format_table
+from evaluation.turned_photos import turn_photos, turn_reference
+from rekd_hloc.alignment import Pose, read_reference
+from rekd_hloc.environment import describe_environment
+from rekd_hloc.plugin import register
+
+ROWS = {
+    "sift + NN-mutual": ("sift", "NN-mutual"),
+    "sift + NN-mutual + filter": ("sift", "orientation-filter"),
+    "rekd + NN-mutual": ("{conf}", "NN-mutual"),
+    "rekd + NN-rekd": ("{conf}", "NN-rekd"),
+    "rekd + AdaLAM": ("{conf}", "adalam-rekd"),
+}
+"""Name of a row, and hloc's confs of its features and its matcher."""
+UNFILTERED = {
+    "sift + NN-mutual + filter": "sift + NN-mutual",
+    "rekd + NN-rekd": "rekd + NN-mutual",
+}
+"""Rows with the orientation filter, and the row that has the same matches without it."""
+VERIFICATION = {"max_num_trials": 20_000, "min_inlier_ratio": 0.1}
+"""RANSAC options that hloc passes to COLMAP."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a row works on, the same for each seed."""
+
+    row: str
+    photos: str
+    """upright or turned"""
+    images: Path
+    reference: Mapping[str, Pose]
+    pairs: Path
+    features: Path
+    matches: Path
+    match_seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """Figures of one row with one seed."""
+
+    row: str
+    photos: str
+    seed: int
+    match_seconds: float
+    verify_seconds: float
+    map_seconds: float
+    matches: MatchFigures
+    filter: FilterFigures | None
+    model: ModelFigures
+
+
+def extract(conf: str, images: Path, out: Path) -> Path:
+    """Features by hloc, anew: hloc would keep those of other weights."""
+    from hloc import extract_features
+
+    features: Path = extract_features.main(
+        extract_features.confs[conf], images, out, overwrite=True
+    )
+    return features
+
+
+def match(
+    row: str, photos: str, images: Path, reference: Mapping[str, Pose], features: Path, out: Path
+) -> Task:
+    """Matches of all pairs by hloc, anew."""
+    from hloc import match_features, pairs_from_exhaustive
+
+    pairs = out / "pairs.txt"
+    pairs_from_exhaustive.main(pairs, features=features)
+    start = time.perf_counter()
+    matcher = match_features.confs[ROWS[row][1]]
+    matches = match_features.main(matcher, pairs, features.stem, out, overwrite=True)
+    seconds = time.perf_counter() - start
+    return Task(row, photos, images, reference, pairs, features, matches, seconds)
+
+
+def reconstruct(
+    task: Task, seed: int, out: Path, unfiltered: MatchSets | None
+) -> tuple[Result, MatchSets]:
+    """Import, verify and map as hloc does, but seeded."""
+    import pycolmap
+    from hloc import reconstruction, triangulation
+
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "database.db"
+    reconstruction.create_empty_db(path)
+    reconstruction.import_images(task.images, path, pycolmap.CameraMode.AUTO)
+    ids = reconstruction.get_image_ids(path)
+    with pycolmap.Database.open(path) as database:
+        triangulation.import_features(ids, database, task.features)
+        triangulation.import_matches(ids, database, task.pairs, task.matches)
+    start = time.perf_counter()
+    with triangulation.OutputCapture(False):
+        ransac = {**VERIFICATION, "random_seed": seed}
+        pycolmap.verify_matches(path, task.pairs, options={"ransac": ransac})
+    verified = time.perf_counter()
+    options = {"random_seed": seed, "num_threads": 1}
+    model = reconstruction.run_reconstruction(out, path, task.images, options=options)
+    mapped = time.perf_counter()
+    with pycolmap.Database.open(path) as database:
+        sets = read_match_sets(database)
+    result = Result(
+        row=task.row,
+        photos=task.photos,
+        seed=seed,
+        match_seconds=task.match_seconds,
+        verify_seconds=verified - start,
+        map_seconds=mapped - verified,
+        matches=describe_matches(sets),
+        filter=compare_filter(unfiltered, sets) if unfiltered is not None else None,
+        model=describe_model(model, task.reference),
+    )
+    return result, sets
+
+
+def evaluate(
+    photos: str,
+    images: Path,
+    reference: Mapping[str, Pose],
+    out: Path,
+    *,
+    rows: Sequence[str],
+    seeds: Sequence[int],
+    conf: str,
+) -> list[Result]:
+    """All rows with all seeds on one folder of photos."""
+    results: list[Result] = []
+    sets: dict[tuple[str, int], MatchSets] = {}
+    features: dict[str, Path] = {}
+    for row in rows:
+        of_features = ROWS[row][0].format(conf=conf)
+        if of_features not in features:
+            features[of_features] = extract(of_features, images, out)
+        task = match(row, photos, images, reference, features[of_features], out)
+        for seed in seeds:
+            folder = out / row.replace(" ", "") / str(seed)
+            unfiltered = sets.get((UNFILTERED.get(row, ""), seed))
+            result, sets[row, seed] = reconstruct(task, seed, folder, unfiltered)
+            results.append(result)
+    return results
+
+
+def describe_run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the figures were made with."""
+    environment = describe_environment()
+    return {
+        "protocol": "hloc, exhaustive pairs, seeded verification and mapping",
+        "images": arguments.images.resolve().name,
+        "turn_seed": arguments.turn_seed,
+        "conf": arguments.conf,
+        "device": environment["device_name"],
+        "versions": environment["versions"],
+        "weights": {name: entry["hash"] for name, entry in environment["weights"].items()},
+    }
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.hloc_report", description=__doc__)
+    parser.add_argument("--images", type=Path, required=True, help="folder of photos")
+    parser.add_argument("--reference", type=Path, required=True, help="model or IMC calibrations")
+    parser.add_argument("--out", type=Path, required=True, help="folder for all files")
+    parser.add_argument("--conf", default="rekd", help="hloc conf of our features")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--photos", nargs="+", default=["upright", "turned"])
+    parser.add_argument("--turn-seed", type=int, default=0, help="of the quarter turns")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write OUT/report.json and OUT/report.md."""
+    arguments = parse_arguments(argv)
+    register()
+    logging.basicConfig(level=logging.WARNING)
+    upright = read_reference(arguments.reference)
+    results: list[Result] = []
+    for photos in arguments.photos:
+        out, images, reference = arguments.out / photos, arguments.images, upright
+        out.mkdir(parents=True, exist_ok=True)
+        if photos == "turned":
+            images = out / "images"
+            turns = turn_photos(arguments.images, images, arguments.turn_seed)
+            reference = turn_reference(upright, turns)
+        results += evaluate(
+            photos,
+            images,
+            reference,
+            out,
+            rows=arguments.rows,
+            seeds=arguments.seeds,
+            conf=arguments.conf,
+        )
+        record = {**describe_run(arguments), "results": [asdict(result) for result in results]}
+        (arguments.out / "report.json").write_text(json.dumps(record, indent=1))
+        (arguments.out / "report.md").write_text(format_table(record))
+    sys.stdout.write((arguments.out / "report.md").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What a check found, folded so that a thousand images with one flaw make one line."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+Level = Literal["error", "warning", "info"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "info")
+"""An error stops or spoils the run, a warning makes it worse, an info only tells."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One flaw, or one fact.
+
+    Attributes:
+        level: how bad it is.
+        place: file, and the first image, pair or line where it shows.
+        message: what is wrong, and what would do.
+    """
+
+    level: Level
+    place: str
+    message: str
+
+
+@dataclass
+class Findings:
+    """Collects findings; those of one kind in one file become one."""
+
+    _first: dict[tuple[Level, str, str], tuple[str, str]] = field(default_factory=dict)
+    _count: Counter[tuple[Level, str, str]] = field(default_factory=Counter)
+
+    def add(self, level: Level, file: str, kind: str, item: str, message: str) -> None:
+        """Note a flaw.
+
+        Args:
+            level: how bad it is.
+            file: the file's name.
+            kind: flaws of one kind are shown once, with their number.
+            item: the image, pair or line; empty for the file as a whole.
+            message: about this item.
+        """
+        key = (level, file, kind)
+        self._first.setdefault(key, (item, message))
+        self._count[key] += 1
+
+    def fold(self) -> list[Finding]:
+        """One finding of each kind, the worst first, else in the order they came."""
+        found = []
+        for (level, file, kind), (item, message) in self._first.items():
+            more = self._count[level, file, kind] - 1
+            place = f"{file}: {item}" if item else file
+            found.append(Finding(level, place, message + (f" (and {more} more)" if more else "")))
+        return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+
+
+def format_findings(findings: list[Finding]) -> str:
+    """A table for the terminal, and a last line with the totals."""
+    width = max((len(finding.place) for finding in findings), default=0)
+    lines = [f"{f.level:<7}  {f.place:<{width}}  {f.message}" for f in findings]
+    count = Counter(finding.level for finding in findings)
+    totals = [
+        f"{count[level]} {level}{'' if count[level] == 1 or level == 'info' else 's'}"
+        for level in LEVELS
+        if count[level]
+    ]
+    return "\n".join([*lines, ", ".join(totals) or "nothing to report"])

@@ -1,0 +1,318 @@
+"""An HDF5 file that is only ever replaced whole, and the journal beside it until then.
+
+Writers append to ``<file>.journal``. Closing copies the file to ``<file>.tmp``, adds the records,
+and renames it over the file. Whoever dies in between leaves the old file and the journal, and the
+next writer goes on with both. A file records what it was made with, and takes nothing else.
+"""
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+
+from rekd_hloc.journal import Journal, Record, explain
+from rekd_hloc.provenance import refuse_other
+
+logger = logging.getLogger(__name__)
+
+FORMAT = ("v108", "latest")
+"""File format: as of HDF5 1.8, which keeps many groups small; parts added since may be newer."""
+DATASETS = frozenset(
+    ("keypoints", "descriptors", "scores", "scales", "oris", "image_size")
+    + ("matches0", "matching_scores0")
+)
+"""Names in a group of features or matches that need no look whether they are groups."""
+RECORD_BYTES, FILE_BYTES = 8_192, 1 << 20
+"""More than HDF5 needs for a group's own records (about 2,000 bytes measured), and for a file's."""
+HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+"""What h5py raises on damaged files."""
+
+
+class Hdf5File:
+    """Groups of arrays in a file and in the journal beside it.
+
+    Attributes:
+        path: the HDF5 file.
+        provenance: the file's text attributes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        file: h5py.File | None,
+        journal: Journal | None,
+        provenance: dict[str, str],
+        *,
+        is_writable: bool,
+    ) -> None:
+        """Use :meth:`open` or :meth:`resume`."""
+        self.path = path
+        self.provenance = provenance
+        self._file = file
+        self._journal = journal
+        self._is_writable = is_writable
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open to read.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no HDF5 file, or a damaged one.
+        """
+        journal_path = _beside(path, ".journal")
+        if not path.exists():
+            hint = "; a run that writes it was interrupted: let it go on first"
+            raise FileNotFoundError(f"no file {path}{hint if journal_path.exists() else ''}")
+        file = _open(path)
+        journal = Journal(journal_path) if journal_path.is_file() else None
+        return cls(path, file, journal, _text_attributes(file), is_writable=False)
+
+    @classmethod
+    def resume(cls, path: Path, provenance: Mapping[str, str], *, overwrite: bool = False) -> Self:
+        """Open to write: a new file, or one made with the same provenance.
+
+        Raises:
+            ValueError: the file was made with something else, or is no HDF5 file.
+            OSError: the folder cannot be written, or another process is writing the file.
+        """
+        journal_path = _beside(path, ".journal")
+        try:
+            journal_path.parent.mkdir(parents=True, exist_ok=True)
+            for old in (journal_path, path) if overwrite else ():
+                old.unlink(missing_ok=True)
+            if path.exists() and not os.access(path, os.W_OK):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise explain(error, path) from error
+        file = _open(path) if path.exists() else None
+        self = cls(path, file, None, dict(provenance), is_writable=True)
+        try:
+            if file is not None:
+                refuse_other(path, _text_attributes(file), provenance)
+            self._journal = Journal.resume(journal_path, provenance)
+            refuse_other(path, self._journal.provenance, provenance)
+            _beside(path, ".tmp").unlink(missing_ok=True)
+        except BaseException:
+            self.release()
+            raise
+        return self
+
+    def __contains__(self, group: str) -> bool:
+        if self._journal is not None and group in self._journal:
+            return True
+        return self._find(group) is not None
+
+    def groups(self, marker: str) -> list[str]:
+        """Sorted paths of the groups that hold a dataset of this name."""
+        found = set(self._journal or ())
+        if self._file is not None:
+            found.update(walk(self._file, marker))
+        return sorted(found)
+
+    def datasets(self, group: str) -> set[str]:
+        """Names of the datasets in a group; none if there is no such group."""
+        if self._journal is not None and group in self._journal:
+            return self._journal.datasets(group)
+        found = self._find(group)
+        return set() if found is None else {name for name in found if _is_dataset(found, name)}
+
+    def attributes(self, group: str) -> dict[str, Any]:
+        """Attributes of a group; none if there is no such group."""
+        if self._journal is not None and group in self._journal:
+            return self._journal.attributes(group)
+        found = self._find(group)
+        return {} if found is None else dict(found.attrs)
+
+    def read(self, group: str, names: tuple[str, ...]) -> Record | None:
+        """The group with those of the named datasets it has, without attributes, or None.
+
+        Raises:
+            ValueError: the file is damaged there.
+        """
+        if self._journal is not None and group in self._journal:
+            return self._journal.read(group)
+        found = self._find(group)
+        if found is None:
+            return None
+        try:
+            return Record(group, {name: found[name][()] for name in names if name in found})
+        except HDF5_ERRORS as error:
+            raise ValueError(f"{self.path}: {group!r} cannot be read: {error}") from error
+
+    def append(self, record: Record) -> None:
+        """Keep a record for good, though it enters the HDF5 file on closing only.
+
+        Raises:
+            ValueError: the file was opened to read.
+            OSError: the disk is full or gone.
+        """
+        if self._journal is None or not self._is_writable:
+            raise ValueError(f"{self.path} is not open for writing; open it with resume")
+        self._journal.append(record)
+
+    def close(self) -> None:
+        """Write what was appended into the HDF5 file, if it was opened to write.
+
+        Raises:
+            OSError: the disk is full or gone; the journal stays and nothing is lost.
+        """
+        journal, is_new = self._journal, self._file is None
+        self.release()
+        if not self._is_writable or journal is None:
+            return
+        self._is_writable = False
+        if is_new or len(journal):
+            self._merge(journal, is_new)
+        journal.remove()
+
+    def release(self) -> None:
+        """Close all handles; the journal stays as it is."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _find(self, group: str) -> h5py.Group | None:
+        if self._file is None or not group:
+            return None
+        try:
+            found = self._file.get(group)
+        except HDF5_ERRORS:  # damaged, or a name that no HDF5 file can hold
+            return None
+        return found if isinstance(found, h5py.Group) else None
+
+    def _merge(self, journal: Journal, is_new: bool) -> None:
+        scratch, target = _beside(self.path, ".tmp"), self.path.resolve()
+        try:
+            if is_new:
+                with h5py.File(scratch, "w", libver=FORMAT) as file:
+                    file.attrs.update(self.provenance)
+            else:
+                shutil.copy(target, scratch)
+            _reserve(scratch, journal.size() + len(journal) * RECORD_BYTES + FILE_BYTES)
+            with h5py.File(scratch, "r+", libver=FORMAT) as file:
+                for group in journal:
+                    _write_group(file, journal.read(group))
+            _sync(scratch)
+            scratch.replace(target)
+            _sync(target.parent)
+        except BaseException as error:
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise explain(error, self.path) from error
+            raise
+
+
+def walk(file: h5py.Group, marker: str, prefix: str = "") -> Iterator[str]:
+    """Paths of the groups below that hold a dataset named ``marker``; damaged parts are left out.
+
+    Example:
+        >>> list(walk(h5py.File("features.h5"), "keypoints"))  # doctest: +SKIP
+        ['a.jpg', 'folder/b.jpg']
+    """
+    try:
+        names = [name for name in file if isinstance(name, str)]
+        if prefix and marker in names and _is_dataset(file, marker):
+            yield prefix
+            names = [name for name in names if name not in DATASETS]
+        for name in names:
+            if file.get(name, getclass=True) is h5py.Group:
+                yield from walk(file[name], marker, f"{prefix}/{name}" if prefix else name)
+    except HDF5_ERRORS as error:
+        logger.debug("damaged group %s: %s", prefix or "/", error)
+
+
+def _is_dataset(group: h5py.Group, name: str) -> bool:
+    return group.get(name, getclass=True) is h5py.Dataset
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A file of ours beside the real one, also where the path is a symbolic link."""
+    target = path.resolve()
+    return target.with_name(target.name + ending)
+
+
+def check_name(name: str) -> None:
+    """Refuse an image name that HDF5 would not keep as it is.
+
+    Raises:
+        ValueError: empty, absolute, with ``.``, ``..`` or nothing between slashes, or no Unicode.
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\0" in name:
+        raise ValueError(
+            f"image name {name!r} must be a path relative to the image folder, like folder/a.jpg"
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"image name {name!r} is not UTF-8; rename the file") from error
+
+
+def close_after(file: Hdf5File, error: BaseException | None) -> None:
+    """Close at the end of a ``with`` block; an error of the block's own is the one to report."""
+    try:
+        file.close()
+    except OSError as second:
+        if error is None:
+            raise
+        logger.warning("%s", second)
+
+
+def _open(path: Path) -> h5py.File:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not an HDF5 file")
+    try:
+        return h5py.File(path, "r")
+    except (BlockingIOError, PermissionError):
+        raise
+    except OSError as error:
+        raise ValueError(f"{path} is no HDF5 file, or a damaged one ({error})") from error
+
+
+def _text_attributes(file: h5py.File) -> dict[str, str]:
+    return {str(key): value for key, value in file.attrs.items() if isinstance(value, str)}
+
+
+def _write_group(file: h5py.File, record: Record) -> None:
+    group = file.require_group(record.group)
+    for name in [name for name in group if isinstance(group[name], h5py.Dataset)]:
+        del group[name]
+    for name, array in record.arrays.items():
+        group.create_dataset(name, data=array)
+    for name, attrs in record.attrs.items():
+        (group[name] if name else group).attrs.update(attrs)
+
+
+def _reserve(path: Path, num_bytes: int) -> None:
+    """Take disk space now: where HDF5 itself meets a full disk, it ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), path.stat().st_size, num_bytes)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise  # else the file system cannot reserve
+    if shutil.disk_usage(path.parent).free < num_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _sync(path: Path) -> None:
+    """Force a file's content, or a folder's names, to the disk."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,196 @@
+"""Which images to match: all pairs, neighbours in a sequence, or a pairs file of hloc's form.
+
+A pairs file has one pair on a line, two names with white space between. hloc cannot read names that
+hold white space themselves; here a line is split where both parts are names of known images.
+"""
+
+import difflib
+import itertools
+import logging
+import re
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+Pair = tuple[str, str]
+EXHAUSTIVE = "exhaustive"
+SEQUENTIAL = "sequential"
+
+
+def make_pairs(names: Sequence[str], source: str | Path, *, overlap: int = 10) -> list[Pair]:
+    """Pairs among images as a user asks for them.
+
+    Args:
+        names: of the images.
+        source: ``exhaustive``; ``sequential`` (in the order of the numbers in the names, so that
+            ``9.jpg`` comes before ``10.jpg``); or a pairs file.
+        overlap: as for :func:`sequential_pairs`.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_pairs` and :func:`sequential_pairs`.
+    """
+    if source == EXHAUSTIVE:
+        return exhaustive_pairs(names)
+    if source == SEQUENTIAL:
+        return sequential_pairs(sorted(names, key=_natural_key), overlap)
+    if not Path(source).is_file():
+        raise FileNotFoundError(
+            f"no pairs file {str(source)!r}; pairs are {EXHAUSTIVE}, {SEQUENTIAL} or a file"
+        )
+    return read_pairs(Path(source), names)
+
+
+def exhaustive_pairs(names: Sequence[str]) -> list[Pair]:
+    """Every image with every other one once, in the order of the names.
+
+    Raises:
+        ValueError: a name occurs twice.
+    """
+    _require_unique(names)
+    return list(itertools.combinations(names, 2))
+
+
+def sequential_pairs(
+    names: Sequence[str], overlap: int = 10, *, quadratic: bool = True
+) -> list[Pair]:
+    """Every image with those that follow it, for video and photos taken in order.
+
+    Args:
+        names: in the order in which they were taken.
+        overlap: each image is paired with the next ``overlap`` ones, at least 1.
+        quadratic: also with those 1, 2, 4, .. 2^(overlap - 1) images further on, as in COLMAP's
+            sequential matching: far pairs that hold a long sequence together.
+
+    Raises:
+        ValueError: a name occurs twice, or ``overlap`` is below 1.
+    """
+    if overlap < 1:
+        raise ValueError(f"overlap must be at least 1, got {overlap}")
+    _require_unique(names)
+    steps = set(range(1, overlap + 1))
+    if quadratic:
+        exponents = range(min(overlap, len(names).bit_length()))
+        steps |= {2**exponent for exponent in exponents}
+    return [
+        (name, names[place + step])
+        for place, name in enumerate(names)
+        for step in sorted(steps)
+        if place + step < len(names)
+    ]
+
+
+def read_pairs(path: Path, names: Collection[str]) -> list[Pair]:
+    """The pairs of a file, in its order, each once in whichever direction came first.
+
+    Empty lines are skipped, and lines that begin with ``#`` unless they are a pair of known names.
+
+    Args:
+        path: one pair on a line, UTF-8.
+        names: of the known images; they may hold spaces.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: with file and line: an unknown image (and the known one nearest to it), an image
+            paired with itself, a line that can be split in two ways or is no pair at all.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no pairs file {path}")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"pairs file {path} is no UTF-8 text: {error.reason}") from error
+    known = frozenset(names)
+    pairs: list[Pair] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            pair = _split_line(line.strip(), known)
+            pairs += unique_pairs([pair] if pair else [], known)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+    return unique_pairs(pairs, known)
+
+
+def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
+    """Write pairs in hloc's form, one on a line; the file appears whole or not at all.
+
+    Names with white space are written as they are, with a warning: :func:`read_pairs` resolves
+    them, hloc does not.
+
+    Raises:
+        ValueError: a name is empty, holds a line break, or begins or ends with white space.
+    """
+    listed = list(pairs)
+    spaced: list[str] = []
+    for name in dict.fromkeys(itertools.chain.from_iterable(listed)):
+        if not name or name != name.strip() or "\n" in name or "\r" in name:
+            raise ValueError(f"image name {name!r} cannot stand in a pairs file; rename the image")
+        if len(name.split()) > 1:
+            spaced.append(name)
+    if spaced:
+        logger.warning(
+            "%d image names hold spaces (%r): hloc cannot read %s", len(spaced), spaced[0], path
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    text = "".join(f"{a} {b}\n" for a, b in listed)
+    unfinished.write_text(text, encoding="utf-8", newline="\n")
+    unfinished.replace(path)
+
+
+def unique_pairs(pairs: Iterable[Pair], names: Collection[str]) -> list[Pair]:
+    """The pairs in their order, each once in whichever direction came first.
+
+    Args:
+        pairs: of image names.
+        names: of the known images.
+
+    Raises:
+        ValueError: an unknown image (and the known one nearest to it), or one paired with itself.
+    """
+    known = names if isinstance(names, set | frozenset) else frozenset(names)
+    seen: dict[frozenset[str], Pair] = {}
+    for a, b in pairs:
+        for name in (a, b):
+            if name not in known:
+                raise ValueError(f"unknown image {name!r}{_nearest(name, known)}")
+        if a == b:
+            raise ValueError(f"image {a!r} is paired with itself; remove that pair")
+        seen.setdefault(frozenset((a, b)), (a, b))
+    return list(seen.values())
+
+
+def _split_line(line: str, known: Collection[str]) -> Pair | None:
+    """The pair that a line names, known or not; None for a line without one."""
+    splits = [(line[: gap.start()], line[gap.end() :]) for gap in re.finditer(r"\s+", line)]
+    found = [(a, b) for a, b in splits if a in known and b in known]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        readings = " or ".join(f"{a!r} + {b!r}" for a, b in found)
+        raise ValueError(f"can be read as {readings}; rename an image")
+    if not line or line.startswith("#"):
+        return None
+    half_known = [(a, b) for a, b in splits if a in known or b in known]
+    if len(splits) == 1 or len(half_known) == 1:
+        return half_known[0] if half_known else splits[0]
+    raise ValueError(f"{line!r} does not name two known images with a space between")
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; there are {len(known)} known images, for example {min(known)!r}" if known else ""
+
+
+def _require_unique(names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise ValueError(f"image name {twice!r} occurs twice; every image needs its own")
+
+
+def _natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sorts numbers in a name by their value."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]

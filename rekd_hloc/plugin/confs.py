@@ -1,0 +1,74 @@
+"""The entries that this plugin adds to hloc's ``confs``, in hloc's form and manner of naming.
+
+``n2048`` is the keypoint budget and ``r1600`` the longer side that hloc shrinks an image to, as in
+hloc's own file names. Each call makes new dicts, so that a user may change one without effect on
+the next.
+"""
+
+from typing import Any
+
+from rekd_hloc.config import PRESETS, ExtractConfig
+
+BUDGETS = (1500, 2048, 4096, 8000)
+"""Keypoints of an image: the paper's, two usual ones, and IMC's larger category."""
+MAX_KEYPOINTS = 32_767
+"""hloc stores the index of a keypoint as int16."""
+DETECTION_NOISE_PX = 1.0
+"""Standard deviation of a keypoint's place, in pixels of the image that hloc hands over."""
+HLOC_NN_RATIO = 0.8
+"""Distance ratio of hloc's conf NN-ratio."""
+
+Conf = dict[str, Any]
+
+
+def extractor_confs() -> dict[str, Conf]:
+    """``rekd``, ``rekd-n1500``, ... for each preset; without a number, the preset's own budget."""
+    confs: dict[str, Conf] = {}
+    for name, preset in PRESETS.items():
+        confs[name] = _extractor_conf(name, preset, preset.detector.max_keypoints)
+        confs |= {f"{name}-n{n}": _extractor_conf(name, preset, n) for n in BUDGETS}
+    return confs
+
+
+def matcher_confs() -> dict[str, Conf]:
+    """Our nearest neighbours, hloc's AdaLAM, and the filter behind hloc's nearest neighbours."""
+    return {
+        "NN-rekd": {
+            "output": "matches-NN-rekd",
+            "model": {"name": "nearest_rekd"},
+        },
+        "NN-rekd-ratio": {
+            "output": "matches-NN-rekd-ratio.8",
+            "model": {"name": "nearest_rekd", "ratio": HLOC_NN_RATIO},
+        },
+        "adalam-rekd": {
+            "output": "matches-adalam-rekd",
+            "model": {"name": "adalam_rekd"},
+        },
+        "orientation-filter": {
+            "output": "matches-NN-mutual-oriented",
+            "model": orientation_filter({"name": "nearest_neighbor", "do_mutual_check": True}),
+        },
+    }
+
+
+def orientation_filter(matcher: Conf, **options: float | str) -> Conf:
+    """The model conf of any hloc matcher, followed by the orientation filter.
+
+    Args:
+        matcher: a matcher's model conf, for example ``match_features.confs["adalam"]["model"]``.
+        options: fields of :class:`rekd_hloc.config.MatchConfig` for the filter.
+    """
+    return {"name": "orientation_filter", "matcher": dict(matcher), **options}
+
+
+def _extractor_conf(name: str, preset: ExtractConfig, budget: int) -> Conf:
+    side = preset.max_side_px
+    preprocessing: Conf = {"grayscale": True}
+    if side:
+        preprocessing["resize_max"] = side
+    return {
+        "output": f"feats-{name}-n{budget}" + (f"-r{side}" if side else ""),
+        "model": {"name": "rekd", "preset": name, "max_keypoints": budget},
+        "preprocessing": preprocessing,
+    }

@@ -1,0 +1,100 @@
+"""An opt-in for the shell: stock ``python -m hloc.extract_features --conf rekd`` works too.
+
+Two files go into the environment's site-packages. Python runs a ``.pth`` line at every start; this
+one puts a finder in place that waits for the first ``import hloc`` and only then loads the plugin.
+"""
+
+import importlib.metadata
+import importlib.util
+import sysconfig
+from pathlib import Path
+
+from rekd_hloc.plugin import HLOC_REMEDY, hloc_is_importable
+
+STARTER = "rekd_hloc_hook.pth"
+HOOK = "_rekd_hloc_hook.py"
+FILES = {
+    HOOK: '''\
+"""Written by `rekd-hloc hloc enable`; `rekd-hloc hloc disable` removes it."""
+
+import sys
+
+
+class _WaitForHloc:
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        if fullname == "hloc":
+            sys.meta_path.remove(cls)
+            try:
+                import rekd_hloc.plugin
+            except ImportError:
+                pass
+
+
+sys.meta_path.insert(0, _WaitForHloc)
+''',
+    STARTER: "import _rekd_hloc_hook\n",
+}
+
+
+def enable(site_dir: Path | None = None) -> str:
+    """Write the hook; returns what was installed where.
+
+    Raises:
+        OSError: the folder cannot be written; a virtual environment can.
+    """
+    folder = _site_packages(site_dir)
+    for name, text in FILES.items():  # the starter last: it needs the hook
+        scratch = folder / f"{name}.tmp"
+        try:
+            scratch.write_text(text)
+            scratch.replace(folder / name)
+        except OSError as error:
+            raise OSError(f"cannot write {folder / name}; use a virtual environment") from error
+    written = "".join(f"  {folder / name}\n" for name in FILES)
+    return (
+        f"installed\n{written}`python -m hloc.extract_features --conf rekd` now works in this "
+        f"environment; `rekd-hloc hloc disable` removes both files\n{_describe_hloc()}"
+    )
+
+
+def disable(site_dir: Path | None = None) -> str:
+    """Remove the hook; returns what was removed."""
+    folder = _site_packages(site_dir)
+    removed = [folder / name for name in reversed(FILES) if (folder / name).exists()]
+    for path in removed:  # the starter first
+        path.unlink()
+    for cached in (folder / "__pycache__").glob(f"{Path(HOOK).stem}.*.pyc"):
+        cached.unlink()
+    if not removed:
+        return f"nothing to remove in {folder}"
+    return "removed\n" + "\n".join(f"  {path}" for path in removed)
+
+
+def status(site_dir: Path | None = None) -> str:
+    """Whether the hook is in place, and hloc installed."""
+    folder = _site_packages(site_dir)
+    there = [name for name in FILES if (folder / name).exists()]
+    if not there:
+        state = "not enabled"
+    elif all((folder / n).exists() and (folder / n).read_text() == FILES[n] for n in FILES):
+        state = "enabled: " + ", ".join(str(folder / name) for name in FILES)
+    else:
+        state = f"damaged, or of another version: {', '.join(there)}; enable it again"
+    return f"hook in {folder}: {state}\n{_describe_hloc()}"
+
+
+def _site_packages(site_dir: Path | None) -> Path:
+    return site_dir or Path(sysconfig.get_path("purelib"))
+
+
+def _describe_hloc() -> str:
+    if not hloc_is_importable():
+        return f"hloc is not installed; {HLOC_REMEDY}"
+    spec = importlib.util.find_spec("hloc")
+    place = Path(spec.origin).parent if spec and spec.origin else "an unknown place"
+    try:
+        version = importlib.metadata.version("hloc")
+    except importlib.metadata.PackageNotFoundError:
+        version = "of unknown version"
+    return f"hloc {version} in {place}"

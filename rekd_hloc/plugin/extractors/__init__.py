@@ -1,0 +1,1 @@
+"""Extractors that hloc finds as ``hloc.extractors.NAME``."""

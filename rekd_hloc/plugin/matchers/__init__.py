@@ -1,0 +1,1 @@
+"""Matchers that hloc finds as ``hloc.matchers.NAME``."""

@@ -1,0 +1,1 @@
+"""A small renderer of textured surfaces, and the procedural courtyard it draws."""

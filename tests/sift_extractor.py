@@ -1,0 +1,33 @@
+"""An extractor without trained weights: OpenCV's SIFT in the house conventions."""
+
+import cv2
+import numpy as np
+import torch
+
+from rekd_hloc.types import Features, Keypoints
+
+
+class SiftExtractor:
+    """Callable as the real one; ``seen`` counts the images and keeps their masks."""
+
+    def __init__(self, num_keypoints=800, **provenance):
+        self.provenance = {"method": "sift", **provenance}
+        self.seen = []
+        self._sift = cv2.SIFT_create(num_keypoints, enable_precise_upscale=True)
+
+    def __call__(self, image, mask=None):
+        self.seen.append(mask)
+        grey = (image.numpy() * 255).round().astype(np.uint8)
+        usable = None if mask is None else mask.astype(np.uint8)
+        found, descriptors = self._sift.detectAndCompute(grey, usable)
+        if descriptors is None:
+            descriptors = np.zeros((0, 128), np.float32)
+        keypoints = Keypoints(
+            xy=torch.tensor([k.pt for k in found], dtype=torch.float32).reshape(-1, 2),
+            scale=torch.tensor([k.size / 2 for k in found], dtype=torch.float32),
+            angle=torch.deg2rad(torch.tensor([k.angle % 360 for k in found], dtype=torch.float32)),
+            score=torch.tensor([k.response for k in found], dtype=torch.float32),
+        )
+        unit = torch.nn.functional.normalize(torch.from_numpy(descriptors), dim=1)
+        height, width = grey.shape
+        return Features(keypoints, unit, (width, height))

@@ -1,0 +1,142 @@
+import json
+import shutil
+
+import cv2
+import pytest
+
+from rekd_hloc.cli import EXIT_FAILED, EXIT_MISTAKE, main
+from rekd_hloc.store import FeatureStore, MatchStore
+from tests.helpers import textured_image
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two views of one texture, a file that is no image, a name with a space and an umlaut."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "sub").mkdir()
+    image = textured_image(220, 260)
+    assert cv2.imwrite(str(folder / "a.png"), image)
+    assert cv2.imwrite(str(folder / "sub" / "über uns.png"), cv2.rotate(image, 0))
+    (folder / "broken.jpg").write_bytes(b"this is no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def extracted(photos, tmp_path_factory):
+    output = tmp_path_factory.mktemp("features") / "features.h5"
+    arguments = ["extract", str(photos), str(output), "--conf", "rekd-fast", "--quiet"]
+    assert main([*arguments, "--max-keypoints", "150"]) == 0
+    return output
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["extract", "pairs", "match", "reconstruct", "demo", "export", "plot", "check", "info"],
+)
+def test_help_shows_an_example_that_names_the_command(command, capsys):
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Example: rekd-hloc {command}" in shown
+
+
+def test_no_command_shows_the_commands(capsys):
+    main([])
+    shown = capsys.readouterr()
+    assert "reconstruct" in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["extract", "no-such-folder", "f.h5"], ["no image folder", "no-such-folder"]),
+        (["extract", ".", "f.h5", "--conf", "redk"], ["redk", "did you mean 'rekd'"]),
+        (["extract", ".", "f.h5", "--set", "detector.boder_px=3"], ["boder_px", "border_px"]),
+        (["extract", ".", "f.h5", "--device", "tpu9"], ["tpu9", "cuda"]),
+        (["match", "missing.h5", "m.h5"], ["missing.h5"]),
+        (["reconstruct", ".", "o", "--filter", "median"], ["median", "density"]),
+        (["reconstruct", ".", "o", "--intrinsics", "a,b"], ["intrinsics", "a,b"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == EXIT_MISTAKE
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("rekd-hloc: error: ")
+    for word in words:
+        assert word in error
+
+
+def test_an_unknown_command_is_a_mistake(capsys):
+    assert main(["extrakt"]) == EXIT_MISTAKE
+    assert "extrakt" in capsys.readouterr().err
+
+
+def test_extract_reads_subfolders_and_skips_what_is_no_image(extracted):
+    with FeatureStore(extracted) as store:
+        assert store.names() == ["a.png", "sub/über uns.png"]
+        assert 20 < len(store.read("a.png")) <= 150
+
+
+def test_extract_again_goes_on_and_prints_json(photos, extracted, capsys):
+    arguments = ["extract", str(photos), str(extracted), "--conf", "rekd-fast", "--quiet"]
+    assert main([*arguments, "--max-keypoints", "150", "--json"]) == 0
+    shown = capsys.readouterr()
+    record = json.loads(shown.out)
+    assert record["num_resumed"] == 2
+    assert list(record["skipped"]) == ["broken.jpg"]
+    assert "skipped broken.jpg" in shown.err
+
+
+def test_another_configuration_is_refused_and_the_remedy_named(photos, extracted, capsys):
+    arguments = ["extract", str(photos), str(extracted), "--conf", "rekd-fast", "--quiet"]
+    assert main([*arguments, "--max-keypoints", "99"]) == EXIT_MISTAKE
+    assert "overwrite" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_readable_image_fails(tmp_path, capsys):
+    (tmp_path / "x.png").write_bytes(b"")
+    arguments = ["extract", str(tmp_path), str(tmp_path / "f.h5"), "--conf", "rekd-fast"]
+    assert main([*arguments, "--quiet"]) == EXIT_FAILED
+    assert "skipped x.png" in capsys.readouterr().err
+
+
+def test_match_export_check_plot(photos, extracted, tmp_path, capsys):
+    features, matches = tmp_path / "features.h5", tmp_path / "matches.h5"
+    shutil.copy(extracted, features)
+    assert main(["match", str(features), str(matches), "--quiet", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    pair = ("a.png", "sub/über uns.png")
+    with MatchStore(matches) as store:
+        assert len(store.read(*pair)) == record["num_matches"] > 10
+    database = tmp_path / "database.db"
+    assert main(["export", str(features), str(database), "--matches", str(matches)]) == 0
+    assert database.stat().st_size > 0
+    capsys.readouterr()
+    assert main(["check", str(features), str(matches)]) == 0
+    arguments = ["plot", str(features), str(photos), str(tmp_path / "plots")]
+    assert main([*arguments, "--matches", str(matches)]) == 0
+    assert len(list((tmp_path / "plots").rglob("*.png"))) == 3
+
+
+def test_check_of_a_damaged_file_fails_without_a_traceback(tmp_path, capsys):
+    (tmp_path / "f.h5").write_bytes(b"not HDF5")
+    assert main(["check", str(tmp_path / "f.h5")]) != 0
+    shown = capsys.readouterr()
+    assert "f.h5" in shown.out + shown.err
+
+
+def test_pairs_are_written(photos, tmp_path, capsys):
+    output = tmp_path / "pairs.txt"
+    assert main(["pairs", str(photos), str(output)]) == 0
+    assert len(output.read_text().splitlines()) == 3
+    assert "3 pairs" in capsys.readouterr().out
+
+
+def test_info_names_versions_and_weights(capsys):
+    assert main(["info", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["versions"]["torch"]
+    assert {"rekd", "rekd-fast", "hardnet"} <= set(record["weights"])
+    assert all(len(entry["hash"]) == 12 for entry in record["weights"].values())
+    assert main(["info"]) == 0
+    assert "weights  rekd-fast" in capsys.readouterr().out

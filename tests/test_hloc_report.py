@@ -1,0 +1,168 @@
+import json
+
+import cv2
+import numpy as np
+import pycolmap
+import pytest
+
+from evaluation.hloc_figures import (
+    MatchSets,
+    compare_filter,
+    describe_matches,
+    describe_model,
+    read_match_sets,
+)
+from evaluation.hloc_report import ROWS, UNFILTERED, main
+from evaluation.hloc_table import format_table
+from evaluation.turned_photos import turn_photos, turn_reference
+from rekd_hloc.alignment import Pose, align_to_reference, read_poses
+from rekd_hloc.plugin.confs import matcher_confs
+from tests.helpers import textured_image
+
+
+@pytest.fixture(scope="module")
+def scene():
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_frames_per_rig, options.num_points3D = 1, 6, 80
+    pycolmap.set_random_seed(1)
+    return pycolmap.synthesize_dataset(options)
+
+
+def test_a_quarter_turn_moves_camera_coordinates_as_it_moves_pixels(tmp_path):
+    image = textured_image(40, 60)
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for number in range(8):
+        assert cv2.imwrite(str(tmp_path / "in" / "sub" / f"i{number}.jpg"), image)
+    turns = turn_photos(tmp_path / "in", tmp_path / "out", seed=5)
+    assert set(turns.values()) == {0, 1, 2, 3}
+    source = cv2.imread(str(tmp_path / "in" / "sub" / "i0.jpg"))
+    centre = np.array([29.5, 19.5])
+    pixel = np.array([41, 8])
+    for stem in turns:
+        turned = cv2.imread(str(tmp_path / "out" / "sub" / f"{stem}.png"))
+        upright = {stem: Pose(np.eye(3), np.array([1.0, 2.0, 3.0]))}
+        pose = turn_reference(upright, turns)[stem]
+        np.testing.assert_array_equal(pose.centre, [1.0, 2.0, 3.0])
+        moved = (pose.rotation @ [*(pixel - centre), 50.0])[:2]
+        x, y = np.rint(moved + (np.array(turned.shape[1::-1]) - 1) / 2).astype(int)
+        np.testing.assert_array_equal(turned[y, x], source[pixel[1], pixel[0]])
+
+
+def test_turned_poses_have_no_error_against_the_turned_reference(scene):
+    upright = read_poses(scene)
+    turns = {name.rsplit(".", 1)[0]: k % 4 for k, name in enumerate(sorted(upright))}
+    turned = turn_reference(upright, turns)
+    assert np.median(align_to_reference(turned, turned).rotation_deg) < 1e-6
+    assert np.median(align_to_reference(upright, turned).rotation_deg) > 45
+
+
+def test_two_images_of_one_stem_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        assert cv2.imwrite(str(tmp_path / folder / "same.png"), textured_image(20, 20))
+    with pytest.raises(ValueError, match="called same"):
+        turn_photos(tmp_path, tmp_path / "out", seed=0)
+
+
+def test_the_filter_is_judged_on_pairs_with_a_sure_geometry():
+    inliers = {(k, k) for k in range(200)}
+    wrong = {(k, k + 1) for k in range(100)}
+    weak = {(k, k) for k in range(40)}
+    before = MatchSets({(1, 2): inliers | wrong, (1, 3): weak}, {(1, 2): inliers, (1, 3): weak})
+    left = {(k, k) for k in range(190)} | {(k, k + 1) for k in range(25)}
+    after = MatchSets({(1, 2): left}, {(1, 2): left})
+    figures = compare_filter(before, after)
+    assert (figures.kept_inliers, figures.removed_wrong, figures.num_pairs) == (0.95, 0.75, 1)
+    assert compare_filter(MatchSets({(1, 3): weak}, {(1, 3): weak}), after) is None
+
+
+def test_match_sets_are_read_from_a_database(tmp_path):
+    path = tmp_path / "database.db"
+    with pycolmap.Database.open(path) as database:
+        camera = database.write_camera(
+            pycolmap.Camera(model="PINHOLE", width=9, height=9, params=[9, 9, 4, 4])
+        )
+        a, b, _ = (
+            database.write_image(pycolmap.Image(name=name, camera_id=camera)) for name in "abc"
+        )
+        database.write_matches(a, b, np.array([[0, 1], [2, 3]], np.uint32))
+        geometry = pycolmap.TwoViewGeometry(inlier_matches=np.array([[2, 3]], np.uint32))
+        database.write_two_view_geometry(a, b, geometry)
+        sets = read_match_sets(database)
+    assert sets == MatchSets({(a, b): {(0, 1), (2, 3)}}, {(a, b): {(2, 3)}})
+    figures = describe_matches(sets)
+    assert (figures.num_matches, figures.num_inliers, figures.inlier_ratio) == (2, 1, 0.5)
+
+
+def test_a_models_noise_is_the_noise_put_in(scene):
+    rng = np.random.default_rng(0)
+    before = describe_model(scene, read_poses(scene))
+    assert before.noise_px < 0.05
+    assert before.registered == 6
+    assert before.rotation_deg < 1e-6
+    for image in scene.images.values():
+        for point in image.points2D:
+            point.xy = point.xy + rng.normal(scale=0.7, size=2)
+    figures = describe_model(scene, read_poses(scene))
+    count = figures.num_observations
+    free = 2 * count - 3 * figures.num_points - 8 * 6
+    # nothing was adjusted to the noise here, so no freedom was lost
+    assert figures.noise_px * np.sqrt(free / (2 * count)) == pytest.approx(0.7, rel=0.1)
+    assert describe_model(None, {}).registered == 0
+
+
+def result(seed, points):
+    model = {"registered": 10, "num_points": points, "rotation_deg": None}
+    matches = {"num_matches": 7, "num_inliers": 3, "inlier_ratio": 0.4, "num_pairs": 1}
+    names = ("num_observations", "reprojection_px", "noise_px", "center_rel")
+    return {
+        "row": "sift + NN-mutual",
+        "photos": "turned",
+        "seed": seed,
+        "match_seconds": 1.0,
+        "verify_seconds": 1.0,
+        "map_seconds": 1.0,
+        "matches": matches,
+        "filter": None,
+        "model": model | dict.fromkeys(names, 1.0),
+    }
+
+
+def test_the_table_has_mean_and_deviation_over_seeds():
+    text = format_table({"conf": "rekd", "results": [result(0, 100), result(1, 300)]})
+    assert "* conf: rekd" in text
+    assert "turned photos, seeds 0, 1" in text
+    row = next(line for line in text.splitlines() if line.startswith("| sift + NN-mutual"))
+    assert "| 200 ± 100 |" in row
+    assert "| 10.0 |" in row
+    assert "| - |" in row
+
+
+def test_rows_name_confs_that_exist():
+    own = {*matcher_confs(), "NN-mutual"}
+    assert {matcher for _, matcher in ROWS.values()} <= own
+    assert {*UNFILTERED, *UNFILTERED.values()} <= set(ROWS)
+
+
+@pytest.mark.hloc
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_report_runs_on_the_real_hloc(tmp_path):
+    pytest.importorskip("hloc.extractors.dog", exc_type=ImportError)
+    image = textured_image(300, 400, seed=5)
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        crop = image[10 * number : 240 + 10 * number, 15 * number : 320 + 15 * number]
+        assert cv2.imwrite(str(tmp_path / "in" / f"i{number}.png"), crop)
+    pycolmap.set_random_seed(0)
+    pycolmap.synthesize_dataset(pycolmap.SyntheticDatasetOptions()).write(str(tmp_path))
+    arguments = ["--images", tmp_path / "in", "--reference", tmp_path, "--out", tmp_path / "out"]
+    rows = ["--rows", "sift + NN-mutual", "sift + NN-mutual + filter", "--seeds", "0"]
+    assert main([*map(str, arguments), *rows]) == 0
+    record = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [(r["photos"], r["row"]) for r in record["results"]] == [
+        (photos, row) for photos in ("upright", "turned") for row in rows[1:3]
+    ]
+    plain, filtered = record["results"][:2]
+    assert 100 < filtered["matches"]["num_matches"] < plain["matches"]["num_matches"]
+    assert filtered["filter"]["kept_inliers"] > 0.9

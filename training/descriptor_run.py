@@ -1,0 +1,219 @@
+"""One training run of the descriptor: options, optimiser steps, checkpoints, export."""
+
+import json
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import kornia.feature
+import numpy as np
+import torch
+from torch import nn
+
+from rekd_hloc.descriptor.hardnet import save_descriptor
+from training.checkpoint import load_checkpoint, require_same, save_checkpoint
+from training.descriptor_loss import hardest_in_batch_loss
+from training.descriptor_validation import (
+    MatchingQuality,
+    ValidationPair,
+    by_network,
+    evaluate,
+)
+from training.track_cache import BatchPlan, PatchPairs
+from training.tracks import TrackConfig
+
+logger = logging.getLogger(__name__)
+
+Qualities = dict[str, MatchingQuality]
+
+
+@dataclass(frozen=True)
+class TrainDescriptorConfig:
+    """A training run."""
+
+    photos: tuple[str, ...] = ()
+    """Folders with natural images; one photo in ten is held out for validation."""
+    detector: str = "rekd-fast"
+    """Name of shipped detector weights, or a file."""
+    output: str = "runs/descriptor"
+    """Folder for checkpoints, log, and weights."""
+    cache: str = ""
+    """Folder for the tracks; empty means ``output``/tracks."""
+    tracks: TrackConfig = field(default_factory=TrackConfig)
+    batch: BatchPlan = field(default_factory=BatchPlan)
+    steps: int = 1000
+    optimiser: str = "adam"
+    """``adam``, or ``sgd`` with momentum 0.9 (the paper's)."""
+    learning_rate: float = 3e-3
+    """At its highest; it falls linearly to zero."""
+    warmup_steps: int = 50
+    """Steps over which the learning rate rises linearly."""
+    weight_decay: float = 1e-4
+    margin: float = 1.0
+    """Of the triplet loss (paper: 1)."""
+    dropout: float = 0.3
+    """Before the last layer (paper's code: 0.3)."""
+    seed: int = 0
+    validate_every: int = 200
+    """Steps between two validations, each also a checkpoint."""
+    validation_photos: int = 20
+    """Held-out photos used, two pairs of each."""
+    validation_keypoints: int = 300
+    """Strongest keypoints described in each validation image."""
+
+    def __post_init__(self) -> None:
+        if self.optimiser not in ("adam", "sgd"):
+            raise ValueError(f"optimiser must be adam or sgd, got {self.optimiser!r}")
+        if self.steps < 1 or self.validate_every < 1:
+            raise ValueError(
+                f"steps and validate_every must be positive, got {self.steps}, "
+                f"{self.validate_every}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+
+
+class DescriptorRun:
+    """Network, optimiser and step counter, tied to the files of one output folder."""
+
+    def __init__(self, config: TrainDescriptorConfig, data: dict[str, str]) -> None:
+        self.config = config
+        self.folder = Path(config.output)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.network = build_hardnet(config.seed, config.dropout)
+        self.optimiser = _build_optimiser(self.network, config)
+        self.step = 0
+        self.best = -1.0
+        self.seconds = 0.0
+        self.quality: Qualities = {}
+        self.baseline: Qualities = {}
+        self.identity = json.loads(json.dumps({**asdict(config), **data}))
+        for name in ("output", "cache", "photos", "detector"):
+            self.identity.pop(name)
+        self._resume()
+        self.clock = time.perf_counter()
+
+    def _resume(self) -> None:
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return
+        state = load_checkpoint(path)
+        require_same(path, state["identity"], self.identity)
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.quality = {k: MatchingQuality(**v) for k, v in state["quality"].items()}
+        logger.info("resuming %s at step %d", path, self.step)
+
+    def note_baseline(self, baseline: Qualities) -> None:
+        """Keep and log what RootSIFT reaches on the validation pairs."""
+        self.baseline = baseline
+        logger.info("RootSIFT: %s", summarise(baseline))
+
+    def advance(self, pairs: PatchPairs) -> dict[str, float]:
+        """One optimiser step; returns the loss and the mean distances."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config, self.step)
+        self.network.train()
+        with torch.random.fork_rng(devices=[]):  # dropout reads torch's own generator
+            torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+            # apart, as in the paper's code: each column has its own batch statistics
+            a, b = self.network(pairs.a), self.network(pairs.b)
+        loss, positive, negative = hardest_in_batch_loss(
+            a, b, pairs.is_excluded, margin=self.config.margin
+        )
+        values = {"loss": loss.item(), "positive": positive.item(), "negative": negative.item()}
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(f"loss is not finite at step {self.step}: {values}")
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        self.step += 1
+        return values
+
+    def record(self, values: dict[str, float], held_out: dict[str, list[ValidationPair]]) -> None:
+        """Validate, append to the log and write the checkpoints."""
+        self.network.eval()
+        self.quality = {k: evaluate(p, by_network(self.network)) for k, p in held_out.items()}
+        now = time.perf_counter()
+        self.seconds, self.clock = self.seconds + now - self.clock, now
+        figures = {kind: asdict(quality) for kind, quality in self.quality.items()}
+        line = {"step": self.step, "seconds": round(self.seconds, 1), **values, **figures}
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        score = float(np.mean([q.average_precision for q in self.quality.values()]))
+        is_best = score > self.best
+        self.best = max(self.best, score)
+        state = {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "best": self.best,
+            "seconds": self.seconds,
+            "quality": figures,
+            "identity": self.identity,
+        }
+        save_checkpoint(self.folder / "last.pt", state)
+        if is_best:
+            save_checkpoint(self.folder / "best.pt", state)
+
+    def export(self) -> Path:
+        """Write the best checkpoint as it ships."""
+        out = self.folder / "hardnet.safetensors"
+        baseline = {kind: asdict(quality) for kind, quality in self.baseline.items()}
+        export_descriptor(self.folder / "best.pt", out, {"rootsift": baseline})
+        return out
+
+
+def build_hardnet(seed: int, dropout: float = 0.3) -> nn.Module:
+    """HardNet with orthogonal filters (the paper's start), drawn from the seed alone."""
+    network = kornia.feature.HardNet(pretrained=False)
+    generator = torch.Generator().manual_seed(seed)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.orthogonal_(layer.weight, gain=0.6, generator=generator)
+        elif isinstance(layer, nn.Dropout):
+            layer.p = dropout
+        elif isinstance(layer, nn.ReLU):
+            layer.inplace = True
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def learning_rate(config: TrainDescriptorConfig, step: int) -> float:
+    """The learning rate of a step: warm-up, then linear to zero."""
+    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    return config.learning_rate * warm * (1 - step / config.steps)
+
+
+def export_descriptor(checkpoint: Path, out: Path, figures: dict[str, Any]) -> None:
+    """Write the weights of a checkpoint of this program, with where they come from.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`training.checkpoint.load_checkpoint`.
+    """
+    state = load_checkpoint(checkpoint)
+    network = kornia.feature.HardNet(pretrained=False)
+    network.load_state_dict(state["network"])
+    names = ("step", "seconds", "quality", "identity")
+    save_descriptor(out, network, {**{name: state[name] for name in names}, **figures})
+
+
+def summarise(qualities: Qualities) -> str:
+    """One line of figures."""
+    return "; ".join(
+        f"{kind} precision {q.precision:.3f} recall {q.recall:.3f} AP {q.average_precision:.3f} "
+        f"FPR95 {q.fpr95:.4f}"
+        for kind, q in qualities.items()
+    )
+
+
+def _build_optimiser(network: nn.Module, config: TrainDescriptorConfig) -> torch.optim.Optimizer:
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.optimiser == "adam":
+        return torch.optim.Adam(network.parameters(), lr=rate, weight_decay=decay)
+    return torch.optim.SGD(
+        network.parameters(), lr=rate, momentum=0.9, dampening=0.9, weight_decay=decay
+    )

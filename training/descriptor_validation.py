@@ -1,0 +1,193 @@
+"""How well a descriptor matches held-out photos, beside RootSIFT on the same keypoints.
+
+Each held-out photo gives an oriented pair (any turn) and an upright pair (hardly turned) under a
+known homography. All methods describe the same keypoints and go through the same matcher.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from evaluation.baselines import to_root
+from evaluation.metrics import match_errors
+from rekd_hloc.descriptor.hardnet import describe
+from rekd_hloc.descriptor.patches import cut_patches
+from rekd_hloc.detector.detect import Detector
+from rekd_hloc.images import read_color
+from rekd_hloc.matching.nearest import match_nearest
+from rekd_hloc.types import Keypoints
+from training.tracks import TrackConfig, agreeing, carry
+from training.warps import draw_view, plain_view
+
+CORRECT_PX = 3.0
+"""Largest error of a correct match, in pixels, times the keypoint's scale where that is above 1."""
+SIFT_SIGMA = 1.6
+SIFT_LAYERS = 3
+
+
+@dataclass(frozen=True)
+class Side:
+    """One image of a pair: its keypoints, their patches and their RootSIFT descriptors."""
+
+    keypoints: Keypoints
+    patches: Float[Tensor, "keypoint 1 32 32"]
+    root_sift: Float[Tensor, "keypoint 128"]
+
+
+@dataclass(frozen=True)
+class ValidationPair:
+    """Two views of a photo, and the true map between them."""
+
+    a: Side
+    b: Side
+    b_from_a: Float[Tensor, "3 3"]
+    is_partner: Bool[Tensor, "keypoint_a keypoint_b"]
+    """Keypoints that show the same place, whatever their scale."""
+    has_partner: Bool[Tensor, " keypoint_a"]
+    """Keypoints of a that the detector found again in b."""
+
+
+@dataclass(frozen=True)
+class MatchingQuality:
+    """Shares in [0, 1], means over pairs."""
+
+    precision: float
+    """Correct ones among mutual nearest neighbours."""
+    recall: float
+    """Correct matches for each keypoint that was found again."""
+    average_precision: float
+    """Area under precision and recall as the least accepted similarity falls."""
+    fpr95: float
+    """Wrong pairs more similar than the similarity that 95 % of the right pairs have."""
+
+
+def make_pairs(
+    paths: Sequence[Path],
+    detector: Detector,
+    config: TrackConfig,
+    *,
+    upright: bool,
+    max_keypoints: int,
+    seed: int,
+) -> list[ValidationPair]:
+    """One pair of each photo."""
+    pairs = []
+    for path in paths:
+        photo = read_color(path)
+        rng = np.random.default_rng([seed, int(upright), *path.name.encode()])
+        views = [plain_view(photo), draw_view(rng, photo, config.warps, upright=upright)]
+        sides = [_side(view.grey, detector, config, upright, max_keypoints) for view in views]
+        pairs.append(_pair(sides, torch.from_numpy(views[1].view_from_photo), config, upright))
+    return pairs
+
+
+def evaluate(
+    pairs: Sequence[ValidationPair], descriptors: Callable[[Side], Tensor]
+) -> MatchingQuality:
+    """Match every pair by the descriptors that a function gives for each side."""
+    values = [_evaluate_pair(pair, descriptors(pair.a), descriptors(pair.b)) for pair in pairs]
+    means = np.mean(values, axis=0) if values else np.zeros(4)
+    return MatchingQuality(*(float(v) for v in means))
+
+
+def by_network(network: nn.Module, batch_size: int = 512) -> Callable[[Side], Tensor]:
+    """Descriptors of a network in eval mode."""
+    return lambda side: describe(network, side.patches, batch_size)
+
+
+def by_root_sift(side: Side) -> Tensor:
+    """The RootSIFT descriptors of a side."""
+    return side.root_sift
+
+
+def root_sift(
+    grey: NDArray[np.uint8], keypoints: Keypoints, *, support: float, oriented: bool
+) -> Float[Tensor, "keypoint 128"]:
+    """OpenCV's SIFT at given keypoints, over the same square as a patch, as RootSIFT.
+
+    SIFT's 4x4 cells are 3 sigma wide each, and OpenCV's size is 2 sigma: the square is 6 sizes.
+    """
+    points = []
+    for xy, scale, angle in zip(
+        keypoints.xy.tolist(), keypoints.scale.tolist(), keypoints.angle.tolist(), strict=True
+    ):
+        size = support * scale / 6
+        octaves = max(float(np.log2(size / 2 / SIFT_SIGMA)), -1.0)
+        octave = int(np.floor(octaves))
+        layer = 1 + min(int((octaves - octave) * SIFT_LAYERS), SIFT_LAYERS - 1)
+        turn = float(np.degrees(angle)) % 360 if oriented else 0.0
+        code = (octave & 255) | (layer << 8)
+        points.append(cv2.KeyPoint(xy[0], xy[1], size, turn, 1.0, code))
+    if not points:
+        return torch.zeros(0, 128)
+    kept, described = cv2.SIFT_create().compute(grey, points)
+    assert len(kept) == len(points)
+    return nn.functional.normalize(to_root(torch.from_numpy(described)), dim=1)
+
+
+def _side(
+    grey: NDArray[np.uint8],
+    detector: Detector,
+    config: TrackConfig,
+    upright: bool,
+    max_keypoints: int,
+) -> Side:
+    image = torch.from_numpy(grey).float() / 255
+    keypoints = detector.detect(image)
+    keypoints = keypoints[torch.arange(min(len(keypoints), max_keypoints))]
+    patches = cut_patches(
+        image, keypoints, support=config.support, oriented=not upright, antialias=True
+    )
+    sift = root_sift(grey, keypoints, support=config.support, oriented=not upright)
+    return Side(keypoints, patches, sift)
+
+
+def _pair(
+    sides: list[Side], b_from_a: Tensor, config: TrackConfig, upright: bool
+) -> ValidationPair:
+    a, b = sides[0].keypoints, sides[1].keypoints
+    distance = torch.cdist(carry(a, b_from_a).xy, b.xy).nan_to_num(nan=torch.inf)
+    return ValidationPair(
+        a=sides[0],
+        b=sides[1],
+        b_from_a=b_from_a,
+        is_partner=distance <= CORRECT_PX * b.scale.clamp(min=1)[None],
+        has_partner=agreeing(a, b, b_from_a, config, angles=not upright) >= 0,
+    )
+
+
+def _evaluate_pair(
+    pair: ValidationPair, of_a: Tensor, of_b: Tensor
+) -> tuple[float, float, float, float]:
+    matches = match_nearest(of_a, of_b)
+    if len(matches) == 0:
+        return 0.0, 0.0, 0.0, 1.0
+    error = match_errors(pair.a.keypoints.xy, pair.b.keypoints.xy, matches.index, pair.b_from_a)
+    allowed = CORRECT_PX * pair.b.keypoints.scale[matches.index[:, 1]].clamp(min=1)
+    correct = (error <= allowed).float()
+    possible = max(int(pair.has_partner.sum()), 1)
+    ranked = correct[torch.argsort(matches.score, descending=True, stable=True)]
+    precision = ranked.cumsum(0) / torch.arange(1, len(ranked) + 1)
+    total = max(possible, int(correct.sum()))
+    similarity = of_a @ of_b.T
+    return (
+        float(correct.mean()),
+        float(correct.sum()) / total,
+        float((precision * ranked).sum()) / total,
+        _fpr95(similarity, pair),
+    )
+
+
+def _fpr95(similarity: Tensor, pair: ValidationPair) -> float:
+    right = similarity[pair.is_partner & pair.has_partner[:, None]]
+    wrong = similarity[~pair.is_partner]
+    if len(right) == 0 or len(wrong) == 0:
+        return 1.0
+    return float((wrong >= torch.quantile(right, 0.05)).float().mean())

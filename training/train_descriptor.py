@@ -1,0 +1,117 @@
+"""Train the descriptor: ``python -m training.train_descriptor --config YAML photos=[FOLDER,...]``.
+
+HardNet with its hardest-in-batch loss on patches at this project's keypoints, cut at their detected
+position, scale and angle in photos and in changed views of them. Every step is a pure function of
+seed and step number: a stopped run that goes on gives the same weights as one that was not stopped.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from evaluation.photos import list_photos, photos_hash
+from rekd_hloc.config import load_config
+from rekd_hloc.detector.detect import Detector
+from rekd_hloc.weights import load_detector, resolve_weights, weights_hash
+from training.descriptor_run import DescriptorRun, TrainDescriptorConfig, summarise
+from training.descriptor_validation import ValidationPair, by_root_sift, evaluate, make_pairs
+from training.track_cache import TrackSet, generate_tracks
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train_descriptor", description=__doc__
+    )
+    parser.add_argument("--config", type=Path, help="YAML with what differs from the defaults")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("overrides", nargs="*", help="key=value, for example steps=100")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        config = load_config(TrainDescriptorConfig(), arguments.config, arguments.overrides)
+        train(config, quiet=arguments.quiet)
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        logger.error("%s", error)
+        return 2
+    except KeyboardInterrupt:
+        logger.info("stopped; run the same command again to go on from the last checkpoint")
+        return 130
+    return 0
+
+
+def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
+    """Make what is missing of the tracks, then train to the end, resuming where there is a run.
+
+    Returns:
+        The weights file of the best checkpoint, ``output/hardnet.safetensors``.
+
+    Raises:
+        ValueError: too few photos, or files of another configuration.
+        FileNotFoundError: no such folder or detector.
+        FloatingPointError: the loss is not finite; the message names the step.
+    """
+    if not config.photos:
+        raise ValueError("no photos: give photos=[FOLDER,...] with natural images")
+    training_paths, validation_paths = list_photos([Path(folder) for folder in config.photos])
+    weights = resolve_weights(config.detector)
+    detector = Detector(load_detector(weights)[0], config.tracks.detector)
+    cache = Path(config.cache or Path(config.output) / "tracks")
+    generate_tracks(
+        cache,
+        training_paths,
+        detector,
+        config.tracks,
+        detector_hash=weights_hash(weights),
+        seed=config.seed,
+        quiet=quiet,
+    )
+    tracks = TrackSet(cache)
+    logger.info("%d tracks with %d patches", len(tracks), tracks.num_patches)
+    held_out = _make_validation(config, validation_paths, detector)
+    identity = {"data_hash": photos_hash([*training_paths, *validation_paths])}
+    run = DescriptorRun(config, {**identity, "detector_hash": weights_hash(weights)})
+    run.note_baseline({k: evaluate(pairs, by_root_sift) for k, pairs in held_out.items()})
+    bar = tqdm(total=config.steps, initial=run.step, disable=quiet, unit="step")
+    while run.step < config.steps:
+        rng = np.random.default_rng([config.seed, run.step])
+        values = run.advance(tracks.batch(rng, config.batch))
+        bar.update()
+        bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
+        if run.step % config.validate_every == 0 or run.step == config.steps:
+            run.record(values, held_out)
+            bar.write(f"step {run.step}: {summarise(run.quality)}", file=sys.stderr)
+    bar.close()
+    return run.export()
+
+
+def _make_validation(
+    config: TrainDescriptorConfig, paths: list[Path], detector: Detector
+) -> dict[str, list[ValidationPair]]:
+    if not paths:
+        raise ValueError("no photo falls into the validation tenth; give more photos")
+    # spread over the folders: the paths are sorted
+    picked = np.linspace(0, len(paths) - 1, min(config.validation_photos, len(paths)))
+    chosen = [paths[int(i)] for i in picked]
+    return {
+        kind: make_pairs(
+            chosen,
+            detector,
+            config.tracks,
+            upright=kind == "upright",
+            max_keypoints=config.validation_keypoints,
+            seed=config.seed,
+        )
+        for kind in ("oriented", "upright")
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

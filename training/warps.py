@@ -1,0 +1,145 @@
+"""A whole photo seen again: turned, scaled, tilted and relit, with the map between the two.
+
+The pairs of training.pairs are small crops, which hold whole keypoints but not whole patches; the
+descriptor needs the photo around them. Each view is a pure function of its random generator.
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rekd_hloc.geometry import rotation_about
+
+Photo = NDArray[np.uint8]
+Grey = NDArray[np.uint8]
+LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class WarpConfig:
+    """How a photo is changed."""
+
+    scale_range: tuple[float, float] = (0.6, 1.6)
+    """Log-uniform factor of size."""
+    max_angle_deg: float = 180.0
+    """The turn of an ordinary view is uniform in +- this."""
+    upright_angle_deg: float = 15.0
+    """The turn of a view for upright patches is uniform in +- this."""
+    max_stretch: float = 1.35
+    """Largest ratio between the scales along two axes, log-uniform from 1."""
+    perspective: float = 0.15
+    """Largest change of scale across half the photo by perspective."""
+    max_area: float = 1.3
+    """Largest area of the view, as a multiple of the photo's."""
+    gamma: tuple[float, float] = (0.6, 1.6)
+    """Log-uniform exponent on pixel values."""
+    contrast: tuple[float, float] = (0.6, 1.3)
+    """Uniform factor on pixel values."""
+    brightness: float = 0.15
+    """Largest offset, as a share of white."""
+    shading: float = 0.3
+    """Largest change of brightness from one side of the view to the other."""
+    blur_px: float = 1.2
+    """Largest sigma of a Gaussian blur, on half of the views."""
+    noise: float = 6.0
+    """Largest standard deviation of added noise, grey levels."""
+    jpeg_quality: int = 40
+    """Lowest JPEG quality, on half of the views."""
+
+    def __post_init__(self) -> None:
+        for name in ("scale_range", "gamma", "contrast"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be two positive numbers in order, got {low}, {high}")
+        if not 0 <= self.perspective < 0.5:
+            raise ValueError(f"perspective must be in [0, 0.5), got {self.perspective}")
+
+
+@dataclass(frozen=True)
+class View:
+    """A changed photo (grey) and ``view_from_photo``; ``is_upright`` if it is hardly turned."""
+
+    grey: Grey
+    view_from_photo: NDArray[np.float64]
+    is_upright: bool
+
+
+def plain_view(photo: Photo) -> View:
+    """The photo itself."""
+    return View(_grey(photo, np.asarray(LUMA)), np.eye(3), is_upright=True)
+
+
+def draw_view(rng: np.random.Generator, photo: Photo, config: WarpConfig, *, upright: bool) -> View:
+    """The photo (RGB) under a random homography, with light, blur, noise and compression."""
+    view_from_photo, size = _draw_map(rng, photo, config, upright)
+    weights = rng.dirichlet(8 * np.asarray(LUMA) + 1)
+    fine = np.diag([2.0, 2.0, 1.0])
+    fine[:2, 2] = 0.5  # pixel centres of an image of twice the size
+    warped = cv2.warpPerspective(
+        _grey(photo, weights),
+        fine @ view_from_photo,
+        (2 * size[0], 2 * size[1]),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
+    small = cv2.resize(warped, size, interpolation=cv2.INTER_AREA)
+    return View(_degrade(rng, np.asarray(small), config), view_from_photo, upright)
+
+
+def _draw_map(
+    rng: np.random.Generator, photo: Photo, config: WarpConfig, upright: bool
+) -> tuple[NDArray[np.float64], tuple[int, int]]:
+    height, width = photo.shape[:2]
+    centre = ((width - 1) / 2, (height - 1) / 2)
+    limit = config.upright_angle_deg if upright else config.max_angle_deg
+    angle = math.radians(rng.uniform(-limit, limit))
+    scale = math.exp(rng.uniform(*np.log(config.scale_range)))
+    stretch = math.exp(rng.uniform(0, math.log(config.max_stretch)) / 2)
+    axis = rng.uniform(0, math.pi)
+    along = rotation_about(axis, (0.0, 0.0)).numpy()
+    tilt = np.eye(3)
+    tilt[2, :2] = rng.uniform(-1, 1, 2) * config.perspective / (0.5 * np.array([width, height]))
+    to_centre = np.eye(3)
+    to_centre[:2, 2] = -np.array(centre)
+    turned = rotation_about(angle, (0.0, 0.0), scale).numpy()
+    linear = turned @ along @ np.diag([stretch, 1 / stretch, 1.0]) @ along.T @ tilt @ to_centre
+    corners = np.array([[0, width - 1, width - 1, 0], [0, 0, height - 1, height - 1], [1.0] * 4])
+    moved = linear @ corners
+    low, high = (moved[:2] / moved[2]).min(axis=1), (moved[:2] / moved[2]).max(axis=1)
+    longest = math.sqrt(config.max_area * width * height)
+    size = np.minimum(np.ceil(high - low), round(longest)).astype(int).clip(min=32)
+    slack = np.maximum(high - low - size, 0)
+    shift = np.eye(3)
+    shift[:2, 2] = -(low + rng.uniform(0.25, 0.75, 2) * slack)
+    return shift @ linear, (int(size[0]), int(size[1]))
+
+
+def _grey(photo: Photo, weights: NDArray[np.float64]) -> Grey:
+    return np.rint(photo.astype(np.float32) @ weights.astype(np.float32)).clip(0, 255).astype("u1")
+
+
+def _degrade(rng: np.random.Generator, grey: Grey, config: WarpConfig) -> Grey:
+    """Light first, then blur, noise and compression, in the order in which a camera adds them."""
+    gamma = math.exp(rng.uniform(*np.log(config.gamma)))
+    values = (grey.astype(np.float32) / 255) ** gamma
+    values = values * rng.uniform(*config.contrast)
+    values += rng.uniform(-config.brightness, config.brightness)
+    height, width = grey.shape
+    slope = rng.uniform(-config.shading, config.shading, 2)
+    values *= 1 + slope[0] * np.linspace(-0.5, 0.5, width)[None, :].astype(np.float32)
+    values *= 1 + slope[1] * np.linspace(-0.5, 0.5, height)[:, None].astype(np.float32)
+    if config.blur_px > 0 and rng.random() < 0.5:
+        sigma = rng.uniform(0.05, config.blur_px)
+        values = np.asarray(cv2.GaussianBlur(values, (0, 0), sigma))
+    if config.noise > 0:
+        spread = rng.uniform(0, config.noise) / 255
+        values = values + rng.normal(0, spread, values.shape)
+    result = np.rint(np.asarray(values) * 255).clip(0, 255).astype(np.uint8)
+    if config.jpeg_quality < 100 and rng.random() < 0.5:
+        quality = int(rng.integers(config.jpeg_quality, 100))
+        _, code = cv2.imencode(".jpg", result, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        result = np.asarray(cv2.imdecode(code, cv2.IMREAD_GRAYSCALE), dtype=np.uint8)
+    return result
