@@ -19,19 +19,17 @@ import torch
 from evaluation.classical import (
     CLASSICAL,
     OPENCV_METHODS,
-    PATCH_SIDE,
-    SIFT_PATCH_SIDE,
     colmap_sift_method,
     keypoints_from_opencv,
     opencv_method,
     to_root,
 )
 from evaluation.learned import (
-    KEYNET_PATCH_SIDE,
+    KEYNET,
     LEARNED,
     aliked_method,
     disk_method,
-    load_keynet_detector,
+    keynet_method,
     weights_file,
 )
 from rekd_hloc.config import PRESETS, get_preset, load_config, with_max_keypoints
@@ -39,7 +37,7 @@ from rekd_hloc.descriptor.hardnet import describe, load_hardnet, resolve_hardnet
 from rekd_hloc.descriptor.patches import cut_patches
 from rekd_hloc.extractor import Extractor, choose_device
 from rekd_hloc.images import read_image
-from rekd_hloc.types import Features, Keypoints
+from rekd_hloc.types import Features
 from rekd_hloc.weights import weights_hash
 
 if TYPE_CHECKING:
@@ -54,7 +52,15 @@ METHODS = (*PRESETS, *CLASSICAL, *LEARNED)
 WITHOUT_ORIENTATION = ("rootsift-upright", "keynet", "disk", "aliked-n16", "aliked-n16rot")
 OURS = "+ours"
 FILE = "file:"
-DESCRIBE_BATCH = 512
+SIFT_PATCH_SIDE = 12.0
+"""Side in pixels, for scale 1, of the patch that ``METHOD+ours`` describes: 12 sigma of SIFT."""
+LEVEL_PATCH_SIDE = 64.0
+"""The same for detectors whose scale is that of a level: 64 px on it, as for REKD."""
+PATCH_SIDE = {
+    **dict.fromkeys(CLASSICAL, SIFT_PATCH_SIDE),
+    "orb": LEVEL_PATCH_SIDE / 15.5,  # its scale is half of the 31 px that it describes
+    KEYNET: 44.0,  # its frames have half sides of 22 px of their level
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Method:
     """Configuration, versions and hashes of weights; equal ones give equal features."""
     has_orientation: bool = True
     """False where all angles are zero, so that orientation filters do not apply."""
-    patch_side: float = 64.0
+    patch_side: float = LEVEL_PATCH_SIDE
     """Side in pixels, for scale 1, of the patch that ``METHOD+ours`` describes."""
     is_stored: bool = False
     """Whether features are read from a file, so that changed images cannot be asked for."""
@@ -109,34 +115,21 @@ def load_method(
     """
     if name.startswith(FILE):
         return _file_method(name, num_keypoints, image_root)
-    if name.endswith(OURS):
-        base_name = name.removesuffix(OURS)
-        return _with_our_descriptor(base_name, num_keypoints, device, overrides, weights)
     if name in PRESETS:
         return _preset_method(name, num_keypoints, device, overrides)
     place = choose_device(device)
-    if name in OPENCV_METHODS:
-        extract, version = opencv_method(name, num_keypoints), f"opencv {cv2.__version__}"
-    elif name == "colmap-sift":
-        extract, version = colmap_sift_method(num_keypoints), _pycolmap_version()
-    elif name == "keynet":
-        return _with_our_descriptor(name, num_keypoints, device, overrides, weights)
-    elif name == "disk":
-        extract = disk_method(num_keypoints, place, weights)
-        version = f"kornia {kornia.__version__}"
-    elif name in LEARNED:
-        extract = aliked_method(name, num_keypoints, place, weights)
-        version = f"kornia {kornia.__version__}"
-    else:
+    base_name = name.removesuffix(OURS)
+    if base_name not in METHODS:
         raise ValueError(
             f"no method {name!r}; methods are {', '.join(METHODS)}, file:PATH, and any "
             "detector's name with +ours"
         )
-    provenance = {"method": name, "version": version, "num_keypoints": str(num_keypoints)}
-    if name in LEARNED:
-        provenance["weights"] = weights_hash(weights_file(name, weights))
-    side = PATCH_SIDE.get(name, SIFT_PATCH_SIDE if name in CLASSICAL else 64.0)
-    return Method(name, extract, provenance, name not in WITHOUT_ORIENTATION, side)
+    if base_name in PRESETS:
+        raise ValueError(f"{name!r}: {base_name} has our descriptor already; leave {OURS} away")
+    peer = _peer_method(base_name, num_keypoints, place, weights)
+    if name == KEYNET or name.endswith(OURS):
+        return _with_our_descriptor(name, peer, place, overrides)
+    return peer
 
 
 def strongest_first(features: Features) -> Features:
@@ -161,47 +154,53 @@ def _preset_method(name: str, num_keypoints: int, device: str, overrides: Sequen
     return Method(name, extractor, dict(extractor.provenance))
 
 
+def _peer_method(
+    name: str, num_keypoints: int, device: torch.device, weights: Path | None
+) -> Method:
+    """A method of other people, as they publish it; Key.Net has no descriptor of its own."""
+    version = f"kornia {kornia.__version__}"
+    if name in OPENCV_METHODS:
+        extract, version = opencv_method(name, num_keypoints), f"opencv {cv2.__version__}"
+    elif name == "colmap-sift":
+        extract, version = colmap_sift_method(num_keypoints), _pycolmap_version()
+    elif name == KEYNET:
+        extract = keynet_method(num_keypoints, device, weights)
+    elif name == "disk":
+        extract = disk_method(num_keypoints, device, weights)
+    else:
+        extract = aliked_method(name, num_keypoints, device, weights)
+    provenance = {"method": name, "version": version, "num_keypoints": str(num_keypoints)}
+    if name in LEARNED:
+        provenance["weights"] = weights_hash(weights_file(name, weights))
+    side = PATCH_SIDE.get(name, LEVEL_PATCH_SIDE)
+    return Method(name, extract, provenance, name not in WITHOUT_ORIENTATION, side)
+
+
 def _with_our_descriptor(
-    base_name: str,
-    num_keypoints: int,
-    device: str,
-    overrides: Sequence[str],
-    weights: Path | None,
+    name: str, base: Method, device: torch.device, overrides: Sequence[str]
 ) -> Method:
     """A detector's keypoints described by our network; upright where they have no angle."""
-    place = choose_device(device)
     config = load_config(get_preset("rekd"), None, overrides).descriptor
-    network = load_hardnet(config.weights).to(place)
-    detect: Callable[[Path], Keypoints]
-    if base_name == "keynet":
-        detect = load_keynet_detector(num_keypoints, place, weights)
-        name, side, oriented = "keynet", KEYNET_PATCH_SIDE, False
-        provenance = {
-            "method": name,
-            "version": f"kornia {kornia.__version__}",
-            "num_keypoints": str(num_keypoints),
-            "detector_weights": weights_hash(weights_file(name, weights)),
-        }
-    else:
-        base = load_method(base_name, num_keypoints, device=device, weights=weights)
-        name, side, oriented = base_name + OURS, base.patch_side, base.has_orientation
-        provenance = {**base.provenance, "method": name}
-
-        def detect(path: Path) -> Keypoints:
-            return base(path).keypoints
+    network = load_hardnet(config.weights).to(device)
 
     @torch.inference_mode()
     def extract(path: Path) -> Features:
-        keypoints = detect(path)
-        grey = read_image(path).to(place)
+        features = base(path)
         patches = cut_patches(
-            grey, keypoints.to(place), support=side, oriented=oriented, antialias=config.antialias
+            read_image(path).to(device),
+            features.keypoints.to(device),
+            support=base.patch_side,
+            oriented=base.has_orientation,
+            antialias=config.antialias,
         )
-        descriptors = describe(network, patches, config.batch_size).cpu()
-        return Features(keypoints, descriptors, (grey.shape[1], grey.shape[0]))
+        return replace(features, descriptors=describe(network, patches, config.batch_size).cpu())
 
-    provenance["descriptor_weights"] = weights_hash(resolve_hardnet(config.weights))
-    return Method(name, extract, provenance, oriented, side)
+    provenance = {
+        **base.provenance,
+        "method": name,
+        "descriptor_weights": weights_hash(resolve_hardnet(config.weights)),
+    }
+    return replace(base, name=name, extract=extract, provenance=provenance)
 
 
 def _file_method(name: str, num_keypoints: int, image_root: Path | None) -> Method:

@@ -9,13 +9,14 @@ and down, which shifts the principal point and nothing else.
 
 import argparse
 import json
-import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from evaluation.hloc_figures import (
     FilterFigures,
@@ -28,10 +29,12 @@ from evaluation.hloc_figures import (
     read_match_sets,
 )
 from evaluation.hloc_table import format_table
-from evaluation.turned_photos import turn_photos, turn_reference
 from rekd_hloc.alignment import Pose, read_reference
 from rekd_hloc.environment import describe_environment
+from rekd_hloc.images import list_images, read_color
+from rekd_hloc.picture_file import write_image
 from rekd_hloc.plugin import register
+from rekd_hloc.turning import turn_photo, turn_poses
 
 ROWS = {
     "sift + NN-mutual": ("sift", "NN-mutual"),
@@ -80,6 +83,22 @@ class Result:
     model: ModelFigures
 
 
+def turn_by_quarters(images: Path, out: Path, seed: int) -> dict[str, float]:
+    """Write each photo as PNG, turned by 0, 90, 180 or 270 degrees: hloc knows no masks.
+
+    Returns:
+        The angle in degrees of each new name.
+    """
+    names = list_images(images)
+    turns = np.random.default_rng(seed).integers(4, size=len(names)).tolist()
+    angles: dict[str, float] = {}
+    for name, turn in zip(names, turns, strict=True):
+        new_name = Path(name).with_suffix(".png").as_posix()
+        angles[new_name] = 90.0 * turn
+        write_image(out / new_name, turn_photo(read_color(images / name), angles[new_name])[0])
+    return angles
+
+
 def extract(conf: str, images: Path, out: Path) -> Path:
     """Features by hloc, anew: hloc would keep those of other weights."""
     from hloc import extract_features
@@ -95,9 +114,10 @@ def match(
 ) -> Task:
     """Matches of all pairs by hloc, anew."""
     from hloc import match_features, pairs_from_exhaustive
+    from hloc.utils.io import list_h5_names
 
     pairs = out / "pairs.txt"
-    pairs_from_exhaustive.main(pairs, features=features)
+    pairs_from_exhaustive.main(pairs, image_list=sorted(list_h5_names(features)))
     start = time.perf_counter()
     matcher = match_features.confs[ROWS[row][1]]
     matches = match_features.main(matcher, pairs, features.stem, out, overwrite=True)
@@ -203,7 +223,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write OUT/report.json and OUT/report.md."""
     arguments = parse_arguments(argv)
     register()
-    logging.basicConfig(level=logging.WARNING)
     upright = read_reference(arguments.reference)
     results: list[Result] = []
     for photos in arguments.photos:
@@ -211,8 +230,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.mkdir(parents=True, exist_ok=True)
         if photos == "turned":
             images = out / "images"
-            turns = turn_photos(arguments.images, images, arguments.turn_seed)
-            reference = turn_reference(upright, turns)
+            angles = turn_by_quarters(arguments.images, images, arguments.turn_seed)
+            reference = turn_poses(upright, angles)
         results += evaluate(
             photos,
             images,

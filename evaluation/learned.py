@@ -18,7 +18,8 @@ from evaluation.classical import unit_rows
 from rekd_hloc.images import read_color, read_image
 from rekd_hloc.types import Features, Keypoints
 
-LEARNED = ("keynet", "disk", "aliked-n16", "aliked-n16rot")
+KEYNET = "keynet"
+LEARNED = (KEYNET, "disk", "aliked-n16", "aliked-n16rot")
 FILES = {
     "keynet": (
         "keynet/keynet_pytorch.pth",
@@ -29,9 +30,6 @@ FILES = {
     "aliked-n16rot": ("aliked/aliked-n16rot.pth", "https://github.com/Shiaoming/ALIKED"),
 }
 """Weights of each method below the weights folder, and where they are published."""
-KEYNET_PATCH_SIDE = 44.0
-"""Side of a patch for scale 1: Key.Net's frames have half sides of 22 pixels of their level."""
-
 ALIKED_CONSTANT = "dkd.hw_grid"
 """A buffer of kornia's ALIKED that the published files do not hold."""
 
@@ -64,26 +62,27 @@ def weights_file(name: str, folder: Path | None = None) -> Path:
     )
 
 
-def load_keynet_detector(
-    num_keypoints: int, device: torch.device, folder: Path | None = None
-) -> Callable[[Path], Keypoints]:
-    """Key.Net's keypoints, without angles; scale 1 is a keypoint of the image's own size."""
-    state = _read_state(weights_file("keynet", folder), "state_dict")
+def keynet_method(num_keypoints: int, device: torch.device, folder: Path | None = None) -> Extract:
+    """Key.Net's keypoints without angles and without descriptors (rows of no number).
+
+    A keypoint of the image's own size has scale 1.
+    """
+    state = _read_state(weights_file(KEYNET, folder), "state_dict")
     detector = kornia.feature.KeyNetDetector(pretrained=False, num_features=num_keypoints)
     detector.model.load_state_dict(state)
     detector.eval().requires_grad_(False).to(device)
-    unit = detector.mr_size
 
-    def detect(path: Path) -> Keypoints:
-        grey = read_image(path)[None, None].to(device)
+    def extract(path: Path) -> Features:
+        grey = read_image(path)
         with torch.inference_mode():
-            frames, response = detector(grey)
-        scale = kornia.feature.get_laf_scale(frames)[0, :, 0, 0].cpu()
-        score, found = response[0].cpu(), scale > 0
-        xy = frames[0, :, :, 2].cpu()[found]
-        return _without_angle(xy, score[found], scale[found] / unit)
+            frames, response = detector(grey[None, None].to(device))
+        scale = kornia.feature.get_laf_scale(frames)[0, :, 0, 0].cpu() / detector.mr_size
+        found = scale > 0
+        xy, score = frames[0, :, :, 2].cpu()[found], response[0].cpu()[found]
+        keypoints = _without_angle(xy, score, scale[found])
+        return Features(keypoints, torch.zeros(len(keypoints), 0), (grey.shape[1], grey.shape[0]))
 
-    return detect
+    return extract
 
 
 def disk_method(num_keypoints: int, device: torch.device, folder: Path | None = None) -> Extract:

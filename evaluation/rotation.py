@@ -68,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not 0 < arguments.step <= 360:
             raise ValueError(f"step must be in (0, 360] degrees, got {arguments.step}")
+        for option in ("num_keypoints", "num_threads"):
+            if getattr(arguments, option) < 1:
+                raise ValueError(f"{option} must be at least 1, got {getattr(arguments, option)}")
         paths = select_images(arguments)
         methods = {
             name: load_method(
@@ -127,18 +130,11 @@ def _run(
         num_threads=arguments.num_threads,
     )
     results = {name: run_sweep(sweep, method) for name, method in methods.items()}
-    protocol = "roto360" if arguments.roto360 else kind
     folders = ", ".join(folder.name for folder in arguments.data)
     record: dict[str, Any] = {
         "program": "rotation",
-        "protocol": protocol,
-        "description": (
-            f"{len(sweep.values)} values of {UNITS[kind]}; best {sweep.num_keypoints} keypoints "
-            f"at least {MARGIN_PX:.0f} px off the image's border; repeatability at 3 px; MMA over "
-            f"mutual nearest neighbours; angle = share within {ANGLE_TOLERANCE_DEG:.0f} degrees "
-            f"of those found again within {FOUND_PX} px"
-            + ("" if arguments.roto360 or kind != "rotation" else "; moved by half a pixel")
-        ),
+        "protocol": "roto360" if arguments.roto360 else kind,
+        "description": _describe(sweep),
         "data": f"{folders}{', validation tenth' if arguments.held_out else ''}: "
         f"{len(paths)} images",
         "date": today(),
@@ -153,6 +149,16 @@ def _run(
     }
     table = roto360_table(results) if arguments.roto360 else sweep_table(kind, results)
     return write_report(out, record, [table], make_plots(kind, results)) + "\n"
+
+
+def _describe(sweep: Sweep) -> str:
+    moved = sweep.kind == "rotation" and sweep.half_pixel
+    return (
+        f"{len(sweep.values)} values of {UNITS[sweep.kind]}; best {sweep.num_keypoints} keypoints "
+        f"at least {MARGIN_PX:.0f} px off the image's border; repeatability at 3 px; MMA over "
+        f"mutual nearest neighbours; angle = share within {ANGLE_TOLERANCE_DEG:.0f} degrees "
+        f"of those found again within {FOUND_PX} px{'; moved by half a pixel' if moved else ''}"
+    )
 
 
 def sweep_table(kind: ChangeKind, results: Mapping[str, Sequence[SweepResult]]) -> Table:

@@ -23,7 +23,6 @@ from tqdm import tqdm
 from evaluation.baselines import Method, load_method
 from evaluation.report import Cell, Table, format_markdown, today, write_report
 from rekd_hloc.images import read_color
-from rekd_hloc.scene import render_scene
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +102,8 @@ def _read_size(text: str) -> tuple[int, int]:
 
 def _prepare(source: Path | None, size: tuple[int, int], scratch: Path) -> Path:
     if source is None:
+        from rekd_hloc.scene import render_scene  # imports a renderer that --image does not need
+
         scene = scratch / "scene"
         render_scene(scene, num_views=2, size=size)
         source = sorted((scene / "images").iterdir())[0]

@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rekd_hloc.findings import Findings
-from rekd_hloc.hdf5_file import HDF5_ERRORS
+from rekd_hloc.hdf5_groups import (
+    HDF5_ERRORS,
+    dataset_names,
+    member_kind,
+    open_group,
+    open_hdf5,
+)
 from rekd_hloc.match_store import INT16_MAX, names_by_key
 
 NORM_TOLERANCE = 0.02
@@ -24,6 +30,8 @@ NEEDED_BY = {
     "scores": "SuperGlue needs them",
 }
 PER_KEYPOINT = ("scores", "keypoint_scores", "scales", "oris")
+NEEDED = ("keypoints", "descriptors", "image_size")
+KNOWN = frozenset((*NEEDED, *PER_KEYPOINT, "global_descriptor"))
 
 
 def check_features(path: Path, found: Findings) -> dict[str, int]:
@@ -35,14 +43,15 @@ def check_features(path: Path, found: Findings) -> dict[str, int]:
     counts: dict[str, int] = {}
     present = dict.fromkeys(NEEDED_BY, 0)
     channels: dict[int, str] = {}
-    file = open_hdf5(path, found)
+    file = open_to_check(path, found)
     if file is None:
         return counts
     with file:
         for name, group in walk_groups(file, path, found):
             report = _Report(found, path.name, name)
             try:
-                arrays = {key: group[key][()] for key in group if _is_dataset(group, key)}
+                known = dataset_names(group) & KNOWN
+                arrays = {key: np.asarray(group[key][()]) for key in known}
             except HDF5_ERRORS as error:
                 report.error("damaged", f"cannot be read: {error}")
                 continue
@@ -58,7 +67,7 @@ def check_features(path: Path, found: Findings) -> dict[str, int]:
     return counts
 
 
-def open_hdf5(path: Path, found: Findings) -> h5py.File | None:
+def open_to_check(path: Path, found: Findings) -> h5py.File | None:
     """The open file; None, and a finding, if it is none."""
     if not path.is_file():
         found.add("error", path.name, "missing", "", f"no file {path}")
@@ -67,9 +76,9 @@ def open_hdf5(path: Path, found: Findings) -> h5py.File | None:
         message = "a run that writes it was interrupted; start the same command again to finish it"
         found.add("warning", path.name, "journal", "", message)
     try:
-        return h5py.File(path, "r")
+        return open_hdf5(path)
     except HDF5_ERRORS as error:
-        found.add("error", path.name, "hdf5", "", f"no HDF5 file, or a damaged one ({error})")
+        found.add("error", path.name, "hdf5", "", str(error).replace(f"{path} ", "", 1))
         return None
 
 
@@ -78,15 +87,20 @@ def walk_groups(
 ) -> Iterator[tuple[str, h5py.Group]]:
     """Every group that holds datasets, with its path; damaged ones become findings."""
     try:
-        members = {name: group.get(name, getclass=True) for name in group}
-        if prefix and h5py.Dataset in members.values():
-            yield prefix, group
-        below = [(name, group[name]) for name in members if members[name] is h5py.Group]
+        names = [str(name) for name in group]
     except HDF5_ERRORS as error:
         found.add("error", path.name, "damaged", prefix or "/", f"cannot be read: {error}")
         return
-    for name, member in below:
-        yield from walk_groups(member, path, found, f"{prefix}/{name}" if prefix else str(name))
+    kinds = {name: member_kind(group, name) for name in names}
+    if prefix and h5py.Dataset in kinds.values():
+        yield prefix, group
+    for name, kind in kinds.items():
+        place = f"{prefix}/{name}" if prefix else name
+        below = open_group(group, name)
+        if below is not None:
+            yield from walk_groups(below, path, found, place)
+        elif kind is None or kind is h5py.Group:
+            found.add("error", path.name, "damaged", place, "cannot be read")
 
 
 class _Report:
@@ -103,19 +117,15 @@ class _Report:
         self._found.add("warning", self._file, kind, self._item, message)
 
 
-def _is_dataset(group: h5py.Group, name: str) -> bool:
-    return group.get(name, getclass=True) is h5py.Dataset
-
-
 def _check_schema(arrays: dict[str, NDArray[Any]], report: _Report) -> bool:
     """Whether names, kinds and shapes are such that the values can be looked at."""
     if "global_descriptor" in arrays and "keypoints" not in arrays:
         return report.error("global", "holds a global descriptor; give the file of keypoints")
-    for name in ("keypoints", "descriptors", "image_size"):
+    for name in NEEDED:
         if name not in arrays:
             return report.error(f"no {name}", f"has no `{name}`; extract this image again")
     for name, array in arrays.items():
-        if not np.issubdtype(array.dtype, np.number):
+        if array.dtype.kind not in "iuf":
             return report.error(f"kind {name}", f"`{name}` is {array.dtype}, not numbers")
     xy, descriptors, size = arrays["keypoints"], arrays["descriptors"], arrays["image_size"]
     if xy.ndim != 2 or xy.shape[1] < 2:
@@ -150,7 +160,8 @@ def _check_values(arrays: dict[str, NDArray[Any]], report: _Report) -> None:
         report.warning("empty", "has no keypoint: hloc's NN answers with a wrong length for it")
         return
     _check_positions(arrays["keypoints"], arrays["image_size"], report)
-    norm = np.linalg.norm(arrays["descriptors"].astype(np.float32), axis=0)
+    with np.errstate(over="ignore"):
+        norm = np.linalg.norm(arrays["descriptors"].astype(np.float64), axis=0)
     far = int((np.abs(norm - 1.0) > NORM_TOLERANCE).sum())
     if far:
         report.warning(

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rekd_hloc.check_features import open_hdf5, walk_groups
+from rekd_hloc.check_features import open_to_check, walk_groups
 from rekd_hloc.findings import Findings
-from rekd_hloc.hdf5_file import HDF5_ERRORS
+from rekd_hloc.hdf5_groups import HDF5_ERRORS
 from rekd_hloc.match_store import INT16_MAX, split_group
 
 Pair = tuple[str, str]
@@ -27,7 +27,7 @@ def check_matches(path: Path, num_keypoints: dict[str, int], found: Findings) ->
     Returns:
         The pairs in it, with true names where they are known; None if the file cannot be read.
     """
-    file = open_hdf5(path, found)
+    file = open_to_check(path, found)
     if file is None:
         return None
     true_name = {name.replace("/", "-"): name for name in num_keypoints}
@@ -38,7 +38,7 @@ def check_matches(path: Path, num_keypoints: dict[str, int], found: Findings) ->
             try:
                 pair = _true_pair(key, dict(group.attrs), true_name)
                 arrays = {
-                    name: group[name][()]
+                    name: np.asarray(group[name][()])
                     for name in ("matches0", "matching_scores0")
                     if name in group
                 }
@@ -127,7 +127,7 @@ def _problem(
         if name not in arrays:
             return f"no {name}", f"has no `{name}`; match this pair again"
     partner, score = arrays["matches0"], arrays["matching_scores0"]
-    if partner.ndim != 1 or not np.issubdtype(partner.dtype, np.integer):
+    if partner.ndim != 1 or partner.dtype.kind not in "iu":
         return "kind", f"`matches0` is {partner.dtype} of shape {partner.shape}, not whole numbers"
     if score.shape != partner.shape:
         return "scores", f"has {len(partner)} matches but scores of shape {score.shape}"
@@ -163,4 +163,4 @@ def _split_line(line: str, known: Collection[str]) -> Pair | None:
     for pair in cuts:
         if pair[0] in known and pair[1] in known:
             return pair
-    return cuts[0] if len(cuts) == 1 else None
+    return cuts[0] if len(cuts) == 1 or (cuts and not known) else None

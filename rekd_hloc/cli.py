@@ -224,7 +224,7 @@ def reconstruct(
     if page:
         from rekd_hloc.report_page import write_html_report
 
-        write_html_report(output, images, title=f"{images.name}: {name}")
+        write_html_report(output, images, title=f"{images.name}: {name}", reference=reference)
     typer.echo(format_report(report))
     if report["num_registered"] == 0:
         raise typer.Exit(EXIT_FAILED)

@@ -7,7 +7,13 @@ from rekd_hloc.verification import MIN_INLIERS, Counts
 
 FEW_KEYPOINTS = 200
 """A median image with fewer gives too few matches for three views of a scene."""
+START_INLIERS = 100
+"""COLMAP starts a model from a pair with so many, or in a second and third try half as many each;
+pairs far below may be verified by chance."""
 LISTED = 5
+MORE_MATCHES = (
+    "do the photos overlap? More keypoints, or the preset rekd in place of rekd-fast, find more."
+)
 
 
 def diagnose(num_keypoints: Mapping[str, int], counts: Counts, registered: Collection[str]) -> str:
@@ -65,13 +71,18 @@ def _describe_pairs(names: Sequence[str], counts: Counts, has_model: bool) -> st
         matches = [count for count, _ in counts.values()]
         return (
             f"None of the {len(counts)} pairs has {MIN_INLIERS} matches that agree on one geometry "
-            f"(matches of a pair: median {median(matches):.0f}, most {max(matches)}): do the "
-            "photos overlap? More keypoints, or the preset rekd in place of rekd-fast, find more."
+            f"(matches of a pair: median {median(matches):.0f}, most {max(matches)}): "
+            f"{MORE_MATCHES}"
         )
     about = (
         f"{len(verified)} of {len(counts)} pairs are verified, with {median(verified):.0f} "
         "inliers in the median."
     )
+    if not has_model and max(verified) < START_INLIERS:
+        return (
+            f"{about} The best pair has {max(verified)}; a model starts from about "
+            f"{START_INLIERS}, and fewer can come about by chance: {MORE_MATCHES}"
+        )
     groups = connected_groups(names, counts)
     if len(groups) > 1:
         sizes = ", ".join(str(len(group)) for group in groups[: 2 * LISTED])

@@ -154,7 +154,10 @@ def grey_from_array(image: NDArray[np.generic] | Tensor) -> Float[Tensor, "heigh
     Raises:
         ValueError: another shape, an empty side, or values out of range.
     """
-    tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
+    if isinstance(image, Tensor):
+        tensor = image
+    else:  # torch takes neither Pillow's read-only arrays nor views that run backwards
+        tensor = torch.from_numpy(np.require(image, requirements=["C", "W"]))
     if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and tensor.shape[2] != 3):
         raise ValueError(
             f"image must be (height, width) or (height, width, 3), got {tuple(tensor.shape)}"
@@ -180,7 +183,7 @@ def _usable_pixels(
 ) -> Bool[Tensor, "height width"] | None:
     if mask is None:
         return None
-    usable = torch.as_tensor(mask) != 0
+    usable = mask != 0 if isinstance(mask, Tensor) else torch.from_numpy(np.asarray(mask != 0))
     if usable.shape != shape:
         raise ValueError(
             f"mask has shape {tuple(usable.shape)}, its image {tuple(shape)}; they must be equal"

@@ -9,13 +9,22 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import h5py
+import numpy as np
 
+from rekd_hloc.hdf5_groups import (
+    HDF5_ERRORS,
+    dataset_names,
+    open_hdf5,
+    text_attributes,
+    walk,
+    write_group,
+)
 from rekd_hloc.journal import Journal, Record, explain
 from rekd_hloc.provenance import refuse_other
 
@@ -23,15 +32,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT = ("v108", "latest")
 """File format: as of HDF5 1.8, which keeps many groups small; parts added since may be newer."""
-DATASETS = frozenset(
-    ("keypoints", "descriptors", "scores", "scales", "oris", "image_size")
-    + ("matches0", "matching_scores0")
-)
-"""Names in a group of features or matches that need no look whether they are groups."""
 RECORD_BYTES, FILE_BYTES = 8_192, 1 << 20
 """More than HDF5 needs for a group's own records (about 2,000 bytes measured), and for a file's."""
-HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
-"""What h5py raises on damaged files."""
 
 
 class Hdf5File:
@@ -70,9 +72,9 @@ class Hdf5File:
         if not path.exists():
             hint = "; a run that writes it was interrupted: let it go on first"
             raise FileNotFoundError(f"no file {path}{hint if journal_path.exists() else ''}")
-        file = _open(path)
+        file = open_hdf5(path)
         journal = Journal(journal_path) if journal_path.is_file() else None
-        return cls(path, file, journal, _text_attributes(file), is_writable=False)
+        return cls(path, file, journal, text_attributes(file), is_writable=False)
 
     @classmethod
     def resume(cls, path: Path, provenance: Mapping[str, str], *, overwrite: bool = False) -> Self:
@@ -91,11 +93,11 @@ class Hdf5File:
                 raise OSError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise explain(error, path) from error
-        file = _open(path) if path.exists() else None
+        file = open_hdf5(path) if path.exists() else None
         self = cls(path, file, None, dict(provenance), is_writable=True)
         try:
             if file is not None:
-                refuse_other(path, _text_attributes(file), provenance)
+                refuse_other(path, text_attributes(file), provenance)
             self._journal = Journal.resume(journal_path, provenance)
             refuse_other(path, self._journal.provenance, provenance)
             _beside(path, ".tmp").unlink(missing_ok=True)
@@ -121,14 +123,17 @@ class Hdf5File:
         if self._journal is not None and group in self._journal:
             return self._journal.datasets(group)
         found = self._find(group)
-        return set() if found is None else {name for name in found if _is_dataset(found, name)}
+        return set() if found is None else dataset_names(found)
 
     def attributes(self, group: str) -> dict[str, Any]:
         """Attributes of a group; none if there is no such group."""
         if self._journal is not None and group in self._journal:
             return self._journal.attributes(group)
         found = self._find(group)
-        return {} if found is None else dict(found.attrs)
+        try:
+            return {} if found is None else dict(found.attrs)
+        except HDF5_ERRORS:
+            return {}
 
     def read(self, group: str, names: tuple[str, ...]) -> Record | None:
         """The group with those of the named datasets it has, without attributes, or None.
@@ -142,7 +147,8 @@ class Hdf5File:
         if found is None:
             return None
         try:
-            return Record(group, {name: found[name][()] for name in names if name in found})
+            present = [name for name in names if name in found]
+            return Record(group, {name: np.asarray(found[name][()]) for name in present})
         except HDF5_ERRORS as error:
             raise ValueError(f"{self.path}: {group!r} cannot be read: {error}") from error
 
@@ -201,7 +207,7 @@ class Hdf5File:
             _reserve(scratch, journal.size() + len(journal) * RECORD_BYTES + FILE_BYTES)
             with h5py.File(scratch, "r+", libver=FORMAT) as file:
                 for group in journal:
-                    _write_group(file, journal.read(group))
+                    write_group(file, journal.read(group))
             _sync(scratch)
             scratch.replace(target)
             _sync(target.parent)
@@ -209,31 +215,13 @@ class Hdf5File:
             with suppress(OSError):
                 scratch.unlink(missing_ok=True)
             if isinstance(error, OSError):
-                raise explain(error, self.path) from error
+                raise explain(error, self.path, kept_in=journal.path) from error
+            if isinstance(error, HDF5_ERRORS):
+                raise ValueError(
+                    f"{self.path} is damaged ({error}); move it away: what this run wrote is in "
+                    f"{journal.path}, and the same command goes on from there"
+                ) from error
             raise
-
-
-def walk(file: h5py.Group, marker: str, prefix: str = "") -> Iterator[str]:
-    """Paths of the groups below that hold a dataset named ``marker``; damaged parts are left out.
-
-    Example:
-        >>> list(walk(h5py.File("features.h5"), "keypoints"))  # doctest: +SKIP
-        ['a.jpg', 'folder/b.jpg']
-    """
-    try:
-        names = [name for name in file if isinstance(name, str)]
-        if prefix and marker in names and _is_dataset(file, marker):
-            yield prefix
-            names = [name for name in names if name not in DATASETS]
-        for name in names:
-            if file.get(name, getclass=True) is h5py.Group:
-                yield from walk(file[name], marker, f"{prefix}/{name}" if prefix else name)
-    except HDF5_ERRORS as error:
-        logger.debug("damaged group %s: %s", prefix or "/", error)
-
-
-def _is_dataset(group: h5py.Group, name: str) -> bool:
-    return group.get(name, getclass=True) is h5py.Dataset
 
 
 def _beside(path: Path, ending: str) -> Path:
@@ -269,31 +257,6 @@ def close_after(file: Hdf5File, error: BaseException | None) -> None:
         logger.warning("%s", second)
 
 
-def _open(path: Path) -> h5py.File:
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not an HDF5 file")
-    try:
-        return h5py.File(path, "r")
-    except (BlockingIOError, PermissionError):
-        raise
-    except OSError as error:
-        raise ValueError(f"{path} is no HDF5 file, or a damaged one ({error})") from error
-
-
-def _text_attributes(file: h5py.File) -> dict[str, str]:
-    return {str(key): value for key, value in file.attrs.items() if isinstance(value, str)}
-
-
-def _write_group(file: h5py.File, record: Record) -> None:
-    group = file.require_group(record.group)
-    for name in [name for name in group if isinstance(group[name], h5py.Dataset)]:
-        del group[name]
-    for name, array in record.arrays.items():
-        group.create_dataset(name, data=array)
-    for name, attrs in record.attrs.items():
-        (group[name] if name else group).attrs.update(attrs)
-
-
 def _reserve(path: Path, num_bytes: int) -> None:
     """Take disk space now: where HDF5 itself meets a full disk, it ends the process."""
     if hasattr(os, "posix_fallocate"):
@@ -302,7 +265,9 @@ def _reserve(path: Path, num_bytes: int) -> None:
                 os.posix_fallocate(file.fileno(), path.stat().st_size, num_bytes)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-                raise  # else the file system cannot reserve
+                raise
+        else:
+            return
     if shutil.disk_usage(path.parent).free < num_bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -184,7 +184,7 @@ class Journal:
             with suppress(OSError):
                 self._file.truncate(self._end)
             if isinstance(error, OSError):
-                raise explain(error, self.path) from error
+                raise explain(error, self.path, kept_in=self.path) from error
             raise
         self._end += len(data)
 
@@ -195,16 +195,22 @@ class _Entry(NamedTuple):
     attributes: dict[str, str | float]
 
 
-def explain(error: OSError, path: Path) -> OSError:
-    """The same error in words that name the file and the remedy."""
+def explain(error: OSError, path: Path, kept_in: Path | None = None) -> OSError:
+    """The same error in words that name the file and the remedy.
+
+    Args:
+        error: from the system.
+        path: what could not be written.
+        kept_in: the file that has all that was written before, if there is one.
+    """
     if error.errno in FULL:
-        reason = (
-            f"no space left for {path}; all that was written before is kept: "
-            "free some space, then the same command goes on from there"
-        )
+        reason, remedy = f"no space left for {path}", "free some space"
     else:
-        reason = f"cannot write {path}: {error.strerror or error}; choose another output"
-    return OSError(error.errno or errno.EIO, reason)
+        reason = f"cannot write {path}: {error.strerror or error}"
+        remedy = "make it writable" if kept_in else "choose another output"
+    if kept_in:
+        remedy += f"; all that was written before is in {kept_in}: the same command goes on"
+    return OSError(error.errno or errno.EIO, f"{reason}; {remedy}")
 
 
 def _pack(record: Record) -> bytes:

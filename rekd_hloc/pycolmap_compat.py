@@ -37,16 +37,18 @@ def quiet(level: int = GLOG_FATAL) -> Iterator[None]:
 
 @contextlib.contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Turn COLMAP's failures to write ``path``, which name no cause, into an OSError that does.
+    """Turn failures to write ``path``, for which COLMAP names no cause, into an OSError that does.
 
     Inside, no ``pycolmap.DatabaseTransaction``: where it cannot commit because the disk is full,
     pycolmap 4.2 ends the process. Without one a failed write is an exception, and no slower.
     """
     try:
         yield
+    except OSError as error:
+        raise (disk_full(path) if error.errno == errno.ENOSPC else error) from error
     except RuntimeError as error:
         if shutil.disk_usage(path.parent).free < FULL_BYTES:
-            raise explain(OSError(errno.ENOSPC, ""), path) from error
+            raise disk_full(path) from error
         reason = str(error).strip() or "COLMAP gives no reason"
         raise OSError(f"cannot write {path}: {reason.splitlines()[0]}") from error
 
@@ -58,7 +60,12 @@ def require_space(path: Path, num_bytes: int) -> None:
         OSError: (ENOSPC) fewer than ``num_bytes`` are free.
     """
     if shutil.disk_usage(path.parent).free < num_bytes:
-        raise explain(OSError(errno.ENOSPC, ""), path)
+        raise disk_full(path)
+
+
+def disk_full(path: Path) -> OSError:
+    """The error to raise where there is no room for ``path``, in words that say what to do."""
+    return explain(OSError(errno.ENOSPC, ""), path, kept_in=path.parent)
 
 
 def set_options(options: Any, **values: Any) -> Any:

@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -159,7 +159,9 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
         scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
     except OSError as error:
-        raise explain(error, path) from error
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise explain(error, path, kept_in=path.parent) from error
 
 
 def format_report(report: Mapping[str, Any]) -> str:

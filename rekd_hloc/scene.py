@@ -10,24 +10,24 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
-import pycolmap
 from tqdm import tqdm
 
-from rekd_hloc import pycolmap_compat as compat
+from rekd_hloc.picture_file import write_image
+from rekd_hloc.pycolmap_compat import pycolmap
 from rekd_hloc.rendering.courtyard import CENTRE, build_courtyard
 from rekd_hloc.rendering.raycast import Camera, render
 from rekd_hloc.rendering.sensor import Light, draw_light, expose
 from rekd_hloc.rendering.surfaces import UP, Vector
 
-STEP_DEG = 12.0
+STEP_DEG = 11.5
 """Angle at the scene's centre between neighbouring cameras."""
 MAX_ARC_DEG = 132.0
 """Cameras farther round would stand behind the houses' ends."""
 DISTANCE_M = 9.3
 FOCAL_PER_WIDTH = 0.95
 CAMERA_MODEL = "PINHOLE"
+DESCRIPTION = "cameras.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,36 +60,39 @@ def render_scene(
 
     Args:
         out: folder to make: ``images/view_00.png`` ..., ``reference/`` (a COLMAP model without
-            points), ``cameras.json``. It appears whole or not at all; one there is replaced.
+            points), ``cameras.json``. It appears whole or not at all, in place of an older scene.
         num_views: at least 1.
         size: (width, height) of the pictures in pixels.
         seed: not negative; same seed, same files.
         progress: show a bar on stderr.
 
     Returns:
-        The folder of the images.
+        ``out``.
 
     Raises:
-        ValueError: no views, an empty size or a negative seed.
+        ValueError: no views, an empty size or a negative seed, or ``out`` is a folder of something
+            else.
+        OSError: a file cannot be written.
     """
     if num_views < 1 or min(size) < 1:
         raise ValueError(f"a scene needs at least 1 view of 1 x 1 px, got {num_views} of {size}")
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
+    if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
+        raise ValueError(f"{out} holds something that is no rendered scene; choose another folder")
     scratch = out.with_name(out.name + ".tmp")
     shutil.rmtree(scratch, ignore_errors=True)
-    (scratch / "images").mkdir(parents=True)
     views = plan_views(num_views, size, seed)
     world = build_courtyard(np.random.default_rng((seed, 0)))
     for index, view in enumerate(tqdm(views, "render", disable=None if progress else True)):
         radiance = render(world, view.camera, sun=view.light.sun, ambient=view.light.ambient)
         image = expose(radiance, view.light, np.random.default_rng((seed, 2, index)))
-        cv2.imwrite(str(scratch / "images" / view.name), image[..., ::-1])
+        write_image(scratch / "images" / view.name, image)
     write_reference(views, scratch / "reference")
-    (scratch / "cameras.json").write_text(json.dumps(_describe(views, seed), indent=1))
+    (scratch / DESCRIPTION).write_text(json.dumps(_describe(views, seed), indent=1))
     shutil.rmtree(out, ignore_errors=True)
     scratch.replace(out)
-    return out / "images"
+    return out
 
 
 def plan_views(num_views: int, size: tuple[int, int], seed: int) -> list[View]:
@@ -99,10 +102,10 @@ def plan_views(num_views: int, size: tuple[int, int], seed: int) -> list[View]:
     rolls = 360.0 * (rng.permutation(num_views) + rng.random(num_views)) / num_views
     views = []
     for k in range(num_views):
-        azimuth = np.radians(step * (k - (num_views - 1) / 2) + rng.uniform(-0.08, 0.08) * step)
+        azimuth = np.radians(step * (k - (num_views - 1) / 2) + rng.uniform(-0.05, 0.05) * step)
         distance = DISTANCE_M * rng.uniform(0.93, 1.07)
         centre = CENTRE + distance * np.array((np.sin(azimuth), -np.cos(azimuth), 0.0))
-        centre[2] = rng.uniform(1.2, 4.2)
+        centre[2] = rng.uniform(1.6, 3.8)
         target = CENTRE + rng.uniform(-0.5, 0.5, 3)
         camera = Camera(
             rotation=look_at(centre, target, float(rolls[k])),
@@ -126,20 +129,20 @@ def look_at(centre: Vector, target: Vector, roll_deg: float) -> Vector:
 
 
 def write_reference(views: list[View], folder: Path) -> None:
-    """A COLMAP model with the true camera and poses, and no points."""
+    """A COLMAP model in text form with the true camera and poses, and no points."""
     first = views[0].camera
-    model = pycolmap.Reconstruction()
-    params = [first.focal_px, first.focal_px, *first.principal_px]
-    camera = compat.make_camera(CAMERA_MODEL, *first.size, params)
-    camera.camera_id = 1
-    model.add_camera_with_trivial_rig(camera)
+    params = (first.focal_px, first.focal_px, *first.principal_px)
+    lines = []
     for index, view in enumerate(views, start=1):
         rotation = view.camera.rotation
-        pose = pycolmap.Rigid3d(pycolmap.Rotation3d(rotation), -rotation @ view.camera.centre)
-        image = pycolmap.Image(name=view.name, camera_id=1, image_id=index)
-        model.add_image_with_trivial_frame(image, pose)
-    folder.mkdir(parents=True)
-    model.write(str(folder))
+        x, y, z, w = pycolmap.Rotation3d(rotation).quat.tolist()
+        pose = (w, x, y, z, *(-rotation @ view.camera.centre).tolist())
+        lines += [f"{index} {' '.join(map(repr, pose))} 1 {view.name}", ""]
+    folder.mkdir(parents=True, exist_ok=True)
+    camera = f"1 {CAMERA_MODEL} {first.size[0]} {first.size[1]} {' '.join(map(repr, params))}"
+    (folder / "cameras.txt").write_text(camera + "\n", encoding="utf-8")
+    (folder / "images.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "points3D.txt").write_text("", encoding="utf-8")
 
 
 def _describe(views: list[View], seed: int) -> dict[str, object]:

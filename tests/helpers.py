@@ -1,6 +1,7 @@
 """What several test modules share: images, keypoints, where the real data is."""
 
 import atexit
+import contextlib
 import functools
 import os
 import shutil
@@ -126,7 +127,8 @@ def baked_network(config: NetworkConfig = SMALL_NETWORK, seed: int = 0) -> Rekd:
 def descriptor_weights() -> Path:
     """A file of kornia's HardNet with random weights."""
     import kornia.feature
-    from safetensors.torch import save_file
+
+    from rekd_hloc.descriptor.hardnet import save_descriptor
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -134,5 +136,17 @@ def descriptor_weights() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="rekd_hloc_test_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = folder / "hardnet.safetensors"
-    save_file(network.state_dict(), str(path))
+    save_descriptor(path, network, {"source": "random"})
     return path
+
+
+@contextlib.contextmanager
+def without_shape_checks():
+    """Users have no run-time type checker: what a mistake of theirs meets is the code itself."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

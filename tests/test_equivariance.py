@@ -10,11 +10,11 @@ from rekd_hloc.geometry import angle_difference
 from tests.helpers import assert_equivariant, baked_network, textured_image
 
 ORDERS = [4, 8, 36]
-SIZES = [(61, 61), (64, 64), (52, 75)]  # odd, even, oblong
+SIZES = [(41, 41), (44, 44), (36, 53)]  # odd, even, oblong
 
 
-def config_of(order, **options):
-    return NetworkConfig(group_order=order, pixel_range=51.0, **options)
+def config_of(order):
+    return NetworkConfig(group_order=order, pixel_range=51.0, orientation_blur_px=1.0)
 
 
 def image_of(height, width, seed=1):
@@ -92,7 +92,7 @@ def test_a_quarter_turn_of_the_image_turns_the_score_map(order, size):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_quarter_turn_of_the_image_turns_and_rolls_the_histogram(order, size):
-    network = baked_network(config_of(order, orientation_blur_px=1.0))
+    network = baked_network(config_of(order))
 
     def act(maps):
         return torch.roll(turn(maps), order // 4, dims=1)
@@ -100,15 +100,15 @@ def test_a_quarter_turn_of_the_image_turns_and_rolls_the_histogram(order, size):
     assert_equivariant(histogram(network), image_of(*size), turn, act, 1e-4)
 
 
-def errors_of_small_turns(maps, order, side, reach):
-    """Relative errors in the image's centre for each turn of the group below a right angle.
+def errors_of_small_turns(maps, order, side, reach, every=1):
+    """Relative errors in the image's centre for turns of the group below a right angle.
 
     Gives (score, histogram, histogram with a roll that is one bin short) for each.
     """
     middle = slice(side // 2 - reach, side // 2 + reach + 1)
     centre = (..., middle, middle)
     plain_score, plain_bins = maps(waves(0.0, side))
-    for bins in range(1, order // 4):
+    for bins in range(1, order // 4, every):
         angle_deg = bins * 360 / order
         score, got = maps(waves(-math.radians(angle_deg), side))  # counter-clockwise on the screen
         expected = torch.roll(resample(plain_bins, angle_deg), bins, dims=1)[centre]
@@ -139,13 +139,15 @@ def test_the_backbone_follows_small_turns_up_to_its_discretisation(order):
 @pytest.mark.parametrize("order", [8, 36])
 def test_the_whole_network_follows_small_turns(order):
     """The square box of the contrast normalisation is what is off most, at 40 to 50 degrees."""
-    network = baked_network(config_of(order, norm_window_px=33))
+    network = baked_network(config_of(order))
+    network.norm_window_px = 33  # the centre of a small image shall see no border
 
     def maps(image):
         score, logits = network(image)
         return score, logits.softmax(dim=1)
 
-    for score, histogram, one_bin_short in errors_of_small_turns(maps, order, side=97, reach=11):
+    errors = errors_of_small_turns(maps, order, side=97, reach=11, every=3)  # 10, 40, 70 degrees
+    for score, histogram, one_bin_short in errors:
         assert score < 0.25
         assert histogram < 0.33
         assert one_bin_short > 1.5 * histogram

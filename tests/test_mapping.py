@@ -1,4 +1,7 @@
+import errno
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,10 +233,11 @@ def test_a_failed_run_keeps_the_old_model_and_leaves_no_scraps(verified, tmp_pat
     before = (tmp_path / "sparse" / "0" / "points3D.bin").read_bytes()
 
     def fail(model, folder):
-        raise OSError("the disk is on fire")
+        raise OSError(errno.ENOSPC, "images.bin is not whole")
 
     monkeypatch.setattr(mapping, "write_model", fail)
-    with pytest.raises(OSError, match="on fire"):
+    words = r"no space left for .*sparse;.*same command goes on"
+    with pytest.raises(OSError, match=words):
         map_scene(verified, tmp_path, tmp_path / "sparse", seed=1)
     assert (tmp_path / "sparse" / "0" / "points3D.bin").read_bytes() == before
     assert not (tmp_path / "sparse.tmp").exists()
@@ -241,20 +245,27 @@ def test_a_failed_run_keeps_the_old_model_and_leaves_no_scraps(verified, tmp_pat
 
 def test_a_model_that_is_not_whole_on_disk_is_noticed(verified, tmp_path):
     (model,) = map_scene(verified, tmp_path, tmp_path / "sparse")
+    write_model(model, tmp_path / "whole")
 
-    class Shortened:
-        """Writes a model without its points, as a full disk would."""
+    class FullDisk:
+        """Writes what fits, and says nothing: as COLMAP does."""
+
+        def __init__(self, cut):
+            self.cut = cut
 
         def __getattr__(self, name):
             return getattr(model, name)
 
         def write(self, folder):
-            copy = pycolmap.Reconstruction(model)
-            for point in list(copy.points3D):
-                copy.delete_point3D(point)
-            copy.write(folder)
+            model.write(folder)
+            self.cut(Path(folder))
 
-    with pytest.raises(OSError, match="not whole on disk"):
-        write_model(Shortened(), tmp_path / "short")
-    with pytest.raises(OSError, match="cannot write the model"):
-        write_model(type("Lost", (), {"write": lambda self, folder: None})(), tmp_path / "lost")
+    for number, cut in enumerate(
+        (
+            lambda folder: os.truncate(folder / "points3D.bin", 1000),
+            lambda folder: os.truncate(folder / "images.bin", 1000),
+            lambda folder: (folder / "points3D.bin").unlink(),
+        )
+    ):
+        with pytest.raises(OSError, match=r"\.bin is not whole"):
+            write_model(FullDisk(cut), tmp_path / str(number))

@@ -131,6 +131,13 @@ def test_the_wrapper_takes_a_whole_conf_and_nests(hloc):
     torch.testing.assert_close(run(nested, data)[0], run(orientation_filter(NN), data)[0])
 
 
+def test_without_filter_the_wrapper_only_guards_and_needs_no_angles(hloc):
+    data = {key: value for key, value in turned_pair().items() if not key.startswith("oris")}
+    guarded = run(orientation_filter(NN, filter="none"), data)
+    torch.testing.assert_close(guarded, run(NN, data))
+    assert (guarded[0] >= 0).all()
+
+
 def test_adalam_runs_on_any_kornia_and_leaves_no_trace(hloc):
     data = turned_pair()
     matches, _ = run(OURS["adalam-rekd"], data)

@@ -696,7 +696,7 @@ def test_a_kill_at_each_step_of_closing(moment, tmp_path, monkeypatch):
             for file in tmp_path.glob("f.h5*"):
                 shutil.copy(file, folder)
 
-    steps = {"write": (hdf5_file, "_write_group"), "rename": (hdf5_file, "_sync")}
+    steps = {"write": (hdf5_file, "write_group"), "rename": (hdf5_file, "_sync")}
     place, name = steps.get(moment, (Journal, "remove"))
     real = getattr(place, name)
     monkeypatch.setattr(place, name, lambda *args: (copy(), real(*args))[1])
@@ -746,7 +746,9 @@ def test_a_full_disk_while_writing(tmp_path, monkeypatch):
     store.write("a.jpg", random_features(5))
     inner = store._file._journal
     inner._file = FullAfter(inner._file, room=999)
-    with pytest.raises(OSError, match=r"no space left .*f\.h5.* is kept: free some") as caught:
+    with pytest.raises(
+        OSError, match=r"no space left for .*f\.h5\.journal; free some.* goes on"
+    ) as caught:
         store.write("b.jpg", random_features(5))
     assert caught.value.errno == errno.ENOSPC
     assert store.names() == ["a.jpg"]
@@ -755,7 +757,7 @@ def test_a_full_disk_while_writing(tmp_path, monkeypatch):
     assert_goes_on(path, ["a.jpg"])
 
 
-@pytest.mark.parametrize("step", ["_reserve", "_write_group", "_sync"])
+@pytest.mark.parametrize("step", ["_reserve", "write_group", "_sync"])
 @pytest.mark.parametrize("is_new", [True, False])
 def test_a_full_disk_while_closing(step, is_new, tmp_path, monkeypatch):
     path = tmp_path / "f.h5"
@@ -767,7 +769,9 @@ def test_a_full_disk_while_closing(step, is_new, tmp_path, monkeypatch):
     store.write("b.jpg", random_features(5))
     with monkeypatch.context() as patch:
         patch.setattr(hdf5_file, step, full)
-        with pytest.raises(OSError, match=r"no space left for .*f\.h5; all that was written"):
+        with pytest.raises(
+            OSError, match=r"no space left for .*f\.h5; free some space; all that .* is in"
+        ):
             store.close()
     assert files(tmp_path) == ["f.h5"] * (not is_new) + ["f.h5.journal"]
     assert_goes_on(path, names)
@@ -807,8 +811,10 @@ def test_a_file_system_that_cannot_reserve_is_asked_how_much_is_free(tmp_path, m
     def unsupported(*_):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
-    monkeypatch.setattr(os, "posix_fallocate", unsupported, raising=False)
     (tmp_path / "a").touch()
+    hdf5_file._reserve(tmp_path / "a", 5)
+    assert (tmp_path / "a").stat().st_size in (0, 5)
+    monkeypatch.setattr(os, "posix_fallocate", unsupported, raising=False)
     hdf5_file._reserve(tmp_path / "a", 1)
     with pytest.raises(OSError, match="No space left"):
         hdf5_file._reserve(tmp_path / "a", 1 << 60)
@@ -862,6 +868,24 @@ def test_an_output_in_a_file_instead_of_a_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot write .*f\.h5: .*; choose another output"):
         FeatureStore.resume(tmp_path / "file" / "f.h5", MADE_WITH)
+
+
+def test_a_damaged_file_that_cannot_be_added_to_keeps_the_journal(tmp_path, monkeypatch):
+    path = tmp_path / "f.h5"
+    with FeatureStore.resume(path, MADE_WITH) as store:
+        store.write("a.jpg", random_features(5))
+    store = FeatureStore.resume(path, MADE_WITH)
+    store.write("b.jpg", random_features(5))
+
+    def damaged(*_):
+        raise RuntimeError("incorrect metadata checksum")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hdf5_file, "write_group", damaged)
+        with pytest.raises(ValueError, match=r"f\.h5 is damaged .*checksum.*; move it away"):
+            store.close()
+    path.unlink()
+    assert_goes_on(path, ["b.jpg"])
 
 
 # The real hloc

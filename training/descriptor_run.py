@@ -59,10 +59,14 @@ class TrainDescriptorConfig:
     seed: int = 0
     validate_every: int = 200
     """Steps between two validations, each also a checkpoint."""
+    max_photos: int = 0
+    """Training photos that give tracks, spread over all of them; 0 for every one."""
     validation_photos: int = 20
     """Held-out photos used, two pairs of each."""
     validation_keypoints: int = 300
     """Strongest keypoints described in each validation image."""
+    peers: tuple[str, ...] = ()
+    """Other descriptor weights to measure once on the same validation keypoints."""
 
     def __post_init__(self) -> None:
         if self.optimiser not in ("adam", "sgd"):
@@ -89,9 +93,9 @@ class DescriptorRun:
         self.best = -1.0
         self.seconds = 0.0
         self.quality: Qualities = {}
-        self.baseline: Qualities = {}
+        self.peers: dict[str, Qualities] = {}
         self.identity = json.loads(json.dumps({**asdict(config), **data}))
-        for name in ("output", "cache", "photos", "detector"):
+        for name in ("output", "cache", "photos", "detector", "peers"):
             self.identity.pop(name)
         self._resume()
         self.clock = time.perf_counter()
@@ -108,10 +112,10 @@ class DescriptorRun:
         self.quality = {k: MatchingQuality(**v) for k, v in state["quality"].items()}
         logger.info("resuming %s at step %d", path, self.step)
 
-    def note_baseline(self, baseline: Qualities) -> None:
-        """Keep and log what RootSIFT reaches on the validation pairs."""
-        self.baseline = baseline
-        logger.info("RootSIFT: %s", summarise(baseline))
+    def note_peer(self, name: str, qualities: Qualities) -> None:
+        """Keep and log what another descriptor reaches on the validation pairs."""
+        self.peers[name] = qualities
+        logger.info("%s: %s", name, summarise(qualities))
 
     def advance(self, pairs: PatchPairs) -> dict[str, float]:
         """One optimiser step; returns the loss and the mean distances."""
@@ -129,7 +133,7 @@ class DescriptorRun:
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(f"loss is not finite at step {self.step}: {values}")
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimiser.step()
         self.step += 1
         return values
@@ -160,17 +164,24 @@ class DescriptorRun:
         if is_best:
             save_checkpoint(self.folder / "best.pt", state)
 
-    def export(self) -> Path:
-        """Write the best checkpoint as it ships."""
+    def export(self, held_out: dict[str, list[ValidationPair]]) -> Path:
+        """Write the best checkpoint as it ships, measured once more."""
+        best = self.folder / "best.pt"
+        self.network.load_state_dict(load_checkpoint(best)["network"])
+        self.network.eval()
+        quality = {k: asdict(evaluate(p, by_network(self.network))) for k, p in held_out.items()}
         out = self.folder / "hardnet.safetensors"
-        baseline = {kind: asdict(quality) for kind, quality in self.baseline.items()}
-        export_descriptor(self.folder / "best.pt", out, {"rootsift": baseline})
+        peers = {
+            name: {kind: asdict(quality) for kind, quality in qualities.items()}
+            for name, qualities in self.peers.items()
+        }
+        export_descriptor(best, out, {"quality": quality, "peers": peers})
         return out
 
 
 def build_hardnet(seed: int, dropout: float = 0.3) -> nn.Module:
     """HardNet with orthogonal filters (the paper's start), drawn from the seed alone."""
-    network = kornia.feature.HardNet(pretrained=False)
+    network: nn.Module = kornia.feature.HardNet(pretrained=False)
     generator = torch.Generator().manual_seed(seed)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
@@ -179,7 +190,7 @@ def build_hardnet(seed: int, dropout: float = 0.3) -> nn.Module:
             layer.p = dropout
         elif isinstance(layer, nn.ReLU):
             layer.inplace = True
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def learning_rate(config: TrainDescriptorConfig, step: int) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -48,10 +48,10 @@ class ValidationPair:
     a: Side
     b: Side
     b_from_a: Float[Tensor, "3 3"]
-    is_partner: Bool[Tensor, "keypoint_a keypoint_b"]
-    """Keypoints that show the same place, whatever their scale."""
-    has_partner: Bool[Tensor, " keypoint_a"]
-    """Keypoints of a that the detector found again in b."""
+    is_same_place: Bool[Tensor, "keypoint_a keypoint_b"]
+    """Keypoints that show the same place, whatever their scale and angle."""
+    partner: Int64[Tensor, " keypoint_a"]
+    """The keypoint of b that agrees with one of a in everything, or -1."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ class MatchingQuality:
     """Area under precision and recall as the least accepted similarity falls."""
     fpr95: float
     """Wrong pairs more similar than the similarity that 95 % of the right pairs have."""
+
+
+Describe = Callable[[Side], Tensor]
+"""Descriptors of unit length for the keypoints of a side."""
 
 
 def make_pairs(
@@ -88,16 +92,14 @@ def make_pairs(
     return pairs
 
 
-def evaluate(
-    pairs: Sequence[ValidationPair], descriptors: Callable[[Side], Tensor]
-) -> MatchingQuality:
+def evaluate(pairs: Sequence[ValidationPair], descriptors: Describe) -> MatchingQuality:
     """Match every pair by the descriptors that a function gives for each side."""
     values = [_evaluate_pair(pair, descriptors(pair.a), descriptors(pair.b)) for pair in pairs]
     means = np.mean(values, axis=0) if values else np.zeros(4)
     return MatchingQuality(*(float(v) for v in means))
 
 
-def by_network(network: nn.Module, batch_size: int = 512) -> Callable[[Side], Tensor]:
+def by_network(network: nn.Module, batch_size: int = 512) -> Describe:
     """Descriptors of a network in eval mode."""
     return lambda side: describe(network, side.patches, batch_size)
 
@@ -127,7 +129,7 @@ def root_sift(
         points.append(cv2.KeyPoint(xy[0], xy[1], size, turn, 1.0, code))
     if not points:
         return torch.zeros(0, 128)
-    kept, described = cv2.SIFT_create().compute(grey, points)
+    kept, described = cv2.SIFT.create().compute(grey, points)
     assert len(kept) == len(points)
     return nn.functional.normalize(to_root(torch.from_numpy(described)), dim=1)
 
@@ -158,8 +160,8 @@ def _pair(
         a=sides[0],
         b=sides[1],
         b_from_a=b_from_a,
-        is_partner=distance <= CORRECT_PX * b.scale.clamp(min=1)[None],
-        has_partner=agreeing(a, b, b_from_a, config, angles=not upright) >= 0,
+        is_same_place=distance <= CORRECT_PX * b.scale.clamp(min=1)[None],
+        partner=agreeing(a, b, b_from_a, config, angles=not upright),
     )
 
 
@@ -172,7 +174,7 @@ def _evaluate_pair(
     error = match_errors(pair.a.keypoints.xy, pair.b.keypoints.xy, matches.index, pair.b_from_a)
     allowed = CORRECT_PX * pair.b.keypoints.scale[matches.index[:, 1]].clamp(min=1)
     correct = (error <= allowed).float()
-    possible = max(int(pair.has_partner.sum()), 1)
+    possible = max(int((pair.partner >= 0).sum()), 1)
     ranked = correct[torch.argsort(matches.score, descending=True, stable=True)]
     precision = ranked.cumsum(0) / torch.arange(1, len(ranked) + 1)
     total = max(possible, int(correct.sum()))
@@ -186,8 +188,9 @@ def _evaluate_pair(
 
 
 def _fpr95(similarity: Tensor, pair: ValidationPair) -> float:
-    right = similarity[pair.is_partner & pair.has_partner[:, None]]
-    wrong = similarity[~pair.is_partner]
+    found = torch.nonzero(pair.partner >= 0)[:, 0]
+    right = similarity[found, pair.partner[found]]
+    wrong = similarity[~pair.is_same_place]
     if len(right) == 0 or len(wrong) == 0:
         return 1.0
     return float((wrong >= torch.quantile(right, 0.05)).float().mean())

@@ -150,7 +150,7 @@ class TrackSet:
         xy, side, photo = self.xy[tracks], self.side_px[tracks], self.photo[tracks]
         distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
         near = distance < exclusion * np.maximum(side[:, None], side[None])
-        return near & (photo[:, None] == photo[None])
+        return np.asarray(near & (photo[:, None] == photo[None]))
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,11 @@ class TrackConfig:
 
     warps: WarpConfig = field(default_factory=WarpConfig)
     detector: DetectorConfig = field(
-        default_factory=lambda: DetectorConfig(max_keypoints=1000, levels_up=0, levels_down=4)
+        default_factory=lambda: DetectorConfig(
+            max_keypoints=1000, levels_up=0, levels_down=4, nms_window_px=9
+        )
     )
-    """Pyramid and suppression; as in the preset that the descriptor is for."""
+    """As in the preset that the descriptor is for, but for weaker suppression: more tracks."""
     num_views: int = 4
     """Changed views of each photo, beside the photo itself."""
     num_upright_views: int = 1
@@ -191,7 +193,8 @@ def _supplement(
     carried = carry(found[0][lonely], torch.from_numpy(views[1].view_from_photo))
     limit = carried.xy.new_tensor(greys[1].shape[::-1]) - 1
     inside = ((carried.xy > 0) & (carried.xy < limit)).all(dim=1)
-    lonely, carried = lonely[inside][:lacking], carried[inside][:lacking]
+    chosen = torch.nonzero(inside)[:lacking, 0]
+    lonely, carried = lonely[chosen], carried[chosen]
     noise = torch.from_numpy(rng.normal(size=(len(lonely), 4)).astype(np.float32))
     jittered = Keypoints(
         xy=carried.xy + 0.7 * noise[:, :2] * carried.scale[:, None],

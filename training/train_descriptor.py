@@ -16,10 +16,18 @@ from tqdm import tqdm
 
 from evaluation.photos import list_photos, photos_hash
 from rekd_hloc.config import load_config
+from rekd_hloc.descriptor.hardnet import load_hardnet
 from rekd_hloc.detector.detect import Detector
 from rekd_hloc.weights import load_detector, resolve_weights, weights_hash
 from training.descriptor_run import DescriptorRun, TrainDescriptorConfig, summarise
-from training.descriptor_validation import ValidationPair, by_root_sift, evaluate, make_pairs
+from training.descriptor_validation import (
+    Describe,
+    ValidationPair,
+    by_network,
+    by_root_sift,
+    evaluate,
+    make_pairs,
+)
 from training.track_cache import TrackSet, generate_tracks
 
 logger = logging.getLogger(__name__)
@@ -61,6 +69,7 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
     if not config.photos:
         raise ValueError("no photos: give photos=[FOLDER,...] with natural images")
     training_paths, validation_paths = list_photos([Path(folder) for folder in config.photos])
+    training_paths = _spread(training_paths, config.max_photos or len(training_paths))
     weights = resolve_weights(config.detector)
     detector = Detector(load_detector(weights)[0], config.tracks.detector)
     cache = Path(config.cache or Path(config.output) / "tracks")
@@ -78,7 +87,10 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
     held_out = _make_validation(config, validation_paths, detector)
     identity = {"data_hash": photos_hash([*training_paths, *validation_paths])}
     run = DescriptorRun(config, {**identity, "detector_hash": weights_hash(weights)})
-    run.note_baseline({k: evaluate(pairs, by_root_sift) for k, pairs in held_out.items()})
+    described: dict[str, Describe] = {"RootSIFT": by_root_sift}
+    described |= {Path(name).stem: by_network(load_hardnet(name)) for name in config.peers}
+    for name, describe in described.items():
+        run.note_peer(name, {k: evaluate(pairs, describe) for k, pairs in held_out.items()})
     bar = tqdm(total=config.steps, initial=run.step, disable=quiet, unit="step")
     while run.step < config.steps:
         rng = np.random.default_rng([config.seed, run.step])
@@ -89,7 +101,7 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
             run.record(values, held_out)
             bar.write(f"step {run.step}: {summarise(run.quality)}", file=sys.stderr)
     bar.close()
-    return run.export()
+    return run.export(held_out)
 
 
 def _make_validation(
@@ -97,9 +109,7 @@ def _make_validation(
 ) -> dict[str, list[ValidationPair]]:
     if not paths:
         raise ValueError("no photo falls into the validation tenth; give more photos")
-    # spread over the folders: the paths are sorted
-    picked = np.linspace(0, len(paths) - 1, min(config.validation_photos, len(paths)))
-    chosen = [paths[int(i)] for i in picked]
+    chosen = _spread(paths, config.validation_photos)
     return {
         kind: make_pairs(
             chosen,
@@ -111,6 +121,12 @@ def _make_validation(
         )
         for kind in ("oriented", "upright")
     }
+
+
+def _spread(paths: list[Path], count: int) -> list[Path]:
+    """At most ``count`` of the sorted paths, evenly spread, so that every folder is there."""
+    picked = np.linspace(0, len(paths) - 1, min(count, len(paths)))
+    return [paths[int(i)] for i in picked]
 
 
 if __name__ == "__main__":

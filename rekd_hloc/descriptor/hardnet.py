@@ -117,7 +117,7 @@ def describe(
     A patch that the network maps to zero, as it may a flat one, gets the unit vector of equal
     entries, so that every descriptor can be compared.
     """
-    parts = [network(part) for part in patches.split(batch_size)] if len(patches) else []
+    parts = [network(part) for part in torch.split(patches, batch_size)] if len(patches) else []
     if not parts:
         return patches.new_zeros(0, DIMENSION)
     raw = torch.cat(parts).nan_to_num(posinf=0.0, neginf=0.0)
@@ -157,13 +157,13 @@ def _cached_or_downloaded(name: str) -> Path:
 
 def _download(address: str, path: Path) -> Path:
     logger.info("downloading %s to %s", address, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".tmp")
-    with (
-        urllib.request.urlopen(address, timeout=DOWNLOAD_TIMEOUT_S) as source,
-        scratch.open("wb") as target,
-    ):
-        shutil.copyfileobj(source, target)
+    with urllib.request.urlopen(address, timeout=DOWNLOAD_TIMEOUT_S) as source:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("wb") as target:
+            shutil.copyfileobj(source, target)
+        if getattr(source, "length", 0):  # bytes announced and not received
+            raise ConnectionError(f"the download of {address} ended early")
     return scratch.replace(path)
 
 
@@ -194,7 +194,7 @@ def _fits(state: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
 def _fold_normalisation(network: nn.Module) -> None:
     """Put each batch normalisation into the convolution before it; drop the dropout."""
     folded: list[nn.Module] = []
-    for layer in network.features.children():  # type: ignore[union-attr, operator]
+    for layer in network.features.children():  # type: ignore[union-attr]
         if isinstance(layer, nn.BatchNorm2d):
             convolution = folded.pop()
             assert isinstance(convolution, nn.Conv2d)

@@ -60,7 +60,7 @@ def cut_patches(
     for number in range(int(level.max()) + 1):
         if number > 0:
             current = _halve(current)
-        for chosen in torch.nonzero(level == number)[:, 0].split(CHUNK):
+        for chosen in torch.split(torch.nonzero(level == number)[:, 0], CHUNK):
             grid = _sampling_grid(keypoints[chosen], step_px[chosen], image.shape, oriented)
             patches[chosen, 0] = _read(current, grid.to(image.dtype))
     return patches

@@ -31,7 +31,8 @@ def match_nearest(
     The score is the cosine of the angle between the two descriptors; nearest by cosine is nearest
     by distance, because all lengths are 1. Matches come in ascending order of the keypoint of a,
     and no keypoint occurs twice. Among equal similarities the lowest index wins (of b for each
-    keypoint of a, then of a for each keypoint of b). Half precision is matched in float32.
+    keypoint of a, then of a for each keypoint of b); similarities that differ by rounding only,
+    1e-7, are not always equal. Half precision is matched in float32.
 
     Args:
         descriptors_a: L2-normalised rows.
@@ -40,7 +41,7 @@ def match_nearest(
             Euclidean distance, seen from a and seen from b. Twins (two equally near neighbours)
             fail; a side with one single descriptor has no second and passes.
         block: rows and columns of the similarity matrix that exist at once; changes memory and
-            speed only.
+            speed only, but for the choice between identical descriptors of one image.
 
     Raises:
         ValueError: widths or devices differ, ``ratio`` or ``block`` is out of range, a descriptor

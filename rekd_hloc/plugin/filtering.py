@@ -35,6 +35,8 @@ def filter_answer(
     answer: Mapping[str, Tensor], data: Mapping[str, Tensor], config: MatchConfig
 ) -> dict[str, Tensor]:
     """A matcher's answer without the matches that turn otherwise than the image pair does."""
+    if config.filter == "none":
+        return dict(answer)
     a, b = features_from_hloc(data, 0), features_from_hloc(data, 1)
     matches = matches_from_hloc(answer, len(a)).to(a.keypoints.xy.device)
     return keep_matches(answer, filter_matches(matches, a.keypoints, b.keypoints, config))

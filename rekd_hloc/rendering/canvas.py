@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from rekd_hloc.rendering.masonry import Color
 from rekd_hloc.rendering.noise import Field, Image, to_bytes
@@ -17,6 +17,7 @@ FONTS = (
     cv2.FONT_HERSHEY_SIMPLEX,
 )
 SUBPIXEL_BITS = 5
+Points = NDArray[np.float64] | Sequence[tuple[float, float]]
 CIRCLE = np.array([(math.cos(k * math.pi / 10), math.sin(k * math.pi / 10)) for k in range(20)])
 
 
@@ -38,7 +39,7 @@ class Canvas:
         height, width = self.image.shape[:2]
         return width / self.px_per_metre, height / self.px_per_metre
 
-    def fill(self, points: ArrayLike, color: Color) -> None:
+    def fill(self, points: Points, color: Color) -> None:
         """A polygon."""
         corners = self._fixed(points)
         cv2.fillPoly(
@@ -64,7 +65,7 @@ class Canvas:
         axes = np.array([(radius_x * cos, radius_x * sin), (-radius_y * sin, radius_y * cos)])
         self.fill(CIRCLE @ axes + (x, y), color)
 
-    def line(self, points: ArrayLike, color: Color, width: float) -> None:
+    def line(self, points: Points, color: Color, width: float) -> None:
         """An open line through the points."""
         thickness = max(1, round(width * self.px_per_metre))
         cv2.polylines(
@@ -77,7 +78,7 @@ class Canvas:
             SUBPIXEL_BITS,
         )
 
-    def shade(self, points: ArrayLike, factor: float, softness: float = 0.0) -> None:
+    def shade(self, points: Points, factor: float, softness: float = 0.0) -> None:
         """Multiply the brightness of a polygon, with an edge ``softness`` metres wide."""
         mask: Image = np.zeros(self.image.shape[:2], np.uint8)
         cv2.fillPoly(mask, [self._fixed(points)], (255,), cv2.LINE_AA, SUBPIXEL_BITS)
@@ -126,7 +127,7 @@ class Canvas:
             small, matrix, canvas_size, self.image, cv2.INTER_LINEAR, cv2.BORDER_TRANSPARENT
         )
 
-    def _fixed(self, points: ArrayLike) -> NDArray[np.int32]:
+    def _fixed(self, points: Points) -> NDArray[np.int32]:
         fine = np.asarray(points, dtype=np.float64) * (self.px_per_metre * 2**SUBPIXEL_BITS)
         return np.asarray(np.rint(fine - 0.5 * 2**SUBPIXEL_BITS), dtype=np.int32).reshape(-1, 1, 2)
 

@@ -2,7 +2,6 @@
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike
 
 from rekd_hloc.rendering.canvas import FONTS, Canvas, pick_color, scale_color
 from rekd_hloc.rendering.masonry import Color
@@ -69,10 +68,15 @@ def print_poster(width_m: float, height_m: float, rng: np.random.Generator) -> I
         rng: drawn from.
     """
     shape = (round(height_m * PX_PER_METRE), round(width_m * PX_PER_METRE))
-    ground = np.asarray(pick_color(BRIGHT, rng), np.float32)
+    ground = pick_color(BRIGHT, rng)
     fade = np.linspace(rng.uniform(0.7, 1.0), rng.uniform(0.8, 1.15), shape[0], dtype=np.float32)
     canvas = Canvas(
-        np.clip(ground * np.ones((*shape, 3), np.float32) * fade[:, None, None], 0, 1), PX_PER_METRE
+        np.clip(
+            np.asarray(ground, np.float32) * np.ones((*shape, 3), np.float32) * fade[:, None, None],
+            0,
+            1,
+        ),
+        PX_PER_METRE,
     )
     ink = _contrast(ground)
     picture_height = height_m * rng.uniform(0.45, 0.6)
@@ -93,8 +97,8 @@ def paint_sign(text: str, width_m: float, height_m: float, rng: np.random.Genera
     shape = (round(height_m * PX_PER_METRE), round(width_m * PX_PER_METRE))
     ground = pick_color(BRIGHT, rng)
     canvas = Canvas(np.ones((*shape, 3), np.float32) * np.asarray(ground, np.float32), PX_PER_METRE)
-    _draw_frame(canvas, _contrast(np.asarray(ground)))
-    ink = _contrast(np.asarray(ground))
+    _draw_frame(canvas, _contrast(ground))
+    ink = _contrast(ground)
     box = (width_m * 0.06, height_m * 0.14, width_m * 0.88, height_m * 0.72)
     font = FONTS[int(rng.integers(len(FONTS)))]
     drop = height_m * 0.03
@@ -186,6 +190,6 @@ def _wear(image: Image, rng: np.random.Generator) -> Image:
     return np.asarray(cv2.GaussianBlur(to_bytes(worn * light), (0, 0), 0.6), dtype=np.uint8)
 
 
-def _contrast(ground: ArrayLike) -> Color:
+def _contrast(ground: Color) -> Color:
     dark = float(np.asarray(ground) @ np.array((0.3, 0.59, 0.11))) < 0.5
     return (0.96, 0.94, 0.86) if dark else (0.10, 0.09, 0.12)

@@ -8,7 +8,7 @@ footprint, so that nothing aliases.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from rekd_hloc.rendering.lighting import LightMap, light_surfaces
 from rekd_hloc.rendering.noise import Field, Image
-from rekd_hloc.rendering.surfaces import Surface, Vector, clip_polygon
+from rekd_hloc.rendering.surfaces import UP, Surface, Vector, clip_polygon
 
 NEAR_M = 0.05
 LEVEL_BIAS = 0.2
 """Added to the texture level: a little softer, against aliasing of surfaces seen at a slant."""
 CHUNK = 1024
-Sample = TypeVar("Sample", np.uint8, np.float32)
 LINEAR: Field = (np.arange(256, dtype=np.float32) / np.float32(255.0)) ** np.float32(2.2)
 """Light for a stored byte."""
 
@@ -168,7 +167,7 @@ def _bounds(
     if abs(surface.normal @ (camera.centre - surface.corner)) < 1e-6:
         return None
     seen = (surface.corners - camera.centre) @ camera.rotation.T
-    seen = clip_polygon(seen, (0.0, 0.0, 1.0), NEAR_M)
+    seen = clip_polygon(seen, UP, NEAR_M)
     if len(seen) < 3:
         return None
     image = seen @ camera.matrix.T
@@ -234,7 +233,7 @@ def _sample_map(light: Field, u: Field, v: Field) -> Field:
     return _read(light[..., None], u, v)[:, 0]
 
 
-def _read(image: NDArray[Sample], x: Field, y: Field) -> NDArray[Sample]:
+def _read(image: NDArray[Any], x: Field, y: Field) -> NDArray[Any]:
     """Bilinear values of shape (ray, channel) at positions in 0..1 of the image's width, height."""
     height, width, channels = image.shape
     rows = -(-len(x) // CHUNK)
@@ -243,7 +242,7 @@ def _read(image: NDArray[Sample], x: Field, y: Field) -> NDArray[Sample]:
     grid[1, : len(y)] = y * np.float32(height) - np.float32(0.5)
     map_x, map_y = grid.reshape(2, rows, CHUNK)
     values = cv2.remap(image, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(values, dtype=image.dtype).reshape(-1, channels)[: len(x)]
+    return np.asarray(values).reshape(-1, channels)[: len(x)]
 
 
 def _draw_sky(sky: Image, camera: Camera, supersampling: int) -> Field:

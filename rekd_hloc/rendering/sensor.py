@@ -50,7 +50,7 @@ def draw_light(rng: np.random.Generator) -> Light:
         gradient=float(rng.uniform(0.0, 0.18)),
         gradient_deg=float(rng.uniform(0.0, 360.0)),
         vignetting=float(rng.uniform(0.1, 0.3)),
-        noise=float(rng.uniform(1.2, 2.6)),
+        noise=float(rng.uniform(1.0, 2.2)),
     )
 
 

@@ -1,12 +1,11 @@
 """Flat textured surfaces in space, and the solids made of them. World units are metres, z is up."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from rekd_hloc.rendering.noise import Image
 
@@ -79,10 +78,6 @@ class Surface:
         """The point at texture position (u, v) of this surface, 0..1."""
         return self.corner + u * self.edge_u + v * self.edge_v
 
-    def moved(self, offset: ArrayLike) -> Self:
-        """The same surface elsewhere."""
-        return replace(self, corner=self.corner + np.asarray(offset, dtype=np.float64))
-
 
 def make_wall(
     left: tuple[float, float],
@@ -93,8 +88,8 @@ def make_wall(
     region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0),
 ) -> Surface:
     """An upright rectangle; left and right are ground positions as seen from its front."""
-    edge = np.array((right[0] - left[0], right[1] - left[1], 0.0))
-    corner = np.array((left[0], left[1], top))
+    edge = np.array((right[0] - left[0], right[1] - left[1], 0.0), dtype=np.float64)
+    corner = np.array((left[0], left[1], top), dtype=np.float64)
     return Surface(corner, edge, np.array((0.0, 0.0, bottom - top)), texture, region)
 
 
@@ -159,7 +154,7 @@ def make_level(
 
 
 def _make_lid(ring: list[tuple[float, float]], height: float, texture: Texture) -> Surface:
-    near_left, near_right, _, far_left = (np.array((x, y, height)) for x, y in ring)
+    near_left, near_right, _, far_left = (np.array((x, y, height), np.float64) for x, y in ring)
     return Surface(far_left, near_right - near_left, near_left - far_left, texture)
 
 
@@ -173,9 +168,9 @@ def _turned(
     )
 
 
-def clip_polygon(points: Vector, normal: ArrayLike, offset: float) -> Vector:
+def clip_polygon(points: Vector, normal: Vector, offset: float) -> Vector:
     """The part of a convex polygon where ``normal @ x >= offset``, shape (corner, dimension)."""
-    side = points @ np.asarray(normal, dtype=np.float64) - offset
+    side = points @ normal - offset
     kept: list[Vector] = []
     for k in range(len(points)):
         here, there = points[k], points[(k + 1) % len(points)]

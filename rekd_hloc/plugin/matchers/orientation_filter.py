@@ -19,7 +19,8 @@ class OrientationFilter(BaseModel):  # type: ignore[misc]  # hloc carries no typ
         inner = conf["matcher"].get("model", conf["matcher"])
         self.config = read_options({k: v for k, v in conf.items() if k != "matcher"})
         self.matcher = dynamic_load(matchers, inner["name"])(dict(inner)).eval()
-        self.guard = Guard(f"orientation_filter on {inner['name']}", ["oris"], ORIENTED_REMEDY)
+        needs = ["keypoints", "oris"] if self.config.filter != "none" else []
+        self.guard = Guard(f"orientation_filter on {inner['name']}", needs, ORIENTED_REMEDY)
 
     def _forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.guard.run(self._match, data)

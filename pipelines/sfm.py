@@ -1,0 +1,100 @@
+"""Recipe: photos in, COLMAP model out, with hloc where it is installed.
+
+``python -m pipelines.sfm PHOTOS OUT --conf rekd --matcher NN-rekd``. Copy it and change what you
+need; ``run`` reads from top to bottom. Without hloc the same files and model come from this
+package alone.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rekd_hloc import plugin
+from rekd_hloc.model_stages import MappingOptions
+from rekd_hloc.reconstruction import reconstruct, reconstruct_from_files
+from rekd_hloc.report import format_report
+
+
+def run(
+    photos: Path,
+    out: Path,
+    *,
+    conf: str = "rekd",
+    matcher: str = "NN-rekd",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Reconstruct a folder of photos by hloc.
+
+    Args:
+        photos: images, also in subfolders; hloc takes .jpg, .jpeg and .png, names without spaces.
+        out: folder for features.h5, pairs.txt, matches.h5, database.db, sparse/ and report.json.
+        conf: hloc's name of the features.
+        matcher: hloc's name of the matcher.
+        seed: of verification and mapping.
+        overwrite: extract and match anew. hloc goes on with files it finds there, even if they
+            were made with another conf.
+
+    Returns:
+        What is in report.json.
+    """
+    plugin.register()
+    from hloc import extract_features, match_features, pairs_from_exhaustive
+    from hloc.utils.io import list_h5_names
+
+    features = extract_features.main(
+        extract_features.confs[conf],
+        photos,
+        feature_path=out / "features.h5",
+        overwrite=overwrite,
+    )
+
+    # Every photo with every other: right for some hundred. For more, hloc.pairs_from_retrieval.
+    pairs = out / "pairs.txt"
+    pairs_from_exhaustive.main(pairs, image_list=sorted(list_h5_names(features)))
+
+    matches = match_features.main(
+        match_features.confs[matcher],
+        pairs,
+        features,
+        matches=out / "matches.h5",
+        overwrite=overwrite,
+    )
+
+    # hloc.reconstruction.main(out, photos, pairs, features, matches) does the same, but draws
+    # other random numbers each time, and keeps neither scale nor angle of the keypoints.
+    return reconstruct_from_files(
+        features, matches, pairs, photos, out, options=MappingOptions(seed=seed)
+    )
+
+
+def run_without_hloc(
+    photos: Path, out: Path, *, conf: str = "rekd", seed: int = 0, overwrite: bool = False
+) -> dict[str, Any]:
+    """The same with this package alone; ``conf`` is one of its presets."""
+    return reconstruct(photos, out, conf=conf, seed=seed, overwrite=overwrite, progress=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; 1 if no model came out."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.sfm", description=__doc__)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--conf", default="rekd", help="hloc's name of the features")
+    parser.add_argument("--matcher", default="NN-rekd", help="hloc's name of the matcher")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overwrite", action="store_true", help="extract and match anew")
+    options = vars(parser.parse_args(argv))
+    if plugin.hloc_is_importable():
+        report = run(**options)
+    else:
+        options.pop("matcher")
+        report = run_without_hloc(**options)
+    sys.stdout.write(format_report(report) + "\n")
+    return 0 if report["num_registered"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

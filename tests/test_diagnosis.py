@@ -1,0 +1,55 @@
+import pytest
+
+from rekd_hloc.diagnosis import connected_groups, diagnose
+
+NAMES = ["a", "b", "c", "d", "e"]
+MANY = dict.fromkeys(NAMES, 1000)
+
+
+def chain(*groups, matches=300, inliers=140):
+    """Pairs of neighbours within each group, verified; all other pairs not."""
+    counts = {(a, b): (matches, 0) for i, a in enumerate(NAMES) for b in NAMES[i + 1 :]}
+    for group in groups:
+        for a, b in zip(group, group[1:], strict=False):
+            counts[a, b] = (matches, inliers)
+    return counts
+
+
+def test_images_that_verified_pairs_connect_are_one_group():
+    assert connected_groups(NAMES, chain("ae", "bcd")) == [["b", "c", "d"], ["a", "e"]]
+    assert connected_groups(NAMES, chain()) == [[name] for name in NAMES]
+    assert connected_groups(NAMES, chain("ab", "cd", "bc", "de")) == [NAMES]
+    assert connected_groups([], {}) == []
+
+
+def test_a_complete_model_needs_no_diagnosis():
+    assert diagnose(MANY, chain("abcde"), NAMES) == ""
+
+
+@pytest.mark.parametrize(
+    ("num_keypoints", "counts", "registered", "words"),
+    [
+        ({}, {}, [], ["No image could be read"]),
+        ({"a": 1000}, {}, [], ["One image", "add photos"]),
+        (MANY, {}, [], ["No model of the 5 images", "no pairs to match"]),
+        (MANY, chain(), [], ["None of the 10 pairs", "median 300, most 300", "overlap"]),
+        (MANY, chain("abc", "de"), [], ["3 of 10 pairs are verified", "2 separate groups of 3, 2"]),
+        (MANY, chain("abcde"), [], ["4 of 10 pairs", "140 inliers", "from one place"]),
+        (MANY, chain("abcde", inliers=31), [], ["best pair has 31", "about 100", "overlap"]),
+        (MANY, chain("abcde"), "abc", ["2 of 5 images are not in the model: d, e", "add photos"]),
+        (MANY, chain("abc"), "abc", ["not in the model: d, e", "3 separate groups of 3, 1, 1"]),
+        (dict.fromkeys(NAMES, 30), chain(), [], ["median image has 30 keypoints, which is few"]),
+    ],
+)
+def test_a_diagnosis_says_what_is_wrong_and_what_to_do(num_keypoints, counts, registered, words):
+    text = diagnose(num_keypoints, counts, list(registered))
+    for word in words:
+        assert word in text
+
+
+def test_many_missing_images_are_not_all_listed():
+    names = [f"{i}.jpg" for i in range(30)]
+    text = diagnose(dict.fromkeys(names, 500), {}, names[:2])
+    assert "28 of 30" in text
+    assert "6.jpg, ..." in text
+    assert "7.jpg" not in text

@@ -1,0 +1,264 @@
+"""Files and models pass between hloc and this package in both directions."""
+
+import importlib
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pycolmap
+import pytest
+import torch
+
+from pipelines import localize, sfm
+from rekd_hloc import plugin
+from rekd_hloc.alignment import Pose, align_to_reference, read_poses
+from rekd_hloc.matching.match import match_images
+from rekd_hloc.model_stages import MappingOptions
+from rekd_hloc.pairs import exhaustive_pairs, write_pairs
+from rekd_hloc.plugin.features import features_to_hloc
+from rekd_hloc.reconstruction import reconstruct_from_files
+from rekd_hloc.store import FeatureStore, MatchStore
+from rekd_hloc.types import Features, Keypoints
+from tests.hloc_home import KINDS, REAL_MARKS, fresh_hloc
+
+STEP = 20
+"""The grey value of image n is n * STEP: how the extractor below knows it."""
+
+
+@pytest.fixture(params=KINDS)
+def hloc(request):
+    with fresh_hloc(request.param) as kind:
+        plugin.register()
+        yield kind
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A synthetic scene with exact observations of its points."""
+
+    model: pycolmap.Reconstruction
+    images: Path
+    names: list[str]
+    features: list[Features]
+    mapping: MappingOptions
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scene")
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_frames_per_rig, options.num_points3D = 1, 6, 100
+    pycolmap.set_random_seed(4)
+    model = pycolmap.synthesize_dataset(options)
+    camera = next(iter(model.cameras.values()))
+    images, names, features = folder / "images", [], []
+    (images / "sub").mkdir(parents=True)
+    vectors = torch.nn.functional.normalize(
+        torch.randn(1000, 128, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    for number, image in enumerate(model.images.values()):
+        image.name = f"sub/i{number}.png"
+        grey = np.full((camera.height, camera.width), number * STEP, np.uint8)
+        assert cv2.imwrite(str(images / image.name), grey)
+        seen = [point for point in image.points2D if point.has_point3D()]
+        xy = torch.tensor(np.array([point.xy for point in seen]) - 0.5, dtype=torch.float32)
+        ones = torch.ones(len(xy))
+        keypoints = Keypoints(xy, ones, 0 * ones, ones)
+        described = vectors[[point.point3D_id % len(vectors) for point in seen]]
+        names.append(image.name)
+        features.append(Features(keypoints, described, (camera.width, camera.height)))
+    mapping = MappingOptions(
+        camera_model=camera.model.name, camera_mode="single", intrinsics=list(camera.params)
+    )
+    return Scene(model, images, names, features, mapping)
+
+
+def write_by_us(scene, folder):
+    with FeatureStore.resume(folder / "features.h5", {"preset": "any"}) as store:
+        for name, features in zip(scene.names, scene.features, strict=True):
+            store.write(name, features)
+    pairs = exhaustive_pairs(scene.names)
+    write_pairs(folder / "pairs.txt", pairs)
+    match_images(folder / "features.h5", folder / "matches.h5", pairs)
+    return folder / "features.h5", folder / "matches.h5", folder / "pairs.txt"
+
+
+def put_extractor(scene, monkeypatch):
+    """An extractor ``made_up`` among hloc's that knows the scene's observations."""
+    base = importlib.import_module("hloc.utils.base_model").BaseModel
+    module = ModuleType("hloc.extractors.made_up")
+
+    def forward(self, data):
+        return features_to_hloc(scene.features[round(float(data["image"].mean()) * 255 / STEP)])
+
+    members = {"_init": lambda *_: None, "_forward": forward, "__module__": module.__name__}
+    module.MadeUp = type("MadeUp", (base,), members)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return {"output": "f", "model": {"name": "made_up"}, "preprocessing": {"grayscale": True}}
+
+
+def write_by_hloc(scene, folder, monkeypatch):
+    conf = put_extractor(scene, monkeypatch)
+    extract_features = importlib.import_module("hloc.extract_features")
+    match_features = importlib.import_module("hloc.match_features")
+    write_pairs(folder / "pairs.txt", exhaustive_pairs(scene.names))
+    features = extract_features.main(conf, scene.images, folder)
+    conf = match_features.confs["NN-rekd"]
+    matches = match_features.main(
+        conf, folder / "pairs.txt", features, matches=folder / "matches.h5"
+    )
+    return features, matches, folder / "pairs.txt"
+
+
+def test_hloc_reads_what_we_wrote(hloc, scene, tmp_path):
+    features, matches, _ = write_by_us(scene, tmp_path)
+    io = importlib.import_module("hloc.utils.io")
+    assert sorted(io.list_h5_names(features)) == sorted(scene.names)
+    for name, expected in zip(scene.names, scene.features, strict=True):
+        got = io.get_keypoints(features, name)
+        np.testing.assert_allclose(got, expected.keypoints.xy.numpy(), atol=1e-4)
+    with MatchStore(matches) as store:
+        for a, b in (scene.names[:2], scene.names[1::-1]):
+            index, scores = io.get_matches(matches, a, b)
+            assert len(index) > 20
+            expected = store.read(a, b)
+            assert set(map(tuple, index)) == set(map(tuple, expected.index.tolist()))
+            assert scores.min() > 0.99
+
+
+def test_hloc_matches_what_we_extracted_as_we_do(hloc, scene, tmp_path):
+    features, matches, pairs = write_by_us(scene, tmp_path)
+    match_features = importlib.import_module("hloc.match_features")
+    conf = match_features.confs["NN-rekd"]
+    theirs = match_features.main(conf, pairs, features, matches=tmp_path / "theirs.h5")
+    with MatchStore(matches) as ours, MatchStore(theirs) as other:
+        for pair in exhaustive_pairs(scene.names):
+            a, b = ours.read(*pair), other.read(*pair)
+            torch.testing.assert_close(a.index, b.index)
+            torch.testing.assert_close(a.score, b.score, atol=2e-3, rtol=0)
+
+
+def test_our_reconstruction_runs_on_hlocs_files(hloc, scene, tmp_path, monkeypatch):
+    features, matches, pairs = write_by_hloc(scene, tmp_path, monkeypatch)
+    out = tmp_path / "out"
+    options = scene.mapping
+    for listed in (pairs, None):
+        report = reconstruct_from_files(
+            features, matches, listed, scene.images, out, options=options
+        )
+        assert report["num_registered"] == len(scene.names)
+    model = pycolmap.Reconstruction(str(out / "sparse" / "0"))
+    errors = align_to_reference(model, read_poses(scene.model))
+    assert errors.rotation_deg.max() < 0.05
+    assert errors.center_rel.max() < 1e-3
+
+
+@pytest.fixture(params=[pytest.param("real", marks=REAL_MARKS)])
+def real_hloc(request):
+    with fresh_hloc(request.param) as kind:
+        yield kind
+
+
+def test_hloc_localises_a_query_in_our_model(real_hloc, scene, tmp_path):
+    features, matches, _ = write_by_us(scene, tmp_path)
+    query, *mapped = scene.names
+    pairs = tmp_path / "mapped.txt"
+    write_pairs(pairs, exhaustive_pairs(mapped))
+    report = reconstruct_from_files(
+        features, matches, pairs, scene.images, tmp_path / "out", options=scene.mapping
+    )
+    model = pycolmap.Reconstruction(str(tmp_path / "out" / "sparse" / "0"))
+    assert query not in {image.name for image in model.images.values()}
+    camera = next(iter(model.cameras.values()))
+    parameters = " ".join(map(str, camera.params))
+    line = f"{query} {camera.model.name} {camera.width} {camera.height} {parameters}\n"
+    (tmp_path / "queries.txt").write_text(line)
+    write_pairs(tmp_path / "retrieval.txt", [(query, name) for name in mapped])
+    importlib.import_module("hloc.localize_sfm").main(
+        model,
+        tmp_path / "queries.txt",
+        tmp_path / "retrieval.txt",
+        features,
+        matches,
+        tmp_path / "poses.txt",
+    )
+    name, *values = (tmp_path / "poses.txt").read_text().split()
+    assert name == Path(query).name
+    qw, qx, qy, qz, *translation = map(float, values)
+    pose = pycolmap.Rigid3d(pycolmap.Rotation3d([qx, qy, qz, qw]), translation)
+    poses = read_poses(model)
+    localised = Pose(np.array(pose.rotation.matrix()), np.array(pose.inverse().translation))
+    errors = align_to_reference({**poses, query: localised}, read_poses(scene.model))
+    place = errors.names.index(query)
+    assert errors.rotation_deg[place] < 0.1
+    assert errors.center_rel[place] < 2e-3
+    assert report["num_registered"] == len(mapped)
+
+
+def test_hlocs_reconstruction_runs_on_our_files(real_hloc, scene, tmp_path):
+    features, matches, pairs = write_by_us(scene, tmp_path)
+    parameters = ",".join(map(str, scene.mapping.intrinsics))
+    model = importlib.import_module("hloc.reconstruction").main(
+        tmp_path / "out",
+        scene.images,
+        pairs,
+        features,
+        matches,
+        camera_mode=pycolmap.CameraMode.SINGLE,
+        image_list=scene.names,
+        image_options={
+            "camera_model": scene.mapping.camera_model,
+            "camera_params": parameters,
+        },
+        mapper_options={"random_seed": 0, "num_threads": 1},
+    )
+    assert model.num_reg_images() == len(scene.names)
+    assert align_to_reference(model, read_poses(scene.model)).rotation_deg.max() < 0.05
+
+
+def test_the_recipes_make_a_model_and_find_a_new_photo_in_it(
+    real_hloc, scene, tmp_path, monkeypatch, capsys
+):
+    plugin.register()
+    extract_features = importlib.import_module("hloc.extract_features")
+    extract_features.confs["made_up"] = put_extractor(scene, monkeypatch)
+    query, *mapped = scene.names
+    for number, name in enumerate(mapped):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        shutil.copy(scene.images / name, tmp_path / "photos" / f"{number}.png")
+    (tmp_path / "new").mkdir()
+    shutil.copy(scene.images / query, tmp_path / "new" / "new.png")
+    photos, queries, map_dir, out = (str(tmp_path / n) for n in ("photos", "new", "map", "out"))
+    assert sfm.main([photos, map_dir, "--conf", "made_up"]) == 0
+    assert (tmp_path / "map" / "report.json").is_file()
+    capsys.readouterr()
+    assert localize.main([queries, map_dir, out, "--conf", "made_up"]) == 0
+    name, inliers = capsys.readouterr().out.splitlines()[-1].split(": ")
+    assert name == "new.png"
+    assert int(inliers.removesuffix(" inliers")) > 30
+    model = pycolmap.Reconstruction(str(tmp_path / "map" / "sparse" / "0"))
+    assert model.num_reg_images() == len(mapped)
+    shutil.copy(scene.images / query, tmp_path / "new" / "0.png")
+    with pytest.raises(ValueError, match=r"'0.png' is a query and an image of the map"):
+        localize.run(Path(queries), Path(map_dir), Path(out), conf="made_up")
+
+
+def test_the_recipe_for_models_works_without_hloc(monkeypatch, tmp_path, capsys):
+    asked = {}
+
+    def reconstruct(photos, out, **options):
+        asked.update(options)
+        return {"num_registered": 0}
+
+    monkeypatch.setattr(sfm.plugin, "hloc_is_importable", lambda: False)
+    monkeypatch.setattr(sfm, "reconstruct", reconstruct)
+    monkeypatch.setattr(sfm, "format_report", str)
+    assert sfm.main([str(tmp_path), str(tmp_path / "out"), "--conf", "rekd-fast"]) == 1
+    assert (asked["conf"], asked["seed"]) == ("rekd-fast", 0)
+    monkeypatch.setitem(sys.modules, "hloc", None)
+    with pytest.raises(ImportError, match="pip install --no-deps"):
+        localize.run(tmp_path, tmp_path, tmp_path)

@@ -1,0 +1,149 @@
+"""Compare extraction options on held-out photos: ``python -m training.preset_sweep --photos DIR``.
+
+Every held-out photo is seen again under a random homography with other light, blur and noise. For
+each variant of a preset: how many mutual neighbours are right within 3 px, which share that is, and
+how precise they are. Presets are chosen here and never on a benchmark's images.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from evaluation.metrics import match_errors
+from evaluation.photos import list_photos
+from rekd_hloc.config import MatchConfig, get_preset, load_config
+from rekd_hloc.extractor import Extractor
+from rekd_hloc.images import read_color
+from rekd_hloc.matching.match import match
+from training.warps import View, WarpConfig, draw_view, plain_view
+
+logger = logging.getLogger(__name__)
+
+CORRECT_PX = 3.0
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """Means over pairs; ``error_px`` is the median error of the correct matches."""
+
+    variant: str
+    num_keypoints: float
+    num_matches: float
+    num_correct: float
+    precision: float
+    filtered_correct: float
+    filtered_precision: float
+    error_px: float
+    seconds_per_image: float
+
+
+def evaluate_variant(
+    name: str, extractor: Extractor, pairs: Sequence[tuple[View, View]]
+) -> VariantResult:
+    """Run one variant over all pairs of views."""
+    rows, errors, seconds = [], [], 0.0
+    for view_a, view_b in tqdm(pairs, desc=name or "as it is", disable=None):
+        start = time.perf_counter()
+        a, b = extractor(view_a.grey), extractor(view_b.grey)
+        seconds += time.perf_counter() - start
+        b_from_a = torch.from_numpy(view_b.view_from_photo @ np.linalg.inv(view_a.view_from_photo))
+        figures = [len(a)]
+        for kind in ("none", "density"):
+            found = match(a, b, MatchConfig(filter=kind))
+            error = match_errors(a.keypoints.xy, b.keypoints.xy, found.index, b_from_a)
+            right = error <= CORRECT_PX
+            figures += [len(found), int(right.sum())]
+            if kind == "none":
+                errors.append(error[right])
+        rows.append(figures)
+    keypoints, matches, correct, kept, kept_correct = np.mean(rows, axis=0)
+    all_errors = torch.cat(errors)
+    return VariantResult(
+        variant=name,
+        num_keypoints=keypoints,
+        num_matches=matches,
+        num_correct=correct,
+        precision=correct / max(matches, 1),
+        filtered_correct=kept_correct,
+        filtered_precision=kept_correct / max(kept, 1),
+        error_px=float(all_errors.median()) if len(all_errors) else float("nan"),
+        seconds_per_image=seconds / (2 * len(pairs)),
+    )
+
+
+def draw_pairs(
+    paths: Sequence[Path], count: int, seed: int, *, upright: bool
+) -> list[tuple[View, View]]:
+    """One pair of views of each of ``count`` photos, spread over all of them."""
+    picked = np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)
+    pairs = []
+    for index in picked:
+        photo = read_color(paths[index])
+        rng = np.random.default_rng([seed, int(index)])
+        pairs.append((plain_view(photo), draw_view(rng, photo, WarpConfig(), upright=upright)))
+    return pairs
+
+
+def format_table(rows: Sequence[VariantResult]) -> str:
+    """A Markdown table, one variant a row."""
+    lines = [
+        "| variant | keypoints | matches | correct | precision | filtered: correct | precision "
+        "| error px | s/image |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r.variant or 'as it is'} | {r.num_keypoints:.0f} | {r.num_matches:.0f} "
+        f"| {r.num_correct:.0f} | {r.precision:.3f} | {r.filtered_correct:.0f} "
+        f"| {r.filtered_precision:.3f} | {r.error_px:.2f} | {r.seconds_per_image:.2f} |"
+        for r in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m training.preset_sweep", description=__doc__)
+    parser.add_argument("--photos", type=Path, nargs="+", required=True)
+    parser.add_argument("--conf", default="rekd-fast", help="preset to start from")
+    parser.add_argument(
+        "--variant", action="append", default=[""], help="'key=value key=value'; may be repeated"
+    )
+    parser.add_argument("--num-photos", type=int, default=16)
+    parser.add_argument("--upright", action="store_true", help="views that are hardly turned")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder for results.json")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        _, held_out = list_photos(arguments.photos)
+        pairs = draw_pairs(
+            held_out, arguments.num_photos, arguments.seed, upright=arguments.upright
+        )
+        preset = get_preset(arguments.conf)
+        configs = {text: load_config(preset, None, text.split()) for text in arguments.variant}
+    except (ValueError, FileNotFoundError) as error:
+        logger.error("%s", error)
+        return 2
+    rows = []
+    for text, config in configs.items():
+        extractor = Extractor.from_pretrained(arguments.conf, config=config)
+        rows.append(evaluate_variant(text, extractor, pairs))
+    sys.stdout.write(format_table(rows))
+    if arguments.out:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        record = {"conf": arguments.conf, "variants": [asdict(row) for row in rows]}
+        (arguments.out / "results.json").write_text(json.dumps(record, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
