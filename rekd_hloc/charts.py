@@ -118,15 +118,7 @@ def draw_camera_map(
         ring: dict[str, Any] = {"s": 90, "facecolors": "none", "edgecolors": COLORS[1]}
         axes.scatter(true[:, 0], true[:, 1], label="true cameras", zorder=4, **ring)
     if len(names) <= MAX_LABELS:
-        for name, place, look in zip(names, cameras, looks, strict=True):
-            axes.annotate(
-                _short(name),
-                place - 0.7 * reach * look,
-                fontsize=7,
-                ha="center",
-                va="center",
-                annotation_clip=False,
-            )
+        _write_names(axes, names, cameras - 0.7 * reach * looks)
     axes.margins(0.08)
     axes.set_aspect("equal", adjustable="datalim")
     axes.legend(frameon=False, loc="best")
@@ -187,6 +179,13 @@ def _write_count(
     dark = count > 0 and shown[row, column] > 0.6 * most
     color = "white" if dark else "#555555"
     axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
+
+
+def _write_names(axes: Axes, names: Sequence[str], places: Float64[np.ndarray, "name 2"]) -> None:
+    for name, place in zip(names, places, strict=True):
+        axes.annotate(
+            _short(name), place, fontsize=7, ha="center", va="center", annotation_clip=False
+        )
 
 
 def _short(name: str) -> str:

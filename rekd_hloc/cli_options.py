@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -70,4 +70,4 @@ def read_match_config(filter_name: str, ratio: float) -> MatchConfig:
     Raises:
         ValueError: no such filter, or a ratio out of range.
     """
-    return replace(MatchConfig(), filter=cast("MatchConfig", filter_name), ratio=ratio)
+    return replace(MatchConfig(), filter=cast(Any, filter_name), ratio=ratio)

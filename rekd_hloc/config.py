@@ -101,7 +101,7 @@ class DetectorConfig:
     """Size ratio between two outer levels (paper: sqrt 2)."""
     border_px: int = 15
     """Margin of each level without keypoints, in its pixels (paper: 15)."""
-    nms_window_px: int = 15
+    nms_window_px: int = 9
     """Side of the non-maximum suppression window at each level, odd (paper: 15)."""
     score_threshold: float = 0.0
     """Responses at or below it are no keypoints."""
@@ -205,6 +205,7 @@ class MatchConfig:
 
 PAPER_DETECTOR = DetectorConfig(
     max_keypoints=1500,
+    nms_window_px=15,
     min_relief=0.0,
     fill_budget=False,
     subpixel=False,
@@ -226,7 +227,7 @@ PRESETS: dict[str, ExtractConfig] = {
         descriptor=DescriptorConfig(oriented=False, antialias=False),
     ),
     "rekd-fast": ExtractConfig(
-        weights="rekd-fast", detector=DetectorConfig(levels_up=0, levels_down=4)
+        weights="rekd-fast", detector=DetectorConfig(levels_up=1, levels_down=4)
     ),
 }
 

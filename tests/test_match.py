@@ -200,8 +200,8 @@ def test_matches_of_other_features_are_refused(features_path, tmp_path, pairs):
     assert match_images(features_path, out, pairs, overwrite=True).num_resumed == 0
 
 
-class CountingStore:
-    """As much of a features file as the cache needs."""
+class CountingStore(FeatureStore):
+    """As much of a features file as the cache needs, without a file."""
 
     def __init__(self):
         self.reads = []
