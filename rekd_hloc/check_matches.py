@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rekd_hloc.check_features import open_to_check, walk_groups
 from rekd_hloc.findings import Findings
-from rekd_hloc.hdf5_groups import HDF5_ERRORS
+from rekd_hloc.hdf5_groups import HDF5_ERRORS, group_attributes
 from rekd_hloc.match_store import INT16_MAX, split_group
 
 Pair = tuple[str, str]
@@ -36,7 +36,7 @@ def check_matches(path: Path, num_keypoints: dict[str, int], found: Findings) ->
     with file:
         for key, group in walk_groups(file, path, found):
             try:
-                pair = _true_pair(key, dict(group.attrs), true_name)
+                pair = _true_pair(key, group_attributes(group), true_name)
                 arrays = {
                     name: np.asarray(group[name][()])
                     for name in ("matches0", "matching_scores0")

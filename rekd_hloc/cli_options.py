@@ -1,8 +1,7 @@
 """Options that several commands share, and what they resolve to."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 
@@ -70,4 +69,4 @@ def read_match_config(filter_name: str, ratio: float) -> MatchConfig:
     Raises:
         ValueError: no such filter, or a ratio out of range.
     """
-    return replace(MatchConfig(), filter=cast(Any, filter_name), ratio=ratio)
+    return load_config(MatchConfig(), None, [f"filter={filter_name}", f"ratio={ratio}"])

@@ -20,6 +20,7 @@ import numpy as np
 from rekd_hloc.hdf5_groups import (
     HDF5_ERRORS,
     dataset_names,
+    group_attributes,
     open_hdf5,
     text_attributes,
     walk,
@@ -130,10 +131,7 @@ class Hdf5File:
         if self._journal is not None and group in self._journal:
             return self._journal.attributes(group)
         found = self._find(group)
-        try:
-            return {} if found is None else dict(found.attrs)
-        except HDF5_ERRORS:
-            return {}
+        return {} if found is None else group_attributes(found)
 
     def read(self, group: str, names: tuple[str, ...]) -> Record | None:
         """The group with those of the named datasets it has, without attributes, or None.

@@ -369,7 +369,7 @@ def test_the_match_file_has_hlocs_schema(tmp_path):
         assert group["matches0"][()].tolist() == [-1, 4, -1, 0, -1]
         assert group["matches0"].dtype == np.int16
         assert group["matching_scores0"][()].tolist() == [0, 0.75, 0, 0, 0]
-        assert (group.attrs["name0"], group.attrs["name1"]) == ("x/a.jpg", "y/z/b.jpg")
+        assert [group.attrs[key].decode() for key in ("name0", "name1")] == ["x/a.jpg", "y/z/b.jpg"]
 
 
 @pytest.mark.parametrize("largest", [32_767, 32_768, 70_000])

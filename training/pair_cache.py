@@ -49,7 +49,7 @@ class PairCache:
         self.folder = folder
         if not (folder / "done").is_file():
             raise FileNotFoundError(
-                f"{folder} holds no finished pair cache; make one with python -m training.pair_cache"
+                f"{folder} holds no finished pair cache; make one with training.pair_cache"
             )
         self.crops = np.load(folder / "crops.npy", mmap_mode="r")
         self.maps = np.load(folder / "b_from_a.npy")
