@@ -1,13 +1,12 @@
 """``rekd-hloc``: from a folder of photos to a COLMAP model, and each step on its own."""
 
 import contextlib
-import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,7 +21,9 @@ from rekd_hloc.cli_options import (
     Seed,
     Settings,
     read_match_config,
+    read_numbers,
     resolve_conf,
+    say,
 )
 
 app = typer.Typer(
@@ -82,7 +83,7 @@ def extract(
     counts = sorted(summary.num_keypoints.values())
     middle = counts[len(counts) // 2] if counts else 0
     _report_skipped(summary.skipped)
-    _say(
+    say(
         json_output,
         {**asdict(summary), "output": str(output)},
         f"{len(summary.names)} images in {output} ({summary.num_resumed} were there already), "
@@ -107,7 +108,7 @@ def pairs(
 
     found = make_pairs(list_images(images), source, overlap=overlap)
     write_pairs(output, found)
-    _say(
+    say(
         json_output,
         {"num_pairs": len(found), "output": str(output)},
         f"{len(found)} pairs in {output}",
@@ -143,7 +144,7 @@ def match(
     )
     total = sum(summary.num_matches.values())
     per_pair = [[a, b, count] for (a, b), count in summary.num_matches.items()]
-    _say(
+    say(
         json_output,
         {
             "num_pairs": len(per_pair),
@@ -212,7 +213,7 @@ def reconstruct(
         mapper=mapper,
         camera_model=camera_model,
         camera_mode=camera_mode,
-        intrinsics=_numbers("intrinsics", intrinsics),
+        intrinsics=read_numbers("intrinsics", intrinsics),
         reference=reference,
         device=device,
         seed=seed,
@@ -284,24 +285,9 @@ def _logging() -> Iterator[None]:
         root.removeHandler(handler)
 
 
-def _say(as_json: bool, record: dict[str, Any], text: str) -> None:
-    typer.echo(json.dumps(record, indent=1, default=str) if as_json else text)
-
-
 def _report_skipped(skipped: dict[str, str]) -> None:
     for name, reason in skipped.items():
         typer.echo(f"skipped {name}: {reason}", err=True)
-
-
-def _numbers(name: str, text: str | None) -> list[float] | None:
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ValueError(
-            f"{name} must be numbers with commas between, like 1000,320,240, got {text!r}"
-        ) from error
 
 
 from rekd_hloc import cli_files as _files  # noqa: E402  (adds the commands on files)

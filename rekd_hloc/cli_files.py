@@ -1,13 +1,11 @@
 """Commands on files that exist: export, plot, check, info, export-weights, hloc."""
 
-import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from rekd_hloc.cli_options import Json
+from rekd_hloc.cli_options import Json, say
 
 hloc_app = typer.Typer(
     help="Make stock `python -m hloc...` know the rekd confs in this environment.",
@@ -72,7 +70,7 @@ def export(
             progress=True,
         )
     record = {"num_images": len(ids), "num_pairs": len(pairs), "output": str(database)}
-    _say(json_output, record, f"{len(ids)} images and {len(pairs)} pairs in {database}")
+    say(json_output, record, f"{len(ids)} images and {len(pairs)} pairs in {database}")
 
 
 def plot(
@@ -90,7 +88,7 @@ def plot(
 
     written = plot_files(features, images, output, names=image, matches_path=matches)
     record = {"files": [str(path) for path in written]}
-    _say(json_output, record, f"{len(written)} pictures in {output}")
+    say(json_output, record, f"{len(written)} pictures in {output}")
 
 
 def check(
@@ -105,7 +103,7 @@ def check(
     from rekd_hloc.check import check_files, format_findings
 
     findings = check_files(features, matches, pairs)
-    _say(json_output, [asdict(finding) for finding in findings], format_findings(findings))
+    say(json_output, [asdict(finding) for finding in findings], format_findings(findings))
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)
 
@@ -115,7 +113,7 @@ def info(json_output: Json = False) -> None:
     from rekd_hloc.environment import describe_environment, format_environment
 
     record = describe_environment()
-    _say(json_output, record, format_environment(record))
+    say(json_output, record, format_environment(record))
 
 
 def export_weights(
@@ -157,7 +155,3 @@ def status() -> None:
     from rekd_hloc.plugin.enable import status as run
 
     typer.echo(run())
-
-
-def _say(as_json: bool, record: Any, text: str) -> None:
-    sys.stdout.write((json.dumps(record, indent=1, default=str) if as_json else text) + "\n")

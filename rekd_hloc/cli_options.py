@@ -1,7 +1,8 @@
 """Options that several commands share, and what they resolve to."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,3 +71,24 @@ def read_match_config(filter_name: str, ratio: float) -> MatchConfig:
         ValueError: no such filter, or a ratio out of range.
     """
     return load_config(MatchConfig(), None, [f"filter={filter_name}", f"ratio={ratio}"])
+
+
+def read_numbers(name: str, text: str | None) -> list[float] | None:
+    """Numbers with commas between; None where there is no text.
+
+    Raises:
+        ValueError: a part is no number.
+    """
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must be numbers with commas between, like 1000,320,240, got {text!r}"
+        ) from error
+
+
+def say(as_json: bool, record: Any, text: str) -> None:
+    """Print a command's result on stdout, for a program or for a person."""
+    typer.echo(json.dumps(record, indent=1, default=str) if as_json else text)

@@ -201,6 +201,9 @@ def _load_ahead(
 def _load(image_dir: Path, mask_dir: Path | None, name: str) -> _Loaded | str:
     try:
         check_name(name)
+    except ValueError as error:
+        return str(error)
+    try:
         image = read_image(image_dir / name)
         if mask_dir is None:
             return image, None
