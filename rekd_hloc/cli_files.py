@@ -56,7 +56,7 @@ def export(
     with ExitStack() as stack:
         store = stack.enter_context(FeatureStore(features))
         found = stack.enter_context(MatchStore(matches)) if matches is not None else None
-        pairs = found.pairs() if found is not None else []
+        pairs = found.pairs(store.names()) if found is not None else []
         ids = export_database(
             database,
             images,
