@@ -1,10 +1,9 @@
 """Photos of a textured corner of a room from rolled cameras with exact poses, in a blink."""
 
 import cv2
+import h5py
 import numpy as np
 
-from rekd_hloc import pycolmap_compat as compat
-from rekd_hloc.pycolmap_compat import pycolmap
 from tests.helpers import textured_image
 
 SIZE = (360, 270)
@@ -15,15 +14,11 @@ WALLS = ((0, 1), (1, 2), (2, 0))
 
 
 def make_photos(folder, num_views=6, seed=0):
-    """Write ``images/*.png`` and the true COLMAP model ``reference``; returns the names."""
+    """Write ``images/*.png`` and true poses, as IMC's, in ``reference``; returns the names."""
     (folder / "images").mkdir(parents=True)
     (folder / "reference").mkdir()
     rng = np.random.default_rng(seed)
     textures = [textured_image(TEXTURE_PX, TEXTURE_PX, seed=i) for i in range(3)]
-    truth = pycolmap.Reconstruction()
-    camera = compat.make_camera("SIMPLE_RADIAL", *SIZE, [FOCAL, SIZE[0] / 2, SIZE[1] / 2, 0.0])
-    camera.camera_id = 1
-    truth.add_camera_with_trivial_rig(camera)
     names = []
     for index in range(num_views):
         rotation, centre = _look_at_corner(index / num_views, rng)
@@ -31,10 +26,8 @@ def make_photos(folder, num_views=6, seed=0):
         image = _render(rotation, centre, textures)
         assert cv2.imwrite(str(folder / "images" / name), image)
         names.append(name)
-        pose = pycolmap.Rigid3d(pycolmap.Rotation3d(rotation), -rotation @ centre)
-        view = pycolmap.Image(name=name, camera_id=1, image_id=index + 1)
-        truth.add_image_with_trivial_frame(view, pose)
-    truth.write(str(folder / "reference"))
+        with h5py.File(folder / "reference" / f"calibration_view {index:02d}.h5", "w") as file:
+            file["R"], file["T"] = rotation, -rotation @ centre
     return names
 
 
