@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rekd_hloc.journal import explain
+from rekd_hloc.picture_file import write_bytes
 
 COLORS = ("#2563a8", "#c8553d", "#3b8a5a", "#8a5fa8", "#b58900", "#4a9aa8", "#7a6a5a", "#a83b6a")
 GREY = "#8a8f98"
@@ -149,14 +149,7 @@ def write_figure(path: Path, figure: Figure) -> None:
         ValueError: as :func:`encode_figure`.
         OSError: the file cannot be written.
     """
-    data = encode_figure(figure, path.suffix)
-    scratch = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(data)
-        scratch.replace(path)
-    except OSError as error:
-        raise explain(error, path) from error
+    write_bytes(path, encode_figure(figure, path.suffix))
 
 
 def _new_figure(width_in: float, height_in: float) -> tuple[Figure, Axes]:

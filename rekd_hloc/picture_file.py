@@ -39,7 +39,15 @@ def write_image(path: Path, pixels: UInt8[np.ndarray, "..."]) -> None:
         ValueError: as :func:`encode_image`.
         OSError: the file cannot be written, or the disk is full.
     """
-    data = encode_image(pixels, path.suffix)
+    write_bytes(path, encode_image(pixels, path.suffix))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, making its folder.
+
+    Raises:
+        OSError: the file cannot be written, or the disk is full.
+    """
     scratch = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

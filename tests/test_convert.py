@@ -13,9 +13,9 @@ from rekd_hloc.detector.detect import Detector
 from rekd_hloc.weights import detector_provenance, learned_tensors, load_detector
 from tests.helpers import ROOT, random_network
 from training.checkpoint import save_checkpoint
+from training.detector_run import network_state
 from training.export import export_checkpoint
 from training.export import main as export_main
-from training.train_detector import network_state
 
 # tests/golden/rekd_original.npz was made with the authors' code (github.com/bluedream1121/REKD,
 # commit 49865de, `.cuda()` removed), torch 2.13, e2cnn 0.2.3, scikit-image 0.26, OpenCV 5.0:

@@ -4,7 +4,6 @@ The paper draws its 9,000 pairs once and trains 20 epochs on them. A cache is fo
 configuration they were drawn with; generation goes on where it was stopped.
 """
 
-import argparse
 import json
 import logging
 import sys
@@ -18,9 +17,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evaluation.photos import list_photos, photos_hash
-from rekd_hloc.config import load_config
 from training.checkpoint import require_same
 from training.pairs import PairBatch, PairConfig, PhotoSet
+from training.program import run_program
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +105,7 @@ def generate(config: PairCacheConfig, *, quiet: bool = False) -> Path:
     for array in (crops, maps, angles):
         array.flush()
     (folder / "done").touch()
+    logger.info("%d pairs in %s", config.num_pairs, folder)
     return folder
 
 
@@ -118,20 +118,7 @@ def _open(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> np.memm
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m training.pair_cache", description=__doc__)
-    parser.add_argument("--config", type=Path, help="YAML with what differs from the defaults")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("overrides", nargs="*", help="key=value, for example num_pairs=100")
-    arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
-        config = load_config(PairCacheConfig(), arguments.config, arguments.overrides)
-        folder = generate(config, quiet=arguments.quiet)
-    except (ValueError, FileNotFoundError) as error:
-        logger.error("%s", error)
-        return 2
-    logger.info("%d pairs in %s", config.num_pairs, folder)
-    return 0
+    return run_program("training.pair_cache", __doc__, PairCacheConfig(), generate, argv)
 
 
 if __name__ == "__main__":

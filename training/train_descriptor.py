@@ -5,7 +5,6 @@ position, scale and angle in photos and in changed views of them. Every step is 
 seed and step number: a stopped run that goes on gives the same weights as one that was not stopped.
 """
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.photos import list_photos, photos_hash
-from rekd_hloc.config import load_config
 from rekd_hloc.descriptor.hardnet import load_hardnet
 from rekd_hloc.detector.detect import Detector
 from rekd_hloc.weights import load_detector, resolve_weights, weights_hash
@@ -28,6 +26,7 @@ from training.descriptor_validation import (
     evaluate,
     make_pairs,
 )
+from training.program import run_program
 from training.track_cache import TrackSet, generate_tracks
 
 logger = logging.getLogger(__name__)
@@ -35,24 +34,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.train_descriptor", description=__doc__
-    )
-    parser.add_argument("--config", type=Path, help="YAML with what differs from the defaults")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("overrides", nargs="*", help="key=value, for example steps=100")
-    arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
-        config = load_config(TrainDescriptorConfig(), arguments.config, arguments.overrides)
-        train(config, quiet=arguments.quiet)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        logger.error("%s", error)
-        return 2
-    except KeyboardInterrupt:
-        logger.info("stopped; run the same command again to go on from the last checkpoint")
-        return 130
-    return 0
+    return run_program("training.train_descriptor", __doc__, TrainDescriptorConfig(), train, argv)
 
 
 def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:

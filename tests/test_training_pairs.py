@@ -1,0 +1,130 @@
+import logging
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers import textured_image
+from training.pair_cache import PairCache, PairCacheConfig, generate
+from training.pairs import PairConfig, PhotoSet
+
+PLAIN = PairConfig(crop_px=96, brightness=0, contrast=(1, 1), hue_deg=0, saturation=(1, 1))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photos")
+    for number in range(12):
+        grey = textured_image(200, 260, seed=number)
+        assert cv2.imwrite(str(path / f"{number}.png"), cv2.merge([grey, grey, grey]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def paths(folder):
+    return sorted(folder.glob("*.png"))
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_the_map_takes_crop_a_to_crop_b(paths, index):
+    config = PairConfig(**{**PLAIN.__dict__, "scale_range": (0.8, 1.25), "zoom_range": (0.8, 1.2)})
+    a, b, b_from_a, angle = PhotoSet(paths, config).pair(0, index)
+    moved = cv2.warpPerspective(a, b_from_a, (96, 96), flags=cv2.INTER_LINEAR)
+    seen = cv2.warpPerspective(np.ones_like(a), b_from_a, (96, 96), flags=cv2.INTER_NEAREST) > 0
+    seen = cv2.erode(seen.astype(np.uint8), np.ones((7, 7))) > 0
+    alike = np.corrcoef(moved[seen].astype(float), b[seen].astype(float))[0, 1]
+    assert alike > 0.98
+    turn = math.atan2(b_from_a[1, 0], b_from_a[0, 0])  # house sense: +x towards +y
+    assert math.cos(turn - angle) > 1 - 1e-9
+
+
+def test_a_pair_depends_on_seed_and_index_alone(paths):
+    first, second = PhotoSet(paths, PairConfig(crop_px=96)), PhotoSet(paths, PairConfig(crop_px=96))
+    second.pair(0, 5)
+    for got, wanted in zip(second.pair(3, 1), first.pair(3, 1), strict=True):
+        assert np.array_equal(got, wanted)
+    assert not np.array_equal(first.pair(3, 1)[0], first.pair(3, 2)[0])
+    assert not np.array_equal(first.pair(3, 1)[0], first.pair(4, 1)[0])
+
+
+def test_a_batch_is_its_pairs(paths):
+    photos = PhotoSet(paths, PairConfig(crop_px=96))
+    batch = photos.batch(0, 2, 3)
+    crop_a, crop_b, b_from_a, angle = photos.pair(0, 2 * 3 + 1)
+    assert torch.equal(batch.image_a[1, 0], torch.from_numpy(crop_a).float() / 255)
+    assert torch.equal(batch.image_b[1, 0], torch.from_numpy(crop_b).float() / 255)
+    assert np.allclose(batch.b_from_a[1], b_from_a, atol=1e-4)
+    assert float(batch.angle[1]) == pytest.approx(angle, abs=1e-6)
+
+
+def test_useless_files_are_skipped_and_counted(paths, tmp_path, caplog):
+    (tmp_path / "text.png").write_text("no image")
+    assert cv2.imwrite(str(tmp_path / "small.png"), textured_image(90, 300))
+    extra = [tmp_path / "text.png", tmp_path / "small.png"]
+    with caplog.at_level(logging.WARNING):
+        photos = PhotoSet([*paths, *extra], PLAIN)
+    assert len(photos.photos) == len(paths)
+    assert set(photos.skipped) == {str(path) for path in extra}
+    assert "2 of 14 photos skipped" in caplog.text
+    with pytest.raises(ValueError, match="only 0 of 2 photos can be used.*short side of 136 px"):
+        PhotoSet(extra, PLAIN)
+
+
+def test_flat_photos_give_pairs_all_the_same(tmp_path):
+    for name in "ab":
+        assert cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((200, 200, 3), 90, np.uint8))
+    a, b, _, _ = PhotoSet(sorted(tmp_path.glob("*.png")), PLAIN).pair(0, 0)
+    assert a.std() == b.std() == 0
+
+
+def test_light_blur_noise_and_compression_change_the_second_view(paths):
+    jitter = PairConfig(
+        crop_px=96, max_angle_deg=0.001, blur_px=2, noise=5, jpeg_quality=40, centred=True
+    )
+    photos = PhotoSet(paths, jitter)
+    changes = [
+        np.abs(a.astype(int) - b).mean() for a, b, _, _ in (photos.pair(0, i) for i in range(8))
+    ]
+    assert np.median(changes) > 5
+
+
+def test_a_cache_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
+    config = PairCacheConfig(
+        photos=(str(folder),), output=str(tmp_path / "cache"), pairs=PLAIN, num_pairs=6
+    )
+    real, calls = PhotoSet.pair, []
+
+    def stop_at_four(self, seed, index):
+        calls.append(index)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, seed, index)
+
+    monkeypatch.setattr(PhotoSet, "pair", stop_at_four)
+    with pytest.raises(KeyboardInterrupt):
+        generate(config, quiet=True)
+    with pytest.raises(FileNotFoundError, match="no finished pair cache"):
+        PairCache(tmp_path / "cache")
+    generate(config, quiet=True)
+    assert calls == [0, 1, 2, 3, 3, 4, 5]
+    cache = PairCache(tmp_path / "cache")
+    batches = [cache.batch(0, step, 2) for step in range(3)]
+    drawn = sorted(float(x) for batch in batches for x in batch.angle)
+    assert drawn == pytest.approx(sorted(cache.angles))  # an epoch sees every pair once
+    other = PairCacheConfig(**{**config.__dict__, "seed": 1})
+    with pytest.raises(ValueError, match="seed: 0 then, 1 now"):
+        generate(other, quiet=True)
+
+
+def test_cached_crops_are_those_drawn_on_the_fly(folder, tmp_path):
+    from evaluation.photos import list_photos
+
+    config = PairCacheConfig(
+        photos=(str(folder),), output=str(tmp_path / "cache"), pairs=PLAIN, num_pairs=2
+    )
+    cache = PairCache(generate(config, quiet=True))
+    photos = PhotoSet(list_photos([folder])[0], PLAIN)
+    assert np.array_equal(cache.crops[1, 0], photos.pair(0, 1)[0])
+    assert np.array_equal(cache.maps[1], photos.pair(0, 1)[2])
