@@ -220,7 +220,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write OUT/report.json and OUT/report.md."""
+    """Write OUT/results.json and OUT/table.md."""
     arguments = parse_arguments(argv)
     register()
     upright = read_reference(arguments.reference)
@@ -242,9 +242,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             conf=arguments.conf,
         )
         record = {**describe_run(arguments), "results": [asdict(result) for result in results]}
-        (arguments.out / "report.json").write_text(json.dumps(record, indent=1))
-        (arguments.out / "report.md").write_text(format_table(record))
-    sys.stdout.write((arguments.out / "report.md").read_text())
+        (arguments.out / "results.json").write_text(json.dumps(record, indent=1))
+        (arguments.out / "table.md").write_text(format_table(record))
+    sys.stdout.write((arguments.out / "table.md").read_text())
     return 0
 
 

@@ -21,6 +21,7 @@ import pycolmap
 
 from rekd_hloc import pycolmap_compat as compat
 from rekd_hloc.alignment import Pose, read_reference
+from rekd_hloc.images import list_images
 from rekd_hloc.mapping import map_scene
 from rekd_hloc.reconstruction import reconstruct
 from rekd_hloc.report import describe_errors, describe_models, write_json
@@ -57,8 +58,9 @@ def run_method(
             weights: Any = None
         else:
             models, weights = _run_ours(method, photos, folder, first, seed)
-        names = sorted(photos.poses)
-        record = describe_models(models, names) | describe_errors(models, photos.poses)
+        record = describe_models(models, list_images(photos.images)) | describe_errors(
+            models, photos.poses
+        )
         record |= {"method": method, "photos": photos.name, "seed": seed, "weights": weights}
         records.append(record | {"seconds": time.perf_counter() - start})
     return records

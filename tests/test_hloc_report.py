@@ -135,7 +135,7 @@ def test_the_report_runs_on_the_real_hloc(tmp_path):
     arguments = ["--images", tmp_path / "in", "--reference", tmp_path, "--out", tmp_path / "out"]
     rows = ["--rows", "sift + NN-mutual", "sift + NN-mutual + filter", "--seeds", "0"]
     assert main([*map(str, arguments), *rows]) == 0
-    record = json.loads((tmp_path / "out" / "report.json").read_text())
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [(r["photos"], r["row"]) for r in record["results"]] == [
         (photos, row) for photos in ("upright", "turned") for row in rows[1:3]
     ]

@@ -1,0 +1,51 @@
+import json
+import logging
+
+import pytest
+
+import evaluation.sfm as sfm
+from rekd_hloc.scene import render_scene
+
+
+def record(method, seed, rotation):
+    return {
+        "photos": "upright",
+        "method": method,
+        "seed": seed,
+        "num_registered": 10,
+        "num_points3D": 100 + seed,
+        "num_observations": 300,
+        "mean_reprojection_error_px": 0.5,
+        "rotation_error_deg": None if rotation is None else {"median": rotation, "max": 9.0},
+        "center_error_rel": None if rotation is None else {"median": 0.01, "max": 1.0},
+    }
+
+
+def test_the_table_gives_mean_and_spread_over_seeds():
+    rows = [record("rekd", 0, 0.2), record("rekd", 2, 0.4), record("sift", 0, None)]
+    table = sfm.format_table(rows).splitlines()
+    assert table[2] == (
+        "| upright | rekd | 10 | 101 (100..102) | 300 | 0.500 | 0.30 (0.20..0.40) | 1.00 |"
+    )
+    assert table[3] == "| upright | sift | 10 | 100 | 300 | 0.500 | none | none |"
+
+
+def test_a_missing_reference_is_named(tmp_path, caplog):
+    arguments = ["--images", str(tmp_path), "--reference", str(tmp_path / "none")]
+    with caplog.at_level(logging.ERROR):
+        assert sfm.main([*arguments, "--out", str(tmp_path / "o")]) == 2
+    assert "no reference folder" in caplog.text
+
+
+@pytest.mark.slow
+def test_both_pipelines_find_the_demo_scenes_poses_upright_and_turned(tmp_path):
+    scene = render_scene(tmp_path / "scene", num_views=5)
+    arguments = ["--images", str(scene / "images"), "--reference", str(scene / "reference")]
+    out = tmp_path / "out"
+    assert sfm.main([*arguments, "--out", str(out), "--turned", "--seeds", "0", "1"]) == 0
+    records = json.loads((out / "results.json").read_text())["records"]
+    assert len(records) == 2 * 2 * 2
+    for entry in records:
+        assert entry["num_registered"] == 5, entry
+        assert entry["unregistered"] == []
+        assert entry["rotation_error_deg"]["median"] < 1.0
