@@ -16,7 +16,7 @@ from typing import Any, Self
 from rekd_hloc.alignment import Pose, read_reference
 from rekd_hloc.cameras import check_camera
 from rekd_hloc.colmap import export_database, stored_support
-from rekd_hloc.diagnosis import diagnose
+from rekd_hloc.diagnosis import connected_groups, diagnose
 from rekd_hloc.mapping import check_mapper, map_scene
 from rekd_hloc.pairs import Pair
 from rekd_hloc.pycolmap_compat import pycolmap
@@ -26,13 +26,21 @@ from rekd_hloc.report import (
     describe_models,
     describe_pairs,
     describe_run,
+    num_registered,
     registered_names,
     write_json,
 )
 from rekd_hloc.store import FeatureStore, MatchStore
-from rekd_hloc.verification import Counts, check_seed, verify
+from rekd_hloc.verification import MAX_ERROR_PX, MAX_SEED, Counts, check_seed, verify
 
 logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""Mappings tried at most; one in five starts from a bad pair on hard photos."""
+ENOUGH = 0.5
+"""Share of the images that verified pairs tie together; a model with fewer is tried again."""
+SEED_STEP = 1_000_003
+"""From one attempt's seed to the next: far from the seeds that people choose."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +142,11 @@ def build_model(
     with run.watch.stage("verify"):
         counts = verify(database, pairs, options.seed, progress=run.progress)
     with run.watch.stage("map"):
-        models = _map(run, database, counts)
+        models, attempts = _map(run, database, names, counts)
     report: dict[str, Any] = {
         "num_images": len(names) + len(skipped),
         **describe_models(models, names),
+        "num_attempts": attempts,
         "diagnosis": diagnose(num_keypoints, counts, registered_names(models)),
         "pairs": describe_pairs(counts),
         "num_keypoints": sum(num_keypoints.values()),
@@ -156,21 +165,36 @@ def build_model(
     return report
 
 
-def _map(run: Run, database: Path, counts: Counts) -> list[Any]:
-    out = run.output / "sparse"
+def _map(run: Run, database: Path, names: Sequence[str], counts: Counts) -> tuple[list[Any], int]:
+    """The best of the attempts it took to get a model of most images, and their number."""
+    out, other = run.output / "sparse", run.output / "sparse.other"
+    shutil.rmtree(other, ignore_errors=True)
     if not any(inliers for _, inliers in counts.values()):
         shutil.rmtree(out, ignore_errors=True)
-        return []
-    return map_scene(
-        database,
-        run.image_dir,
-        out,
-        mapper=run.options.mapper,
-        seed=run.options.seed,
-        num_threads=run.options.num_threads,
-        refine_intrinsics=run.options.intrinsics is None,
-        progress=run.progress,
-    )
+        return [], 0
+    wanted = ENOUGH * len(connected_groups(names, counts)[0])
+    best: list[Any] = []
+    for attempt in range(ATTEMPTS):
+        place = other if attempt else out
+        models = map_scene(
+            database,
+            run.image_dir,
+            place,
+            mapper=run.options.mapper,
+            seed=(run.options.seed + attempt * SEED_STEP) % (MAX_SEED + 1),
+            num_threads=run.options.num_threads,
+            refine_intrinsics=run.options.intrinsics is None,
+            progress=run.progress,
+        )
+        if attempt and num_registered(models) > num_registered(best):
+            shutil.rmtree(out, ignore_errors=True)
+            place.rename(out)
+        best = max(best, models, key=num_registered)
+        if num_registered(best) >= wanted:
+            break
+        logger.info("attempt %d registered %d images", attempt + 1, num_registered(models))
+    shutil.rmtree(other, ignore_errors=True)
+    return best, attempt + 1
 
 
 def _update_database(
@@ -195,6 +219,7 @@ def _update_database(
             **how,
             "pycolmap": pycolmap.__version__,
             "seed": options.seed,
+            "max_error_px": MAX_ERROR_PX,
             "images": str(run.image_dir.resolve()),
             "files": [_stamp(features_path), _stamp(matches_path)],
             "names": _digest(names),

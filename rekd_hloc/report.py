@@ -79,6 +79,11 @@ def registered_names(models: Sequence[Any]) -> set[str]:
     return {models[0].images[i].name for i in models[0].reg_image_ids()} if models else set()
 
 
+def num_registered(models: Sequence[Any]) -> int:
+    """Images in the first of the models; 0 if there is none."""
+    return int(models[0].num_reg_images()) if models else 0
+
+
 def describe_pairs(counts: Counts) -> dict[str, Any]:
     """Matches and inliers: totals, medians, and the pairs with the fewest inliers."""
     matches = [count for count, _ in counts.values()]

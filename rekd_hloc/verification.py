@@ -23,11 +23,14 @@ Counts = dict[Pair, tuple[int, int]]
 """Matches and inliers of each pair."""
 MIN_INLIERS = 15
 """Pairs with fewer are not used (COLMAP's default)."""
+MAX_ERROR_PX = 4.0
+"""Largest epipolar error of an inlier (COLMAP's default)."""
 MAX_TRIALS = 20_000
 MIN_INLIER_RATIO = 0.1
 """RANSAC stops early only if a model with fewer inliers than this share is unlikely; mutual
 neighbours of a hard pair hold few more."""
 PAIRS_AT_ONCE = 64
+MAX_SEED = 2**31 - 1
 
 
 class _Task(NamedTuple):
@@ -42,7 +45,7 @@ def verify(
     pairs: Iterable[Pair],
     seed: int,
     *,
-    max_error_px: float = 4.0,
+    max_error_px: float = MAX_ERROR_PX,
     min_num_inliers: int = MIN_INLIERS,
     num_threads: int = 0,
     progress: bool = False,
@@ -104,13 +107,15 @@ def verify(
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a negative seed: COLMAP would take the time instead.
+    """Refuse a seed that COLMAP cannot take; for a negative one it would take the time instead.
 
     Raises:
-        ValueError: the seed is negative.
+        ValueError: the seed is negative, or above 2^31 - 1.
     """
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
+    if seed > MAX_SEED:
+        raise ValueError(f"seed must be at most {MAX_SEED}, got {seed}")
 
 
 def require_database(path: Path) -> None:

@@ -133,6 +133,8 @@ def test_a_pair_that_fails_has_a_defined_geometry_without_inliers(scene, tmp_pat
 def test_mistakes_are_named(scene, verified, tmp_path):
     with pytest.raises(ValueError, match="seed must not be negative, got -1"):
         verify(verified, scene.pairs, seed=-1)
+    with pytest.raises(ValueError, match="seed must be at most 2147483647"):
+        verify(verified, scene.pairs, seed=2**31)
     with pytest.raises(ValueError, match="unknown image 'x'"):
         verify(verified, [(scene.names[0], "x")], seed=0)
     for run in (

@@ -359,6 +359,46 @@ def test_a_disk_that_fills_up_after_matching_loses_nothing(photos, tmp_path, mon
     assert report["num_registered"] == NUM_VIEWS
 
 
+class StubModel:
+    def __init__(self, num_images):
+        self.num_images = num_images
+
+    def num_reg_images(self):
+        return self.num_images
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kept", "attempts"),
+    [([4], 4, 1), ([0, 9], 9, 2), ([2, 3, 0], 3, 3), ([3, 2, 2], 3, 3), ([0, 0, 0], 0, 3)],
+)
+def test_a_bad_start_of_the_mapper_is_tried_again(tmp_path, monkeypatch, sizes, kept, attempts):
+    seeds = []
+
+    def map_scene(database, images, out, *, seed, **options):
+        size = sizes[len(seeds)]
+        seeds.append(seed)
+        shutil.rmtree(out, ignore_errors=True)
+        if size:
+            out.mkdir()
+            (out / "size").write_text(str(size))
+        return [StubModel(size)] if size else []
+
+    monkeypatch.setattr(model_stages, "map_scene", map_scene)
+    names = [str(index) for index in range(8)]
+    counts = dict.fromkeys(zip(names, names[1:], strict=False), (60, 50))
+    options = MappingOptions(seed=2**31 - 1)
+    state = model_stages.Run(tmp_path, tmp_path, options, None, False)
+    models, tried = model_stages._map(state, tmp_path / "d.db", names, counts)
+    assert tried == len(seeds) == attempts
+    assert len(set(seeds)) == attempts
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert [model.num_images for model in models] == ([kept] if kept else [])
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == ({"sparse", "sparse/size"} if kept else set())
+    if kept:
+        assert (tmp_path / "sparse" / "size").read_text() == str(kept)
+
+
 def test_the_named_preset_is_loaded_when_no_extractor_is_given(photos, tmp_path, monkeypatch):
     asked = []
 
