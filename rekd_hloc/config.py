@@ -113,8 +113,9 @@ class DetectorConfig:
     stay free)."""
     subpixel: bool = True
     """Quadratic fit of the position (paper: whole pixels)."""
-    suppress_across_levels: bool = True
-    """Drop the weaker of two detections of one structure on neighbouring levels (paper: keep)."""
+    duplicate_radius_px: float = 0.8
+    """Of two detections on neighbouring levels that are closer than this, in pixels of the coarser
+    level, the weaker is dropped; 0 keeps both (paper)."""
     orientation_level: Literal["own", "original"] = "own"
     """Level whose histogram is read (paper: the original-size one)."""
     orientation_peak: Literal["circular", "argmax"] = "circular"
@@ -138,6 +139,7 @@ class DetectorConfig:
         _check_values(self)
         _at_least(self, 1, "max_keypoints")
         _at_least(self, 0, "levels_up", "levels_down", "border_px", "tile_rows", "min_relief")
+        _at_least(self, 0, "duplicate_radius_px")
         _above(self, 1, "factor")
         _odd(self, "nms_window_px")
 
@@ -209,7 +211,7 @@ PAPER_DETECTOR = DetectorConfig(
     min_relief=0.0,
     fill_budget=False,
     subpixel=False,
-    suppress_across_levels=False,
+    duplicate_radius_px=0.0,
     orientation_level="original",
     orientation_peak="argmax",
     orientation_shift_px=-1.0,

@@ -52,7 +52,7 @@ def test_the_paper_preset_is_the_papers_protocol():
     assert (detector.border_px, detector.nms_window_px, detector.max_keypoints) == (15, 15, 1500)
     assert (detector.orientation_shift_px, detector.orientation_peak) == (-1.0, "argmax")
     assert not detector.subpixel
-    assert not detector.suppress_across_levels
+    assert detector.duplicate_radius_px == 0
     assert not descriptor.oriented
     assert descriptor.support == 64
     assert PRESETS["rekd-paper"].max_side_px == 0

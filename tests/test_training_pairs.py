@@ -40,6 +40,32 @@ def test_the_map_takes_crop_a_to_crop_b(paths, index):
     assert math.cos(turn - angle) > 1 - 1e-9
 
 
+@pytest.mark.parametrize("index", range(4))
+def test_a_tilt_moves_the_crop_and_keeps_the_turn_at_its_centre(paths, index):
+    tilted = {"crop_px": 96, "max_stretch": 1.6, "perspective": 0.2, "zoom_range": (1.0, 1.3)}
+    photos = PhotoSet(paths, PairConfig(**{**PLAIN.__dict__, **tilted}))
+    a, b, b_from_a, angle = photos.pair(0, index)
+    moved = cv2.warpPerspective(a, b_from_a, (96, 96), flags=cv2.INTER_LINEAR)
+    seen = cv2.warpPerspective(np.ones_like(a), b_from_a, (96, 96), flags=cv2.INTER_NEAREST) > 0
+    seen = cv2.erode(seen.astype(np.uint8), np.ones((7, 7))) > 0
+    assert np.corrcoef(moved[seen].astype(float), b[seen].astype(float))[0, 1] > 0.95
+    centre, step = np.array([47.5, 47.5, 1.0]), 1e-4
+    nearby = [b_from_a @ (centre + step * np.eye(3)[axis]) for axis in (0, 1)]
+    here = b_from_a @ centre
+    jacobian = np.stack([(n / n[2] - here / here[2])[:2] / step for n in nearby], axis=1)
+    left, sizes, right = np.linalg.svd(jacobian)
+    turn = left @ right
+    assert math.cos(math.atan2(turn[1, 0], turn[0, 0]) - angle) > 1 - 1e-6
+    assert 1 < sizes[0] / sizes[1] <= 1.6 + 1e-3
+    assert np.abs(b_from_a[2, :2] / b_from_a[2, 2]).max() > 1e-5
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_stretch", 0.9), ("perspective", 0.5)])
+def test_impossible_tilts_are_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        PairConfig(**{name: value})
+
+
 def test_a_pair_depends_on_seed_and_index_alone(paths):
     first, second = PhotoSet(paths, PairConfig(crop_px=96)), PhotoSet(paths, PairConfig(crop_px=96))
     second.pair(0, 5)

@@ -67,6 +67,8 @@ class TrainDescriptorConfig:
     """Strongest keypoints described in each validation image."""
     peers: tuple[str, ...] = ()
     """Other descriptor weights to measure once on the same validation keypoints."""
+    init: str = ""
+    """Checkpoint of this program whose weights to start from; empty starts anew."""
 
     def __post_init__(self) -> None:
         if self.optimiser not in ("adam", "sgd"):
@@ -95,7 +97,7 @@ class DescriptorRun:
         self.quality: Qualities = {}
         self.peers: dict[str, Qualities] = {}
         self.identity = json.loads(json.dumps({**asdict(config), **data}))
-        for name in ("output", "cache", "photos", "detector", "peers"):
+        for name in ("output", "cache", "photos", "detector", "peers", "init"):
             self.identity.pop(name)
         self._resume()
         self.clock = time.perf_counter()
@@ -103,6 +105,8 @@ class DescriptorRun:
     def _resume(self) -> None:
         path = self.folder / "last.pt"
         if not path.exists():
+            if self.config.init:
+                self.network.load_state_dict(load_checkpoint(Path(self.config.init))["network"])
             return
         state = load_checkpoint(path)
         require_same(path, state["identity"], self.identity)

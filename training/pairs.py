@@ -1,4 +1,4 @@
-"""Synthetic pairs: a crop of a photo, and the same place turned, scaled and relit.
+"""Synthetic pairs: a crop of a photo, and the same place turned, scaled, tilted and relit.
 
 Pairs are drawn on the fly. Each is a pure function of (seed, index), so a run that is stopped and
 resumed sees exactly the pairs that an uninterrupted one would have seen.
@@ -34,6 +34,11 @@ class PairConfig:
     """The turn is uniform in +- this (paper: 180)."""
     scale_range: tuple[float, float] = (1.0, 1.0)
     """Log-uniform factor of size between the two crops (paper: 1; its code has a flag)."""
+    max_stretch: float = 1.0
+    """Largest ratio of the scales along two axes, log-uniform from 1; a shear of s is a stretch
+    of 1 + s to first order (paper: 1; its code has a flag for shear)."""
+    perspective: float = 0.0
+    """Largest change of scale across half the crop by perspective (paper: 0)."""
     zoom_range: tuple[float, float] = (1.0, 1.0)
     """Log-uniform size of the photo before cropping (paper: 1, the photo as it is)."""
     centred: bool = False
@@ -64,6 +69,10 @@ class PairConfig:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} must be two positive numbers in order, got {low}, {high}")
+        if self.max_stretch < 1:
+            raise ValueError(f"max_stretch must be at least 1, got {self.max_stretch}")
+        if not 0 <= self.perspective < 0.5:
+            raise ValueError(f"perspective must be in [0, 0.5), got {self.perspective}")
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,12 @@ class PhotoSet:
 
 def _least_footprint(config: PairConfig) -> float:
     """Photo pixels for one crop pixel at the largest zoom."""
-    return max(1.0, 1 / config.scale_range[0]) / config.zoom_range[1]
+    return max(1.0, 1 / config.scale_range[0]) * _tilt_reach(config) / config.zoom_range[1]
+
+
+def _tilt_reach(config: PairConfig) -> float:
+    """How much further stretch and perspective may reach into the photo."""
+    return math.sqrt(config.max_stretch) / (1 - config.perspective)
 
 
 def _draw_maps(
@@ -147,7 +161,7 @@ def _draw_maps(
     height, width = photo.shape[:2]
     side = config.crop_px
     ratio = _log_uniform(rng, config.scale_range)
-    half_diagonal = side / math.sqrt(2) * max(1.0, 1 / ratio)
+    half_diagonal = side / math.sqrt(2) * max(1.0, _tilt_reach(config) / ratio)
     least_zoom = 2 * half_diagonal / min(height, width)
     low, high = config.zoom_range
     zoom = _log_uniform(
@@ -165,8 +179,25 @@ def _draw_maps(
     to_crop[:2, 2] = (side - 1) / 2 - np.array(centre)
     about = ((side - 1) / 2, (side - 1) / 2)
     a_from_photo = rotation_about(0.0, about, zoom).numpy() @ to_crop
-    b_from_photo = rotation_about(angle, about, zoom * ratio).numpy() @ to_crop
+    tilt = _draw_tilt(rng, config, about)
+    b_from_photo = rotation_about(angle, about, zoom * ratio).numpy() @ tilt @ to_crop
     return a_from_photo, b_from_photo, angle
+
+
+def _draw_tilt(
+    rng: np.random.Generator, config: PairConfig, about: tuple[float, float]
+) -> NDArray[np.float64]:
+    """Stretch along a random axis and perspective about the crop's centre, without a turn there."""
+    if config.max_stretch == 1 and config.perspective == 0:
+        return np.eye(3)
+    stretch = math.sqrt(_log_uniform(rng, (1.0, config.max_stretch)))
+    along = rotation_about(rng.uniform(0, math.pi), (0.0, 0.0)).numpy()
+    tilt = np.eye(3)
+    tilt[2, :2] = rng.uniform(-1, 1, 2) * config.perspective / (2 * about[0])
+    back = np.eye(3)
+    back[:2, 2] = about
+    stretched = along @ np.diag([stretch, 1 / stretch, 1.0]) @ along.T
+    return np.asarray(back @ stretched @ tilt @ np.linalg.inv(back))
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
@@ -176,9 +207,9 @@ def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float
 def _cut(photo: Photo, crop_from_photo: NDArray[np.float64], side: int) -> Photo:
     """The crop, drawn at twice its size and averaged down so that fine texture does not alias."""
     twice = np.array([[2.0, 0, 0.5], [0, 2.0, 0.5], [0, 0, 1]])
-    fine = cv2.warpAffine(
+    fine = cv2.warpPerspective(
         photo,
-        (twice @ crop_from_photo)[:2],
+        twice @ crop_from_photo,
         (2 * side, 2 * side),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REFLECT_101,

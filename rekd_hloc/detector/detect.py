@@ -24,9 +24,6 @@ from rekd_hloc.detector.pyramid import (
 )
 from rekd_hloc.types import Keypoints
 
-DUPLICATE_RADIUS_PX = 2.5
-"""Two levels' points closer than this, in pixels of the coarser level, are one structure."""
-
 
 @dataclass(frozen=True)
 class Candidates:
@@ -85,9 +82,9 @@ class Detector:
                 )
             ]
         keypoints, level = candidates.keypoints, candidates.level
-        if self.config.suppress_across_levels:
+        if radius := self.config.duplicate_radius_px:
             keep = ~find_duplicates(
-                keypoints.xy, level, keypoints.scale, keypoints.score, radius_px=DUPLICATE_RADIUS_PX
+                keypoints.xy, level, keypoints.scale, keypoints.score, radius_px=radius
             )
             keypoints, level = keypoints[keep], level[keep]
         chosen = keypoints[select_within_budgets(level, keypoints.score, self.config)]
