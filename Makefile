@@ -1,9 +1,10 @@
 # make demo      set everything up, render a scene and reconstruct it
 # make test      set everything up, then style, types and tests
 # make check     the same without set-up (what `make test` runs)
-# make results   measure again what docs/results.md reports (hours on a CPU)
-# Options: PYTHON=python3.12  VENV=.venv  TORCH=torch==2.13.0  TORCH_INDEX=https://...
-.PHONY: demo test check style types setup results slow clean
+# make results   fill docs/results.md from what is measured in RESULTS, and name what is missing
+# make measure   measure what is missing first (a day on a CPU; goes on where it was interrupted)
+# Options: PYTHON=python3.12  VENV=.venv  RESULTS=runs/results  TORCH=torch==2.13.0  TORCH_INDEX=https://...
+.PHONY: demo test check style types setup results measure slow clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,6 +13,7 @@ TORCH_INDEX ?=
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell command -v $(p) 2>/dev/null),$(p))))
 STAMP := $(VENV)/.installed
 JOBS ?= 2
+RESULTS ?= runs/results
 
 demo: setup
 	$(BIN)/rekd-hloc demo demo
@@ -33,7 +35,10 @@ slow: setup
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
 
 results: setup
-	$(BIN)/python -m evaluation.results
+	$(BIN)/python -m evaluation.results $(RESULTS)
+
+measure: setup
+	$(BIN)/python -m evaluation.results $(RESULTS) --measure
 
 setup: $(STAMP)
 

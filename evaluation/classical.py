@@ -25,6 +25,7 @@ from rekd_hloc.types import Features, Keypoints
 
 OPENCV_METHODS = ("sift", "rootsift", "rootsift-upright", "orb", "akaze")
 CLASSICAL = (*OPENCV_METHODS, "colmap-sift")
+BINARY = ("orb", "akaze")
 COLMAP_HALF_PIXEL = 0.5
 
 Extract = Callable[[Path], Features]
@@ -53,7 +54,8 @@ def opencv_method(name: str, num_keypoints: int) -> Extract:
         points, described = tool.compute(grey, points)
         size = (grey.shape[1], grey.shape[0])
         if described is None:
-            return Features(Keypoints.empty(), torch.zeros(0, 128), size)
+            width = tool.descriptorSize() * (8 if name in BINARY else 1)
+            return Features(Keypoints.empty(), torch.zeros(0, width), size)
         return Features(keypoints_from_opencv(list(points)), _as_vectors(described, name), size)
 
     return extract
@@ -135,7 +137,7 @@ def _opencv_tool(name: str, num_keypoints: int) -> cv2.Feature2D:
 
 
 def _as_vectors(described: NDArray[np.generic], name: str) -> Tensor:
-    if name in ("orb", "akaze"):  # bits as +-1: the cosine then orders as the Hamming distance
+    if name in BINARY:  # bits as +-1: the cosine then orders as the Hamming distance
         bits = np.unpackbits(described.astype(np.uint8), axis=1).astype(np.float32) * 2 - 1
         return F.normalize(torch.from_numpy(bits), dim=1)
     vectors = torch.from_numpy(described.astype(np.float32))

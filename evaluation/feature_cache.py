@@ -73,8 +73,6 @@ def safe_name(name: str) -> str:
 
 
 def image_key(path: Path) -> str:
-    """Folder and name of an image file with a fingerprint of its path, size and time of change."""
-    status = path.stat()
-    text = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    """Folder and name of an image file with a fingerprint of its content."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return f"{path.parent.name}/{path.name}@{digest}"

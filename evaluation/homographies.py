@@ -19,6 +19,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 SUFFIXES = (".ppm", ".png", ".pgm", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+RELEASE = (
+    "the release is hpatches-sequences-release.tar.gz (1.3 GB), linked from "
+    "https://github.com/hpatches/hpatches-dataset"
+)
 MAX_PROBLEMS = 20
 """Problems that a message lists; further ones are counted."""
 LEAST_DETERMINANT = 1e-12
@@ -48,7 +52,9 @@ def list_pairs(source: Path) -> list[HomographyPair]:
             which the one message names.
     """
     if not source.exists():
-        raise FileNotFoundError(f"no folder of sequences and no list of pairs at {source}")
+        raise FileNotFoundError(
+            f"no folder of sequences and no list of pairs at {source}; for HPatches, {RELEASE}"
+        )
     problems: list[str] = []
     if source.is_file():
         pairs = _listed_pairs(source, problems)
@@ -61,7 +67,8 @@ def list_pairs(source: Path) -> list[HomographyPair]:
     if not pairs:
         raise ValueError(
             f"{source} holds no image pair: a sequence is a folder with its images and H_1_2 "
-            "(HPatches) or H1to2p (Oxford); a list has lines `image_a image_b homography`"
+            "(HPatches) or H1to2p (Oxford); a list has lines `image_a image_b homography`; "
+            f"for HPatches, {RELEASE}"
         )
     return pairs
 

@@ -1,4 +1,6 @@
-"""Features under known homographies: ``python -m evaluation.hpatches --data DIR --method rekd``.
+"""Features under known homographies, by the protocol of REKD's paper and four others.
+
+    python -m evaluation.hpatches --data DIR --method rekd --method sift --out OUT
 
 Reads HPatches, Oxford sequences or a list of pairs, and writes the tables of one protocol for all
 methods side by side: table.md, sequences.csv, results.json, curves and report.html. Interrupt it
@@ -33,36 +35,66 @@ logger = logging.getLogger(__name__)
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line; the options of the paper's code have their counterparts here."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.hpatches", description=__doc__)
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder of sequences, or a list of pairs"
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.hpatches",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--method", action="append", default=[], help=f"{', '.join(METHODS)}, NAME+ours, file:PATH"
+    add = parser.add_argument
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of sequences (HPatches: 1.ppm, H_1_2; Oxford: img1.png, H1to2p), or a text "
+        "file with lines `image_a image_b homography`",
     )
-    parser.add_argument(
-        "--features", type=Path, help="folder of features extracted before, METHOD.h5 each"
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for results")
+    add(
+        "--method",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"may be given again: {', '.join(METHODS)}; DETECTOR+ours (a peer's keypoints with "
+        "our descriptor); file:PATH (features that hloc stored)",
     )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--name", help="name of the experiment: results go to OUT/NAME")
-    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="rekd")
-    parser.add_argument("--split", choices=SPLITS, default="full")
-    parser.add_argument("--num-keypoints", type=int, help="used of each image")
-    parser.add_argument("--num-extracted", type=int, help="asked of a method")
-    ours = parser.add_argument_group("options of the methods rekd, rekd-upright, ...")
-    ours.add_argument("--detector-weights", help="shipped name or file")
-    ours.add_argument("--descriptor", help="default, official, or a file")
-    ours.add_argument("--levels-up", type=int, help="pyramid levels above the image's size")
-    ours.add_argument("--levels-down", type=int, help="pyramid levels below the image's size")
-    ours.add_argument("--nms-window", type=int, help="side of the suppression window, px")
-    ours.add_argument("--border", type=int, help="margin without keypoints, px")
-    ours.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other option"
+    add(
+        "--features",
+        type=Path,
+        metavar="DIR",
+        help="evaluate DIR/METHOD.h5, extracted before; without --method all files of DIR",
     )
-    parser.add_argument("--weights", type=Path, help="folder of the peers' weights")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--num-threads", type=int, default=1, help="sequences at once")
+    add("--protocol", choices=list(PROTOCOLS), default="rekd", help="default rekd")
+    add("--split", choices=SPLITS, default="full", help="sequences of HPatches; default full")
+    add("--num-keypoints", type=int, metavar="N", help="used of each image; rekd: 1000")
+    add("--num-extracted", type=int, metavar="N", help="asked of a method; rekd: 1500")
+    add(
+        "--exp-name",
+        "--name",
+        dest="name",
+        metavar="NAME",
+        help="results go to OUT/NAME; features are shared between the experiments of OUT",
+    )
+    add("--weights", type=Path, metavar="DIR", help="folder of the peers' weights")
+    add("--device", default="auto", help="cpu, cuda, or auto (default)")
+    add("--num-threads", type=int, default=1, metavar="N", help="sequences at once; default 1")
+    _add_our_options(parser)
     return parser
+
+
+def _add_our_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("options of the methods rekd, rekd-upright, ...").add_argument
+    add("--detector-weights", metavar="NAME", help="shipped name or file")
+    add(
+        "--descriptor",
+        metavar="NAME",
+        help="default (shipped), official (HardNet++), sosnet, hynet, or a file; of +ours as well",
+    )
+    add("--levels-up", type=int, metavar="N", help="pyramid levels above the image's size")
+    add("--levels-down", type=int, metavar="N", help="pyramid levels below the image's size")
+    add("--nms-size", "--nms-window", dest="nms_window", type=int, metavar="PX", help="odd")
+    add("--border", type=int, metavar="PX", help="margin without keypoints")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="any other option")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,20 +137,20 @@ def read_overrides(arguments: argparse.Namespace) -> list[str]:
 
 
 def _load_methods(arguments: argparse.Namespace, protocol: Protocol) -> dict[str, Method]:
-    names = list(arguments.method)
+    names = {name: name for name in arguments.method}
+    if len(names) < len(arguments.method):
+        raise ValueError(f"a method is given twice: {', '.join(arguments.method)}")
     if arguments.features is not None:
-        names = _stored_names(arguments.features, names)
+        names = _stored_names(arguments.features, arguments.method)
     if not names:
         raise ValueError(f"give at least one --method: {', '.join(METHODS)}, or --features")
-    if len(set(names)) < len(names):
-        raise ValueError(f"a method is given twice: {', '.join(names)}")
     for option in ("num_extracted", "num_keypoints", "num_threads"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
             raise ValueError(f"{option} must be at least 1, got {value}")
     is_folder = arguments.data.is_dir()
     return {
-        name: load_method(
+        label: load_method(
             name,
             arguments.num_extracted or protocol.num_extracted,
             device=arguments.device,
@@ -126,19 +158,19 @@ def _load_methods(arguments: argparse.Namespace, protocol: Protocol) -> dict[str
             weights=arguments.weights,
             image_root=arguments.data if is_folder else arguments.data.parent,
         )
-        for name in names
+        for label, name in names.items()
     }
 
 
-def _stored_names(folder: Path, names: Sequence[str]) -> list[str]:
-    """Methods that read the files of a folder: those of the given names, or all."""
+def _stored_names(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Methods that read the files of a folder, by label: those of the given names, or all."""
     paths = [folder / f"{name}.h5" for name in names] or sorted(folder.glob("*.h5"))
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"no features file {path}")
     if not paths:
         raise FileNotFoundError(f"no features file METHOD.h5 in {folder}")
-    return [f"file:{path}" for path in paths]
+    return {f"{path.stem} (stored)": f"file:{path}" for path in paths}
 
 
 def _run(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evaluation.metrics import (
     corner_error,
+    distinct_points,
     match_errors,
     matching_accuracy,
     repeatability_overlap,
@@ -47,10 +48,22 @@ class PairInput:
 
 
 def measure_rekd(pair: PairInput) -> Figures:
-    """REKD's protocol: repeatability over all keypoints of a, and matching accuracy."""
+    """REKD's protocol: repeatability over all keypoints of a, and matching accuracy.
+
+    Beside them the share of keypoints of both images that are distinct, which the protocol does not
+    ask for, and the repeatability of these alone.
+    """
     a, b = _strongest(pair.a, pair.num_used), _strongest(pair.b, pair.num_used)
-    repeated = repeatability_rekd(a.keypoints.xy, b.keypoints.xy, pair.b_from_a)
-    return {"repeatability": repeated, **_measure_matches(a, b, pair)}
+    xy_a, xy_b = a.keypoints.xy, b.keypoints.xy
+    is_distinct_a, is_distinct_b = distinct_points(xy_a), distinct_points(xy_b)
+    apart_a, apart_b = xy_a[is_distinct_a], xy_b[is_distinct_b]
+    count = max(len(a) + len(b), 1)
+    return {
+        "repeatability": repeatability_rekd(xy_a, xy_b, pair.b_from_a),
+        "distinct": (len(apart_a) + len(apart_b)) / count,
+        "repeatability_distinct": repeatability_rekd(apart_a, apart_b, pair.b_from_a),
+        **_measure_matches(a, b, pair),
+    }
 
 
 def measure_d2net(pair: PairInput) -> Figures:

@@ -35,6 +35,19 @@ def repeatability_rekd(
     return float((distance <= threshold_px).double().mean())
 
 
+def distinct_points(
+    xy: Float[Tensor, "keypoint 2"], *, threshold_px: float = 3.0
+) -> Bool[Tensor, " keypoint"]:
+    """Which keypoints, strongest first, are no closer than the threshold to a stronger one.
+
+    Points that crowd around one corner are counted once: a detector that fires many times there
+    has a high repeatability by REKD's protocol, and few places to match.
+    """
+    distance = torch.cdist(xy.double(), xy.double())
+    is_stronger = torch.ones_like(distance, dtype=torch.bool).tril(diagonal=-1)
+    return ~((distance < threshold_px) & is_stronger).any(dim=1)
+
+
 def repeatability_symmetric(
     xy_a: Float[Tensor, "keypoint_a 2"],
     xy_b: Float[Tensor, "keypoint_b 2"],

@@ -10,13 +10,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from evaluation.homographies import HomographyPair
+from evaluation.homographies import RELEASE, HomographyPair
 
 SPLITS = ("full", "view", "illum", "a", "b", "c", "debug")
-RELEASE = (
-    "the release is hpatches-sequences-release.tar.gz (1.3 GB), linked from "
-    "https://github.com/hpatches/hpatches-dataset"
-)
 PAIRS_OF_A_SEQUENCE = 5
 
 _OXFORD_KINDS = {

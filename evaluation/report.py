@@ -1,7 +1,7 @@
 """What every evaluation writes: tables, curves, ``results.json`` and one HTML page.
 
 ``results.json`` holds everything; :mod:`evaluation.results` makes the documentation from its keys
-``protocol``, ``description``, ``data``, ``date``, ``methods`` and ``tables``.
+``protocol``, ``description``, ``data``, ``date``, ``methods``, ``tables`` and ``plots``.
 """
 
 import base64
@@ -11,14 +11,24 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+from evaluation.curves import Plot, assign_colors, draw
 
 Cell = str | float | None
+
+STYLE = """
+body{font:15px/1.45 sans-serif;margin:2em auto;max-width:76em;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:.6em 0 1.6em}
+td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:right;
+font-variant-numeric:tabular-nums}
+td:first-child,th:first-child{text-align:left;white-space:nowrap}
+tr:nth-child(odd) td{background:#f7f8fa} h3{margin-bottom:.2em}
+img{width:49%;min-width:24em} pre{background:#f7f8fa;padding:.8em;overflow-x:auto}
+"""
 
 
 @dataclass(frozen=True)
@@ -28,18 +38,6 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Curves over one axis; the file is called after ``name``."""
-
-    name: str
-    title: str
-    x_label: str
-    y_label: str
-    x: Sequence[float]
-    curves: Mapping[str, Sequence[float]]
 
 
 def today() -> str:
@@ -84,28 +82,6 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Cell]]
     write_text(path, text.getvalue())
 
 
-def draw(plot: Plot, folder: Path) -> Path:
-    """Draw curves to ``name.png`` and ``name.svg``; returns the path of the latter."""
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for number, (label, y) in enumerate(plot.curves.items()):
-        style = "-" if number < 10 else "--"  # matplotlib has ten colours
-        axes.plot(plot.x, y, style, label=label, marker=".", markersize=4)
-    axes.set_title(plot.title, fontsize=10)
-    axes.set_xlabel(plot.x_label)
-    axes.set_ylabel(plot.y_label)
-    axes.grid(alpha=0.3)
-    if plot.curves:
-        axes.legend(fontsize=8)
-    folder.mkdir(parents=True, exist_ok=True)
-    for suffix in ("png", "svg"):
-        path = folder / f"{plot.name}.{suffix}"
-        scratch = path.with_name(path.name + ".tmp")
-        figure.savefig(scratch, format=suffix, dpi=150)
-        scratch.replace(path)
-    return folder / f"{plot.name}.svg"
-
-
 def write_report(
     out: Path, record: Mapping[str, Any], tables: Sequence[Table], plots: Sequence[Plot]
 ) -> str:
@@ -122,18 +98,11 @@ def write_report(
     """
     heading = f"Protocol {record['protocol']}: {record['description']}\n\nData: {record['data']}\n"
     text = "\n".join([heading, *(format_markdown(table) for table in tables)])
-    write_json(
-        out / "results.json",
-        {
-            **record,
-            "tables": [
-                {"title": t.title, "columns": list(t.columns), "rows": [list(r) for r in t.rows]}
-                for t in tables
-            ],
-        },
-    )
+    shown = {"tables": [asdict(table) for table in tables], "plots": [asdict(p) for p in plots]}
+    write_json(out / "results.json", {**record, **shown})
     write_text(out / "table.md", text)
-    pictures = [draw(plot, out) for plot in plots]
+    colors = assign_colors(plots)
+    pictures = [draw(plot, out, colors) for plot in plots]
     write_text(out / "report.html", _page(record, tables, pictures))
     return text
 
@@ -151,11 +120,8 @@ def _page(record: Mapping[str, Any], tables: Sequence[Table], pictures: Sequence
     title = f"Protocol {record['protocol']}"
     parts = [
         "<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>",
-        f"<title>{html.escape(title)}</title><style>body{{font:15px sans-serif;margin:2em auto;"
-        "max-width:70em;padding:0 1em}table{border-collapse:collapse;margin:1em 0}"
-        "td,th{padding:.25em .6em;border-bottom:1px solid #ccc;text-align:right}"
-        "td:first-child,th:first-child{text-align:left}img{max-width:49%}</style></head><body>",
-        f"<h1>{html.escape(title)}</h1><p>{html.escape(record['description'])}</p>",
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{html.escape(title)}</h1><p>{html.escape(record['description'])}.</p>",
         f"<p>Data: {html.escape(record['data'])}. Date: {record['date']}.</p>",
     ]
     parts += [_html_table(table) for table in tables]
@@ -164,12 +130,29 @@ def _page(record: Mapping[str, Any], tables: Sequence[Table], pictures: Sequence
         alt = html.escape(picture.stem)
         parts.append(f"<img alt='{alt}' src='data:image/svg+xml;base64,{data}'>")
     parts.append("<h2>Methods</h2>")
-    methods = [
-        [name, entry.get("weights", "-"), json.dumps(entry.get("provenance", {}))]
-        for name, entry in record["methods"].items()
-    ]
-    parts.append(_html_table(Table("made with", ("method", "weights", "provenance"), methods)))
+    parts += [_html_method(name, entry) for name, entry in record["methods"].items()]
     return "\n".join([*parts, "</body></html>", ""])
+
+
+def _html_method(name: str, entry: Mapping[str, Any]) -> str:
+    """A method's weights, and all that it was made with, folded away."""
+    weights = entry.get("weights", "-")
+    about = f"weights {html.escape(weights)}" if weights != "-" else "no weights"
+    lines = "\n".join(_flat_lines("", entry.get("provenance", {})))
+    return (
+        f"<details><summary><b>{html.escape(name)}</b>: {about}</summary>"
+        f"<pre>{html.escape(lines)}</pre></details>"
+    )
+
+
+def _flat_lines(prefix: str, value: Any) -> list[str]:
+    """Nested settings as lines ``detector.border_px = 15``; texts that hold JSON are opened."""
+    if isinstance(value, str) and value.startswith("{"):
+        value = json.loads(value)
+    if not isinstance(value, Mapping):
+        return [f"{prefix} = {value}"]
+    dot = f"{prefix}." if prefix else ""
+    return [line for key, item in value.items() for line in _flat_lines(f"{dot}{key}", item)]
 
 
 def _html_table(table: Table) -> str:

@@ -1,182 +1,191 @@
-"""Writes the measured part of docs/results.md: ``python -m evaluation.results [results.json ...]``.
+"""Fills the tables and figures of docs/results.md from what was measured.
 
-With files, their tables are written as they are. Without, everything is measured first, which takes
-hours on a CPU and goes on where it was interrupted. Text outside the two marks in the document is
-left as it is.
+    python -m evaluation.results runs/results
+
+reads every results.json below the folder, writes each part between its marks in the document, and
+names what is missing with the command that measures it. Text outside the marks is left as it is,
+and so is a part that the folder has nothing of. With --measure, what is missing is measured first:
+all of it takes a day on a CPU, goes on where it was interrupted, and can be done part by part.
 """
 
 import argparse
-import json
+import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from evaluation import hpatches, rotation, speed
-from evaluation.baselines import METHODS, load_method
-from evaluation.report import Table, format_markdown, write_text
+from evaluation.baselines import load_method
+from evaluation.report import write_text
+from evaluation.results_document import format_missing, format_part, has_content, replace_block
+from evaluation.results_plan import PARTS, PRESET_NAMES, Part
+from evaluation.results_records import Record, merge_records, read_records
+from rekd_hloc.environment import describe_environment
 
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
-BEGIN = "<!-- measured: begin, written by `make results` -->"
-END = "<!-- measured: end -->"
-NEEDED = ("protocol", "description", "data", "date", "methods", "tables")
-SAME_DESCRIPTOR = ("rootsift+ours", "orb+ours", "disk+ours", "aliked-n16+ours")
-SPEED_METHODS = ("rekd-fast", "rekd", "rekd-upright", "sift", "colmap-sift")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One program with its arguments; its results go to a folder of that name."""
-
-    name: str
-    main: Callable[[Sequence[str]], int]
-    arguments: tuple[str, ...]
-    methods: tuple[str, ...]
-
-
-def plan_runs(data: Path) -> list[Run]:
-    """What docs/results.md reports."""
-    everything = (*METHODS, *SAME_DESCRIPTOR)
-    sequences = ("--data", str(data / "homographies"))
-    train = data / "train"
-    photos = ("--data", *(str(path) for path in sorted(train.iterdir())), "--held-out")
-    blur = ("--sweep", "gaussian", "--sweep", "motion", "--sweep", "scale")
-    return [
-        Run("hpatches-rekd", hpatches.main, sequences, everything),
-        Run(
-            "hpatches-homography-auc",
-            hpatches.main,
-            (*sequences, "--protocol", "homography-auc"),
-            everything,
-        ),
-        Run("hpatches-keynet", hpatches.main, (*sequences, "--protocol", "keynet"), METHODS),
-        Run(
-            "hpatches-superpoint", hpatches.main, (*sequences, "--protocol", "superpoint"), METHODS
-        ),
-        Run("rotation", rotation.main, photos, METHODS),
-        Run("sweeps", rotation.main, (*photos, *blur), METHODS),
-        Run("speed", speed.main, (), SPEED_METHODS),
-    ]
-
-
-def measure(runs: Sequence[Run], out: Path, extra: Sequence[str] = ()) -> list[Path]:
-    """Run all programs; methods that lack something are left out with a warning.
-
-    Returns:
-        The results.json files, in the order of the runs.
-
-    Raises:
-        RuntimeError: a program failed.
-    """
-    usable = _usable_methods({name for run in runs for name in run.methods})
-    found: list[Path] = []
-    for run in runs:
-        folder = out / run.name
-        chosen = [part for name in run.methods if name in usable for part in ("--method", name)]
-        logger.info("%s", run.name)
-        if run.main([*run.arguments, *chosen, *extra, "--out", str(folder)]) != 0:
-            raise RuntimeError(f"{run.name} failed; its message is above")
-        found += [folder / "results.json"] if (folder / "results.json").is_file() else []
-        found += sorted(folder.glob("*/results.json"))
-    return found
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """One results.json.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is none, or lacks what the document needs.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no results file {path}")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no results file: {error}") from error
-    missing = [key for key in NEEDED if key not in record] if isinstance(record, dict) else NEEDED
-    if missing:
-        raise ValueError(f"{path} is no results file: it has no {', '.join(missing)}")
-    return dict(record)
-
-
-def format_section(record: Mapping[str, Any]) -> str:
-    """Protocol, data, date, tables, and the weights behind them, in Markdown."""
-    lines = [
-        f"## Protocol {record['protocol']}: {record['data']}",
-        "",
-        f"{record['description']}. Measured {record['date']}.",
-        "",
-    ]
-    for table in record["tables"]:
-        lines.append(format_markdown(Table(table["title"], table["columns"], table["rows"])))
-    made = [
-        f"{name} `{entry['weights']}`"
-        for name, entry in record["methods"].items()
-        if entry.get("weights", "-") != "-"
-    ]
-    if made:
-        lines += [f"Weights: {'; '.join(made)}.", ""]
-    return "\n".join(lines)
-
-
-def replace_measured(document: str, measured: str) -> str:
-    """The document with the part between the marks replaced; without marks, it is appended."""
-    block = f"{BEGIN}\n\n{measured.strip()}\n\n{END}"
-    if BEGIN not in document or END not in document:
-        return f"{document.rstrip()}\n\n{block}\n".lstrip()
-    before, rest = document.split(BEGIN, 1)
-    return before + block + rest.split(END, 1)[1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.results", description=__doc__)
-    parser.add_argument("files", type=Path, nargs="*", help="results.json files, in order")
-    parser.add_argument("--document", type=Path, default=ROOT / "docs" / "results.md")
-    parser.add_argument("--data", type=Path, help="folder with homographies/ and train/")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "results")
-    arguments = parser.parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    parts = [part for part in PARTS if not arguments.part or part.name in arguments.part]
+    places = arguments.results or [ROOT / "runs" / "results"]
+    data = arguments.data or Path(os.environ.get("REKD_DATA", str(ROOT.parent / "shared" / "data")))
+    figures = arguments.figures or arguments.document.parent / "figures"
     try:
-        files = arguments.files or measure(plan_runs(_find_data(arguments.data)), arguments.out)
-        sections = [format_section(read_results(path)) for path in files]
+        if arguments.measure:
+            measure_missing(parts, data, places)
+        found = read_records(places)
+        records = merge_records(found)
+        _warn_of_other_weights(records)
+        lines = write_document(arguments.document, figures, parts, records)
+        for part in parts:
+            if missing := methods_to_measure(part, records):
+                words = str(data), str(places[0]), missing, _next_run(part, found)
+                lines.append(f"missing: {part.command(*words)}")
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         logger.error("%s", error)
         return 2
-    document = "# Results\n"
-    if arguments.document.is_file():
-        document = arguments.document.read_text(encoding="utf-8")
-    write_text(arguments.document, replace_measured(document, "\n".join(sections)))
-    sys.stdout.write(f"{len(sections)} sections in {arguments.document}\n")
+    except KeyboardInterrupt:
+        logger.error("interrupted; the same command goes on from here")
+        return 130
+    sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 
-def _find_data(given: Path | None) -> Path:
-    data = given or Path(os.environ.get("REKD_DATA", ROOT.parent / "shared" / "data"))
-    for part in ("homographies", "train"):
-        if not (data / part).is_dir():
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    names = ", ".join(part.name for part in PARTS)
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.results",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "results",
+        type=Path,
+        nargs="*",
+        help="folders (searched with subfolders) or results.json files; default runs/results",
+    )
+    add("--part", action="append", metavar="NAME", help=f"only these parts: {names}")
+    add("--measure", action="store_true", help="measure what is missing, into the first folder")
+    add("--data", type=Path, metavar="DIR", help="with homographies, train, imc2021")
+    add("--document", type=Path, default=ROOT / "docs" / "results.md", metavar="FILE")
+    add("--figures", type=Path, metavar="DIR", help="default: figures beside the document")
+    return parser
+
+
+def write_document(
+    path: Path, figures: Path, parts: Sequence[Part], records: Sequence[Record]
+) -> list[str]:
+    """Write the blocks of all parts into the document, and its figures.
+
+    Results of protocols that no part shows follow at its end.
+
+    Returns:
+        A line for each part: what was done.
+    """
+    document = path.read_text(encoding="utf-8") if path.is_file() else "# Results\n"
+    lines = []
+    for part in [*parts, *_other_parts(records)]:
+        found = [record for record in records if part.shows(record.protocol)]
+        if found:
+            missing = missing_methods(part, records)
+            body = format_part(part, found, missing, figures, path.parent)
+            document = replace_block(document, part.name, part.title, body)
+            lines.append(f"{part.name}: {len(found[0].methods)} methods written")
+        elif has_content(document, part.name):
+            lines.append(f"{part.name}: no results, the document's are kept")
+        else:
+            document = replace_block(document, part.name, part.title, format_missing(part))
+            lines.append(f"{part.name}: nothing measured")
+    write_text(path, document)
+    return lines
+
+
+def missing_methods(part: Part, records: Sequence[Record]) -> list[str]:
+    """Methods that the part should show and no record has; all where there is no record."""
+    have = {name for record in records if part.shows(record.protocol) for name in record.methods}
+    return [name for name in part.methods if name not in have]
+
+
+def methods_to_measure(part: Part, records: Sequence[Record]) -> list[str]:
+    """Missing methods; all of a part whose methods compare only within one run."""
+    missing = missing_methods(part, records)
+    return list(part.methods) if missing and part.is_one_run else missing
+
+
+def measure_missing(parts: Sequence[Part], data: Path, places: Sequence[Path]) -> None:
+    """Run the programs of all parts that lack a method, or everything.
+
+    Methods that cannot run here are left out with a warning.
+
+    Raises:
+        FileNotFoundError: no data.
+        RuntimeError: a program failed.
+    """
+    for folder in ("homographies", "train"):
+        if not (data / folder).is_dir():
             raise FileNotFoundError(
-                f"no folder {data / part}: name the data with --data or REKD_DATA, or give "
-                "results.json files"
+                f"no folder {data / folder}: name the data with --data or REKD_DATA"
             )
-    return data
+    records = read_records(places)
+    for part in parts:
+        run = _next_run(part, records)
+        usable = _usable_methods(missing_methods(part, records))
+        if not usable and (run > 1 or part.methods):
+            continue
+        if part.is_one_run:
+            usable = _usable_methods(part.methods)
+        logger.info("measuring %s", part.name)
+        words = part.words(str(data), str(places[0]), usable, run)
+        if importlib.import_module(part.program).main(words) != 0:
+            raise RuntimeError(f"{part.name} failed; its message is above")
 
 
-def _usable_methods(names: set[str]) -> set[str]:
-    usable = set()
-    for name in sorted(names):
+def _next_run(part: Part, found: Sequence[Record]) -> int:
+    """1 if nothing of the part is measured, and so on, so that no results are overwritten."""
+    return 1 + sum(part.shows(record.protocol) for record in found)
+
+
+def _usable_methods(names: Sequence[str]) -> list[str]:
+    usable = []
+    for name in names:
         try:
             load_method(name, 10)
-            usable.add(name)
+            usable.append(name)
         except (ValueError, FileNotFoundError) as error:
             logger.warning("left out: %s", error)
     return usable
+
+
+def _other_parts(records: Sequence[Record]) -> list[Part]:
+    known = {record.protocol for record in records if any(p.shows(record.protocol) for p in PARTS)}
+    names = dict.fromkeys(record.protocol for record in records if record.protocol not in known)
+    programs = {"roto360": ("evaluation.rotation", ("--roto360",))}
+    parts = []
+    for name in names:
+        program, words = programs.get(name, ("evaluation.hpatches", ("--protocol", name)))
+        parts.append(Part(name, f"Protocol {name}", (name,), program, words))
+    return parts
+
+
+def _warn_of_other_weights(records: Sequence[Record]) -> None:
+    """Figures of weights that are no longer those in the package are worth measuring again."""
+    shipped = {entry["hash"] for entry in describe_environment()["weights"].values()}
+    for record in records:
+        for name, made in record.methods.items():
+            if name in PRESET_NAMES and not shipped.issuperset(made.weights.split()):
+                logger.warning(
+                    "%s of protocol %s was measured %s with weights %s, which are not the "
+                    "package's now",
+                    *(name, record.protocol, made.date, made.weights),
+                )
 
 
 if __name__ == "__main__":

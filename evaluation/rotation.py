@@ -1,8 +1,11 @@
-"""Does a method survive rotation? ``python -m evaluation.rotation --data FOLDER --method rekd``.
+"""Does a method survive rotation, change of size, or blur?
 
-Every image is turned by 0..350 degrees in steps of ten, or changed in scale, or blurred, and
+    python -m evaluation.rotation --data PHOTOS --method rekd --method sift --out OUT
+
+Every image is turned by 0..350 degrees in steps of ten, or changed in size, or blurred, and
 compared with itself: repeatability, matching accuracy, angles and matches as curves over the
-change. ``--roto360`` is the protocol of that name: ten images, 36 rotations, MMA at 3, 5, 10 px.
+change. --roto360 is the protocol of that name: ten images, 36 rotations, MMA at 3, 5, 10 px.
+Interrupt it and start it again: what was extracted is kept.
 """
 
 import argparse
@@ -13,20 +16,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from evaluation.baselines import METHODS, Method, load_method
 from evaluation.changes import KINDS, UNITS, ChangeKind, default_values
 from evaluation.photos import is_validation
-from evaluation.report import Cell, Plot, Table, today, write_report
+from evaluation.report import today, write_csv, write_report
 from evaluation.sweep import (
     ANGLE_TOLERANCE_DEG,
     FOUND_PX,
     MARGIN_PX,
     Sweep,
-    SweepResult,
     run_sweep,
 )
+from evaluation.sweep_tables import make_plots, make_value_rows, roto360_table, sweep_tables
 from rekd_hloc.images import list_images
 
 logger = logging.getLogger(__name__)
@@ -40,24 +41,38 @@ REFERENCE_STEMS = ("1", "img1")
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.rotation", description=__doc__)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of images")
-    parser.add_argument("--held-out", action="store_true", help="only the validation tenth")
-    parser.add_argument("--limit", type=int, default=0, help="at most so many images, 0 for all")
-    parser.add_argument(
-        "--method", action="append", required=True, help=f"{', '.join(METHODS)}, NAME+ours"
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.rotation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--sweep", action="append", choices=KINDS, help="may be given again; default rotation"
+    add = parser.add_argument
+    add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="folders of images")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for results")
+    add(
+        "--method",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help=f"may be given again: {', '.join(METHODS)}; DETECTOR+ours",
     )
-    parser.add_argument("--roto360", action="store_true", help="the Roto-360 protocol")
-    parser.add_argument("--num-keypoints", type=int, default=500, help="used of each image")
-    parser.add_argument("--step", type=float, default=10.0, help="degrees between two turns")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--weights", type=Path, help="folder of the peers' weights")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--num-threads", type=int, default=1, help="images at once")
+    add(
+        "--sweep",
+        action="append",
+        choices=KINDS,
+        help="rotation (default): a full turn; scale: 0.5 to 2; gaussian: blur of sigma 0 to 4 px; "
+        "motion: blur along 0 to 21 px; may be given again, then each gets a folder in OUT",
+    )
+    add("--exp-name", metavar="NAME", help="results go to OUT/NAME; OUT's features are shared")
+    add("--roto360", action="store_true", help="the Roto-360 protocol: MMA at 3, 5, 10 px")
+    add("--held-out", action="store_true", help="only photos of the validation tenth")
+    add("--max-images", type=int, metavar="N", help="at most so many, evenly spread; roto360: 10")
+    add("--step-deg", type=float, default=10.0, metavar="DEG", help="between turns; default 10")
+    add("--num-keypoints", type=int, default=500, metavar="N", help="of each image; default 500")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="option of rekd methods")
+    add("--weights", type=Path, metavar="DIR", help="folder of the peers' weights")
+    add("--device", default="auto", help="cpu, cuda, or auto (default)")
+    add("--num-threads", type=int, default=1, metavar="N", help="images at once; default 1")
     return parser
 
 
@@ -66,11 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        if not 0 < arguments.step <= 360:
-            raise ValueError(f"step must be in (0, 360] degrees, got {arguments.step}")
-        for option in ("num_keypoints", "num_threads"):
-            if getattr(arguments, option) < 1:
-                raise ValueError(f"{option} must be at least 1, got {getattr(arguments, option)}")
+        _check(arguments)
         paths = select_images(arguments)
         methods = {
             name: load_method(
@@ -84,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         kinds = ["rotation"] if arguments.roto360 else arguments.sweep or ["rotation"]
         for kind in dict.fromkeys(kinds):
-            out = arguments.out if len(kinds) == 1 else arguments.out / kind
+            folder = arguments.out / (arguments.exp_name or "")
+            out = folder if len(kinds) == 1 else folder / kind
             sys.stdout.write(_run(arguments, kind, paths, methods, out))
     except (ValueError, FileNotFoundError) as error:
         logger.error("%s", error)
@@ -104,13 +116,33 @@ def select_images(arguments: argparse.Namespace) -> list[Path]:
     paths = [folder / name for folder in arguments.data for name in list_images(folder)]
     if arguments.held_out:
         paths = [path for path in paths if is_validation(path.name)]
-    count = arguments.limit or None
+        if not paths:
+            raise ValueError("no image is left: the folders hold none of the validation tenth")
+    count = arguments.max_images
     if arguments.roto360:
         first = [path for path in paths if path.stem in REFERENCE_STEMS]
-        paths, count = first or paths, arguments.limit or ROTO360_IMAGES
-    if not paths:
-        raise ValueError("no image is left: the folders hold none of the validation tenth")
-    return paths[:count]
+        paths, count = first or paths, count or ROTO360_IMAGES
+    return spread_evenly(paths, count or len(paths))
+
+
+def spread_evenly(paths: Sequence[Path], count: int) -> list[Path]:
+    """At most ``count`` of the paths, evenly spread over the list, in its order."""
+    if count >= len(paths):
+        return list(paths)
+    return [paths[(2 * number + 1) * len(paths) // (2 * count)] for number in range(count)]
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if not 0 < arguments.step_deg <= 360:
+        raise ValueError(f"step-deg must be in (0, 360] degrees, got {arguments.step_deg}")
+    for option in ("num_keypoints", "num_threads", "max_images"):
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise ValueError(f"{option.replace('_', '-')} must be at least 1, got {value}")
+    if arguments.roto360 and arguments.sweep:
+        raise ValueError("--roto360 is a protocol of rotation; leave --sweep away")
+    if len(set(arguments.method)) < len(arguments.method):
+        raise ValueError(f"a method is given twice: {', '.join(arguments.method)}")
 
 
 def _run(
@@ -122,7 +154,7 @@ def _run(
 ) -> str:
     sweep = Sweep(
         kind=kind,
-        values=default_values(kind, arguments.step),
+        values=default_values(kind, arguments.step_deg),
         paths=paths,
         num_keypoints=arguments.num_keypoints,
         cache_dir=arguments.out / "features",
@@ -147,101 +179,22 @@ def _run(
             for name, method in methods.items()
         },
     }
-    table = roto360_table(results) if arguments.roto360 else sweep_table(kind, results)
-    return write_report(out, record, [table], make_plots(kind, results)) + "\n"
+    tables = [roto360_table(results)] if arguments.roto360 else sweep_tables(kind, results)
+    columns, rows = make_value_rows(record["protocol"], results)
+    write_csv(out / "values.csv", columns, rows)
+    return write_report(out, record, tables, make_plots(kind, results)) + "\n"
 
 
 def _describe(sweep: Sweep) -> str:
     moved = sweep.kind == "rotation" and sweep.half_pixel
     return (
         f"{len(sweep.values)} values of {UNITS[sweep.kind]}; best {sweep.num_keypoints} keypoints "
-        f"at least {MARGIN_PX:.0f} px off the image's border; repeatability at 3 px; MMA over "
-        f"mutual nearest neighbours; angle = share within {ANGLE_TOLERANCE_DEG:.0f} degrees "
-        f"of those found again within {FOUND_PX} px{'; moved by half a pixel' if moved else ''}"
+        f"at least {MARGIN_PX:.0f} px off the image's border; rep = repeatability at 3 px; found = "
+        f"share found again within {FOUND_PX} px; MMA over mutual nearest neighbours; filter = "
+        "matches within 30 degrees of the most common rotation; angles = those of the keypoints "
+        f"found again, right within {ANGLE_TOLERANCE_DEG:.0f} degrees"
+        f"{'; turned images are moved by half a pixel' if moved else ''}"
     )
-
-
-def sweep_table(kind: ChangeKind, results: Mapping[str, Sequence[SweepResult]]) -> Table:
-    """Each figure at no rotation, blur or change of size, at its worst, and on average."""
-    columns, start = ["method"], 1 if kind == "scale" else 0
-    for name in ("rep", "MMA@3", "angle < 15 deg", "angle error, deg", "matches"):
-        columns += [f"{name}: at {start}", f"{name}: worst", f"{name}: mean"]
-    rows: list[list[Cell]] = []
-    for name, found in results.items():
-        origin = min(found, key=lambda r: abs(r.value - start))
-        row: list[Cell] = [name]
-        for read, worst in (
-            (_repeatability, min),
-            (_mma_3px, min),
-            (_angle_accuracy, min),
-            (_angle_median, max),
-            (_matches, min),
-        ):
-            values = [value for value in map(read, found) if value is not None]
-            row += [read(origin), worst(values), float(np.mean(values))] if values else [None] * 3
-        rows.append(row)
-    return Table(f"protocol {kind}", columns, rows)
-
-
-def roto360_table(results: Mapping[str, Sequence[SweepResult]]) -> Table:
-    """MMA at 3, 5 and 10 px and matches, means over all rotations."""
-    columns = ["method", "MMA@3", "MMA@5", "MMA@10", "matches"]
-    columns += [f"filter: {name}" for name in columns[1:]]
-    rows: list[list[Cell]] = []
-    for name, found in results.items():
-        row: list[Cell] = [name]
-        row += [100 * float(np.mean([r.mma[i] for r in found])) for i in (1, 2, 3)]
-        row.append(float(np.mean([r.num_matches for r in found])))
-        filtered = [r.mma_filtered for r in found if r.mma_filtered is not None]
-        counts = [r.num_matches_filtered for r in found if r.num_matches_filtered is not None]
-        if filtered:
-            row += [100 * float(np.mean([values[i] for values in filtered])) for i in (1, 2, 3)]
-            row.append(float(np.mean(counts)))
-        else:
-            row += [None] * 4
-        rows.append(row)
-    return Table("protocol roto360", columns, rows)
-
-
-def make_plots(kind: ChangeKind, results: Mapping[str, Sequence[SweepResult]]) -> list[Plot]:
-    """Each figure as a curve over the change."""
-    plots = []
-    for name, label, read in (
-        ("repeatability", "repeatability, %", _repeatability),
-        ("mma", "matching accuracy at 3 px, %", _mma_3px),
-        ("angle-accuracy", "angles within 15 degrees, %", _angle_accuracy),
-        ("angle-error", "median angle error, degrees", _angle_median),
-        ("matches", "matches", _matches),
-    ):
-        curves = {}
-        for method, found in results.items():
-            values = [value for value in map(read, found) if value is not None]
-            if values:
-                curves[method] = values
-        x = [row.value for row in next(iter(results.values()))]
-        if curves:
-            plots.append(Plot(f"{kind}-{name}", f"{label}: {kind}", UNITS[kind], label, x, curves))
-    return plots
-
-
-def _repeatability(row: SweepResult) -> float | None:
-    return 100 * row.repeatability
-
-
-def _mma_3px(row: SweepResult) -> float | None:
-    return 100 * row.mma[1]
-
-
-def _angle_accuracy(row: SweepResult) -> float | None:
-    return None if row.angle_accuracy is None else 100 * row.angle_accuracy
-
-
-def _angle_median(row: SweepResult) -> float | None:
-    return row.angle_median_deg
-
-
-def _matches(row: SweepResult) -> float | None:
-    return row.num_matches
 
 
 if __name__ == "__main__":

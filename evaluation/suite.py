@@ -14,13 +14,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from evaluation.baselines import Method
+from evaluation.curves import FILTERED, Plot
 from evaluation.feature_cache import FeatureCache, image_key
 from evaluation.frames import Placement, place_image, render_frame, to_frame
 from evaluation.homographies import HomographyPair
 from evaluation.measures import THRESHOLDS_PX, Figures, PairInput
 from evaluation.protocols import Column, Protocol
 from evaluation.release import kind_of
-from evaluation.report import Plot, Table
+from evaluation.report import Table
 from rekd_hloc.types import Features
 
 
@@ -117,15 +118,32 @@ def make_tables(
 def make_sequence_rows(
     protocol: Protocol, results: Mapping[str, Sequence[PairResult]]
 ) -> tuple[list[str], list[list[str | float | None]]]:
-    """Header and rows of the CSV: one row for each method and sequence."""
+    """Header and rows of the CSV: one row for each method and sequence, accuracy at 1..10 px."""
+    columns = csv_columns(protocol)
     rows: list[list[str | float | None]] = []
     for name, found in results.items():
         for sequence in dict.fromkeys(result.sequence for result in found):
             figures = [r.figures for r in found if r.sequence == sequence]
-            values = read_columns(protocol, protocol.summarise(figures))
+            means = protocol.summarise(figures)
+            values = [_read_column(column, means) for column in columns]
             rows.append([protocol.name, name, sequence, kind_of(sequence), len(figures), *values])
     header = ["protocol", "method", "sequence", "kind", "pairs"]
-    return header + [column.header for column in protocol.columns], rows
+    return header + [column.header for column in columns], rows
+
+
+def csv_columns(protocol: Protocol) -> list[Column]:
+    """The table's columns, with matching accuracy at every threshold instead of a few."""
+    columns: dict[str, Column] = {}
+    for column in protocol.columns:
+        chosen = [column]
+        if column.key in ("mma", "mma_filtered"):
+            stem = column.header.split("@")[0]
+            chosen = [
+                Column(f"{stem}@{threshold:.0f}", column.key, index)
+                for index, threshold in enumerate(THRESHOLDS_PX.tolist())
+            ]
+        columns |= {one.header: one for one in chosen}
+    return list(columns.values())
 
 
 def make_plots(
@@ -140,16 +158,21 @@ def make_plots(
         curves: dict[str, list[float]] = {}
         for name, rows in results.items():
             means = protocol.summarise([r.figures for r in select_kind(rows, part)])
-            for suffix, mark in (("", ""), ("_filtered", " *")):
+            for suffix, mark in (("", ""), ("_filtered", FILTERED)):
                 values = means.get(key + suffix)
                 if isinstance(values, list):
                     curves[name + mark] = [100 * value for value in values]
-        title = f"{part or split}, protocol {protocol.name} (* with the orientation filter)"
+        starred = " (dotted: orientation filter)" if any(map(_is_filtered, curves)) else ""
+        title = f"protocol {protocol.name}, {part or split}{starred}"
         x = THRESHOLDS_PX.tolist()
         plots.append(
             Plot(f"curve-{part or split}", title, "threshold, px", f"{label}, %", x, curves)
         )
     return plots
+
+
+def _is_filtered(label: str) -> bool:
+    return label.endswith(FILTERED)
 
 
 def select_kind(rows: Sequence[PairResult], kind: str) -> list[PairResult]:

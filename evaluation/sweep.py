@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -49,6 +50,8 @@ class SweepResult:
     mma: list[float]
     """Share of mutual nearest neighbours within 1, 3, 5 and 10 px."""
     num_matches: float
+    found: float
+    """Share of keypoints off the border that are found again within 1.5 px."""
     angle_accuracy: float | None
     """Share of keypoints found again within 1.5 px whose angle is right within 15 degrees."""
     angle_median_deg: float | None
@@ -65,6 +68,7 @@ class Comparison:
     repeatability: float
     mma: list[float]
     num_matches: int
+    found: float
     angle_errors_deg: Float[Tensor, " found"]
     mma_filtered: list[float]
     num_matches_filtered: int
@@ -81,11 +85,13 @@ def compare(
     b = limit(_off_border(changed, torch.linalg.inv(changed_from_image), size), count)
     matches = match_nearest(a.descriptors, b.descriptors)
     kept = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
+    errors = angle_errors(a, b, changed_from_image)
     return Comparison(
         repeatability=repeatability_rekd(a.keypoints.xy, b.keypoints.xy, changed_from_image),
         mma=_accuracy(a, b, matches, changed_from_image),
         num_matches=len(matches),
-        angle_errors_deg=angle_errors(a, b, changed_from_image),
+        found=len(errors) / max(len(a), 1),
+        angle_errors_deg=errors,
         mma_filtered=_accuracy(a, b, kept, changed_from_image),
         num_matches_filtered=len(kept),
         num_keypoints=len(a),
@@ -127,6 +133,7 @@ def summarise(
         repeatability=mean(lambda c: c.repeatability)[0],
         mma=mean(lambda c: c.mma),
         num_matches=mean(lambda c: c.num_matches)[0],
+        found=mean(lambda c: c.found)[0],
         angle_accuracy=within if has_orientation else None,
         angle_median_deg=median if has_orientation else None,
         mma_filtered=mean(lambda c: c.mma_filtered) if has_orientation else None,
@@ -164,13 +171,13 @@ def run_sweep(sweep: Sweep, method: Method) -> list[SweepResult]:
         tempfile.TemporaryDirectory() as scratch,
         ThreadPoolExecutor(sweep.num_threads) as pool,
     ):
+        count = len(sweep.paths) * len(sweep.values)
+        with tqdm(total=count, desc=method.name, unit="image", disable=None) as bar:
 
-        def run_image(path: Path) -> list[Comparison]:
-            return _run_image(sweep, method, cache, path, Path(scratch))
+            def run_image(path: Path) -> list[Comparison]:
+                return _run_image(sweep, method, cache, path, Path(scratch), bar)
 
-        done = pool.map(run_image, sweep.paths)
-        bar = tqdm(done, method.name, len(sweep.paths), unit="image", disable=None)
-        by_image = list(bar)
+            by_image = list(pool.map(run_image, sweep.paths))
     return [
         summarise(value, [row[number] for row in by_image], has_orientation=method.has_orientation)
         for number, value in enumerate(sweep.values)
@@ -178,7 +185,12 @@ def run_sweep(sweep: Sweep, method: Method) -> list[SweepResult]:
 
 
 def _run_image(
-    sweep: Sweep, method: Method, cache: FeatureCache, path: Path, scratch: Path
+    sweep: Sweep,
+    method: Method,
+    cache: FeatureCache,
+    path: Path,
+    scratch: Path,
+    bar: "tqdm[Any]",
 ) -> list[Comparison]:
     name = image_key(path)
     upright = cache.get(name, lambda: method(path))
@@ -196,6 +208,7 @@ def _run_image(
         comparisons.append(
             compare(upright, features, changed.changed_from_image, sweep.num_keypoints)
         )
+        bar.update()
     return comparisons
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ from evaluation.measures import PairInput
 from evaluation.protocols import PROTOCOLS, average
 from evaluation.report import Table, format_markdown, write_json
 from rekd_hloc.store import FeatureStore
-from rekd_hloc.types import Features
+from rekd_hloc.types import Features, Keypoints
 
 SIZE = (200, 160)
 B_FROM_A = np.array([[0.98, -0.12, 14.0], [0.10, 1.02, -6.0], [1e-4, -5e-5, 1.0]])
@@ -127,12 +128,19 @@ def test_the_csv_holds_what_the_pairs_average_to(rekd_run):
     values = [p["figures"]["repeatability"] for p in pairs if p["sequence"] == "v_one"]
     assert len(values) == 2
     assert float(row["rep"]) == pytest.approx(100 * sum(values) / 2)
+    curve = np.mean([p["figures"]["mma"] for p in pairs if p["sequence"] == "v_one"], axis=0)
+    got = [float(row[f"MMA@{threshold}"]) for threshold in range(1, 11)]
+    assert got == pytest.approx(100 * curve)
+    assert float(row["filter: MMA@10"]) >= float(row["filter: MMA@1"])
+    upright = next(r for r in rows if r["method"] == "rootsift-upright")
+    assert {upright[f"filter: MMA@{threshold}"] for threshold in range(1, 11)} == {""}
 
 
 def test_the_page_needs_no_other_file(rekd_run):
     _, out = rekd_run
     page = (out / "report.html").read_text()
     assert page.count("data:image/svg+xml;base64,") == 3
+    assert "num_keypoints = 1500" in page
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
@@ -225,9 +233,9 @@ def test_stored_features_give_the_figures_of_the_method_that_made_them(sequences
     assert entry["summary"] == expected["summary"]
     assert entry["has_orientation"]
     named = run(sequences, tmp_path / "named", "--features", str(tmp_path))
-    assert list(named["methods"]) == [f"file:{tmp_path / 'rootsift.h5'}"]
+    assert list(named["methods"]) == ["rootsift (stored)"]
     framed = run(sequences, tmp_path / "framed", method=f"file:{tmp_path / 'rootsift.h5'}")
-    assert framed["methods"] == stored["methods"]
+    assert framed["methods"] == {f"file:{tmp_path / 'rootsift.h5'}": entry}
 
 
 def test_stored_features_of_another_folder_are_named_as_a_mistake(sequences, tmp_path, caplog):
@@ -261,6 +269,9 @@ def test_the_paper_s_options_have_their_counterparts():
         "descriptor.support=48",
     ]
     assert read_overrides(build_parser().parse_args(["--data", "d", "--out", "o"])) == []
+    short = "--data d --out o --nms-size 9 --exp-name mine"
+    arguments = build_parser().parse_args(short.split())
+    assert (arguments.nms_window, arguments.name) == (9, "mine")
 
 
 def test_our_presets_run_with_their_options(sequences, tmp_path):
@@ -335,6 +346,22 @@ def test_identical_images_are_perfect_in_every_protocol(name):
     }[name]
     for key in best:
         assert torch.tensor(means[key]).min() == 1.0
+
+
+def test_crowded_keypoints_raise_repeatability_and_not_what_is_distinct():
+    features = random_features(200, size=(4000, 3000))
+    keypoints = features.keypoints
+    twins = replace(keypoints, xy=keypoints.xy + 1.0, score=keypoints.score / 2)
+    both = Keypoints.concatenate([keypoints, twins])
+    crowded = Features(both, features.descriptors.repeat(2, 1), features.image_size)
+    half = features.keypoints[torch.arange(100)]
+    other = Features(half, features.descriptors[:100], features.image_size)
+    identity = torch.eye(3, dtype=torch.float64)
+    plain = PROTOCOLS["rekd"].measure(PairInput(features, features, identity, 1000, True))
+    assert (plain["distinct"], plain["repeatability_distinct"]) == (1.0, 1.0)
+    figures = PROTOCOLS["rekd"].measure(PairInput(crowded, other, identity, 1000, True))
+    assert figures["distinct"] == pytest.approx(300 / 500)
+    assert figures["repeatability"] == figures["repeatability_distinct"] == 0.5
 
 
 def test_only_the_strongest_keypoints_are_used():

@@ -11,6 +11,7 @@ from evaluation.metrics import (
     choose_one_to_one,
     circle_overlap,
     corner_error,
+    distinct_points,
     error_auc,
     match_errors,
     matching_accuracy,
@@ -41,6 +42,22 @@ def test_repeatability_of_a_hand_worked_case():
 def test_several_points_may_share_one_partner():
     xy_a = torch.tensor([[10.0, 10.0], [11.0, 10.0], [9.0, 10.0]])
     assert repeatability_rekd(xy_a, torch.tensor([[10.0, 10.0]]), IDENTITY) == 1.0
+
+
+def test_distinct_points_of_a_hand_worked_case():
+    xy = torch.tensor([[0.0, 0.0], [2.0, 0.0], [4.5, 0.0], [3.0, 4.0], [3.0, 0.0]])
+    # the third is near the second, which is not distinct itself; 3 px away is far enough
+    assert distinct_points(xy).tolist() == [True, False, False, True, False]
+    assert distinct_points(xy[[4, 3, 0]]).tolist() == [True] * 3
+    assert distinct_points(xy[:0]).tolist() == []
+
+
+@settings(deadline=None)
+@given(st.integers(0, 40), st.integers(0, 100))
+def test_distinct_points_equal_a_loop(count, seed):
+    xy = random_points(count, seed, side=20.0)
+    expected = [all(math.dist(xy[i], xy[j]) >= 3.0 for j in range(i)) for i in range(count)]
+    assert distinct_points(xy.double()).tolist() == expected
 
 
 @settings(deadline=None, max_examples=25)

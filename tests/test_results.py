@@ -1,109 +1,265 @@
-"""The measured part of docs/results.md."""
+"""The measured blocks of docs/results.md."""
 
 import json
+import os
+import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from evaluation import results
 from evaluation.baselines import METHODS
-from evaluation.results import BEGIN, END, Run, measure, plan_runs, read_results, replace_measured
+from evaluation.results_document import NOT_MEASURED, has_content, replace_block
+from evaluation.results_plan import PARTS, Part
+from evaluation.results_records import merge_records, read_record, read_records
 
-RECORD = {
+PLAN = {part.name: part for part in PARTS}
+REKD = {
     "protocol": "rekd",
     "description": "repeatability at 3 px",
     "data": "homographies, 20 pairs",
     "date": "2026-01-02",
-    "methods": {"rekd": {"weights": "abc def"}, "sift": {"weights": "-"}},
-    "tables": [{"title": "full", "columns": ["method", "rep"], "rows": [["rekd", 51.26]]}],
+    "methods": {
+        "rekd-fast": {"weights": "abc def"},
+        "sift": {"weights": "-", "provenance": {"version": "opencv 5"}},
+    },
+    "tables": [
+        {"title": "full", "columns": ["method", "rep"], "rows": [["rekd-fast", 51.26], ["sift", 4]]}
+    ],
+    "plots": [
+        {
+            "name": "curve-full",
+            "title": "full",
+            "x_label": "px",
+            "y_label": "%",
+            "x": [1, 2, 3],
+            "curves": {"rekd-fast": [1, 2, 3], "rekd-fast *": [2, 3, 4], "sift": [1, 1, 2]},
+        }
+    ],
 }
 
 
-def write(path, record) -> str:
+def make_record(method: str, value: float, **changes) -> dict:
+    """A results file of one method."""
+    plot = {**REKD["plots"][0], "curves": {method: [value] * 3}}
+    table = {**REKD["tables"][0], "rows": [[method, value]]}
+    methods = {method: {"weights": f"w{value:.0f}"}}
+    return {**REKD, "methods": methods, "tables": [table], "plots": [plot], **changes}
+
+
+def write(path: Path, record: object, age_s: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record))
-    return str(path)
+    stamp = 1_800_000_000 - age_s
+    os.utime(path, (stamp, stamp))
+    return path
 
 
-def test_tables_carry_protocol_data_weights_and_date(tmp_path):
-    document = tmp_path / "results.md"
-    one = write(tmp_path / "a" / "results.json", RECORD)
-    two = write(tmp_path / "b" / "results.json", {**RECORD, "protocol": "keynet"})
-    assert results.main([one, two, "--document", str(document)]) == 0
-    text = document.read_text()
-    assert text.index("Protocol rekd") < text.index("Protocol keynet")
-    for part in ("homographies, 20 pairs", "2026-01-02", "| rekd | 51.3 |", "rekd `abc def`"):
-        assert text.count(part) == 2
-    assert "sift `" not in text
+def run(tmp_path: Path, *words: str) -> tuple[str, str]:
+    document = tmp_path / "docs" / "results.md"
+    assert results.main([str(tmp_path / "runs"), "--document", str(document), *words]) == 0
+    return document.read_text(), document.parent.as_posix()
 
 
-def test_what_people_wrote_stays(tmp_path):
-    document = tmp_path / "results.md"
-    document.write_text(f"# Results\n\nBefore.\n\n{BEGIN}\nold\n{END}\n\nAfter.\n")
-    one = write(tmp_path / "results.json", RECORD)
+def test_tables_carry_protocol_data_weights_date_and_a_figure(tmp_path, capsys):
+    write(tmp_path / "runs" / "any" / "results.json", REKD)
+    text, folder = run(tmp_path, "--part", "rekd", "--part", "keynet")
+    for part in (
+        "Protocol **rekd**: repeatability at 3 px. Data: homographies, 20 pairs.",
+        "| rekd-fast | 51.3 |",
+        "Measured 2026-01-02 with rekd-fast `abc def`; sift `opencv 5`.",
+        "](figures/results-rekd.png)",
+    ):
+        assert text.count(part) == 1
+    picture = Path(folder) / "figures" / "results-rekd.png"
+    assert picture.stat().st_size < 150_000
+    with Image.open(picture) as image:
+        assert image.width > 500
+    # what is missing is named, in the document and with its command
+    assert "Not measured: rekd, rekd-upright, rekd-paper, rootsift," in text
+    assert f"{NOT_MEASURED} `python -m evaluation.hpatches" in text
+    printed = capsys.readouterr().out
+    command = next(line for line in printed.splitlines() if "--protocol rekd" in line)
+    words = shlex.split(command.removeprefix("missing: python -m evaluation.hpatches"))
+    assert "rekd-fast" not in words
+    assert words[-1] == "rekd-2"  # the first run's results stay
+    assert "keynet: nothing measured" in printed
+
+
+def test_methods_measured_by_several_commands_become_one_table(tmp_path):
+    runs = tmp_path / "runs"
+    write(runs / "a" / "results.json", make_record("sift", 1.0, date="2026-01-01"), age_s=9)
+    write(runs / "b" / "results.json", make_record("rekd", 2.0, date="2026-01-02"), age_s=5)
+    write(runs / "c" / "results.json", make_record("sift", 3.0, date="2026-01-03"), age_s=1)
+    (record,) = merge_records(read_records([runs]))
+    assert record.tables[0].rows == [["rekd", 2.0], ["sift", 3.0]]
+    assert list(record.plots[0].curves) == ["rekd", "sift"]
+    assert record.plots[0].curves["sift"] == [3.0] * 3
+    assert [made.date for made in record.methods.values()] == ["2026-01-02", "2026-01-03"]
+    text, _ = run(tmp_path, "--part", "rekd")
+    assert "Measured 2026-01-02 with rekd `w2`." in text
+    assert "Measured 2026-01-03 with sift `w3`." in text
+
+
+@pytest.mark.parametrize("key", ["protocol", "description", "data"])
+def test_different_conditions_are_never_mixed(tmp_path, key):
+    write(tmp_path / "a" / "results.json", make_record("sift", 1.0))
+    write(tmp_path / "b" / "results.json", make_record("orb", 2.0, **{key: "other"}))
+    merged = merge_records(read_records([tmp_path]))
+    assert [len(record.tables[0].rows) for record in merged] == [1, 1]
+
+
+def test_several_rows_of_a_method_are_replaced_together(tmp_path):
+    rows = [["sift", "5", 1.0], ["sift", "10", 2.0], ["orb", "5", 3.0]]
+    table = {"title": "t", "columns": ["method", "bag", "x"], "rows": rows}
+    old = {**REKD, "tables": [table]}
+    new = {**REKD, "tables": [{**table, "rows": [["sift", "5", 9.0]]}]}
+    write(tmp_path / "a" / "results.json", old, age_s=5)
+    write(tmp_path / "b" / "results.json", new)
+    (record,) = merge_records(read_records([tmp_path]))
+    assert record.tables[0].rows == [["sift", "5", 9.0], ["orb", "5", 3.0]]
+
+
+def test_what_people_wrote_stays_and_so_do_blocks_without_results(tmp_path, capsys):
+    document = tmp_path / "docs" / "results.md"
+    document.parent.mkdir()
+    block = "<!-- begin {0}: x -->\n\n{1}\n\n<!-- end {0} -->"
+    document.write_text(
+        f"# Results\n\nBefore.\n\n{block.format('rekd', 'old')}\n\nBetween.\n\n"
+        f"{block.format('keynet', 'measured last year')}\n\nAfter.\n"
+    )
+    write(tmp_path / "runs" / "results.json", REKD)
     for _ in range(2):
-        assert results.main([one, "--document", str(document)]) == 0
-    text = document.read_text()
+        text, _ = run(tmp_path, "--part", "rekd", "--part", "keynet")
     assert text.startswith("# Results\n\nBefore.")
     assert text.endswith("\n\nAfter.\n")
+    assert "Between." in text
     assert "old" not in text
-    assert text.count("## Protocol") == 1
+    assert "measured last year" in text
+    assert text.count("Protocol **rekd**") == 1
+    assert "keynet: no results, the document's are kept" in capsys.readouterr().out
 
 
-def test_a_document_without_marks_is_appended_to():
-    assert replace_measured("Hello", "new") == f"Hello\n\n{BEGIN}\n\nnew\n\n{END}\n"
-    assert replace_measured("", "new") == f"{BEGIN}\n\nnew\n\n{END}\n"
+def test_blocks_of_similar_names_are_told_apart():
+    text = replace_block("", "rekd-2", "Two", "second")
+    text = replace_block(text, "rekd", "One", "first")
+    text = replace_block(text, "rekd", "One", "first again")
+    assert text.count("second") == text.count("first again") == 1
+    assert "first\n" not in text
+    assert has_content(text, "rekd")
+    assert not has_content(replace_block("", "rekd", "One", NOT_MEASURED), "rekd")
+    assert not has_content("", "rekd")
+
+
+def test_programs_with_a_table_file_of_their_own_are_shown(tmp_path):
+    record = {
+        "protocol": "SfM (exhaustive pairs)",
+        "records": [{"method": "rekd-fast", "weights": {"a": "1", "b": "2"}}]
+        + [{"method": "colmap-sift", "weights": None}],
+    }
+    path = write(tmp_path / "runs" / "sfm" / "results.json", record)
+    with pytest.raises(ValueError, match=r"no table\.md beside"):
+        read_record(path)
+    path.with_name("table.md").write_text("| photos | method |\n")
+    text, _ = run(tmp_path, "--part", "sfm")
+    assert "| photos | method |" in text
+    assert "rekd-fast `1 2`; colmap-sift." in text
+    assert "Not measured: rekd." in text
+
+
+def test_protocols_outside_the_plan_follow_at_the_end(tmp_path):
+    write(tmp_path / "runs" / "results.json", make_record("sift", 1.0, protocol="roto360"))
+    text, _ = run(tmp_path, "--part", "rekd")
+    assert text.index("REKD's protocol") < text.index("## Protocol roto360")
+
+
+def test_weights_that_are_no_longer_shipped_are_warned_of(tmp_path, caplog):
+    write(tmp_path / "runs" / "results.json", REKD)
+    run(tmp_path, "--part", "rekd")
+    assert "rekd-fast of protocol rekd was measured 2026-01-02 with weights abc def" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "is no results file"), ("[]", "has no protocol"), ('{"protocol": 1}', "has no desc")],
+    [("{", "is no results file"), ("[]", "no protocol"), ('{"protocol": "a"}', "has no tables")],
 )
-def test_other_files_are_refused(tmp_path, caplog, content, message):
-    (tmp_path / "x.json").write_text(content)
+def test_other_files_are_refused_if_named_and_passed_over_in_folders(
+    tmp_path, caplog, content, message
+):
+    (tmp_path / "results.json").write_text(content)
     document = tmp_path / "results.md"
-    assert results.main([str(tmp_path / "x.json"), "--document", str(document)]) == 2
+    named = [str(tmp_path / "results.json"), "--document", str(document)]
+    assert results.main(named) == 2
     assert message in caplog.text
     assert not document.exists()
-    with pytest.raises(FileNotFoundError, match="no results file"):
-        read_results(tmp_path / "none.json")
+    assert read_records([tmp_path]) == []
+    assert results.main([str(tmp_path / "none.json"), "--document", str(document)]) == 2
+    assert "no results file" in caplog.text
 
 
-def test_absent_data_is_told(tmp_path, caplog):
-    assert results.main(["--data", str(tmp_path), "--out", str(tmp_path)]) == 2
+def test_absent_data_is_told_before_measuring(tmp_path, caplog):
+    words = [str(tmp_path), "--measure", "--data", str(tmp_path)]
+    assert results.main([*words, "--document", str(tmp_path / "r.md")]) == 2
     assert "no folder" in caplog.text
     assert "REKD_DATA" in caplog.text
 
 
-def test_the_plan_covers_all_methods_and_sweeps(tmp_path):
-    (tmp_path / "train" / "photos").mkdir(parents=True)
-    runs = {run.name: run for run in plan_runs(tmp_path)}
-    assert set(METHODS) <= set(runs["hpatches-rekd"].methods)
-    assert set(METHODS) <= set(runs["rotation"].methods)
-    assert str(tmp_path / "train" / "photos") in runs["rotation"].arguments
-    assert {"gaussian", "motion", "scale"} <= set(runs["sweeps"].arguments)
+def test_the_plan_covers_all_methods_and_sweeps():
+    assert set(METHODS) <= set(PLAN["rekd"].methods)
+    assert "sift+ours" in PLAN["rekd"].methods
+    assert {"rotation", "gaussian", "motion", "scale", "homography-auc", "speed"} <= set(PLAN)
+    assert {"sfm", "hloc", "imc"} <= set(PLAN)
+    assert PLAN["sfm"].shows("SfM (exhaustive pairs, incremental mapper)")
+    assert PLAN["hloc"].shows("hloc, exhaustive pairs, seeded verification and mapping")
+    assert PLAN["imc"].shows("imc2021-multiview")
+    assert not PLAN["rekd"].shows("rekd2")
 
 
-def test_measuring_leaves_out_what_cannot_run_and_finds_nested_results(tmp_path, caplog):
+def test_commands_of_the_plan_are_understood_by_their_programs():
+    from evaluation import hloc_report, hpatches, rotation
+
+    parsers = {
+        "evaluation.hpatches": hpatches.build_parser().parse_args,
+        "evaluation.rotation": rotation.build_parser().parse_args,
+        "evaluation.hloc_report": hloc_report.parse_arguments,
+    }
+    seen = 0
+    for part in PARTS:
+        words = part.words("D", "R", part.methods, 2)
+        assert "{data}" not in " ".join(words)
+        if part.program in parsers:
+            parsers[part.program](words)
+            seen += 1
+    assert seen == 9
+
+
+def test_measuring_runs_only_what_is_missing_and_can_run(tmp_path, monkeypatch, caplog):
+    data = tmp_path / "data"
+    for folder in ("homographies", "train"):
+        (data / folder).mkdir(parents=True)
     seen = []
 
-    def program(words):
-        seen.append(list(words))
-        folder = tmp_path / "out" / words[-1].rsplit("/", 1)[1]
-        name = "results.json" if folder.name == "one" else "part/results.json"
-        write(folder / name, RECORD)
-        return 0
+    class Program:
+        @staticmethod
+        def main(words):
+            seen.append(words)
+            write(Path(words[-1]) / "results.json", make_record("orb", 5.0, protocol=words[0]))
+            return 2 if "bad" in words else 0
 
-    runs = [Run("one", program, ("--data", "d"), ("orb", "surf")), Run("two", program, (), ())]
-    found = measure(runs, tmp_path / "out")
-    assert [path.relative_to(tmp_path / "out").as_posix() for path in found] == [
-        "one/results.json",
-        "two/part/results.json",
-    ]
-    assert seen[0][:4] == ["--data", "d", "--method", "orb"]
-    assert "surf" not in seen[0]
+    monkeypatch.setattr(results.importlib, "import_module", lambda name: Program)
+    one = Part("one", "One", ("one",), "any", ("one",), ("orb", "sift", "surf"))
+    two = replace(one, name="two", protocols=("two",), arguments=("two",), is_one_run=True)
+    write(tmp_path / "runs" / "x" / "results.json", make_record("sift", 1.0, protocol="one"))
+    write(tmp_path / "runs" / "y" / "results.json", make_record("sift", 1.0, protocol="two"))
+    results.measure_missing([one, two], data, [tmp_path / "runs"])
+    out = tmp_path / "runs"
+    assert seen[0] == ["one", "--method", "orb", "--out", f"{out}/one-2"]
+    assert seen[1] == ["two", "--method", "orb", "--method", "sift", "--out", f"{out}/two-2"]
     assert "left out: no method 'surf'" in caplog.text
-
-
-def test_a_failed_program_ends_the_measuring(tmp_path):
-    with pytest.raises(RuntimeError, match="one failed"):
-        measure([Run("one", lambda words: 2, (), ())], tmp_path)
+    results.measure_missing([one], data, [out])
+    assert len(seen) == 2  # what cannot run is no reason to run again
+    bad = replace(one, name="bad", protocols=("bad",), arguments=("bad",))
+    with pytest.raises(RuntimeError, match="bad failed"):
+        results.measure_missing([bad], data, [out])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,8 +21,8 @@ from evaluation.changes import (
     turn_image,
 )
 from evaluation.photos import is_validation
-from evaluation.rotation import roto360_table, sweep_table
 from evaluation.sweep import Sweep, SweepResult, angle_errors, compare, run_sweep, summarise
+from evaluation.sweep_tables import make_plots, make_value_rows, roto360_table, sweep_tables
 from rekd_hloc.geometry import warp_angles, warp_points
 from rekd_hloc.types import Features, Keypoints
 
@@ -255,6 +256,7 @@ def result(value: float, **figures) -> SweepResult:
         "repeatability": 0.5,
         "mma": [0.1, 0.2, 0.3, 0.4],
         "num_matches": 10.0,
+        "found": 0.4,
         "angle_accuracy": 0.9,
         "angle_median_deg": 3.0,
         "mma_filtered": [0.2, 0.4, 0.6, 0.8],
@@ -264,14 +266,38 @@ def result(value: float, **figures) -> SweepResult:
     return SweepResult(value, **{**base, **figures})
 
 
-def test_the_table_shows_start_worst_and_mean():
-    rows = [result(0.0), result(10.0, repeatability=0.1, angle_median_deg=9.0)]
-    table = sweep_table("rotation", {"a": rows})
-    row = dict(zip(table.columns, table.rows[0], strict=True))
-    assert [row[f"rep: {part}"] for part in ("at 0", "worst", "mean")] == [50.0, 10.0, 30.0]
-    assert [row[f"angle error, deg: {part}"] for part in ("at 0", "worst", "mean")] == [3, 9, 6]
-    scales = sweep_table("scale", {"a": [result(0.5, repeatability=0.2), result(1.0)]})
-    assert dict(zip(scales.columns, scales.rows[0], strict=True))["rep: at 1"] == 50.0
+def test_the_tables_show_start_worst_and_mean():
+    rows = [result(0.0), result(10.0, repeatability=0.1, angle_median_deg=9.0, found=0.2)]
+    upright = [result(0.0, angle_accuracy=None, angle_median_deg=None, mma_filtered=None)] * 2
+    tables = {t.title: t for t in sweep_tables("rotation", {"a": rows, "b": upright})}
+
+    def cells(title: str, figure: str, row: int = 0) -> list:
+        table = tables[f"{title}: protocol rotation"]
+        found = dict(zip(table.columns, table.rows[row], strict=True))
+        return [found[f"{figure} {part}"] for part in ("at 0", "worst", "mean")]
+
+    assert cells("keypoints", "rep") == [50.0, 10.0, 30.0]
+    assert cells("keypoints", "found") == pytest.approx([40.0, 20.0, 30.0])
+    assert cells("matches", "MMA@3") == [20.0, 20.0, 20.0]
+    assert cells("matches", "filter: MMA@3", row=1) == [None] * 3
+    assert cells("angles", "median error, deg") == [3, 9, 6]
+    assert [row[0] for row in tables["angles: protocol rotation"].rows] == ["a"]
+    (scales, *_) = sweep_tables("scale", {"a": [result(0.5, repeatability=0.2), result(1.0)]})
+    assert dict(zip(scales.columns, scales.rows[0], strict=True))["rep at 1"] == 50.0
+
+
+def test_every_value_is_a_row_of_the_csv_and_a_point_of_the_curves():
+    rows = [result(0.0), result(10.0, mma_filtered=None, num_matches_filtered=None)]
+    header, lines = make_value_rows("rotation", {"a": rows})
+    first, second = (dict(zip(header, line, strict=True)) for line in lines)
+    assert (first["value"], first["found"], first["MMA@10"]) == (0.0, 40.0, 40.0)
+    assert (first["keypoints"], first["filter: matches"], first["filter: MMA@3"]) == (20, 5, 40.0)
+    assert second["filter: MMA@3"] is None
+    plots = {plot.name: plot for plot in make_plots("rotation", {"a": rows})}
+    assert plots["rotation-found"].curves == {"a": [40.0, 40.0]}
+    assert plots["rotation-mma"].curves == {"a": [20.0, 20.0]}  # not all values have a filter
+    filtered = make_plots("rotation", {"a": [result(0.0)]})[2].curves
+    assert filtered == {"a": [20.0], "a *": [40.0]}
 
 
 def test_roto360_averages_all_rotations_and_knows_methods_without_angles():
@@ -284,14 +310,15 @@ def test_roto360_averages_all_rotations_and_knows_methods_without_angles():
 
 def test_the_program_writes_results_and_curves(photos, tmp_path, capsys):
     arguments = ["--data", str(photos), "--method", "orb", "--out", str(tmp_path)]
-    options = ["--step", "120", "--num-keypoints", "60", "--limit", "1"]
+    options = ["--step-deg", "120", "--num-keypoints", "60", "--max-images", "1"]
     assert rotation.main([*arguments, *options]) == 0
     record = json.loads((tmp_path / "results.json").read_text())
     assert record["protocol"] == "rotation"
     values = [row["value"] for row in record["methods"]["orb"]["values"]]
     assert values == [0.0, 120.0, 240.0]
     assert "Protocol rotation" in capsys.readouterr().out
-    for name in ("repeatability", "mma", "angle-accuracy", "angle-error", "matches"):
+    assert len((tmp_path / "values.csv").read_text().splitlines()) == 4
+    for name in ("repeatability", "found", "mma", "angle-accuracy", "angle-error", "matches"):
         assert (tmp_path / f"rotation-{name}.svg").is_file()
     assert "1 images" in record["data"]
 
@@ -309,7 +336,7 @@ def test_roto360_takes_first_images_and_exact_turns(tmp_path, photos, monkeypatc
     assert len(rotation.select_images(parse([*arguments, str(photos)]))) == 1  # the one called 1
     out = tmp_path / "out"
     base = ["--data", str(tmp_path), "--method", "sift", "--num-keypoints", "40"]
-    assert rotation.main([*base, "--roto360", "--step", "180", "--out", str(out)]) == 0
+    assert rotation.main([*base, "--roto360", "--step-deg", "180", "--out", str(out)]) == 0
     record = json.loads((out / "results.json").read_text())
     assert record["protocol"] == "roto360"
     at_zero = record["methods"]["sift"]["values"][0]
@@ -327,11 +354,42 @@ def test_the_validation_tenth_is_that_of_training(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("total", "count", "expected"),
+    [(10, 3, [1, 5, 8]), (4, 4, [0, 1, 2, 3]), (3, 9, [0, 1, 2]), (7, 1, [3]), (5, 2, [1, 3])],
+)
+def test_images_are_spread_evenly(total, count, expected):
+    paths = [Path(f"{number}.png") for number in range(total)]
+    assert [int(path.stem) for path in rotation.spread_evenly(paths, count)] == expected
+
+
+def test_experiments_share_features_and_have_folders_of_their_own(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(rotation, "make_plots", lambda *args: [])
+    words = ["--data", str(photos), "--method", "orb", "--out", str(tmp_path), "--max-images", "1"]
+    options = ["--exp-name", "try", "--sweep", "scale", "--sweep", "gaussian"]
+    assert rotation.main([*words, *options]) == 0
+    for kind in ("scale", "gaussian"):
+        record = json.loads((tmp_path / "try" / kind / "results.json").read_text())
+        assert record["protocol"] == kind
+    assert len(list((tmp_path / "features").glob("orb-*.h5"))) == 2
+
+
+def test_the_held_out_tenth_may_be_empty(tmp_path, caplog):
+    name = next(f"{k}.png" for k in range(40) if not is_validation(f"{k}.png"))
+    cv2.imwrite(str(tmp_path / name), colour(4, 4))
+    words = ["--data", str(tmp_path), "--method", "orb", "--out", str(tmp_path), "--held-out"]
+    assert rotation.main(words) == 2
+    assert "none of the validation tenth" in caplog.text
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--method", "surf"], "no method 'surf'"),
-        (["--method", "orb", "--step", "0"], "step must be in"),
-        (["--method", "orb", "--num-keypoints", "0"], "num_keypoints must be at least 1"),
+        (["--method", "orb", "--step-deg", "0"], "step-deg must be in"),
+        (["--method", "orb", "--num-keypoints", "0"], "num-keypoints must be at least 1"),
+        (["--method", "orb", "--max-images", "0"], "max-images must be at least 1"),
+        (["--method", "orb", "--method", "orb"], "given twice"),
+        (["--method", "orb", "--roto360", "--sweep", "scale"], "leave --sweep away"),
         (["--method", "file:x.h5"], "cannot be used here"),
     ],
 )

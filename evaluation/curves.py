@@ -1,0 +1,119 @@
+"""Curves of evaluations as pictures: one method has one colour in all of them.
+
+A label that ends in ``*`` is the method's curve after the orientation filter: same colour, dotted.
+This project's methods are drawn thicker than their peers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
+from PIL import Image
+
+FILTERED = " *"
+"""Ending of the label of a curve that is taken after the orientation filter."""
+OWN_PREFIX = "rekd"
+COLORS = (
+    "#2563a8", "#c8553d", "#3b8a5a", "#8a5fa8", "#b58900", "#4a9aa8", "#7a6a5a", "#d1699a",
+    "#8c9a2e", "#555b66", "#7fb0e6", "#f0a48f", "#8fd0a8", "#c9aee0", "#e8cc6b", "#a5d8e0",
+)  # fmt: skip
+COLUMNS = 2
+"""Panels side by side."""
+PANEL_INCHES = (4.6, 3.1)
+PANEL_DPI = 90
+PANEL_COLORS = 96
+MAX_LEGEND_ROWS = 14
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Curves over one axis; the file is called after ``name``."""
+
+    name: str
+    title: str
+    x_label: str
+    y_label: str
+    x: Sequence[float]
+    curves: Mapping[str, Sequence[float]]
+
+
+def draw(plot: Plot, folder: Path, colors: Mapping[str, str]) -> Path:
+    """Draw curves to ``name.png`` and ``name.svg``; returns the path of the latter.
+
+    Args:
+        plot: what to draw.
+        folder: where the pictures go.
+        colors: of each method, see :func:`assign_colors`.
+    """
+    figure = Figure(figsize=(7.6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    _draw_axes(axes, plot, colors)
+    axes.set_title(plot.title, fontsize=10)
+    if plot.curves:
+        count = -(-len(plot.curves) // MAX_LEGEND_ROWS)
+        figure.legend(loc="outside right upper", fontsize=8, frameon=False, ncols=count)
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in ("png", "svg"):
+        _save(figure, folder / f"{plot.name}.{suffix}", dpi=120)
+    return folder / f"{plot.name}.svg"
+
+
+def draw_panels(plots: Sequence[Plot], path: Path) -> None:
+    """Draw several plots into one PNG with one legend; a hundred kilobytes or less."""
+    columns = max(min(len(plots), COLUMNS), 1)
+    rows = -(-len(plots) // columns)
+    figure = Figure(
+        figsize=(columns * PANEL_INCHES[0] + 1.6, max(rows, 1) * PANEL_INCHES[1]),
+        layout="constrained",
+    )
+    colors = assign_colors(plots)
+    handles: dict[str, Any] = {}
+    for number, plot in enumerate(plots, start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        _draw_axes(axes, plot, colors)
+        axes.set_title(plot.title, fontsize=9)
+        lines = {str(line.get_label()): line for line in axes.get_lines()}
+        handles |= {name: line for name, line in lines.items() if not name.endswith(FILTERED)}
+    if handles:
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _save(figure, path, dpi=PANEL_DPI)
+    with Image.open(path) as picture:  # few colours make a third of the file
+        picture.convert("RGB").quantize(PANEL_COLORS).save(path, optimize=True)
+
+
+def assign_colors(plots: Sequence[Plot]) -> dict[str, str]:
+    """A colour for each method in the order of appearance, with and without filter."""
+    names = dict.fromkeys(label.removesuffix(FILTERED) for plot in plots for label in plot.curves)
+    return {name: COLORS[number % len(COLORS)] for number, name in enumerate(names)}
+
+
+def _draw_axes(axes: Axes, plot: Plot, colors: Mapping[str, str]) -> None:
+    for label, y in plot.curves.items():
+        axes.plot(
+            plot.x,
+            y,
+            ":" if label.endswith(FILTERED) else "-",
+            color=colors[label.removesuffix(FILTERED)],
+            linewidth=2.2 if label.startswith(OWN_PREFIX) else 1.2,
+            label=label,
+        )
+    axes.set_xlabel(plot.x_label, fontsize=9)
+    axes.set_ylabel(plot.y_label, fontsize=9)
+    axes.grid(color="#e4e6ea", linewidth=0.8)
+    if "degrees" in plot.x_label:
+        axes.xaxis.set_major_locator(MultipleLocator(90))
+
+
+def _save(figure: Figure, path: Path, dpi: int) -> None:
+    scratch = path.with_name(path.name + ".tmp")
+    # without dates and random ids the same figures give the same file
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    figure.savefig(scratch, format=path.suffix[1:], dpi=dpi, metadata=metadata)
+    scratch.replace(path)

@@ -1,0 +1,53 @@
+"""Curves of evaluations as pictures."""
+
+import xml.etree.ElementTree as ET
+
+from PIL import Image
+
+from evaluation.curves import COLORS, Plot, assign_colors, draw, draw_panels
+
+
+def make_plot(name: str, *labels: str) -> Plot:
+    curves = {label: [float(k * number) for k in range(4)] for number, label in enumerate(labels)}
+    return Plot(name, f"protocol {name}", "angle, degrees", "%", [0, 90, 180, 270], curves)
+
+
+def test_a_method_has_one_colour_in_all_plots_with_and_without_filter():
+    colors = assign_colors(
+        [make_plot("a", "rekd", "rekd *", "sift"), make_plot("b", "orb", "sift")]
+    )
+    assert list(colors) == ["rekd", "sift", "orb"]
+    assert len(set(colors.values())) == 3
+    many = assign_colors([make_plot("a", *(f"m{number}" for number in range(40)))])
+    assert set(many.values()) == set(COLORS)
+
+
+def test_curves_become_a_png_and_an_svg_and_the_same_ones_each_time(tmp_path):
+    plot = make_plot("a", "rekd", "rekd *", "sift")
+    path = draw(plot, tmp_path / "one", assign_colors([plot]))
+    assert path == tmp_path / "one" / "a.svg"
+    text = path.read_text()
+    assert ET.fromstring(text).tag.endswith("svg")
+    with Image.open(path.with_suffix(".png")) as picture:
+        assert picture.size[0] > 600
+    again = draw(plot, tmp_path / "two", assign_colors([plot]))
+    assert again.with_suffix(".png").read_bytes() == path.with_suffix(".png").read_bytes()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_panels_of_many_methods_stay_small(tmp_path):
+    labels = [name for k in range(16) for name in (f"method-{k}", f"method-{k} *")]
+    draw_panels([make_plot(str(k), *labels) for k in range(4)], tmp_path / "new" / "all.png")
+    path = tmp_path / "new" / "all.png"
+    assert path.stat().st_size < 150_000
+    with Image.open(path) as picture:
+        width, height = picture.size
+    assert 800 < width < 1400
+    assert height < 900
+
+
+def test_no_curve_is_an_empty_picture(tmp_path):
+    plot = make_plot("none")
+    assert draw(plot, tmp_path, {}).is_file()
+    draw_panels([], tmp_path / "panels.png")
+    assert (tmp_path / "panels.png").is_file()
