@@ -12,6 +12,7 @@ from training.losses import (
     BORDER_PX,
     keypoint_loss,
     orientation_loss,
+    peakiness_loss,
     similarity_loss,
     warp_maps,
 )
@@ -135,3 +136,39 @@ def test_similarity_is_zero_for_equal_maps_and_does_not_see_a_factor():
     b = torch.from_numpy(textured_image(SIDE, SIDE, seed=1)).float()[None, None] / 255
     assert float(similarity_loss(a, 3 * a, IDENTITY)) == pytest.approx(0, abs=1e-5)
     assert float(similarity_loss(a - a.mean(), b - b.mean(), IDENTITY)) > 0.3
+
+
+def test_whole_bins_lose_the_fraction_of_a_turn_towards_zero():
+    step = 2 * math.pi / 8
+    for angle, cut in ((1.7 * step, step), (-1.7 * step, -step), (0.6 * step, 0.0)):
+        a, b = peaked(0.5), peaked(0.5 + angle)
+        turned = turn(angle)
+        truth, whole = torch.tensor([angle]), torch.tensor([cut])
+        got = float(orientation_loss(a, b, turned, truth, whole_bins=True))
+        assert got == pytest.approx(float(orientation_loss(a, b, turned, whole)), abs=1e-5)
+        assert got > float(orientation_loss(a, b, turned, truth)) + 0.05
+
+
+def test_scores_on_flat_ground_cost_and_their_size_does_not_matter():
+    image = torch.full((1, 1, SIDE, SIDE), 0.5)
+    image[..., 48:] = torch.from_numpy(textured_image(SIDE, 48)).float() / 255
+    on_texture, on_flat = spots([(70, 40), (66, 60)]), spots([(26, 40), (30, 60)])
+    assert float(peakiness_loss(on_texture, image)) < 0.05
+    assert float(peakiness_loss(on_flat, image)) > 0.95
+    both = on_texture + on_flat
+    cost = float(peakiness_loss(both, image))
+    assert cost == pytest.approx(0.5, abs=0.05)
+    assert float(peakiness_loss(100 * both, image)) == pytest.approx(cost, abs=1e-5)
+    assert float(peakiness_loss(0 * both, image)) == 0
+    one = torch.cat([on_texture, on_flat]), image.expand(2, -1, -1, -1)
+    assert float(peakiness_loss(*one)) == pytest.approx(0.5, abs=0.05)
+
+
+def test_descent_silences_flat_ground_only():
+    image = torch.full((1, 1, SIDE, SIDE), 0.5)
+    image[..., 48:] = torch.from_numpy(textured_image(SIDE, 48)).float() / 255
+    score = torch.ones(1, 1, SIDE, SIDE, requires_grad=True)
+    (gradient,) = torch.autograd.grad(peakiness_loss(score, image), score)
+    inside = gradient[0, 0, BORDER_PX:-BORDER_PX]
+    assert (inside[:, BORDER_PX:40] > 0).all()
+    assert (inside[:, 60 : SIDE - BORDER_PX] < 0).float().mean() > 0.9

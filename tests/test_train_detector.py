@@ -1,20 +1,27 @@
 import json
 import logging
+import shutil
+import signal
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
+import rekd_hloc
+import training.detector_objective as detector_objective
 import training.detector_run as detector_run
+import training.stopping as stopping
 from evaluation.photos import is_validation
 from rekd_hloc.config import NetworkConfig, load_config
 from rekd_hloc.weights import load_detector
 from tests.helpers import ROOT, textured_image
+from training.ablation import AblationConfig
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.descriptor_run import TrainDescriptorConfig
+from training.detector_config import TrainDetectorConfig
 from training.detector_run import (
     DetectorRun,
-    TrainDetectorConfig,
     build_trainable,
     learning_rate,
     load_network_state,
@@ -41,6 +48,14 @@ def photos(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole(photos, tmp_path_factory):
+    """The folder of a run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(photos, folder) == 0
+    return folder
+
+
 def run(photos, output, *overrides):
     arguments = ["--quiet", "--config", str(SMOKE), f"photos=[{photos}]", f"output={output}"]
     return main([*arguments, *overrides])
@@ -55,7 +70,8 @@ def test_every_configuration_loads():
     names = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
     assert "train_rekd.yaml" in names
     for name in names:
-        kind = TrainDescriptorConfig if "hardnet" in name else TrainDetectorConfig
+        kinds = {"hardnet": TrainDescriptorConfig, "ablation": AblationConfig}
+        kind = next((kinds[word] for word in kinds if word in name), TrainDetectorConfig)
         load_config(kind(), ROOT / "configs" / name)
 
 
@@ -69,31 +85,182 @@ def test_the_defaults_are_the_papers_recipe():
     assert learning_rate(config, 5620) == 5e-4
 
 
-def test_resumed_equals_uninterrupted(photos, tmp_path, monkeypatch):
-    assert run(photos, tmp_path / "whole") == 0
+def assert_same_end(folder, whole):
+    expected, got = weights(whole), weights(folder)
+    assert expected.keys() == got.keys()
+    for name in expected:
+        assert torch.equal(expected[name], got[name]), name
+    lines = [
+        [json.loads(line) for line in (f / "log.jsonl").read_text().splitlines()]
+        for f in (whole, folder)
+    ]
+    for expected_line, line in zip(*lines, strict=True):
+        assert {**line, "seconds": 0} == {**expected_line, "seconds": 0}
+    assert [line["step"] for line in lines[1]] == [2, 4]
 
+
+def test_resumed_equals_uninterrupted(photos, whole, tmp_path, monkeypatch):
     def save_and_stop(path, state):
         save_checkpoint(path, state)
         if path.name == "best.pt":
             raise KeyboardInterrupt
 
     monkeypatch.setattr(detector_run, "save_checkpoint", save_and_stop)
-    assert run(photos, tmp_path / "parts") == 130
-    assert load_checkpoint(tmp_path / "parts" / "last.pt")["step"] == 2
+    assert run(photos, tmp_path) == 130
+    assert load_checkpoint(tmp_path / "last.pt")["step"] == 2
     monkeypatch.undo()
-    assert run(photos, tmp_path / "parts") == 0
-    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert whole.keys() == parts.keys()
-    for name in whole:
-        assert torch.equal(whole[name], parts[name]), name
-    lines = (tmp_path / "parts" / "log.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [2, 4]
+    with (tmp_path / "log.jsonl").open("a") as log:  # as left by a kill between log and checkpoint
+        log.write(json.dumps({"step": 4}) + "\n")
+    assert run(photos, tmp_path) == 0
+    assert_same_end(tmp_path, whole)
 
 
-def test_another_configuration_is_not_resumed(photos, tmp_path, caplog):
-    assert run(photos, tmp_path / "r") == 0
+@pytest.mark.parametrize(("kind", "stop"), [(signal.SIGINT, 2), (signal.SIGTERM, 3)])
+def test_a_signal_leaves_a_checkpoint_of_its_step(
+    photos, whole, tmp_path, monkeypatch, caplog, kind, stop
+):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    advance = DetectorRun.advance
+
+    def advance_and_signal(self, batch):
+        losses = advance(self, batch)
+        if self.step == stop:
+            signal.raise_signal(kind)
+            signal.raise_signal(kind)  # a launcher may pass on what the terminal has sent already
+        return losses
+
+    monkeypatch.setattr(DetectorRun, "advance", advance_and_signal)
+    with caplog.at_level(logging.INFO):
+        assert run(photos, tmp_path) == 130
+    assert f"stopped at step {stop} of 4" in caplog.text
+    assert "run the same command again" in caplog.text
+    assert load_checkpoint(tmp_path / "last.pt")["step"] == stop
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+    monkeypatch.undo()
+    assert run(photos, tmp_path) == 0
+    assert_same_end(tmp_path, whole)
+    assert curve(tmp_path, "loss/keypoint") == curve(whole, "loss/keypoint")
+
+
+def test_a_later_second_signal_interrupts_at_once(monkeypatch):
+    monkeypatch.setattr(stopping, "PATIENCE_S", -1.0)
+    with stopping.StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def events(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0, "scalars": 0})
+    found.Reload()
+    return found
+
+
+def curve(folder, tag):
+    return [(event.step, event.value) for event in events(folder).Scalars(tag)]
+
+
+def test_tensorboard_has_curves_and_pictures(whole):
+    found = events(whole)
+    names = ("loss/keypoint", "loss/orientation", "loss/similarity", "learning_rate")
+    for name in names:
+        assert [event.step for event in found.Scalars(name)] == [1, 2, 3, 4]
+    assert [event.value for event in found.Scalars("learning_rate")] == pytest.approx(
+        [1e-3, 1e-3, 5e-4, 5e-4]
+    )
+    last = load_checkpoint(whole / "last.pt")
+    for name, value in last["result"].items():
+        points = found.Scalars(f"validation/{name}")
+        assert [event.step for event in points] == [2, 4]
+        assert points[-1].value == pytest.approx(value)
+    for name, wide in (("score", False), ("orientation", False), ("found_again", True)):
+        images = found.Images(f"validation/{name}")
+        assert [event.step for event in images] == [2, 4]
+        coded = np.frombuffer(images[-1].encoded_image_string, np.uint8)
+        picture = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+        assert picture.shape[0] == 96
+        assert (picture.shape[1] > 2 * 96) == wide
+        assert picture.std() > 1
+
+
+def test_a_checkpoint_says_what_it_was_made_with(whole):
+    state = load_checkpoint(whole / "last.pt")
+    assert state["config"]["steps"] == 4
+    assert state["config"] == json.loads((whole / "config.json").read_text())
+    assert len(state["identity"]["data_hash"]) == 12
+    assert state["code_version"].startswith(rekd_hloc.__version__)
+
+
+def test_what_does_not_matter_may_change_and_new_options_had_their_defaults(
+    photos, whole, tmp_path
+):
+    state = load_checkpoint(whole / "last.pt")
+    for name in ("peakiness_weight", "autocast", "whole_bins"):
+        del state["identity"][name]
+    for name in ("max_stretch", "perspective"):
+        del state["identity"]["pairs"][name]
+    state["identity"]["tensorboard"] = True
+    save_checkpoint(tmp_path / "last.pt", state)
+    free = ["tensorboard=false", "checkpoint_every=3", "load_threads=0", "device=cpu"]
+    assert run(photos, tmp_path, *free) == 0
+    assert not (tmp_path / "tensorboard").exists()
+    assert run(photos, tmp_path, "peakiness_weight=1") == 2
+
+
+def test_checkpoints_between_validations(photos, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(
+        detector_run,
+        "save_checkpoint",
+        lambda path, state: saved.append((path.name, state["step"])),
+    )
+    options = ["checkpoint_every=1", "steps=3", "validate_every=3", "tensorboard=false"]
+    assert run(photos, tmp_path, *options) == 0
+    assert [step for name, step in saved if name == "last.pt"][:3] == [1, 2, 3]
+    assert [step for name, step in saved if name == "best.pt"] == [3]
+
+
+def test_losses_with_bfloat16_convolutions(photos, tmp_path):
+    losses = []
+    for number, autocast in enumerate(("false", "true")):
+        overrides = [f"output={tmp_path / str(number)}", f"autocast={autocast}"]
+        config = load_config(TrainDetectorConfig(), SMOKE, overrides)
+        training = DetectorRun(config, "hash")
+        batch = PhotoSet(sorted(photos.glob("*.png"))[:4], config.pairs).batch(0, 0, 2)
+        losses.append([training.advance(batch) for _ in range(2)])
+        assert {p.dtype for p in training.network.parameters()} == {torch.float32}
+        assert {p.grad.dtype for p in training.network.parameters()} == {torch.float32}
+    for exact, rounded in zip(*losses, strict=True):
+        for name in ("keypoint", "orientation"):
+            assert rounded[name] != exact[name]
+            assert rounded[name] == pytest.approx(exact[name], rel=0.03), name
+
+
+def test_skipped_photos_are_named_with_their_reasons(photos, tmp_path, caplog):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(photos, mixed)
+    (mixed / "broken.png").write_bytes(b"no image")
+    for number in range(5):
+        name = f"small{number}.png"
+        assert not is_validation(name)
+        assert cv2.imwrite(str(mixed / name), textured_image(60 + number, 200))
+    with caplog.at_level(logging.WARNING):
+        assert run(mixed, tmp_path / "r", "steps=1") == 0
+    assert "not an image: broken.png" in caplog.text
+    assert "skipped 5 of" in caplog.text
+    assert "short side below 91 px: small0.png, small1.png, small2.png and 2 more" in caplog.text
+    caplog.clear()
     with caplog.at_level(logging.ERROR):
-        assert run(photos, tmp_path / "r", "learning_rate=0.5") == 2
+        assert run(mixed, tmp_path / "none", "pairs.crop_px=150") == 2
+    assert "photos can be used, at least 2 are needed" in caplog.text
+
+
+def test_another_configuration_is_not_resumed(photos, whole, caplog):
+    with caplog.at_level(logging.ERROR):
+        assert run(photos, whole, "learning_rate=0.5") == 2
     assert "learning_rate" in caplog.text
 
 
@@ -110,7 +277,9 @@ def test_mistakes_are_named(photos, tmp_path, caplog):
 def test_a_loss_that_is_no_number_stops_and_names_step_and_losses(photos, tmp_path, monkeypatch):
     config = load_config(TrainDetectorConfig(), SMOKE, [f"output={tmp_path / 'r'}"])
     batch = PhotoSet(sorted(photos.glob("*.png")), config.pairs).batch(0, 0, 2)
-    monkeypatch.setattr(detector_run, "keypoint_loss", lambda *_, **__: torch.tensor(float("nan")))
+    monkeypatch.setattr(
+        detector_objective, "keypoint_loss", lambda *_, **__: torch.tensor(float("nan"))
+    )
     with pytest.raises(FloatingPointError, match="step 0.*keypoint.*nan"):
         DetectorRun(config, "hash").advance(batch)
 
@@ -127,12 +296,11 @@ def test_the_loss_falls(photos, tmp_path):
     assert last["orientation"] < first["orientation"]
 
 
-def test_export_runs_what_was_trained(photos, tmp_path):
-    assert run(photos, tmp_path / "r") == 0
-    export_checkpoint(tmp_path / "r" / "last.pt", tmp_path / "w.safetensors")
+def test_export_runs_what_was_trained(whole, tmp_path):
+    export_checkpoint(whole / "last.pt", tmp_path / "w.safetensors")
     frozen, config = load_detector(tmp_path / "w.safetensors")
     trained = build_trainable(config)
-    load_network_state(trained, load_checkpoint(tmp_path / "r" / "last.pt"))
+    load_network_state(trained, load_checkpoint(whole / "last.pt"))
     trained.eval()
     image = torch.from_numpy(textured_image(80, 90)).float()[None, None] / 255
     with torch.no_grad():

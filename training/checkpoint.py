@@ -1,10 +1,13 @@
 """Training checkpoints: written whole or not at all, and read back only where they fit."""
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import torch
+
+import rekd_hloc
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -50,3 +53,14 @@ def require_same(path: Path, saved: dict[str, Any], current: dict[str, Any]) -> 
             f"{path} was made with another configuration ({detail}); use these values, or another "
             "output folder"
         )
+
+
+def code_version() -> str:
+    """The package's version and, in a git checkout, the commit and whether files were changed."""
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=12"]
+    root = Path(__file__).parent
+    try:
+        run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return rekd_hloc.__version__
+    return f"{rekd_hloc.__version__}+{run.stdout.strip()}"

@@ -1,184 +1,177 @@
-"""One training run of the detector: options, optimiser steps, checkpoints."""
+"""One training run of the detector: optimiser steps, checkpoints, and going on from them."""
 
 import json
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass, field
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from rekd_hloc.config import NetworkConfig
+from evaluation.report import write_text
+from rekd_hloc.config import NetworkConfig, config_json
 from rekd_hloc.detector.network import Rekd, build_network
 from rekd_hloc.detector.steerable import SteerableBackbone
-from training.checkpoint import load_checkpoint, require_same, save_checkpoint
-from training.losses import Importance, keypoint_loss, orientation_loss, similarity_loss
-from training.pairs import PairBatch, PairConfig
+from training.acceleration import keep_filters_exact
+from training.checkpoint import code_version, load_checkpoint, require_same, save_checkpoint
+from training.detector_config import NO_INFLUENCE, TrainDetectorConfig
+from training.detector_objective import Objective
+from training.joint_norm import join_statistics
+from training.pairs import PairBatch
+from training.processes import Process, average_over_processes
 from training.validation import ValidationResult
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class TrainDetectorConfig:
-    """A training run; the defaults are the paper's recipe."""
-
-    photos: tuple[str, ...] = ()
-    """Folders with natural images; one photo in ten is held out for validation."""
-    pair_cache: str = ""
-    """Folder made by training.pair_cache (the paper's way); empty draws new pairs at every step."""
-    output: str = "runs/detector"
-    """Folder for checkpoints, log and resolved configuration."""
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    pairs: PairConfig = field(default_factory=PairConfig)
-    steps: int = 11240
-    """Optimiser steps (paper: 20 epochs of 562)."""
-    batch_size: int = 16
-    """Pairs in a step (paper: 16)."""
-    learning_rate: float = 1e-3
-    """Adam's (paper: 1e-3)."""
-    schedule: str = "halve"
-    """``halve`` once after half of the steps (paper), or ``cosine`` to zero."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises linearly (paper: 0)."""
-    weight_decay: float = 0.1
-    """L2 penalty inside Adam (paper: 0.1)."""
-    decay_orientation: bool = True
-    """Penalise the orientation head as well (paper); it keeps the histogram flat."""
-    orientation_weight: float = 100.0
-    """Factor on the orientation loss (paper: 100)."""
-    orientation_focus: float = 0.0
-    """Share of the orientation loss that is weighted by the score, 0..1 (paper: 0, all pixels)."""
-    window_importance: Importance = "score"
-    """Weight of index-proposal windows by ``score`` (paper) or by its ``rank`` in the image."""
-    similarity_weight: float = 0.0
-    """Factor on the cosine loss between the two score maps (paper: none)."""
-    shift_grid: bool = False
-    """Move the grid of index-proposal windows at random (paper: fixed)."""
-    seed: int = 0
-    validate_every: int = 500
-    """Steps between two validations, each also a checkpoint."""
-    num_validation_pairs: int = 100
-    validation_crop_px: int = 192
-    """Side of the validation crops."""
-    init: str = ""
-    """Checkpoint whose weights to start from; empty starts anew."""
-
-    def __post_init__(self) -> None:
-        if self.schedule not in ("halve", "cosine"):
-            raise ValueError(f"schedule must be halve or cosine, got {self.schedule!r}")
-        if self.window_importance not in ("score", "rank"):
-            raise ValueError(
-                f"window_importance must be score or rank, got {self.window_importance!r}"
-            )
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(
-                f"steps and batch_size must be positive, got {self.steps}, {self.batch_size}"
-            )
+ALONE = Process(0, 1, torch.device("cpu"))
 
 
 class DetectorRun:
-    """Network, optimiser and step counter, tied to the files of one output folder."""
+    """Network, optimiser and step counter, tied to the files of one output folder.
 
-    def __init__(self, config: TrainDetectorConfig, data_hash: str) -> None:
+    Only the main process writes. Every process must be given the same configuration.
+    """
+
+    def __init__(
+        self, config: TrainDetectorConfig, data_hash: str, process: Process = ALONE
+    ) -> None:
         self.config = config
+        self.process = process
         self.folder = Path(config.output)
-        self.folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)  # only e2cnn's and torch's initialisers read it
         np.random.seed(config.seed)  # noqa: NPY002  (e2cnn draws from numpy's global state)
         self.network = build_trainable(config.network)
+        keep_filters_exact(self.network)
+        if process.count > 1:
+            join_statistics(self.network)
+        self.network.to(process.device)
         self.optimiser = _build_optimiser(self.network, config)
         self.step = 0
+        self.validated_step = 0
         self.best = -1.0
         self.seconds = 0.0
+        self.last_losses: dict[str, float] = {}
         self.last_result = ValidationResult(0.0, 0.0, 0.0, 180.0)
-        # the number of steps may grow in a later run only where the schedule does not depend on it
-        self.identity = json.loads(json.dumps({**asdict(config), "data_hash": data_hash}))
-        for name in ("output", "init", "photos", "pair_cache"):
-            self.identity.pop(name)
+        self.code_version = code_version()
+        self.identity = _identity(config, data_hash)
         self._resume_or_start()
+        self.forward = self._share()
+        self.objective = Objective(config, process.device)
         self.clock = time.perf_counter()
+
+    def _share(self) -> Any:  # noqa: ANN401  (a module, and callable)
+        """The network as it is called in training: its gradients are those of the joint batch."""
+        if self.process.count == 1:
+            return self.network
+        ids = [self.process.device] if self.process.device.type == "cuda" else None
+        with warnings.catch_warnings():
+            # torch 2.13 has another name for broadcast_buffers, which older versions do not know
+            warnings.simplefilter("ignore", FutureWarning)
+            # e2cnn's buffers are large and constant, and batch statistics are joint already
+            return DistributedDataParallel(self.network, device_ids=ids, broadcast_buffers=False)
 
     def _resume_or_start(self) -> None:
         path = self.folder / "last.pt"
         if path.exists():
             state = load_checkpoint(path)
-            require_same(path, state["identity"], self.identity)
+            defaults = _identity(TrainDetectorConfig(), "")
+            saved = _drop(_completed(state["identity"], defaults), NO_INFLUENCE)
+            require_same(path, saved, self.identity)
             load_network_state(self.network, state)
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.best = state["step"], state["best"]
+            self.validated_step = state.get("validated_step", self.step)
             self.seconds = state["seconds"]
+            self.last_losses = state.get("losses", {})
             self.last_result = ValidationResult(**state["result"])
             logger.info("resuming %s at step %d", path, self.step)
         elif self.config.init:
             load_network_state(self.network, load_checkpoint(Path(self.config.init)))
+        if self.process.is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / "config.json", config_json(self.config) + "\n")
+            _drop_later_lines(self.folder / "log.jsonl", self.validated_step)
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        return learning_rate(self.config, self.step)
 
     def advance(self, batch: PairBatch) -> dict[str, float]:
-        """One optimiser step; returns the losses."""
-        config = self.config
+        """One optimiser step on this process's share of the batch; the joint batch's losses.
+
+        Raises:
+            FloatingPointError: a loss is not finite; the message names the step and the losses.
+        """
+        config, device = self.config, self.process.device
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(config, self.step)
+            group["lr"] = self.learning_rate
+        batch = _move(batch, device)
         self.network.train()
-        both = torch.cat([batch.image_a, batch.image_b])
-        score, logits = self.network(both)
-        (score_a, score_b), (logits_a, logits_b) = score.chunk(2), logits.chunk(2)
-        shift = _grid_shift(config, self.step)
-        keypoint = keypoint_loss(
-            score_a,
-            score_b,
-            batch.b_from_a,
-            grid_shift=shift,
-            importance=config.window_importance,
-        )
-        similarity = similarity_loss(score_a, score_b, batch.b_from_a, grid_shift=shift)
-        orientation = orientation_loss(
-            logits_a, logits_b, batch.b_from_a, batch.angle, _focus(score_a, config)
-        )
-        loss = (
-            keypoint
-            + config.orientation_weight * orientation
-            + config.similarity_weight * similarity
-        )
-        losses = {
-            "keypoint": keypoint.item(),
-            "orientation": orientation.item(),
-            "similarity": similarity.item(),
-        }
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"loss is not finite at step {self.step}: {losses}")
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.autocast):
+            score, logits = self.forward(torch.cat([batch.image_a, batch.image_b]))
+        parts = self.objective.losses(batch, score, logits, self.step)
+        loss = self.objective.total(parts)
+        values = average_over_processes(torch.stack([*parts.values(), loss])).tolist()
+        self.last_losses = dict(zip(parts, values[:-1], strict=True))
+        if not math.isfinite(values[-1]):
+            raise FloatingPointError(f"loss is not finite at step {self.step}: {self.last_losses}")
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
         self.step += 1
-        return losses
+        return self.last_losses
+
+    @property
+    def is_validation_due(self) -> bool:
+        """Whether this step has a validation, and it has not been recorded."""
+        due = self.step % self.config.validate_every == 0 or self.step == self.config.steps
+        return due and self.step > self.validated_step
 
     def record(self, losses: dict[str, float], result: ValidationResult) -> None:
-        """Append to the log and write the checkpoints."""
-        now = time.perf_counter()
-        self.seconds, self.clock = self.seconds + now - self.clock, now
-        self.last_result = result
+        """Append a validation to the log and write the checkpoints."""
+        self._count_seconds()
+        self.last_result, self.validated_step = result, self.step
         line = {"step": self.step, "seconds": round(self.seconds, 1), **losses, **asdict(result)}
         with (self.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
         is_best = result.quality > self.best
         self.best = max(self.best, result.quality)
-        state = {
+        self.save()
+        if is_best:
+            save_checkpoint(self.folder / "best.pt", self._state())
+
+    def save(self) -> None:
+        """Write ``last.pt``: all that going on from this step needs."""
+        self._count_seconds()
+        save_checkpoint(self.folder / "last.pt", self._state())
+
+    def _count_seconds(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self.clock = self.seconds + now - self.clock, now
+
+    def _state(self) -> dict[str, Any]:
+        return {
             **network_state(self.network),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
+            "validated_step": self.validated_step,
             "best": self.best,
             "seconds": self.seconds,
-            "result": asdict(result),
+            "losses": self.last_losses,
+            "result": asdict(self.last_result),
             "identity": self.identity,
+            "config": json.loads(config_json(self.config)),
+            "code_version": self.code_version,
             "network": asdict(self.config.network),
         }
-        save_checkpoint(self.folder / "last.pt", state)
-        if is_best:
-            save_checkpoint(self.folder / "best.pt", state)
 
 
 def build_trainable(config: NetworkConfig) -> Rekd:
@@ -228,16 +221,35 @@ def _build_optimiser(network: Rekd, config: TrainDetectorConfig) -> torch.optim.
     return torch.optim.Adam(groups, lr=config.learning_rate)
 
 
-def _grid_shift(config: TrainDetectorConfig, step: int) -> tuple[int, int]:
-    if not config.shift_grid:
-        return 0, 0
-    x, y = np.random.default_rng([config.seed, step, 1]).integers(0, 8, size=2)
-    return int(x), int(y)
+def _move(batch: PairBatch, device: torch.device) -> PairBatch:
+    moved = {item.name: getattr(batch, item.name).to(device) for item in fields(batch)}
+    return PairBatch(**moved)
 
 
-def _focus(score: torch.Tensor, config: TrainDetectorConfig) -> torch.Tensor | None:
-    if config.orientation_focus == 0:
-        return None
-    score = score.detach()
-    relative = score / score.mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
-    return (1 - config.orientation_focus) + config.orientation_focus * relative
+def _identity(config: TrainDetectorConfig, data_hash: str) -> dict[str, Any]:
+    """What must be the same for a run to go on."""
+    plain = json.loads(json.dumps({**asdict(config), "data_hash": data_hash}))
+    return _drop(plain, NO_INFLUENCE)
+
+
+def _drop(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def _completed(saved: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that did not exist when a checkpoint was written had their defaults."""
+    merged = {**defaults, **saved}
+    for name, value in defaults.items():
+        if isinstance(value, dict):
+            merged[name] = _completed(saved.get(name, {}), value)
+    return merged
+
+
+def _drop_later_lines(path: Path, step: int) -> None:
+    """A kill between log and checkpoint leaves a line that will be written again."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    if len(kept) < len(lines):
+        write_text(path, "".join(kept))

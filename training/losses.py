@@ -2,9 +2,12 @@
 
 Index proposal is Key.Net's (Barroso-Laguna et al., ICCV 2019, section 3.3) with the windows and
 weights of Lee et al. (CVPR 2022); the orientation loss is their equation for dense histograms, with
-the true angle shifted by fractions of a bin instead of truncated to whole bins.
+the true angle shifted by fractions of a bin instead of truncated to whole bins. Two further losses
+look at the score maps alone. Where a batch is shared by several processes, the mean of their losses
+is the loss of the joint batch.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -13,11 +16,16 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rekd_hloc.detector.orientation import roll_logits
+from training.processes import average_over_processes
 
 Importance = Literal["score", "rank"]
 
 BORDER_PX = 16
 """Margin of each crop that no loss looks at: padding reaches into it."""
+FLAT_WINDOW_PX = 9
+"""Box in which an image's contrast is measured: what the first two convolutions see."""
+FLAT_CONTRAST = 5 / 255
+"""Standard deviation in the box at which a pixel counts as flat by exp(-1); above camera noise."""
 
 
 def warp_maps(
@@ -95,6 +103,8 @@ def orientation_loss(
     b_from_a: Float[Tensor, "batch 3 3"],
     angle: Float[Tensor, " batch"],
     weight_a: Float[Tensor, "batch 1 height width"] | None = None,
+    *,
+    whole_bins: bool = False,
 ) -> Float[Tensor, ""]:
     """Cross-entropy between the histograms of a, turned by the true angle, and those of b.
 
@@ -103,6 +113,8 @@ def orientation_loss(
         b_from_a: homographies in pixels.
         angle: turn of the content from a to b, house sense, radians.
         weight_a: importance of each pixel of a; None counts all visible pixels alike (paper).
+        whole_bins: cut the angle to whole bins, towards zero, as the paper's code does: on average
+            half a bin is lost, and bin 0 is twice as wide as the others.
 
     Returns:
         The weighted mean over pixels seen in both crops; log(bin) where nothing is known.
@@ -111,12 +123,15 @@ def orientation_loss(
     weight = mask * warp_maps(mask, b_from_a)
     if weight_a is not None:
         weight = weight * weight_a
+    if whole_bins:
+        step = 2 * math.pi / logits_a.shape[1]
+        angle = (angle / step).trunc() * step
     turned = roll_logits(logits_a, angle)
     aligned = warp_maps(logits_b, b_from_a)
     log_a, log_b = turned.log_softmax(dim=1), aligned.log_softmax(dim=1)
     both = (log_a.exp() * log_b).sum(dim=1, keepdim=True)
     both = (both + (log_b.exp() * log_a).sum(dim=1, keepdim=True)) / 2
-    return -(both * weight).sum() / weight.sum().clamp(min=1e-6)
+    return -_weighted_mean(both, weight)
 
 
 def similarity_loss(
@@ -141,11 +156,45 @@ def similarity_loss(
     )
     cosine = F.cosine_similarity(own, other, dim=-1, eps=1e-6)
     weight = seen.mean(dim=-1)
-    local = ((1 - cosine) * weight).sum() / weight.sum().clamp(min=1e-6)
+    local = _weighted_mean(1 - cosine, weight)
     whole = F.cosine_similarity(
         (score_a * visible).flatten(1), (aligned * visible).flatten(1), dim=-1, eps=1e-6
     )
     return (local + (1 - whole).mean()) / 2
+
+
+def peakiness_loss(
+    score: Float[Tensor, "batch 1 height width"], image: Float[Tensor, "batch 1 height width"]
+) -> Float[Tensor, ""]:
+    """Share of the scores that lies where the image is flat, 0..1; mean over the batch.
+
+    Index proposal asks every window for a peak, sky and plain walls too. This asks for silence
+    there; a factor on the scores changes nothing, so it cannot be met by making all of them small.
+
+    Args:
+        score: score maps, not negative.
+        image: the grey crops they were made from, 0..1.
+    """
+    mask = border_mask(score)
+    seen = score * mask
+    flat = torch.exp(-((_contrast(image) / FLAT_CONTRAST) ** 2)).detach()
+    share = (seen * flat).sum(dim=(1, 2, 3)) / seen.sum(dim=(1, 2, 3)).clamp(min=1e-6)
+    return share.mean()
+
+
+def _contrast(image: Tensor) -> Tensor:
+    """Standard deviation in a box about each pixel."""
+    radius = FLAT_WINDOW_PX // 2
+    mean, square = (
+        F.avg_pool2d(F.pad(m, [radius] * 4, mode="reflect"), FLAT_WINDOW_PX, stride=1)
+        for m in (image, image.square())
+    )
+    return (square - mean.square()).clamp(min=0).sqrt()
+
+
+def _weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean by weights without gradient; over several processes, by the weights of all of them."""
+    return (values * weight).sum() / average_over_processes(weight.sum()).clamp(min=1e-6)
 
 
 def _window_loss(
