@@ -98,10 +98,21 @@ def test_useless_files_are_skipped_and_counted(paths, tmp_path, caplog):
         PhotoSet(extra, PLAIN)
 
 
-def test_flat_photos_give_pairs_all_the_same(tmp_path):
+def test_flat_photos_are_skipped_and_counted(paths, tmp_path):
+    flat = tmp_path / "flat.png"
+    assert cv2.imwrite(str(flat), np.full((200, 200, 3), 90, np.uint8))
+    photos = PhotoSet([*paths, flat], PLAIN)
+    assert photos.skipped == {str(flat): "no texture anywhere"}
+    assert len(photos.photos) == len(paths)
+
+
+def test_a_photo_with_one_edge_gives_crops_even_where_it_is_flat(tmp_path):
+    photo = np.full((600, 600, 3), 90, np.uint8)
+    photo[:3, 10:13] = 255
     for name in "ab":
-        assert cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((200, 200, 3), 90, np.uint8))
-    a, b, _, _ = PhotoSet(sorted(tmp_path.glob("*.png")), PLAIN).pair(0, 0)
+        assert cv2.imwrite(str(tmp_path / f"{name}.png"), photo)
+    config = PairConfig(**{**PLAIN.__dict__, "centred": True})
+    a, b, _, _ = PhotoSet(sorted(tmp_path.glob("*.png")), config).pair(0, 0)
     assert a.std() == b.std() == 0
 
 

@@ -107,6 +107,8 @@ class PhotoSet:
                 self.skipped[str(path)] = "not an image"
             elif min(photo.shape[:2]) < needed:
                 self.skipped[str(path)] = f"short side {min(photo.shape[:2])} < {needed:.0f} px"
+            elif not _has_texture(np.asarray(photo, dtype=np.uint8), self.config.min_texture):
+                self.skipped[str(path)] = "no texture anywhere"
             else:
                 self.photos.append(np.asarray(photo, dtype=np.uint8))
         if self.skipped:
