@@ -5,6 +5,7 @@ On one thread the models are bit-identical for one seed.
 
 import errno
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ def map_scene(
     seed: int = 0,
     num_threads: int = 1,
     refine_intrinsics: bool = True,
+    structure_less: bool = True,
+    names: Collection[str] = (),
     progress: bool = False,
 ) -> list[Any]:
     """Build sparse models from a verified database.
@@ -41,6 +44,9 @@ def map_scene(
         seed: not negative.
         num_threads: 1 makes the models bit-identical for a seed, -1 uses all cores.
         refine_intrinsics: let bundle adjustment change focal length and distortion.
+        structure_less: register an image that sees too few scene points from two-view matches
+            alone, which may take minutes an image; no release before pycolmap 3.12 does it.
+        names: images of the database to use; all for none.
         progress: show a bar on stderr.
 
     Returns:
@@ -58,6 +64,9 @@ def map_scene(
     shutil.rmtree(scratch, ignore_errors=True)
     (scratch / "colmap").mkdir(parents=True)
     settings = _mapper_settings(seed, num_threads, refine_intrinsics)
+    settings["structure_less_registration_fallback"] = structure_less
+    if names:
+        settings["image_names"] = list(names)
     images = image_dir if image_dir.is_dir() else scratch
     place = (str(database_path), str(images), str(scratch / "colmap"))
     try:

@@ -47,6 +47,8 @@ def verify(
     *,
     max_error_px: float = MAX_ERROR_PX,
     min_num_inliers: int = MIN_INLIERS,
+    max_trials: int = MAX_TRIALS,
+    min_inlier_ratio: float = MIN_INLIER_RATIO,
     num_threads: int = 0,
     progress: bool = False,
 ) -> Counts:
@@ -61,6 +63,8 @@ def verify(
         seed: of every pair's RANSAC, not negative.
         max_error_px: largest epipolar error of an inlier.
         min_num_inliers: pairs with fewer fail.
+        max_trials: samples that RANSAC draws at most.
+        min_inlier_ratio: RANSAC need not find models with a smaller share of inliers.
         num_threads: 0 for all cores; the result does not depend on it.
         progress: show a bar on stderr.
 
@@ -78,8 +82,8 @@ def verify(
         pycolmap.TwoViewGeometryOptions(),
         min_num_inliers=min_num_inliers,
         ransac__max_error=max_error_px,
-        ransac__max_num_trials=MAX_TRIALS,
-        ransac__min_inlier_ratio=MIN_INLIER_RATIO,
+        ransac__max_num_trials=max_trials,
+        ransac__min_inlier_ratio=min_inlier_ratio,
         ransac__random_seed=seed,
     )
     with (

@@ -271,3 +271,10 @@ def test_a_model_that_is_not_whole_on_disk_is_noticed(verified, tmp_path):
     ):
         with pytest.raises(OSError, match=r"\.bin is not whole"):
             write_model(FullDisk(cut), tmp_path / str(number))
+
+
+def test_only_the_named_images_are_mapped(scene, verified, tmp_path):
+    chosen = scene.names[1:5]
+    models = map_scene(verified, tmp_path, tmp_path / "sparse", names=chosen, structure_less=False)
+    registered = {models[0].images[i].name for i in models[0].reg_image_ids()}
+    assert registered == set(chosen)

@@ -1,0 +1,246 @@
+"""Camera poses from image pairs and small bags, by the rules of IMC 2020/2021.
+
+    python -m evaluation.imc --data ROOT --scenes reichstag sacre_coeur --method rekd --out OUT
+
+Stereo: matches, a robust estimator, the pose, its error against the official calibration. Multiview
+(``--task stereo,multiview``): COLMAP models of bags of images. Writes table.md, results.json,
+pairs.csv, curves and report.html. Interrupt it and start it again: what was done is kept in
+OUT/cache, and used again by other runs with the same OUT. ``--export DIR`` writes an official
+submission, ``--validate DIR --data ROOT`` looks at one.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.baselines import Method
+from evaluation.imc_layout import COVISIBILITY, Scene, list_scenes
+from evaluation.imc_multiview import BAG_SIZES, choose_bags, run_multiview
+from evaluation.imc_multiview_table import MultiviewResult
+from evaluation.imc_multiview_table import make_table as make_multiview_table
+from evaluation.imc_stereo import MethodRun, StereoPlan, Workplace, run_stereo
+from evaluation.imc_submit import (
+    VALIDATE,
+    add_export_options,
+    export_runs,
+    has_errors,
+    validate_main,
+)
+from evaluation.imc_turning import turn_scene
+from evaluation.pose_features import extract_images
+from evaluation.pose_matching import match_pairs
+from evaluation.pose_options import (
+    add_method_options,
+    add_stereo_options,
+    describe_stereo,
+    load_methods,
+    open_workplace,
+    read_plan,
+    write_stereo,
+)
+from evaluation.pose_pairs import PairSet
+from rekd_hloc.findings import Finding, format_findings
+
+logger = logging.getLogger(__name__)
+
+TASKS = ("stereo", "multiview")
+PROTOCOL = "imc2021-stereo"
+POSES_SOURCE = "poses_source.csv"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.imc",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="ROOT",
+        help="<dataset>/<scene>/set_100/{images,calibration,new-vis-pairs,sub_set}")  # fmt: skip
+    add("--scenes", nargs="+", default=[], metavar="NAME", help="default: all that are there")
+    add("--task", default="stereo", help="stereo, or stereo,multiview; default stereo")
+    add_method_options(parser)
+    add("--covisibility", type=float, default=COVISIBILITY, metavar="C",
+        help=f"pairs above it count; default {COVISIBILITY:g}")  # fmt: skip
+    add("--turned", type=int, metavar="SEED", help="turn every second image by any angle")
+    add("--bag-sizes", type=int, nargs="+", default=list(BAG_SIZES), help="of multiview")
+    add("--num-bags", type=int, metavar="N", help="of each size; default: the official lists")
+    add_stereo_options(parser)
+    add_export_options(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    if any(word.split("=")[0] == VALIDATE for word in argv):
+        return validate_main(argv)
+    arguments = build_parser().parse_args(argv)
+    try:
+        text, found = run(arguments)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        logger.error("%s", error)
+        return 2
+    except KeyboardInterrupt:
+        logger.error("interrupted; the same command goes on from here")
+        return 130
+    sys.stdout.write(text)
+    if found:
+        sys.stdout.write("\n" + format_findings(found) + "\n")
+    return int(has_errors(found))
+
+
+def run(arguments: argparse.Namespace) -> tuple[str, list[Finding]]:
+    """Everything the command line asks for.
+
+    Returns:
+        The text of table.md, and what a check of exported submissions found.
+
+    Raises:
+        ValueError: an option or a file is wrong.
+        FileNotFoundError: data or weights are not there.
+        ImportError: the estimator's package is missing.
+    """
+    tasks = _read_tasks(arguments.task)
+    plan = read_plan(arguments)
+    scenes, masks = _read_scenes(arguments)
+    sets = [
+        PairSet.from_scene(scene, arguments.covisibility, masks[scene.key]).limit(
+            arguments.num_pairs
+        )
+        for scene in scenes
+    ]
+    methods = load_methods(arguments)
+    runs: list[MethodRun] = []
+    multiview: dict[str, list[MultiviewResult]] = {}
+    with open_workplace(arguments) as place:
+        for method in methods:
+            runs.append(run_stereo(sets, method, plan, place))
+            if "multiview" in tasks:
+                multiview[method.name] = [
+                    result
+                    for scene in scenes
+                    for result in _run_multiview(
+                        scene, masks[scene.key], method, runs[-1], plan, place, arguments
+                    )
+                ]
+        found = export_runs(scenes, runs, place, arguments) if arguments.export else []
+    return _write(arguments, plan, scenes, sets, runs, multiview), found
+
+
+def _read_tasks(text: str) -> list[str]:
+    tasks = text.split(",")
+    if unknown := [task for task in tasks if task not in TASKS]:
+        raise ValueError(f"no task {unknown[0]!r}; tasks are {', '.join(TASKS)}")
+    if "stereo" not in tasks:
+        raise ValueError("multiview takes its matching from stereo: --task stereo,multiview")
+    return tasks
+
+
+def _read_scenes(
+    arguments: argparse.Namespace,
+) -> tuple[list[Scene], dict[str, dict[str, Path]]]:
+    """The scenes, turned if asked for, and the masks of each."""
+    scenes = list_scenes(arguments.data, arguments.scenes)
+    if arguments.turned is None:
+        return scenes, {scene.key: {} for scene in scenes}
+    turned, masks = [], {}
+    for scene in scenes:
+        folder = arguments.out / "cache" / f"turned-{arguments.turned}" / scene.dataset / scene.name
+        new_scene, masks[scene.key] = turn_scene(scene, arguments.turned, folder)
+        turned.append(new_scene)
+    return turned, masks
+
+
+def _run_multiview(
+    scene: Scene,
+    masks: dict[str, Path],
+    method: Method,
+    stereo: MethodRun,
+    plan: StereoPlan,
+    place: Workplace,
+    arguments: argparse.Namespace,
+) -> list[MultiviewResult]:
+    """One result a seed, on the matches that stereo chose."""
+    bags = choose_bags(scene, arguments.bag_sizes, arguments.num_bags, 0)
+    if not bags:
+        logger.warning("%s: no bags of sizes %s", scene.key, arguments.bag_sizes)
+        return []
+    pairs = {(a, b): None for bag in bags for a in sorted(bag) for b in sorted(bag) if a < b}
+    extracted = extract_images(
+        scene.images, method, place.folder / "features",
+        wanted={name for bag in bags for name in bag}, masks=masks,
+        label=scene.key.replace("/", "-"),
+    )  # fmt: skip
+    matched = match_pairs(
+        extracted.path, pairs, stereo.chosen.match, place.folder / "matches",
+        jobs=place.jobs, device=place.device,
+    )  # fmt: skip
+    return [
+        run_multiview(
+            scene, extracted.path, matched.path, bag_sizes=arguments.bag_sizes,
+            num_bags=arguments.num_bags, seed=seed, bag_seed=0,
+            out=place.folder / "multiview" / matched.path.stem,
+            jobs=place.jobs, pool=place.pool,
+        )
+        for seed in plan.seeds
+    ]  # fmt: skip
+
+
+def _write(
+    arguments: argparse.Namespace,
+    plan: StereoPlan,
+    scenes: Sequence[Scene],
+    sets: Sequence[PairSet],
+    runs: Sequence[MethodRun],
+    multiview: dict[str, list[MultiviewResult]],
+) -> str:
+    tables, extras = [], {}
+    if multiview:
+        tables.append(make_multiview_table(multiview))
+        extras = {
+            name: {"multiview": [
+                {"scene": r.scene, "seed": r.seed, "maa10": r.maa10,
+                 "bags": [bag.to_record() for bag in r.bags]}
+                for r in results
+            ]}
+            for name, results in multiview.items()
+        }  # fmt: skip
+    parameters = {key: _plain(value) for key, value in vars(arguments).items()}
+    record: dict[str, Any] = {
+        "program": "imc",
+        "protocol": PROTOCOL,
+        "description": describe_stereo(plan, arguments.num_keypoints),
+        "data": "; ".join(_describe(s, p) for s, p in zip(scenes, sets, strict=True))
+        + _describe_turned(arguments.turned),
+        "parameters": parameters,
+        "method_extras": extras,
+    }
+    return write_stereo(arguments.out, runs, plan, record, tables)
+
+
+def _describe(scene: Scene, pairs: PairSet) -> str:
+    text = f"{scene.key}, {len(scene.images)} images, {len(pairs.pairs)} pairs"
+    folder = next(iter(scene.images.values())).parent.parent
+    if (folder / POSES_SOURCE).is_file():
+        rows = (folder / POSES_SOURCE).read_text(encoding="utf-8").splitlines()[1:]
+        other = sum("original" not in row for row in rows)
+        text += f" ({other} calibrations are recovered, not the official files)"
+    return text
+
+
+def _describe_turned(seed: int | None) -> str:
+    return "" if seed is None else f"; every second image turned by any angle (seed {seed})"
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

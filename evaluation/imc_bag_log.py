@@ -1,0 +1,96 @@
+"""Finished bags, kept as JSON lines under a hash of all that they depend on."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from evaluation.imc_bag import CAMERA_MODE, CAMERA_MODEL, BagResult
+from rekd_hloc.alignment import Pose
+from rekd_hloc.colmap import colmap_keypoints, stored_support
+from rekd_hloc.store import FeatureStore, MatchStore
+
+VERSION = 2
+"""Part of every key: to be raised when the same inputs are to give other results."""
+
+
+class Digests:
+    """Keys of bags, from the keypoints and matches themselves; each is read once."""
+
+    def __init__(self, features: FeatureStore, matches: MatchStore) -> None:
+        self._features, self._matches = features, matches
+        self._support = stored_support(features)
+        self._known: dict[tuple[str, ...], str] = {}
+
+    def key(self, names: Sequence[str], poses: Mapping[str, Pose], seed: int) -> str:
+        """Hash of what the result of a bag depends on.
+
+        Args:
+            names: of the bag's images.
+            poses: true ones of the whole scene.
+            seed: of verification and mapping.
+
+        Raises:
+            ValueError: an image or a pair is not in the stores.
+        """
+        digest = hashlib.sha256()
+        settings = (VERSION, pycolmap.__version__, CAMERA_MODEL, CAMERA_MODE, seed, names)
+        digest.update(json.dumps(settings).encode())
+        for name in names:
+            digest.update(self._image(name).encode())
+        for pair in itertools.combinations(names, 2):
+            digest.update(self._pair(*pair).encode())
+        for name, pose in sorted(poses.items()):
+            digest.update(name.encode() + pose.rotation.tobytes() + pose.centre.tobytes())
+        return digest.hexdigest()[:24]
+
+    def _image(self, name: str) -> str:
+        if (name,) not in self._known:
+            entry = self._features.read(name)
+            rows = colmap_keypoints(entry.keypoints, self._support)
+            text = f"{entry.image_size} {rows.shape}".encode()
+            self._known[name,] = hashlib.sha256(text + rows.tobytes()).hexdigest()
+        return self._known[name,]
+
+    def _pair(self, a: str, b: str) -> str:
+        if (a, b) not in self._known:
+            index = self._matches.read(a, b).index.numpy()
+            rows = np.ascontiguousarray(index, dtype=np.int64)
+            self._known[a, b] = hashlib.sha256(rows.tobytes()).hexdigest()
+        return self._known[a, b]
+
+
+class BagLog:
+    """A file of JSON lines that only grows; a line cut off by a kill is done again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: dict[str, BagResult] = {}
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        self._is_whole = not text or text.endswith("\n")
+        for line in text.splitlines():
+            try:
+                record = json.loads(line)
+                self._found[record["key"]] = BagResult.from_record(record["result"])
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._found
+
+    def get(self, key: str) -> BagResult:
+        """The result under a key that is there."""
+        return self._found[key]
+
+    def add(self, key: str, result: BagResult) -> None:
+        """Keep a result, at once."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"key": key, "result": result.to_record()}, allow_nan=False)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(("" if self._is_whole else "\n") + line + "\n")
+        self._is_whole = True
+        self._found[key] = result

@@ -1,0 +1,139 @@
+"""Submissions to IMC from stereo runs, and their check, for ``python -m evaluation.imc``.
+
+``--export DIR`` writes the features and matches of each method: all images and all pairs of the
+scenes, with the settings that the stereo task chose. ``--validate DIR`` looks at a folder.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from evaluation.feature_cache import safe_name
+from evaluation.imc_config import Labels, Metadata
+from evaluation.imc_export import STEREO_RUNS, Submission, export_submission
+from evaluation.imc_inliers import keep_inliers
+from evaluation.imc_layout import Scene, all_pairs, list_scenes
+from evaluation.imc_stereo import MethodRun, Workplace
+from evaluation.imc_validate import validate_submission
+from evaluation.pose_features import extract_images
+from evaluation.pose_matching import match_pairs
+from rekd_hloc.findings import Finding, format_findings
+
+logger = logging.getLogger(__name__)
+
+VALIDATE = "--validate"
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    """Options of writing and checking a submission."""
+    add = parser.add_argument_group("submission").add_argument
+    add("--export", type=Path, metavar="DIR",
+        help="write an official submission; of several methods each to DIR/METHOD")  # fmt: skip
+    add("--export-runs", type=int, choices=STEREO_RUNS, default=max(STEREO_RUNS),
+        help="files of stereo matches; the 2021 challenge took one; default 3")  # fmt: skip
+    add("--metadata", type=Path, metavar="JSON",
+        help="authors, contact_email, method_name, method_description, ...")  # fmt: skip
+    add(VALIDATE, type=Path, metavar="DIR",
+        help="look at a submission for ROOT, and do nothing else")  # fmt: skip
+
+
+def validate_main(argv: Sequence[str]) -> int:
+    """``--validate DIR --data ROOT [--scenes NAME ...]``: prints a table; 1 if there are errors."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.imc")
+    parser.add_argument(VALIDATE, type=Path, required=True, metavar="DIR")
+    parser.add_argument("--data", type=Path, required=True, metavar="ROOT")
+    parser.add_argument("--scenes", nargs="+", default=[], metavar="NAME")
+    arguments = parser.parse_args(argv)
+    try:
+        scenes = list_scenes(arguments.data, arguments.scenes)
+        found = _validate(arguments.validate, scenes)
+    except (ValueError, FileNotFoundError) as error:
+        logger.error("%s", error)
+        return 2
+    sys.stdout.write(format_findings(found) + "\n")
+    return int(has_errors(found))
+
+
+def has_errors(found: Sequence[Finding]) -> bool:
+    """Whether a submission would be refused."""
+    return any(finding.level == "error" for finding in found)
+
+
+def export_runs(
+    scenes: Sequence[Scene], runs: Sequence[MethodRun], place: Workplace,
+    arguments: argparse.Namespace,
+) -> list[Finding]:  # fmt: skip
+    """Write a submission of each method, and look at it.
+
+    Raises:
+        ValueError: turned images, an estimator that the challenge forbids, too many keypoints, or
+            metadata that cannot be read.
+        FileNotFoundError: there is no metadata file.
+    """
+    if arguments.turned is not None:
+        raise ValueError("turned images are no part of the benchmark; leave --turned out")
+    found: list[Finding] = []
+    for run in runs:
+        name = safe_name(run.method.name)
+        folder = arguments.export if len(runs) == 1 else arguments.export / name
+        matches = run.chosen.match.label
+        labels = Labels(
+            f"{name}-{arguments.num_keypoints}-{matches}", name, f"{name}-descriptor", matches
+        )
+        metadata = read_metadata(arguments.metadata, run)
+        parts = [_submission(scene, run, place, arguments.export_runs) for scene in scenes]
+        category = export_submission(folder, parts, labels, metadata)
+        logger.info("%s: a submission of category %d in %s", run.method.name, category, folder)
+        found += _validate(folder, scenes)
+    return found
+
+
+def read_metadata(path: Path | None, run: MethodRun) -> Metadata:
+    """What the file says; without it, and for what it leaves open, the method's name and setting.
+
+    Raises:
+        ValueError: it is no JSON object, or has other fields.
+        FileNotFoundError: there is none.
+    """
+    given: dict[str, Any] = {
+        "method_name": run.method.name,
+        "method_description": f"{run.method.name}, {run.chosen.label}",
+    }
+    if path is None:
+        return Metadata(**given)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"metadata {path} is no JSON: {error}") from error
+    known = [field.name for field in fields(Metadata)]
+    if not isinstance(content, dict) or set(content) - set(known):
+        raise ValueError(f"metadata {path} must be an object with fields of {', '.join(known)}")
+    return Metadata(**{**given, **content})
+
+
+def _submission(scene: Scene, run: MethodRun, place: Workplace, num_runs: int) -> Submission:
+    """Everything of one scene; what stereo and earlier runs have done is taken from the caches."""
+    label = scene.key.replace("/", "-")
+    features = extract_images(scene.images, run.method, place.folder / "features", label=label)
+    pairs = all_pairs(scene.images)
+    matched = match_pairs(
+        features.path, pairs, run.chosen.match, place.folder / "matches",
+        jobs=place.jobs, device=place.device,
+    )  # fmt: skip
+    stereo = [
+        keep_inliers(
+            features.path, matched.path, pairs, run.chosen.ransac, seed,
+            place.folder / "inliers", pool=place.pool,
+        )
+        for seed in range(num_runs)
+    ]  # fmt: skip
+    return Submission(scene, features.path, stereo, matched.path)
+
+
+def _validate(folder: Path, scenes: Sequence[Scene]) -> list[Finding]:
+    return validate_submission(folder, {scene.key: list(scene.images) for scene in scenes})

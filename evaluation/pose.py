@@ -1,0 +1,114 @@
+"""Relative poses of one's own image pairs, by the same figures as ``evaluation.imc``.
+
+    python -m evaluation.pose --images DIR --pairs LIST --method rekd --out OUT
+    python -m evaluation.pose --images DIR --model SPARSE --method rekd --out OUT
+
+The truth is a text file of pairs with intrinsics and poses (the lists of ScanNet, MegaDepth and
+YFCC), or a COLMAP model without distortion. Interrupt it and start it again: what was done is kept
+in OUT/cache.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation.imc_stereo import run_stereo
+from evaluation.pose_list import read_model_pairs, read_pair_list
+from evaluation.pose_options import (
+    add_method_options,
+    add_stereo_options,
+    describe_stereo,
+    load_methods,
+    open_workplace,
+    read_plan,
+    write_stereo,
+)
+from evaluation.pose_pairs import PairSet
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL = "pose-pairs"
+COVISIBILITY = 0.1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.pose",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
+    truth = parser.add_mutually_exclusive_group(required=True)
+    truth.add_argument("--pairs", type=Path, metavar="LIST",
+        help="lines `name0 name1 rot0 rot1 K0(9) K1(9) T_0to1(16)`")  # fmt: skip
+    truth.add_argument("--model", type=Path, metavar="DIR", help="COLMAP model, undistorted")
+    add("--covisibility", type=float, default=COVISIBILITY, metavar="C",
+        help="with --model: least share of common scene points; default 0.1")  # fmt: skip
+    add("--exhaustive", action="store_true", help="with --model: all pairs")
+    add_method_options(parser)
+    add_stereo_options(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    arguments = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        text = run(arguments)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        logger.error("%s", error)
+        return 2
+    except KeyboardInterrupt:
+        logger.error("interrupted; the same command goes on from here")
+        return 130
+    sys.stdout.write(text)
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Everything the command line asks for; returns the text of table.md.
+
+    Raises:
+        ValueError: an option or a file is wrong.
+        FileNotFoundError: data or weights are not there.
+        ImportError: the estimator's package is missing.
+    """
+    plan = read_plan(arguments)
+    pairs = _read_pairs(arguments).limit(arguments.num_pairs)
+    methods = load_methods(arguments)
+    with open_workplace(arguments) as place:
+        runs = [run_stereo([pairs], method, plan, place) for method in methods]
+    source = arguments.pairs or arguments.model
+    record: dict[str, Any] = {
+        "program": "pose",
+        "protocol": PROTOCOL,
+        "description": describe_stereo(plan, arguments.num_keypoints),
+        "data": f"{source.name}: {len(pairs.used_images())} images, {len(pairs.pairs)} pairs",
+        "parameters": {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in vars(arguments).items()
+        },
+    }
+    return write_stereo(arguments.out, runs, plan, record)
+
+
+def _read_pairs(arguments: argparse.Namespace) -> PairSet:
+    if arguments.pairs is not None:
+        turned = arguments.out / "cache" / "turned-list"
+        return read_pair_list(arguments.pairs, arguments.images, turned)
+    return read_model_pairs(
+        arguments.model,
+        arguments.images,
+        arguments.covisibility,
+        exhaustive=arguments.exhaustive,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Recipe: a scene's raw images in, the table of IMC2021's stereo task out.
+
+``python -m pipelines.imc2021 DATA OUT --scene reichstag --method rekd rootsift-upright``. Copy it
+and change what you need; ``run`` reads from top to bottom. ``python -m evaluation.imc`` does the
+same with more options, several processes and nothing done twice.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from evaluation.baselines import load_method
+from evaluation.imc_layout import list_scenes
+from evaluation.pose_metrics import (
+    area_under_curve,
+    mean_average_accuracy,
+    pose_error_deg,
+    relative_pose,
+)
+from evaluation.report import Cell, Table, format_markdown
+from evaluation.two_view import ESTIMATORS, RansacOptions, estimate_pose
+from rekd_hloc.config import MatchConfig
+from rekd_hloc.matching.match import match
+
+COLUMNS = ("method", "keypoints", "matches", "inliers", "mAA(10)", "AUC@5", "AUC@10", "AUC@20")
+
+
+def run(
+    data: Path,
+    *,
+    scene: str,
+    methods: Sequence[str],
+    num_keypoints: int = 2048,
+    ratio: float = 0.9,
+    estimator: str = "degensac",
+    threshold_px: float = 0.5,
+    num_pairs: int | None = None,
+    weights_dir: Path | None = None,
+) -> Table:
+    """Evaluate methods on one scene.
+
+    Args:
+        data: root of the official layout.
+        scene: its name.
+        methods: names that :func:`evaluation.baselines.load_method` knows.
+        num_keypoints: most keypoints of an image; the benchmark's classes are 2048 and 8000.
+        ratio: of the ratio test from both images; 1 for none.
+        estimator: of the relative pose, one of ``ESTIMATORS``.
+        threshold_px: largest distance of an inlier from its epipolar line.
+        num_pairs: the first pairs only.
+        weights_dir: folder of the peers' weights.
+
+    Returns:
+        One row for each method.
+    """
+    # The scene: images, cameras (x = R X + T), and the pairs that see enough of the same.
+    (place,) = list_scenes(data, [scene])
+    pairs = place.pairs(0.1)[:num_pairs]
+    names = sorted({name for pair in pairs for name in pair})
+    options = RansacOptions(estimator, threshold_px)
+
+    rows: list[list[Cell]] = []
+    for name in methods:
+        # Features of every image, once.
+        extract = load_method(name, num_keypoints, weights=weights_dir)
+        features = {n: extract(place.images[n]) for n in tqdm(names, name, unit="image")}
+
+        errors, num_matches, num_inliers = [], [], []
+        for a, b in tqdm(pairs, name, unit="pair"):
+            # Mutual nearest neighbours that pass the ratio test from both sides. Without a filter
+            # on angles, for fairness; for one's own photos take MatchConfig()'s own.
+            config = MatchConfig(ratio=ratio, filter="none")
+            index = match(features[a], features[b], config).index.numpy()
+            xy_a = features[a].keypoints.xy.numpy()[index[:, 0]]
+            xy_b = features[b].keypoints.xy.numpy()[index[:, 1]]
+
+            # The fundamental matrix, the inliers, the pose by cheirality.
+            camera_a, camera_b = place.calibration[a], place.calibration[b]
+            found = estimate_pose(xy_a, xy_b, camera_a.K, camera_b.K, options, seed=0)
+
+            # The larger of the angles between the rotations and between the directions.
+            true = relative_pose(camera_a.R, camera_a.T, camera_b.R, camera_b.T)
+            errors.append(pose_error_deg(found.pose, true))
+            num_matches.append(len(index))
+            num_inliers.append(int(found.inliers.sum()))
+
+        # Accuracy at 1, 2, ... 10 degrees, and its mean; areas under the recall curve.
+        scores = [
+            mean_average_accuracy(errors),
+            *(area_under_curve(errors, degrees) for degrees in (5, 10, 20)),
+        ]
+        counts = [len(entry) for entry in features.values()]
+        means = [float(np.mean(values)) for values in (counts, num_matches, num_inliers)]
+        rows.append([name, *means, *(f"{score:.4f}" for score in scores)])
+    return Table(f"{place.key}: {len(names)} images, {len(pairs)} pairs", COLUMNS, rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m pipelines.imc2021", description=__doc__)
+    parser.add_argument("data", type=Path, help="root of the official layout")
+    parser.add_argument("out", type=Path, help="Markdown file to write")
+    parser.add_argument("--scene", required=True)
+    parser.add_argument("--method", dest="methods", nargs="+", default=["rekd"])
+    parser.add_argument("--num-keypoints", type=int, default=2048)
+    parser.add_argument("--ratio", type=float, default=0.9, help="1 for none")
+    parser.add_argument("--estimator", choices=list(ESTIMATORS), default="degensac")
+    parser.add_argument("--threshold-px", type=float, default=0.5)
+    parser.add_argument("--num-pairs", type=int, help="the first ones only")
+    parser.add_argument("--weights-dir", type=Path, help="folder of the peers' weights")
+    options = vars(parser.parse_args(argv))
+    out: Path = options.pop("out")
+    text = format_markdown(run(options.pop("data"), **options))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

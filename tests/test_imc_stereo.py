@@ -1,0 +1,331 @@
+import json
+from dataclasses import replace
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from evaluation import imc, pose_estimation
+from evaluation.baselines import load_method
+from evaluation.imc_layout import Camera, list_scenes, read_scene
+from evaluation.imc_stereo import StereoPlan, Workplace, run_stereo
+from evaluation.imc_turning import turn_camera, turn_scene
+from evaluation.pose_estimation import PairLog, PairResult, estimate_pairs, measure_pair, open_pool
+from evaluation.pose_features import extract_images
+from evaluation.pose_matching import MatchSettings, match_features, match_pairs
+from evaluation.pose_metrics import FAILED, pose_error_deg, rotation_error_deg
+from evaluation.pose_pairs import PairSet, PosePair
+from evaluation.two_view import RansacOptions
+from rekd_hloc.store import MatchStore
+from rekd_hloc.turning import canvas_from_photo
+from tests.helpers import random_features
+from tests.imc_photos import make_layout
+
+RANSAC = RansacOptions("magsac", 1.0, max_iterations=5000)
+MATCH = MatchSettings(ratio=0.9)
+
+
+@pytest.fixture(scope="module")
+def part(tmp_path_factory):
+    return make_layout(tmp_path_factory.mktemp("imc") / "data")
+
+
+@pytest.fixture(scope="module")
+def scene(part):
+    return read_scene(part.parent)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def method():
+    return load_method("sift", 800)
+
+
+def plan(**options):
+    return StereoPlan(**{"matches": [MATCH], "ransacs": [RANSAC], "seeds": (0,), **options})
+
+
+def worst_median(run):
+    return np.median([r.error_deg for r in run.scenes[0].by_seed[0]])
+
+
+def test_true_poses_are_found(scene, method, cache):
+    pairs = PairSet.from_scene(scene)
+    run = run_stereo([pairs], method, plan(), Workplace(cache))
+    assert len(run.scenes[0].by_seed[0]) == 9
+    assert worst_median(run) < 1.5
+
+
+def _inverted(camera):
+    return Camera(camera.K, camera.R.T, -camera.R.T @ camera.T)
+
+
+def _mirrored(camera):
+    return Camera(camera.K * [[1, 1, -1], [1, 1, 1], [1, 1, 1]], camera.R, camera.T)
+
+
+def _rolled(camera):
+    return turn_camera(camera, (360, 270), 90.0)
+
+
+@pytest.mark.parametrize("spoil", [_inverted, _mirrored, _rolled])
+def test_a_wrong_convention_shows(scene, method, cache, spoil):
+    name = sorted(scene.calibration)[0]
+    wrong = {**scene.calibration, name: spoil(scene.calibration[name])}
+    pairs = PairSet.from_scene(replace(scene, calibration=wrong))
+    own = replace(pairs, pairs=[pair for pair in pairs.pairs if name in pair.names])
+    run = run_stereo([own], method, plan(), Workplace(cache))
+    assert worst_median(run) > 10
+
+
+def test_sweep_is_chosen_on_one_half_and_reported_on_the_other(scene, method, cache):
+    pairs = PairSet.from_scene(scene, 0.0)
+    coarse = replace(RANSAC, threshold_px=30.0)
+    several = plan(ransacs=[coarse, RANSAC], seeds=(0, 1))
+    run = run_stereo([pairs], method, several, Workplace(cache))
+    assert run.chosen.ransac == RANSAC
+    (one,) = run.scenes
+    assert set(one.by_seed) == {0, 1}
+    expected = [p.names for p in pairs.pairs if not p.is_for_tuning]
+    assert [(r.a, r.b) for r in one.reported_results(1)] == expected
+    assert 0 < len(expected) < len(pairs.pairs)
+    with pytest.raises(ValueError, match="too few to choose a setting"):
+        run_stereo([pairs.limit(1)], method, several, Workplace(cache))
+
+
+def test_split_ignores_the_order_of_a_pair_and_is_even():
+    eye, zero = np.eye(3), np.ones(3)
+    names = [(f"image{i}", f"image{j}") for i in range(40) for j in range(i)]
+    one = [PosePair(a, b, eye, eye, eye, zero).is_for_tuning for a, b in names]
+    other = [PosePair(b, a, eye, eye, eye, zero).is_for_tuning for a, b in names]
+    assert one == other
+    assert 0.4 < np.mean(one) < 0.6
+
+
+def test_nothing_is_done_twice(scene, method, tmp_path, monkeypatch):
+    pairs = PairSet.from_scene(scene)
+    half = pairs.limit(4)
+    first = run_stereo([half], method, plan(), Workplace(tmp_path))
+    assert first.scenes[0].features.num_extracted == len(half.used_images())
+    whole = run_stereo([pairs], method, plan(), Workplace(tmp_path))
+    assert whole.scenes[0].features.path == first.scenes[0].features.path
+    monkeypatch.setattr(pose_estimation, "estimate_pose", None)
+    monkeypatch.setattr("evaluation.pose_matching.match_features", None)
+    again = run_stereo([pairs], method, plan(), Workplace(tmp_path))
+    assert again.scenes[0].by_seed == whole.scenes[0].by_seed
+    assert again.scenes[0].features.num_extracted == 0
+    known = {(r.a, r.b): r for r in again.scenes[0].by_seed[0]}
+    assert all(known[r.a, r.b] == r for r in first.scenes[0].by_seed[0])
+
+
+@pytest.mark.slow
+def test_processes_change_nothing(scene, method, cache, tmp_path):
+    pairs = PairSet.from_scene(scene)
+    alone = run_stereo([pairs], method, plan(), Workplace(cache))
+    found = alone.scenes[0]
+    with open_pool(2) as pool:
+        together = estimate_pairs(
+            pairs.pairs, found.features.path, found.matched[MATCH].path, RANSAC, 0,
+            tmp_path, pool=pool,
+        )  # fmt: skip
+    strip = [replace(result, seconds=0.0) for result in together]
+    assert strip == [replace(result, seconds=0.0) for result in found.by_seed[0]]
+
+
+def test_a_cut_line_is_done_again(tmp_path):
+    path = tmp_path / "log.jsonl"
+    log = PairLog(path)
+    good = PairResult("a", "b", 1.0, 2.0, 30, 20, 0.1)
+    failed = PairResult("a", "c", FAILED, FAILED, 3, 0, 0.1)
+    log.add("one", good)
+    log.add("two", failed)
+    text = path.read_text()
+    path.write_text(text[:-20])
+    log = PairLog(path)
+    assert "one" in log
+    assert "two" not in log
+    log.add("two", failed)
+    log = PairLog(path)
+    assert log.get("one") == good
+    assert log.get("two") == failed
+    assert log.get("two").error_deg == FAILED
+
+
+def test_a_changed_pose_is_estimated_again(scene):
+    pair = PairSet.from_scene(scene).pairs[0]
+    assert pair.digest() == replace(pair, rotation=pair.rotation.copy()).digest()
+    assert pair.digest() != replace(pair, translation=-pair.translation).digest()
+    assert pair.digest() != replace(pair, K_a=pair.K_a + 1e-3).digest()
+
+
+def test_without_matches_a_pair_fails(scene):
+    pair = PairSet.from_scene(scene).pairs[0]
+    result = measure_pair(pair, np.zeros((0, 2)), np.zeros((0, 2)), RANSAC, 0)
+    assert result.error_deg == FAILED
+    assert (result.num_matches, result.num_inliers) == (0, 0)
+
+
+@pytest.mark.parametrize("angle_deg", [0.0, 90.0, 37.0, 200.0])
+def test_turned_camera_sees_turned_pixels(scene, angle_deg):
+    camera = next(iter(scene.calibration.values()))
+    skewed = replace(camera, K=camera.K + [[0, 0, 0], [0, 40, 0], [0, 0, 0]])
+    canvas, _ = canvas_from_photo((360, 270), angle_deg)
+    turned = turn_camera(skewed, (360, 270), angle_deg)
+    points = np.random.default_rng(0).uniform(0, 1, (20, 3))
+    before = (points @ skewed.R.T + skewed.T) @ skewed.K.T @ canvas.T
+    after = (points @ turned.R.T + turned.T) @ turned.K.T
+    np.testing.assert_allclose(after[:, :2] / after[:, 2:], before[:, :2] / before[:, 2:])
+    np.testing.assert_allclose(after[:, 2], before[:, 2])
+    assert rotation_error_deg(turned.R, camera.R) == pytest.approx(min(angle_deg, 360 - angle_deg))
+    np.testing.assert_allclose(turned.pose.centre, camera.pose.centre)
+
+
+def test_turned_scene_gives_true_poses(scene, method, tmp_path):
+    turned, masks = turn_scene(scene, 5, tmp_path / "turned")
+    changed = [name for name in scene.images if turned.images[name] != scene.images[name]]
+    assert changed == sorted(scene.images)[1::2] == sorted(masks)
+    pairs = PairSet.from_scene(turned, masks=masks)
+    run = run_stereo([pairs], method, plan(), Workplace(tmp_path))
+    assert worst_median(run) < 1.5
+    unturned = replace(turned, calibration=scene.calibration)
+    wrong = run_stereo(
+        [PairSet.from_scene(unturned, masks=masks)], method, plan(), Workplace(tmp_path)
+    )
+    assert worst_median(wrong) > 5
+    stamp = {path: path.stat().st_mtime_ns for path in turned.images.values()}
+    turn_scene(scene, 5, tmp_path / "turned")
+    assert stamp == {path: path.stat().st_mtime_ns for path in turned.images.values()}
+
+
+def test_no_keypoint_lies_outside_a_turned_photo(scene, method, tmp_path):
+    turned, masks = turn_scene(scene, 1, tmp_path / "turned")
+    found = extract_images(turned.images, method, tmp_path, wanted=set(masks), masks=masks)
+    with h5py.File(found.path) as file:
+        for name, mask_path in masks.items():
+            mask = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE)
+            x, y = np.round(np.array(file[name]["keypoints"])).astype(int).T
+            assert len(x) > 50
+            assert (mask[y, x] == 255).all()
+            assert (mask == 0).any()
+
+
+@pytest.mark.parametrize("settings", [
+    MatchSettings(), MatchSettings(ratio=0.8), MatchSettings(filter="paper"),
+    MatchSettings(filter="ours"), MatchSettings(filter="scale"), MatchSettings(matcher="adalam"),
+], ids=lambda settings: settings.label)  # fmt: skip
+def test_every_matcher_finds_the_same_image(settings):
+    features = random_features(300)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    other = replace(
+        features, keypoints=features.keypoints[order], descriptors=features.descriptors[order]
+    )
+    index = match_features(features, other, settings).index
+    assert len(index) > 150
+    assert (order[index[:, 1]] == index[:, 0]).float().mean() > 0.99
+    assert len(index[:, 0].unique()) == len(index[:, 1].unique()) == len(index)
+
+
+def test_adalam_takes_images_without_features():
+    empty, some = random_features(0), random_features(20)
+    for a, b in ((empty, some), (some, empty), (empty, empty)):
+        assert len(match_features(a, b, MatchSettings(matcher="adalam"))) == 0
+
+
+def test_matches_are_resumed(scene, method, tmp_path):
+    found = extract_images(scene.images, method, tmp_path)
+    names = sorted(scene.images)
+    one = match_pairs(found.path, [(names[1], names[0])], MATCH, tmp_path)
+    pairs = [(names[1], names[0]), (names[2], names[0])]
+    two = match_pairs(found.path, pairs, MATCH, tmp_path, jobs=2)
+    assert (one.num_matched, two.num_matched, one.path) == (1, 1, two.path)
+    assert match_pairs(found.path, pairs, MatchSettings(), tmp_path).path != one.path
+    with MatchStore(two.path) as store:
+        assert sorted(store.pairs()) == sorted(pairs)
+
+
+def test_options_are_checked():
+    for options, message in (
+        ({"matcher": "flann"}, "no matcher 'flann'; there are nn, adalam"),
+        ({"filter": "mine"}, "no filter 'mine'; there are none, paper"),
+        ({"ratio": 1.5}, "ratio must be in"),
+        ({"matcher": "adalam", "ratio": 0.8}, "of its own"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            MatchSettings(**options)
+    with pytest.raises(ValueError, match="at least"):
+        StereoPlan([], [RANSAC])
+    with pytest.raises(ValueError, match="jobs must be at least 1"), open_pool(0):
+        pass
+
+
+def test_methods_without_angles_are_not_filtered(scene, cache):
+    upright = load_method("rootsift-upright", 500)
+    filtered = [replace(MATCH, filter="ours"), replace(MATCH, filter="paper")]
+    run = run_stereo([PairSet.from_scene(scene).limit(2)], upright, plan(matches=filtered),
+                     Workplace(cache))  # fmt: skip
+    assert run.chosen.match == MATCH
+
+
+def run_program(part, out, *more):
+    root = part.parents[2]
+    options = ["--data", str(root), "--scenes", "corner", "--method", "sift", "--jobs", "1"]
+    ransac = ["--estimator", "magsac", "--max-iterations", "3000", "--ratio", "0.9"]
+    sizes = ["--num-keypoints", "600", "--seeds", "2"]
+    return imc.main([*options, *ransac, *sizes, "--out", str(out), *more])
+
+
+def test_the_program_writes_everything(part, tmp_path, capsys):
+    assert run_program(part, tmp_path, "--thresholds", "1", "20", "--covisibility", "0") == 0
+    table = capsys.readouterr().out
+    assert "Protocol imc2021-stereo" in table
+    assert (tmp_path / "table.md").read_text() == table
+    record = json.loads((tmp_path / "results.json").read_text())
+    entry = record["methods"]["sift"]
+    assert record["protocol"] == "imc2021-stereo"
+    assert record["parameters"]["covisibility"] == 0
+    assert entry["setting"]["threshold_px"] == 1
+    (figures,) = entry["scenes"]
+    assert figures["mean"]["maa10"] > 0.7
+    assert len(figures["by_seed"]) == 2
+    assert [entry["threshold_px"] for entry in figures["sweep"]] == [1, 20]
+    for name in ("accuracy-phototourism-corner", "threshold-phototourism-corner"):
+        assert (tmp_path / f"{name}.png").is_file()
+        assert (tmp_path / f"{name}.svg").is_file()
+    lines = (tmp_path / "pairs.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 10
+    assert lines[0].startswith("scene,method,seed,image_a,image_b,reported,rotation_error_deg")
+
+
+def test_the_program_turns_images(part, tmp_path):
+    assert run_program(part, tmp_path, "--turned", "3", "--num-pairs", "3") == 0
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert "turned by any angle (seed 3)" in record["data"]
+    assert record["methods"]["sift"]["scenes"][0]["num_pairs"] == 3
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (("--ratio", "much"), "ratio must be a number"),
+    (("--task", "sfm"), "no task 'sfm'"),
+    (("--task", "multiview"), "stereo,multiview"),
+    (("--scenes", "lake"), "no scene 'lake'"),
+    (("--seeds", "0"), "seeds must be at least 1"),
+    (("--covisibility", "0.9"), "no calibrated pair of covisibility 0.9"),
+    (("--method", "sift"), "given twice"),
+    (("--turned", "-1"), "must not be negative"),
+])  # fmt: skip
+def test_mistakes_are_told(part, tmp_path, caplog, options, message):
+    assert run_program(part, tmp_path, *options) == 2
+    assert message in caplog.text
+
+
+def test_errors_agree_with_the_metric(scene):
+    pair = PairSet.from_scene(scene).pairs[0]
+    true = (pair.rotation, pair.translation)
+    assert pose_error_deg(true, true) == pytest.approx(0, abs=1e-6)
+    assert list_scenes(scene.images[pair.a].parents[3])[0].name == "corner"
