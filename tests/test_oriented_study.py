@@ -1,0 +1,145 @@
+"""Tests of evaluation.oriented_study and its trials, on small synthetic data."""
+
+import json
+import math
+
+import cv2
+import numpy as np
+import pytest
+from helpers import textured_image
+
+from evaluation.imc_layout import read_scene
+from evaluation.oriented_planes import PlanarPair, planar_trial, study_planes
+from evaluation.oriented_scenes import EXACT, Noise, make_scene
+from evaluation.oriented_study import StudyOptions, load_pairs, main, study_photos
+from evaluation.oriented_trials import (
+    PosedPair,
+    TrialLog,
+    adaptive_trial,
+    feature_figures,
+    last_within,
+    pose_trial,
+    synthetic_trial,
+)
+from evaluation.samplers import SAMPLERS
+
+
+def posed_pair(share=0.6, noise=None, seed=0):
+    scene = make_scene(np.random.default_rng(seed), 200, share, noise=noise or Noise())
+    pose = (scene.rotation, scene.translation)
+    return PosedPair(f"pair{seed}", scene.correspondences, scene.K, scene.K, pose)
+
+
+def planar_pair(share=0.6):
+    scene = make_scene(np.random.default_rng(1), 200, share, noise=Noise(), is_planar=True)
+    return PlanarPair("plane", scene.correspondences, scene.homography, (1000, 1000))
+
+
+def test_a_budget_gives_the_last_model_within_it():
+    assert last_within([0.1, 0.2, 0.4], ["a", "b", "c"], 0.3) == "b"
+    assert last_within([0.1], ["a"], 0.05) is None
+
+
+@pytest.mark.parametrize("kind", list(SAMPLERS))
+def test_synthetic_models_are_found(kind):
+    figures = synthetic_trial(kind, "oriented", 0.7, 0, (1e-9, 0.2), num_matches=200)
+    assert figures["found"] == [False, True]
+    assert figures["num_samples"] > 16
+
+
+@pytest.mark.parametrize("kind", ["fundamental", "essential"])
+def test_poses_of_exact_matches_are_exact(kind):
+    pair = posed_pair(1.0, EXACT)
+    figures = pose_trial(pair, kind, "points", 0, (1e-9, 0.1), 1.0)
+    assert figures["errors_deg"][0] == math.inf
+    assert figures["errors_deg"][1] < 1e-4
+    usual = adaptive_trial(pair, kind, "points", 0, 1.0, 1.0)
+    assert usual["error_deg"] < 1e-4
+    assert usual["num_samples"] < figures["num_samples"]
+
+
+def test_figures_of_features_come_from_the_true_pose():
+    figures = feature_figures(posed_pair(0.6, EXACT), 1.0)
+    assert figures["num_matches"] == 200
+    assert 0.6 <= figures["right"] < 0.65
+    assert figures["signs_of_right"] > 0.98
+    assert figures["signs_of_wrong"] < 0.8
+
+
+def test_planes_are_scored_by_their_corners():
+    pair = planar_pair()
+    assert 0.55 < pair.right < 0.65
+    figures = planar_trial(pair, "oriented", 0, (1e-9, 0.1))
+    assert figures["errors_px"][0] == math.inf
+    assert figures["errors_px"][1] < 5
+
+
+def test_finished_trials_are_not_run_again(tmp_path):
+    log = TrialLog(tmp_path / "log.jsonl")
+    assert log.get("a", lambda: {"x": math.inf}) == {"x": math.inf}
+    with log.path.open("a") as file:
+        file.write('["half", {"x"')
+    again = TrialLog(tmp_path / "log.jsonl")
+    assert again.get("a", lambda: pytest.fail("run again")) == {"x": math.inf}
+    assert again.get("half", lambda: {"x": 2}) == {"x": 2}
+
+
+def test_tables_hold_every_sampling(tmp_path):
+    log = TrialLog(tmp_path / "log.jsonl")
+    options = StudyOptions(budgets=(0.01, 0.03), num_scenes=1)
+    facts, table = study_photos(log, [posed_pair(seed=i) for i in range(2)], "test", options)
+    assert len(facts.rows) == 1
+    kinds = ("fundamental", "essential")
+    assert [row[0] for row in table.rows] == [f"{k} {s}" for k in kinds for s in SAMPLERS[k]]
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    planes = study_planes(log, [planar_pair()], "planes", [0], options.budgets)
+    assert [row[0] for row in planes.rows] == list(SAMPLERS["homography"])
+    assert planes.rows[0][3] == 100.0
+
+
+def test_the_program_writes_its_report_and_goes_on(tmp_path, capsys):
+    arguments = ["--out", str(tmp_path), "--num-scenes", "1", "--budgets", "0.002"]
+    assert main(arguments) == 0
+    first = (tmp_path / "table.md").read_text()
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["protocol"] == "oriented"
+    assert "synthetic essential" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert (tmp_path / "table.md").read_text() == first
+
+
+def test_pairs_are_read_from_a_scene(tmp_path):
+    part = tmp_path / "data" / "phototourism" / "wall" / "set_100"
+    (part / "images").mkdir(parents=True)
+    (part / "calibration").mkdir()
+    image = textured_image(240, 320)
+    for name, shift in (("one", 0), ("two", 8)):
+        cv2.imwrite(str(part / "images" / f"{name}.jpg"), image[:, shift : shift + 300])
+        _write_camera(part / "calibration" / f"calibration_{name}.h5", shift)
+    scene = read_scene(part.parent)
+    options = StudyOptions(num_keypoints=200)
+    (pair,) = load_pairs(scene, "rootsift", 0.9, tmp_path / "cache", options)
+    assert pair.name == "two-one"
+    assert len(pair.c) > 50
+    moved = pair.c.xy_b - pair.c.xy_a
+    assert np.median(moved[:, 0]) == pytest.approx(8, abs=0.3)
+    assert np.allclose(pair.pose[1], [0.08, 0, 0])
+
+
+def test_wrong_options_are_named(tmp_path, caplog):
+    with pytest.raises(ValueError, match="budgets"):
+        StudyOptions(budgets=(0.2, 0.1))
+    with pytest.raises(ValueError, match="max_pairs"):
+        StudyOptions(max_pairs=0)
+    nowhere = ["--out", str(tmp_path), "--skip-synthetic", "--data", str(tmp_path / "none")]
+    assert main(nowhere) == 2
+    assert "no data folder" in caplog.text
+
+
+def _write_camera(path, shift):
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file["K"] = np.array([[300.0, 0, 150], [0, 300, 120], [0, 0, 1]])
+        file["R"] = np.eye(3)
+        file["T"] = np.array([-0.01 * shift, 0, 0])
