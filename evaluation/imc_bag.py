@@ -8,6 +8,7 @@ not in it makes every pair that it belongs to a failure.
 """
 
 import itertools
+import shutil
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -162,8 +163,11 @@ def _reconstruct(task: BagTask) -> list[Any]:
     with tempfile.TemporaryDirectory() as folder:
         no_colours = Path(folder) / "none"
         sparse = Path(folder) / "sparse"
+        # two processes cannot open one database: COLMAP opens it to write
+        own = Path(folder) / "database.db"
+        shutil.copyfile(task.database, own)
         return map_scene(
-            task.database,
+            own,
             no_colours,
             sparse,
             seed=task.seed,
