@@ -50,7 +50,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) \
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt -e '.[train,dev]'
+	  -c constraints.txt -e '.[train,pose,dev]'
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || $(MAKE) --no-print-directory system-libraries
 	@$(BIN)/python -c 'import cv2' || \
 	  { echo "OpenCV cannot be loaded: install libgl1 and libglib2.0-0, then run make again"; exit 1; }
