@@ -48,9 +48,9 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"most keypoints of an image; default {NUM_KEYPOINTS}",
     )
-    add("--weights-dir", type=Path, metavar="DIR", help="folder of the peers' weights")
+    add("--weights", type=Path, metavar="DIR", help="folder of the peers' weights")
     add("--device", default="auto", help="cpu, cuda, or auto (default)")
-    add("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="options of our presets")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="option of rekd methods")
 
 
 def add_stereo_options(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +112,7 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
     return [
         load_method(
             name, arguments.num_keypoints, device=arguments.device,
-            overrides=arguments.overrides, weights=arguments.weights_dir,
+            overrides=arguments.set, weights=arguments.weights,
         )
         for name in arguments.method
     ]  # fmt: skip

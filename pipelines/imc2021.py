@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--estimator", choices=list(ESTIMATORS), default="degensac")
     parser.add_argument("--threshold-px", type=float, default=0.5)
     parser.add_argument("--num-pairs", type=int, help="the first ones only")
-    parser.add_argument("--weights-dir", type=Path, help="folder of the peers' weights")
+    parser.add_argument("--weights", type=Path, help="folder of the peers' weights")
     options = vars(parser.parse_args(argv))
     out: Path = options.pop("out")
     text = format_markdown(run(options.pop("data"), **options))
