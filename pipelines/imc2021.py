@@ -39,7 +39,7 @@ def run(
     estimator: str = "degensac",
     threshold_px: float = 0.5,
     num_pairs: int | None = None,
-    weights_dir: Path | None = None,
+    weights: Path | None = None,
 ) -> Table:
     """Evaluate methods on one scene.
 
@@ -52,7 +52,7 @@ def run(
         estimator: of the relative pose, one of ``ESTIMATORS``.
         threshold_px: largest distance of an inlier from its epipolar line.
         num_pairs: the first pairs only.
-        weights_dir: folder of the peers' weights.
+        weights: folder of the peers' weights.
 
     Returns:
         One row for each method.
@@ -66,7 +66,7 @@ def run(
     rows: list[list[Cell]] = []
     for name in methods:
         # Features of every image, once.
-        extract = load_method(name, num_keypoints, weights=weights_dir)
+        extract = load_method(name, num_keypoints, weights=weights)
         features = {n: extract(place.images[n]) for n in tqdm(names, name, unit="image")}
 
         errors, num_matches, num_inliers = [], [], []
