@@ -46,6 +46,7 @@ def run(photos, folder, *overrides):
     return main(["--quiet", "--config", str(folder / "a.yaml"), *places, *overrides])
 
 
+@pytest.mark.slow
 def test_variants_are_trained_from_one_start_and_compared(photos, tmp_path, caplog):
     out = tmp_path / "out"
     assert run(photos, tmp_path, "only=[plain]") == 0
@@ -79,6 +80,7 @@ def test_variants_are_trained_from_one_start_and_compared(photos, tmp_path, capl
     assert "learning_rate" in caplog.text
 
 
+@pytest.mark.slow
 def test_all_variants_start_alike_and_are_judged_on_the_pairs_of_the_base(
     photos, tmp_path, monkeypatch
 ):
