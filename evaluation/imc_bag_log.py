@@ -10,6 +10,7 @@ import numpy as np
 import pycolmap
 
 from evaluation.imc_bag import CAMERA_MODE, CAMERA_MODEL, BagResult
+from evaluation.result_log import ResultLog
 from rekd_hloc.alignment import Pose
 from rekd_hloc.colmap import colmap_keypoints, stored_support
 from rekd_hloc.store import FeatureStore, MatchStore
@@ -64,33 +65,6 @@ class Digests:
         return self._known[a, b]
 
 
-class BagLog:
-    """A file of JSON lines that only grows; a line cut off by a kill is done again."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._found: dict[str, BagResult] = {}
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        self._is_whole = not text or text.endswith("\n")
-        for line in text.splitlines():
-            try:
-                record = json.loads(line)
-                self._found[record["key"]] = BagResult.from_record(record["result"])
-            except (ValueError, KeyError, TypeError):
-                continue
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._found
-
-    def get(self, key: str) -> BagResult:
-        """The result under a key that is there."""
-        return self._found[key]
-
-    def add(self, key: str, result: BagResult) -> None:
-        """Keep a result, at once."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"key": key, "result": result.to_record()}, allow_nan=False)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(("" if self._is_whole else "\n") + line + "\n")
-        self._is_whole = True
-        self._found[key] = result
+def open_bag_log(path: Path) -> ResultLog[BagResult]:
+    """Finished bags of a file."""
+    return ResultLog(path, BagResult.from_record)

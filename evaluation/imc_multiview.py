@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.imc_bag import BagResult, BagTask, make_database, reconstruct_bag
-from evaluation.imc_bag_log import BagLog, Digests
+from evaluation.imc_bag_log import Digests, open_bag_log
 from evaluation.imc_bags import Bag, draw_bags
 from evaluation.imc_layout import Scene
 from evaluation.imc_multiview_table import MultiviewResult
@@ -64,7 +64,7 @@ def run_multiview(
     """
     bags = choose_bags(scene, bag_sizes, num_bags, bag_seed)
     poses = {name: camera.pose for name, camera in scene.calibration.items()}
-    log = BagLog(out / "multiview.jsonl")
+    log = open_bag_log(out / "multiview.jsonl")
     with FeatureStore(features) as feature_store, MatchStore(matches) as match_store:
         digests = Digests(feature_store, match_store)
         bar = tqdm(bags, f"{scene.key} look at bags", disable=None, leave=False)

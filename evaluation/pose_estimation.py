@@ -1,7 +1,6 @@
 """Pose errors of many image pairs: in several processes, each pair kept as soon as it is done."""
 
 import hashlib
-import json
 import logging
 import multiprocessing
 import os
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from evaluation.pose_features import digest_of
 from evaluation.pose_metrics import FAILED, direction_error_deg, rotation_error_deg
 from evaluation.pose_pairs import PosePair
+from evaluation.result_log import ResultLog
 from evaluation.two_view import RansacOptions, estimate_pose, versions
 from rekd_hloc.store import FeatureStore, MatchStore
 
@@ -119,7 +119,7 @@ def estimate_pairs(
             **asdict(options), **versions(options.estimator), "seed": seed, "version": VERSION,
             "matches": digest_of({**matches.provenance, "features": dict(features.provenance)}),
         }  # fmt: skip
-        log = PairLog(folder / f"{matches_path.stem}-{digest_of(settings)}.jsonl")
+        log = open_pair_log(folder / f"{matches_path.stem}-{digest_of(settings)}.jsonl")
         missing = [pair for pair in pairs if pair.digest() not in log]
         names = {name for pair in missing for name in pair.names}
         xy = {name: features.read(name).keypoints.xy.double().numpy() for name in names}
@@ -161,36 +161,9 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class PairLog:
-    """A file of JSON lines that only grows; a line cut off by a kill is done again."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._found: dict[str, PairResult] = {}
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        self._is_whole = not text or text.endswith("\n")
-        for line in text.splitlines():
-            try:
-                record = json.loads(line)
-                self._found[record["pair"]] = PairResult.from_record(record["result"])
-            except (ValueError, KeyError, TypeError):
-                continue
-
-    def __contains__(self, digest: str) -> bool:
-        return digest in self._found
-
-    def get(self, digest: str) -> PairResult:
-        """The result under a digest that is there."""
-        return self._found[digest]
-
-    def add(self, digest: str, result: PairResult) -> None:
-        """Keep a result, at once."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"pair": digest, "result": result.to_record()}, allow_nan=False)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(("" if self._is_whole else "\n") + line + "\n")
-        self._is_whole = True
-        self._found[digest] = result
+def open_pair_log(path: Path) -> ResultLog[PairResult]:
+    """Finished pairs of a file."""
+    return ResultLog(path, PairResult.from_record, "pair")
 
 
 def pair_seed(names: tuple[str, str], seed: int) -> int:

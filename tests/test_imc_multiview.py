@@ -9,7 +9,7 @@ import torch
 
 from evaluation import imc_multiview
 from evaluation.imc_bag import BagResult, BagTask, reconstruct_bag
-from evaluation.imc_bag_log import BagLog
+from evaluation.imc_bag_log import open_bag_log
 from evaluation.imc_bags import draw_bags
 from evaluation.imc_multiview import choose_bags, run_multiview
 from evaluation.imc_multiview_table import COLUMNS, MultiviewResult, make_table
@@ -243,8 +243,8 @@ def test_table_has_a_row_for_each_method_and_size():
 def test_log_keeps_failures(tmp_path):
     result = bag(errors=(1.25, math.inf, math.nan), track_length=None, ate_rel=None)
     path = tmp_path / "new" / "bags.jsonl"
-    BagLog(path).add("k", result)
-    found = BagLog(path).get("k")
+    open_bag_log(path).add("k", result)
+    found = open_bag_log(path).get("k")
     assert found.errors_deg == (1.25, math.inf, math.inf)
     assert found.names == result.names
-    assert "other" not in BagLog(path)
+    assert "other" not in open_bag_log(path)

@@ -12,7 +12,13 @@ from evaluation.baselines import load_method
 from evaluation.imc_layout import Camera, list_scenes, read_scene
 from evaluation.imc_stereo import StereoPlan, Workplace, run_stereo
 from evaluation.imc_turning import turn_camera, turn_scene
-from evaluation.pose_estimation import PairLog, PairResult, estimate_pairs, measure_pair, open_pool
+from evaluation.pose_estimation import (
+    PairResult,
+    estimate_pairs,
+    measure_pair,
+    open_pair_log,
+    open_pool,
+)
 from evaluation.pose_features import extract_images
 from evaluation.pose_matching import MatchSettings, match_features, match_pairs
 from evaluation.pose_metrics import FAILED, pose_error_deg, rotation_error_deg
@@ -140,18 +146,18 @@ def test_processes_change_nothing(scene, method, cache, tmp_path):
 
 def test_a_cut_line_is_done_again(tmp_path):
     path = tmp_path / "log.jsonl"
-    log = PairLog(path)
+    log = open_pair_log(path)
     good = PairResult("a", "b", 1.0, 2.0, 30, 20, 0.1)
     failed = PairResult("a", "c", FAILED, FAILED, 3, 0, 0.1)
     log.add("one", good)
     log.add("two", failed)
     text = path.read_text()
     path.write_text(text[:-20])
-    log = PairLog(path)
+    log = open_pair_log(path)
     assert "one" in log
     assert "two" not in log
     log.add("two", failed)
-    log = PairLog(path)
+    log = open_pair_log(path)
     assert log.get("one") == good
     assert log.get("two") == failed
     assert log.get("two").error_deg == FAILED
