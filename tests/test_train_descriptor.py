@@ -308,6 +308,19 @@ def test_resumed_equals_uninterrupted_and_the_loss_falls(folder, cache, pairs, t
     assert [json.loads(line)["step"] for line in lines] == [3, 6]
 
 
+def test_a_run_starts_from_the_weights_of_another(folder, cache, pairs, tmp_path):
+    first, _ = run_steps(run_config(folder, cache, tmp_path / "a"), cache, 3, pairs)
+    start = str(tmp_path / "a" / "last.pt")
+    config = run_config(folder, cache, tmp_path / "b", init=start)
+    second = DescriptorRun(config, {"data_hash": "x"})
+    assert second.step == 0
+    for name, tensor in first.network.state_dict().items():
+        assert torch.equal(tensor, second.network.state_dict()[name]), name
+    fresh = DescriptorRun(run_config(folder, cache, tmp_path / "c"), {"data_hash": "x"})
+    weight = "features.0.weight"
+    assert not torch.equal(fresh.network.state_dict()[weight], first.network.state_dict()[weight])
+
+
 def test_another_configuration_does_not_resume(folder, cache, pairs, tmp_path):
     run_steps(run_config(folder, cache, tmp_path), cache, 3, pairs)
     with pytest.raises(ValueError, match="another configuration.*margin: 1.0 then, 0.5 now"):
