@@ -107,7 +107,7 @@ def _draw_axes(axes: Axes, plot: Plot, colors: Mapping[str, str]) -> None:
     axes.set_xlabel(plot.x_label, fontsize=9)
     axes.set_ylabel(plot.y_label, fontsize=9)
     axes.grid(color="#e4e6ea", linewidth=0.8)
-    if "degrees" in plot.x_label:
+    if "degrees" in plot.x_label and max(plot.x) >= 90:
         axes.xaxis.set_major_locator(MultipleLocator(90))
 
 
