@@ -112,7 +112,7 @@ def test_the_fit_finds_the_top_of_a_blob(dx, dy, sigma, stretch, angle, peak):
     xy, height = refine_positions(score, found)
     assert (xy[0] - torch.tensor([15 + dx, 15 + dy])).abs().max() < 0.1
     assert height[0] >= score.max()
-    assert float(height[0]) == pytest.approx(peak, rel=0.07)
+    assert float(height[0]) == pytest.approx(peak, rel=0.08)
 
 
 def test_the_fit_is_exact_for_a_quadratic():

@@ -4,10 +4,17 @@ Everything here is a free function on tensors, equivariant to quarter turns: no 
 direction, and ties on a plateau keep every pixel of the plateau out or in alike.
 """
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
+
+FIT_RADIUS_PX = 2
+"""Reach of the neighbourhood that a position is refined on."""
+FIT_SIGMA_PX = 1.0
+"""Of the Gaussian that weighs it; chosen on held-out photos, see docs/training.md."""
 
 
 def find_local_maxima(
@@ -51,28 +58,26 @@ def find_local_maxima(
 def refine_positions(
     score: Float[Tensor, "height width"], xy: Int64[Tensor, "keypoint 2"]
 ) -> tuple[Float[Tensor, "keypoint 2"], Float[Tensor, " keypoint"]]:
-    """Sub-pixel positions and peak heights by a quadratic fit to each 3x3 neighbourhood.
+    """Sub-pixel positions and peak heights by a quadratic fit to each 5x5 neighbourhood.
 
-    The six coefficients are the least-squares fit to the nine values. A point stays on its pixel
-    where the fit has no maximum within one pixel.
+    The six coefficients are the least-squares fit to the values, weighted by a Gaussian about the
+    pixel: nine values alone follow the noise of the maps. A point stays on its pixel where the fit
+    has no maximum within one pixel, and a height is never below the pixel's own.
     """
     top = score[xy[:, 1], xy[:, 0]]
     unit = torch.where(top > 0, top, torch.ones_like(top))
-    patch = _neighbourhoods(score, xy) / unit[:, None, None]  # the fit must not depend on the unit
-    column, row = patch.mean(dim=1), patch.mean(dim=2)  # averaged over y and over x
-    gx = (column[:, 2] - column[:, 0]) / 2
-    gy = (row[:, 2] - row[:, 0]) / 2
-    hxx = column[:, 0] - 2 * column[:, 1] + column[:, 2]
-    hyy = row[:, 0] - 2 * row[:, 1] + row[:, 2]
-    hxy = (patch[:, 2, 2] - patch[:, 2, 0] - patch[:, 0, 2] + patch[:, 0, 0]) / 4
+    # relative to the peak, so that the fit depends neither on the unit nor on an offset
+    patch = (_neighbourhoods(score, xy) - top[:, None, None]) / unit[:, None, None]
+    fitted = patch.flatten(1).double() @ _quadratic_fit(score.device).T
+    _, gx, gy, hxx, hxy, hyy = fitted.unbind(dim=1)
     determinant = hxx * hyy - hxy * hxy
     is_peak = (determinant > 1e-12) & (hxx + hyy < 0)
     safe = torch.where(is_peak, determinant, torch.ones_like(determinant))
     offset = torch.stack([hxy * gy - hyy * gx, hxy * gx - hxx * gy], dim=1) / safe[:, None]
     is_peak &= offset.abs().amax(dim=1) <= 1.0
     offset = torch.where(is_peak[:, None], offset, torch.zeros_like(offset))
-    height = top + 0.5 * (gx * offset[:, 0] + gy * offset[:, 1]) * unit
-    return xy.to(offset.dtype) + offset, height
+    rise = 0.5 * (gx * offset[:, 0] + gy * offset[:, 1])
+    return xy.to(top.dtype) + offset.to(top.dtype), top + rise.to(top.dtype) * unit
 
 
 def find_duplicates(
@@ -111,8 +116,19 @@ def _window_max(score: Tensor, window_px: int) -> Tensor:
 
 
 def _neighbourhoods(score: Tensor, xy: Tensor) -> Tensor:
-    steps = torch.arange(-1, 2, device=score.device)
+    steps = torch.arange(-FIT_RADIUS_PX, FIT_RADIUS_PX + 1, device=score.device)
     height, width = score.shape
     y = (xy[:, 1, None, None] + steps[:, None]).clamp(0, height - 1)
     x = (xy[:, 0, None, None] + steps[None, :]).clamp(0, width - 1)
     return score[y, x]
+
+
+@cache
+def _quadratic_fit(device: torch.device) -> Float64[Tensor, "coefficient pixel"]:
+    """Takes the values of a neighbourhood to (value, gx, gy, hxx, hxy, hyy) at its middle."""
+    steps = torch.arange(-FIT_RADIUS_PX, FIT_RADIUS_PX + 1, dtype=torch.float64)
+    y, x = (grid.flatten() for grid in torch.meshgrid(steps, steps, indexing="ij"))
+    terms = torch.stack([torch.ones_like(x), x, y, x * x / 2, x * y, y * y / 2], dim=1)
+    weights = torch.exp(-(x * x + y * y) / (2 * FIT_SIGMA_PX**2))
+    fit: Tensor = torch.linalg.solve(terms.T * weights @ terms, terms.T * weights)
+    return fit.to(device)
