@@ -128,9 +128,9 @@ class DetectorConfig:
     """Round to 8-bit greys and divide by the largest first (the paper's code does)."""
     pyramid: Literal["area", "paper"] = "area"
     """Resampling between outer levels: anti-aliased, or the paper's code's mixture."""
-    tile_rows: int = 0
-    """Height of the strips that a level is run in, 0 for one piece; strips save memory and change
-    nothing."""
+    tile_rows: int = -1
+    """Height of the strips that a level is run in, 0 for one piece, -1 for strips of 128 rows on a
+    processor and one piece on a GPU; strips save memory and time there, and change nothing."""
     autocast: bool = False
     """Run the convolutions in bfloat16 (score error 3e-3, histogram 7e-3); slower, not faster, on a
     processor without such instructions."""
@@ -138,7 +138,8 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         _check_values(self)
         _at_least(self, 1, "max_keypoints")
-        _at_least(self, 0, "levels_up", "levels_down", "border_px", "tile_rows", "min_relief")
+        _at_least(self, 0, "levels_up", "levels_down", "border_px", "min_relief")
+        _at_least(self, -1, "tile_rows")
         _at_least(self, 0, "duplicate_radius_px")
         _above(self, 1, "factor")
         _odd(self, "nms_window_px")
@@ -154,15 +155,16 @@ class DescriptorConfig:
     """Side of the square that becomes a 32x32 patch, in pixels of scale 1 (paper: 64)."""
     weights: str = "default"
     """``default`` (this project's), ``official`` (kornia's HardNet++, downloads), or a file."""
-    batch_size: int = 512
-    """Patches described at once."""
+    batch_size: int = 0
+    """Patches described at once; 0 for 64 on a processor, whose caches hold no more, and 512 on a
+    GPU."""
     antialias: bool = True
     """Cut from an image pyramid (the paper's code samples the full image bilinearly)."""
 
     def __post_init__(self) -> None:
         _check_values(self)
         _above(self, 0, "support")
-        _at_least(self, 1, "batch_size")
+        _at_least(self, 0, "batch_size")
 
 
 @dataclass(frozen=True)

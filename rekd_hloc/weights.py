@@ -150,7 +150,7 @@ def write_detector(
     write_weights(path, tensors, metadata)
 
 
-def load_detector(path: Path, *, tile_rows: int = 0) -> tuple[Rekd, NetworkConfig]:
+def load_detector(path: Path, *, tile_rows: int = -1) -> tuple[Rekd, NetworkConfig]:
     """An inference network in eval mode, and its architecture, as the file states it.
 
     Raises:

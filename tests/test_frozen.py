@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rekd_hloc.config import NetworkConfig
-from rekd_hloc.detector.frozen import HALO_PX, FrozenBackbone
+from rekd_hloc.detector.frozen import CPU_TILE_ROWS, HALO_PX, FrozenBackbone
 from tests.helpers import ROOT, baked_network, detector_weights, random_network, textured_image
 
 
@@ -23,6 +23,26 @@ def test_strips_give_the_whole_s_values(tile_rows):
     assert features.std() > 0.1
     torch.testing.assert_close(strip_features, features, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(strip_logits, logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_processor_takes_strips_by_itself(monkeypatch):
+    backbone = baked_network().backbone
+    image = (image_of(2 * CPU_TILE_ROWS + 9, 20) - 0.5) * 8
+    automatic = backbone(image)
+    heights = []
+    run = FrozenBackbone._run
+    monkeypatch.setattr(
+        FrozenBackbone,
+        "_run",
+        lambda self, strip: heights.append(strip.shape[2]) or run(self, strip),
+    )
+    for maps, same in zip(automatic, backbone(image), strict=True):
+        torch.testing.assert_close(maps, same)
+    assert heights == [CPU_TILE_ROWS + HALO_PX, CPU_TILE_ROWS + 2 * HALO_PX, 9 + HALO_PX]
+    backbone.tile_rows = 0
+    for maps, whole in zip(automatic, backbone(image), strict=True):
+        torch.testing.assert_close(maps, whole, atol=1e-5, rtol=1e-5)
+    assert heights[3:] == [image.shape[2]]
 
 
 def test_the_halo_is_the_network_s_reach():

@@ -182,7 +182,7 @@ def test_descriptors_are_unit_vectors_whatever_the_batch(tmp_path, build):
     assert whole.shape == (23, 128)
     assert torch.allclose(whole.norm(dim=1), torch.ones(23), atol=1e-5)
     assert whole.std(dim=0).max() > 1e-3  # not one vector for all
-    for batch_size in (1, 7):
+    for batch_size in (0, 1, 7):
         assert torch.allclose(describe(network, given, batch_size), whole, atol=1e-5)
     order = torch.arange(22, -1, -1)
     assert torch.allclose(describe(network, given[order], 5), whole[order], atol=1e-5)

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 DESCRIPTOR_FORMAT = "rekd_hloc descriptor 1"
 DIMENSION = 128
 """Numbers in a descriptor, of every network here."""
+CPU_BATCH = 64
+GPU_BATCH = 512
+"""Patches at once, unless said otherwise."""
 DOWNLOAD_TIMEOUT_S = 30
 
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
@@ -112,14 +115,15 @@ def save_descriptor(path: Path, network: nn.Module, provenance: dict[str, Any]) 
 def describe(
     network: nn.Module, patches: Float[Tensor, "patch 1 32 32"], batch_size: int
 ) -> Float[Tensor, "patch 128"]:
-    """Descriptors of unit length, ``batch_size`` patches at once.
+    """Descriptors of unit length, ``batch_size`` patches at once (0: what the device does best).
 
     A patch that the network maps to zero, as it may a flat one, gets the unit vector of equal
     entries, so that every descriptor can be compared.
     """
-    parts = [network(part) for part in torch.split(patches, batch_size)] if len(patches) else []
-    if not parts:
+    if len(patches) == 0:
         return patches.new_zeros(0, DIMENSION)
+    count = batch_size or (CPU_BATCH if patches.device.type == "cpu" else GPU_BATCH)
+    parts = [network(part) for part in torch.split(patches, count)]
     raw = torch.cat(parts).nan_to_num(posinf=0.0, neginf=0.0)
     length = raw.norm(dim=1, keepdim=True)
     flat = torch.full_like(raw, raw.shape[1] ** -0.5)

@@ -133,7 +133,7 @@ def build_network(config: NetworkConfig, backbone: nn.Module) -> Rekd:
     )
 
 
-def build_frozen(config: NetworkConfig, *, tile_rows: int = 0) -> Rekd:
+def build_frozen(config: NetworkConfig, *, tile_rows: int = -1) -> Rekd:
     """An inference network of that configuration, its weights still to be loaded."""
     backbone = FrozenBackbone(
         group_order=config.group_order, fields=config.fields, tile_rows=tile_rows
