@@ -10,25 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float64
 from tqdm import tqdm
 
 from evaluation.imc_layout import Pair
+from evaluation.oriented_constraints import Correspondences, correspondences_of
 from evaluation.pose_estimation import PAIRS_A_TASK, VERSION, pair_seed
 from evaluation.pose_features import digest_of
-from evaluation.two_view import RansacOptions, estimate_pose, versions
+from evaluation.two_view import ESTIMATORS, RansacOptions, estimate_pose, versions
 from rekd_hloc.store import FeatureStore, MatchStore
+from rekd_hloc.types import Features
 
-Points = Float64[np.ndarray, "match 2"]
-FUNDAMENTAL = ("degensac", "magsac")
+FUNDAMENTAL = tuple(name for name in ESTIMATORS if not name.startswith("essential"))
 """Estimators that know no intrinsics: the challenge allows no others."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Task:
     pair: Pair
-    xy_a: Points
-    xy_b: Points
+    matched: Correspondences
 
 
 def keep_inliers(
@@ -74,22 +73,19 @@ def keep_inliers(
         provenance = {key: str(value) for key, value in settings.items()}
         with MatchStore.resume(path, provenance) as out:
             missing = [pair for pair in pairs if pair not in out]
-            xy = {
-                name: features.read(name).keypoints.xy.double().numpy()
-                for name in {name for pair in missing for name in pair}
-            }
+            read = {name: features.read(name) for pair in missing for name in pair}
             bar = tqdm(total=len(missing), desc=f"inliers, seed {seed}", unit="pair", disable=None)
             with bar:
-                for pair, inliers in _run(missing, xy, matches, options, seed, pool):
+                for pair, inliers in _run(missing, read, matches, options, seed, pool):
                     found = matches.read(*pair)[torch.from_numpy(inliers)]
-                    out.write(*pair, found, len(xy[pair[0]]))
+                    out.write(*pair, found, len(read[pair[0]]))
                     bar.update()
     return path
 
 
 def _run(
     pairs: Sequence[Pair],
-    xy: dict[str, Points],
+    features: dict[str, Features],
     matches: MatchStore,
     options: RansacOptions,
     seed: int,
@@ -99,19 +95,19 @@ def _run(
     chunks = [pairs[start : start + PAIRS_A_TASK] for start in range(0, len(pairs), PAIRS_A_TASK)]
     if pool is None:
         for chunk in chunks:
-            yield from _estimate([_make_task(p, xy, matches) for p in chunk], options, seed)
+            yield from _estimate([_make_task(p, features, matches) for p in chunk], options, seed)
         return
     futures = [
-        pool.submit(_estimate, [_make_task(p, xy, matches) for p in chunk], options, seed)
+        pool.submit(_estimate, [_make_task(p, features, matches) for p in chunk], options, seed)
         for chunk in chunks
     ]
     for future in as_completed(futures):
         yield from future.result()
 
 
-def _make_task(pair: Pair, xy: dict[str, Points], matches: MatchStore) -> _Task:
-    index = matches.read(*pair).index.numpy()
-    return _Task(pair, xy[pair[0]][index[:, 0]], xy[pair[1]][index[:, 1]])
+def _make_task(pair: Pair, features: dict[str, Features], matches: MatchStore) -> _Task:
+    found = matches.read(*pair)
+    return _Task(pair, correspondences_of(features[pair[0]], features[pair[1]], found))
 
 
 def _estimate(
@@ -122,6 +118,10 @@ def _estimate(
     found = []
     for task in tasks:
         own_seed = pair_seed(task.pair, seed)
-        result = estimate_pose(task.xy_a, task.xy_b, unknown, unknown, options, own_seed)
+        matched = task.matched
+        steps = matched.step_a, matched.step_b
+        result = estimate_pose(
+            matched.xy_a, matched.xy_b, unknown, unknown, options, own_seed, steps=steps
+        )
         found.append((task.pair, result.inliers))
     return found

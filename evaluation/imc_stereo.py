@@ -20,7 +20,7 @@ from evaluation.pose_features import Extracted, extract_images
 from evaluation.pose_matching import Matched, MatchSettings, match_pairs
 from evaluation.pose_metrics import mean_average_accuracy
 from evaluation.pose_pairs import PairSet
-from evaluation.two_view import RansacOptions
+from evaluation.two_view import NEED_ANGLES, RansacOptions
 from rekd_hloc.store import FeatureStore
 
 logger = logging.getLogger(__name__)
@@ -109,11 +109,14 @@ def run_stereo(
     """Extract, match and estimate what earlier runs have not; choose the setting.
 
     Raises:
-        ValueError: an image cannot be read, features cannot be matched, or a scene has too few
-            pairs to choose a setting on one half of them.
+        ValueError: an image cannot be read, features cannot be matched, a scene has too few pairs
+            to choose a setting on one half of them, or the estimator needs angles that a method
+            has not.
         ImportError: the estimator's package is missing.
     """
-    plan = _without_filters(plan) if not method.has_orientation else plan
+    if not method.has_orientation:
+        plan = _without_filters(plan)
+        _require_no_angles(plan, method.name)
     is_sweep = len(plan.settings) > 1
     if is_sweep:
         _require_both_halves(sets)
@@ -195,6 +198,15 @@ def _require_both_halves(sets: Sequence[PairSet]) -> None:
             raise ValueError(
                 f"{pairs.key} has {len(pairs.pairs)} pairs, too few to choose a setting on one "
                 "half and report it on the other; give one ratio and one threshold"
+            )
+
+
+def _require_no_angles(plan: StereoPlan, method: str) -> None:
+    for ransac in plan.ransacs:
+        if ransac.estimator in NEED_ANGLES:
+            raise ValueError(
+                f"{method} has no angles, which {ransac.estimator} needs; take another method, or "
+                f"--estimator {ransac.estimator.split('-')[0]}-points"
             )
 
 

@@ -17,8 +17,6 @@ Basis = Float64[np.ndarray, "sample vector 3 3"]
 
 SMALLEST = 1e-300
 """Divisors are kept away from 0 by it."""
-RIDGE = 1e-12
-"""Added to the diagonal where a sample of a batch is singular (it repeats a keypoint)."""
 LOWER = slice(10, 20)
 TIMES_X = ((0, 1, 2, 3, 4, 5), (0, 1, 2, 6))
 """x times the ten lower monomials: rows of cubic ones, and places of lower ones."""
@@ -188,13 +186,11 @@ def finite(
 
 
 def solve(matrices: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Batched linear systems; singular ones give something finite instead of an error."""
+    """Batched linear systems; singular ones give the least squares solution, not an error."""
     try:
         solution: np.ndarray = np.linalg.solve(matrices, right)
     except np.linalg.LinAlgError:
-        eye = RIDGE * np.eye(matrices.shape[-1])
-        size = abs(matrices).max(axis=(1, 2), keepdims=True) + SMALLEST
-        solution = np.linalg.solve(matrices + eye * size, right)
+        solution = np.linalg.pinv(np.nan_to_num(matrices)) @ right
     return solution
 
 

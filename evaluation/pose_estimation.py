@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Float64
 from tqdm import tqdm
 
+from evaluation.oriented_constraints import Correspondences, correspondences_of
 from evaluation.pose_features import digest_of
 from evaluation.pose_metrics import FAILED, direction_error_deg, rotation_error_deg
 from evaluation.pose_pairs import PosePair
 from evaluation.result_log import ResultLog
 from evaluation.two_view import RansacOptions, estimate_pose, versions
 from rekd_hloc.store import FeatureStore, MatchStore
+from rekd_hloc.types import Features
 
 logger = logging.getLogger(__name__)
-
-Points = Float64[np.ndarray, "match 2"]
 
 PAIRS_A_TASK = 16
 """Pairs that a process is given at once."""
@@ -79,8 +78,7 @@ class PairResult:
 @dataclass(frozen=True, eq=False)
 class _Task:
     pair: PosePair
-    xy_a: Points
-    xy_b: Points
+    matched: Correspondences
 
 
 def estimate_pairs(
@@ -122,12 +120,12 @@ def estimate_pairs(
         log = open_pair_log(folder / f"{matches_path.stem}-{digest_of(settings)}.jsonl")
         missing = [pair for pair in pairs if pair.digest() not in log]
         names = {name for pair in missing for name in pair.names}
-        xy = {name: features.read(name).keypoints.xy.double().numpy() for name in names}
+        read = {name: features.read(name) for name in names}
 
         def make_tasks() -> Iterator[list[_Task]]:
             for start in range(0, len(missing), PAIRS_A_TASK):
                 chunk = missing[start : start + PAIRS_A_TASK]
-                yield [_make_task(pair, xy, matches) for pair in chunk]
+                yield [_make_task(pair, read, matches) for pair in chunk]
 
         bar = tqdm(total=len(missing), desc=label, unit="pair", disable=None, leave=False)
         with bar:
@@ -173,31 +171,34 @@ def pair_seed(names: tuple[str, str], seed: int) -> int:
 
 
 def measure_pair(
-    pair: PosePair, xy_a: Points, xy_b: Points, options: RansacOptions, seed: int
+    pair: PosePair, matched: Correspondences, options: RansacOptions, seed: int
 ) -> PairResult:
-    """Estimate one pair's pose from its matched points and compare it with the true one."""
+    """Estimate one pair's pose from its matched features and compare it with the true one."""
     own_seed = pair_seed(pair.names, seed)
     start = time.thread_time()
-    found = estimate_pose(xy_a, xy_b, pair.K_a, pair.K_b, options, own_seed)
+    found = estimate_pose(
+        matched.xy_a, matched.xy_b, pair.K_a, pair.K_b, options, own_seed,
+        steps=(matched.step_a, matched.step_b),
+    )  # fmt: skip
     seconds = time.thread_time() - start
     rotation, direction = FAILED, FAILED
     if found.pose is not None and all(np.isfinite(part).all() for part in found.pose):
         rotation = rotation_error_deg(found.pose[0], pair.rotation)
         direction = direction_error_deg(found.pose[1], pair.translation)
     return PairResult(
-        pair.a, pair.b, rotation, direction, len(xy_a), int(found.inliers.sum()), seconds
+        pair.a, pair.b, rotation, direction, len(matched), int(found.inliers.sum()), seconds
     )
 
 
-def _make_task(pair: PosePair, xy: Mapping[str, Points], matches: MatchStore) -> _Task:
-    index = matches.read(*pair.names).index.numpy()
-    return _Task(pair, xy[pair.a][index[:, 0]], xy[pair.b][index[:, 1]])
+def _make_task(pair: PosePair, features: Mapping[str, Features], matches: MatchStore) -> _Task:
+    found = matches.read(*pair.names)
+    return _Task(pair, correspondences_of(features[pair.a], features[pair.b], found))
 
 
 def _measure_tasks(
     tasks: Sequence[_Task], options: RansacOptions, seed: int
 ) -> list[tuple[str, PairResult]]:
-    return [(t.pair.digest(), measure_pair(t.pair, t.xy_a, t.xy_b, options, seed)) for t in tasks]
+    return [(t.pair.digest(), measure_pair(t.pair, t.matched, options, seed)) for t in tasks]
 
 
 def _run(

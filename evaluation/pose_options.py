@@ -57,7 +57,8 @@ def add_stereo_options(parser: argparse.ArgumentParser) -> None:
     """Options of matching and robust estimation."""
     add = parser.add_argument_group("stereo").add_argument
     add("--estimator", choices=list(ESTIMATORS), default=DEFAULT_ESTIMATOR,
-        help=f"default {DEFAULT_ESTIMATOR}; essential* know the intrinsics")  # fmt: skip
+        help=f"default {DEFAULT_ESTIMATOR}; essential* know the intrinsics, *-oriented and "
+        "*-frames sample fewer matches, with their angles and scales")  # fmt: skip
     add("--thresholds", type=float, nargs="+", metavar="PX",
         help="of inliers; several: chosen on one half of the pairs, reported on the other",
     )  # fmt: skip

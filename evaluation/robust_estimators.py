@@ -53,6 +53,8 @@ class Task:
     confidence: float
     max_iterations: int
     seed: int
+    steps: tuple[Points, Points] | None = None
+    """For each match the direction of its feature's angle in a and in b, as long as the scale."""
 
 
 def import_package(package: str) -> Any:
@@ -182,7 +184,7 @@ def _essential_colmap(task: Task) -> TwoView | None:
     return TwoView((rotation, np.asarray(motion.translation)), np.asarray(found["inlier_mask"]))
 
 
-ESTIMATORS: dict[str, Callable[[Task], TwoView | None]] = {
+PUBLISHED_ESTIMATORS: dict[str, Callable[[Task], TwoView | None]] = {
     "degensac": _degensac,
     "magsac": _magsac,
     "essential": _essential_poselib,

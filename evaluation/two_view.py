@@ -7,9 +7,21 @@ import cv2
 import numpy as np
 
 from evaluation.epipolar import Matrix, Points
-from evaluation.robust_estimators import ESTIMATORS, PACKAGES, Task, TwoView, import_package
+from evaluation.oriented_estimators import NEED_ANGLES, ORIENTED_ESTIMATORS
+from evaluation.robust_estimators import (
+    PACKAGES,
+    PUBLISHED_ESTIMATORS,
+    Task,
+    TwoView,
+    import_package,
+)
 
-__all__ = ["ESTIMATORS", "RansacOptions", "TwoView", "estimate_pose", "require", "versions"]
+__all__ = [
+    "ESTIMATORS", "NEED_ANGLES", "RansacOptions", "TwoView", "estimate_pose", "require", "versions",
+]  # fmt: skip
+
+ESTIMATORS = {**PUBLISHED_ESTIMATORS, **ORIENTED_ESTIMATORS}
+"""By name: other people's, then this project's."""
 
 DEFAULT_ESTIMATOR = "degensac"
 DEFAULT_THRESHOLD_PX = {
@@ -18,6 +30,7 @@ DEFAULT_THRESHOLD_PX = {
     "essential": 1.0,
     "essential-colmap": 1.0,
     "essential-magsac": 1.0,
+    **dict.fromkeys(ORIENTED_ESTIMATORS, 1.0),
 }
 """Official for DEGENSAC with SIFT-like keypoints."""
 MIN_FUNDAMENTAL = 8
@@ -51,7 +64,14 @@ class RansacOptions:
 
 
 def estimate_pose(
-    xy_a: Points, xy_b: Points, K_a: Matrix, K_b: Matrix, options: RansacOptions, seed: int
+    xy_a: Points,
+    xy_b: Points,
+    K_a: Matrix,
+    K_b: Matrix,
+    options: RansacOptions,
+    seed: int,
+    *,
+    steps: tuple[Points, Points] | None = None,
 ) -> TwoView:
     """Relative pose of two images.
 
@@ -62,9 +82,11 @@ def estimate_pose(
         K_b: intrinsics of image b.
         options: estimator, threshold and limits.
         seed: of the samples, not negative; equal seeds give equal results.
+        steps: of the matched features in a and in b: the direction of the angle, as long as the
+            scale; only the estimators of ``NEED_ANGLES`` look at them.
 
     Raises:
-        ValueError: the points are not as many, or the seed is negative.
+        ValueError: the points are not as many, the seed is negative, or steps are needed.
         ImportError: the estimator's package is not installed; the message says what to run.
     """
     if xy_a.shape != xy_b.shape:
@@ -77,7 +99,7 @@ def estimate_pose(
     task = Task(
         np.ascontiguousarray(xy_a, dtype=np.float64), np.ascontiguousarray(xy_b, dtype=np.float64),
         K_a, K_b,
-        options.threshold_px, options.confidence, options.max_iterations, seed,
+        options.threshold_px, options.confidence, options.max_iterations, seed, steps,
     )  # fmt: skip
     return ESTIMATORS[options.estimator](task) or failed
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from evaluation.baselines import load_method
 from evaluation.imc_layout import list_scenes
+from evaluation.oriented_constraints import correspondences_of
 from evaluation.pose_metrics import (
     area_under_curve,
     mean_average_accuracy,
@@ -74,18 +75,20 @@ def run(
             # Mutual nearest neighbours that pass the ratio test from both sides. Without a filter
             # on angles, for fairness; for one's own photos take MatchConfig()'s own.
             config = MatchConfig(ratio=ratio, filter="none")
-            index = match(features[a], features[b], config).index.numpy()
-            xy_a = features[a].keypoints.xy.numpy()[index[:, 0]]
-            xy_b = features[b].keypoints.xy.numpy()[index[:, 1]]
+            matches = match(features[a], features[b], config)
+            matched = correspondences_of(features[a], features[b], matches)
 
             # The fundamental matrix, the inliers, the pose by cheirality.
             camera_a, camera_b = place.calibration[a], place.calibration[b]
-            found = estimate_pose(xy_a, xy_b, camera_a.K, camera_b.K, options, seed=0)
+            found = estimate_pose(
+                matched.xy_a, matched.xy_b, camera_a.K, camera_b.K, options, seed=0,
+                steps=(matched.step_a, matched.step_b),
+            )  # fmt: skip
 
             # The larger of the angles between the rotations and between the directions.
             true = relative_pose(camera_a.R, camera_a.T, camera_b.R, camera_b.T)
             errors.append(pose_error_deg(found.pose, true))
-            num_matches.append(len(index))
+            num_matches.append(len(matched))
             num_inliers.append(int(found.inliers.sum()))
 
         # Accuracy at 1, 2, ... 10 degrees, and its mean; areas under the recall curve.

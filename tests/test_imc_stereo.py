@@ -12,6 +12,7 @@ from evaluation.baselines import load_method
 from evaluation.imc_layout import Camera, list_scenes, read_scene
 from evaluation.imc_stereo import StereoPlan, Workplace, run_stereo
 from evaluation.imc_turning import turn_camera, turn_scene
+from evaluation.oriented_constraints import Correspondences
 from evaluation.pose_estimation import (
     PairResult,
     estimate_pairs,
@@ -172,7 +173,7 @@ def test_a_changed_pose_is_estimated_again(scene):
 
 def test_without_matches_a_pair_fails(scene):
     pair = PairSet.from_scene(scene).pairs[0]
-    result = measure_pair(pair, np.zeros((0, 2)), np.zeros((0, 2)), RANSAC, 0)
+    result = measure_pair(pair, Correspondences(*np.zeros((4, 0, 2))), RANSAC, 0)
     assert result.error_deg == FAILED
     assert (result.num_matches, result.num_inliers) == (0, 0)
 
