@@ -157,15 +157,8 @@ def load_detector(path: Path, *, tile_rows: int = -1) -> tuple[Rekd, NetworkConf
         FileNotFoundError: there is no such file.
         ValueError: the file is no detector of this project, or does not fit its own metadata.
     """
-    tensors, metadata = read_weights(path)
-    if metadata.get("format") != DETECTOR_FORMAT:
-        raise ValueError(
-            f"{path} has format {metadata.get('format')!r}, a detector has {DETECTOR_FORMAT!r}"
-        )
-    try:
-        config = parse_network_config(json.loads(metadata.get("network", "{}")))
-    except ValueError as error:
-        raise ValueError(f"{path} states no architecture that is known here: {error}") from error
+    tensors, metadata = _read_detector(path)
+    config = _stated_config(path, metadata)
     network = build_frozen(config, tile_rows=tile_rows)
     baked = {k: v for k, v in tensors.items() if not k.startswith(LEARNED_PREFIX)}
     try:
@@ -174,6 +167,16 @@ def load_detector(path: Path, *, tile_rows: int = -1) -> tuple[Rekd, NetworkConf
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not fit its architecture: {reason}") from error
     return network.requires_grad_(False), config
+
+
+def detector_config(path: Path) -> NetworkConfig:
+    """The architecture that a detector file states.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_detector`.
+    """
+    _, metadata = _read_detector(path)
+    return _stated_config(path, metadata)
 
 
 def detector_provenance(path: Path) -> dict[str, Any]:
@@ -201,14 +204,37 @@ def parse_network_config(stated: Mapping[str, Any]) -> NetworkConfig:
 
 
 def learned_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
-    """The free parameters in a detector file: ``{"backbone": ..., "head": ...}``, to train on."""
+    """The free parameters in a detector file: ``{"backbone": ..., "head": ...}``, to train on.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds none.
+    """
     tensors, _ = read_weights(path)
+    if not any(name.startswith(LEARNED_PREFIX) for name in tensors):
+        raise ValueError(f"{path} holds no free parameters of a detector to train on")
     parts: dict[str, dict[str, Tensor]] = {"backbone": {}, "head": {}}
     for name, tensor in tensors.items():
         if name.startswith(LEARNED_PREFIX):
             part, rest = name.removeprefix(LEARNED_PREFIX).split(".", 1)
             parts[part][rest] = tensor
     return parts
+
+
+def _read_detector(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors, metadata = read_weights(path)
+    if metadata.get("format") != DETECTOR_FORMAT:
+        raise ValueError(
+            f"{path} has format {metadata.get('format')!r}, a detector has {DETECTOR_FORMAT!r}"
+        )
+    return tensors, metadata
+
+
+def _stated_config(path: Path, metadata: Mapping[str, str]) -> NetworkConfig:
+    try:
+        return parse_network_config(json.loads(metadata.get("network", "{}")))
+    except ValueError as error:
+        raise ValueError(f"{path} states no architecture that is known here: {error}") from error
 
 
 def _fold_score_head(network: Rekd) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@ import json
 import logging
 import shutil
 import signal
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -336,6 +337,27 @@ def test_the_best_checkpoint_is_the_one_of_best_quality(tmp_path):
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 3
 
 
+def test_training_starts_from_weights_as_they_ship(whole, tmp_path):
+    export_checkpoint(whole / "last.pt", tmp_path / "shipped.safetensors")
+    config = load_config(TrainDetectorConfig(), SMOKE, [f"output={tmp_path / 'new'}"])
+    fresh = DetectorRun(config, "hash").network
+    started = DetectorRun(replace(config, init=str(tmp_path / "shipped.safetensors")), "hash")
+    assert started.step == 0
+    exported = weights(whole)
+    for network, is_same in ((started.network, True), (fresh, False)):
+        state = network_state(network)
+        own = {**state["backbone"], **state["head"]}
+        assert set(own) == set(exported)
+        assert all(torch.equal(own[name], exported[name]) for name in own) == is_same
+    for name, message in (
+        ("hardnet", "a detector has"),
+        ("rekd-fast", "group_order 4"),
+        ("none", "no checkpoint none to start from"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            DetectorRun(replace(config, init=name), "hash")
+
+
 def test_a_finer_group_computes_nearly_the_same(tmp_path):
     torch.manual_seed(0)
     coarse = build_trainable(NetworkConfig(group_order=8, fields=(1, 1, 1))).eval()
@@ -357,3 +379,5 @@ def test_a_finer_group_computes_nearly_the_same(tmp_path):
     assert refine_main([str(tmp_path / "c8.pt"), str(tmp_path / "c16.pt"), "--group-order=16"]) == 0
     assert load_checkpoint(tmp_path / "c16.pt")["network"]["group_order"] == 16
     assert refine_main([str(tmp_path / "none.pt"), str(tmp_path / "x.pt")]) == 2
+    assert refine_main(["rekd-fast", str(tmp_path / "shipped.pt"), "--group-order=12"]) == 0
+    assert load_checkpoint(tmp_path / "shipped.pt")["network"]["group_order"] == 12

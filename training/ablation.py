@@ -20,7 +20,7 @@ from evaluation.curves import Plot, draw_panels
 from evaluation.photos import list_photos
 from evaluation.report import Cell, Table, format_markdown, write_json, write_text
 from rekd_hloc.config import config_json, load_config
-from training.checkpoint import load_checkpoint, require_same
+from training.checkpoint import load_start, require_same, start_path
 from training.detector_config import NO_INFLUENCE, TrainDetectorConfig
 from training.detector_run import build_trainable, load_network_state
 from training.pairs import PhotoSet
@@ -129,9 +129,7 @@ def _claim(folder: Path, base: TrainDetectorConfig) -> None:
     for name in NO_INFLUENCE:
         identity.pop(name)
     if base.init:
-        if not Path(base.init).is_file():
-            raise FileNotFoundError(f"no checkpoint {base.init} to start from (base.init)")
-        identity["init"] = hashlib.sha256(Path(base.init).read_bytes()).hexdigest()[:12]
+        identity["init"] = hashlib.sha256(start_path(base.init).read_bytes()).hexdigest()[:12]
     stated = folder / "base.json"
     if stated.is_file():
         require_same(stated, json.loads(stated.read_text()), identity)
@@ -149,7 +147,7 @@ def _measure_start(path: Path, base: TrainDetectorConfig) -> dict[str, float]:
     pairs = replace(base.pairs, crop_px=base.validation_crop_px)
     network = build_trainable(base.network)
     if base.init:
-        load_network_state(network, load_checkpoint(Path(base.init)))
+        load_network_state(network, load_start(base.init))
     result = validate(
         network.to(choose_device(base.device)),
         PhotoSet(held_out, pairs, min_photos=1),

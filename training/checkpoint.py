@@ -2,12 +2,14 @@
 
 import os
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import rekd_hloc
+from rekd_hloc.weights import detector_config, learned_tensors, resolve_weights
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -38,6 +40,34 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or "step" not in state:
         raise ValueError(f"{path} is not a training checkpoint: it holds no step")
     return state
+
+
+def load_start(name: str) -> dict[str, Any]:
+    """Where a new training begins: a checkpoint, or weights as they ship, by name or file.
+
+    Returns:
+        ``backbone``, ``head``, ``network`` and ``step``, as in a checkpoint.
+
+    Raises:
+        FileNotFoundError: there is neither.
+        ValueError: the file is damaged, or no detector.
+    """
+    path = start_path(name)
+    if path.suffix != ".safetensors":
+        return load_checkpoint(path)
+    return {"step": 0, "network": asdict(detector_config(path)), **learned_tensors(path)}
+
+
+def start_path(name: str) -> Path:
+    """The file behind the name of a start.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    try:
+        return resolve_weights(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no checkpoint {name} to start from: {error}") from error
 
 
 def require_same(path: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:

@@ -72,7 +72,8 @@ class TrainDetectorConfig:
     validation_crop_px: int = 192
     """Side of the validation crops."""
     init: str = ""
-    """Checkpoint whose weights to start from; empty starts anew."""
+    """Checkpoint, or weights as they ship (``rekd-fast`` or a file), to start from; empty starts
+    anew."""
     device: Device = "auto"
     """``cuda`` or ``cpu``; ``auto`` takes a GPU where there is one."""
     autocast: bool = False

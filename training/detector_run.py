@@ -20,7 +20,13 @@ from rekd_hloc.config import NetworkConfig, config_json
 from rekd_hloc.detector.network import Rekd, build_network
 from rekd_hloc.detector.steerable import SteerableBackbone
 from training.acceleration import keep_filters_exact
-from training.checkpoint import code_version, load_checkpoint, require_same, save_checkpoint
+from training.checkpoint import (
+    code_version,
+    load_checkpoint,
+    load_start,
+    require_same,
+    save_checkpoint,
+)
 from training.detector_config import NO_INFLUENCE, TrainDetectorConfig
 from training.detector_objective import Objective
 from training.joint_norm import join_statistics
@@ -93,7 +99,7 @@ class DetectorRun:
             self.last_result = ValidationResult(**state["result"])
             logger.info("resuming %s at step %d", path, self.step)
         elif self.config.init:
-            load_network_state(self.network, load_checkpoint(Path(self.config.init)))
+            load_network_state(self.network, load_start(self.config.init))
         if self.process.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / "config.json", config_json(self.config) + "\n")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rekd_hloc.config import NetworkConfig
 from rekd_hloc.detector.steerable import SteerableBackbone, expand_filter
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.checkpoint import load_start, save_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -95,13 +95,15 @@ def _resample_periodic(values: Tensor, count: int) -> Tensor:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: checkpoint in, checkpoint of the finer group out."""
     parser = argparse.ArgumentParser(prog="python -m training.refine_group", description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument(
+        "checkpoint", help="of a training, or weights as they ship, by name or file: rekd-fast"
+    )
     parser.add_argument("output", type=Path, help="to be named as init=OUTPUT in the next training")
     parser.add_argument("--group-order", type=int, default=36)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        state = load_checkpoint(arguments.checkpoint)
+        state = load_start(arguments.checkpoint)
         config = NetworkConfig(**{**state["network"], "fields": tuple(state["network"]["fields"])})
         coarse = SteerableBackbone(
             group_order=config.group_order, fields=config.fields, initialise=False
