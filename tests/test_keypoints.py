@@ -5,7 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rekd_hloc.config import DetectorConfig
+from rekd_hloc.detector.detect import Detector
 from rekd_hloc.detector.keypoints import find_duplicates, find_local_maxima, refine_positions
+from tests.helpers import baked_network, textured_image
 
 
 def scores(height, width, seed, steps=0):
@@ -182,3 +185,19 @@ def test_duplicates_do_not_depend_on_the_order():
     plain = run(torch.arange(200))
     assert 0 < plain.sum() < 200
     assert torch.equal(run(order), plain[order])
+
+
+def test_the_detector_keeps_one_point_of_a_structure():
+    image = torch.from_numpy(textured_image(120, 150)).float() / 255
+    counts = {}
+    for radius in (0.0, 2.5):
+        config = DetectorConfig(
+            levels_up=1, levels_down=2, max_keypoints=10_000, duplicate_radius_px=radius
+        )
+        found = Detector(baked_network(), config).detect(image)
+        larger = torch.maximum(found.scale[:, None], found.scale[None])
+        steps = torch.log2(found.scale[:, None] / found.scale[None]).abs() * 2
+        near = (torch.cdist(found.xy, found.xy) < 2.5 * larger) & (steps.round() == 1)
+        counts[radius] = int(near.sum())
+    assert counts[0.0] > 10
+    assert counts[2.5] == 0

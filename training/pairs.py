@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rekd_hloc.geometry import rotation_about
+from training.warps import draw_tilt
 
 logger = logging.getLogger(__name__)
 
@@ -192,14 +193,10 @@ def _draw_tilt(
     """Stretch along a random axis and perspective about the crop's centre, without a turn there."""
     if config.max_stretch == 1 and config.perspective == 0:
         return np.eye(3)
-    stretch = math.sqrt(_log_uniform(rng, (1.0, config.max_stretch)))
-    along = rotation_about(rng.uniform(0, math.pi), (0.0, 0.0)).numpy()
-    tilt = np.eye(3)
-    tilt[2, :2] = rng.uniform(-1, 1, 2) * config.perspective / (2 * about[0])
+    slope = config.perspective / (2 * np.array(about))
     back = np.eye(3)
     back[:2, 2] = about
-    stretched = along @ np.diag([stretch, 1 / stretch, 1.0]) @ along.T
-    return np.asarray(back @ stretched @ tilt @ np.linalg.inv(back))
+    return np.asarray(back @ draw_tilt(rng, config.max_stretch, slope) @ np.linalg.inv(back))
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:

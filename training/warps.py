@@ -89,6 +89,23 @@ def draw_view(rng: np.random.Generator, photo: Photo, config: WarpConfig, *, upr
     return View(_degrade(rng, np.asarray(small), config), view_from_photo, upright)
 
 
+def draw_tilt(
+    rng: np.random.Generator, max_stretch: float, slope: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A 3x3 map that stretches along a random axis and tilts, without a turn at the origin.
+
+    Args:
+        rng: source of both.
+        max_stretch: largest ratio of the scales along two axes, log-uniform from 1.
+        slope: largest change of scale by perspective for one unit along x and along y.
+    """
+    stretch = math.exp(rng.uniform(0, math.log(max_stretch)) / 2)
+    along = rotation_about(rng.uniform(0, math.pi), (0.0, 0.0)).numpy()
+    tilt = np.eye(3)
+    tilt[2, :2] = rng.uniform(-1, 1, 2) * slope
+    return np.asarray(along @ np.diag([stretch, 1 / stretch, 1.0]) @ along.T @ tilt)
+
+
 def _draw_map(
     rng: np.random.Generator, photo: Photo, config: WarpConfig, upright: bool
 ) -> tuple[NDArray[np.float64], tuple[int, int]]:
@@ -97,15 +114,12 @@ def _draw_map(
     limit = config.upright_angle_deg if upright else config.max_angle_deg
     angle = math.radians(rng.uniform(-limit, limit))
     scale = math.exp(rng.uniform(*np.log(config.scale_range)))
-    stretch = math.exp(rng.uniform(0, math.log(config.max_stretch)) / 2)
-    axis = rng.uniform(0, math.pi)
-    along = rotation_about(axis, (0.0, 0.0)).numpy()
-    tilt = np.eye(3)
-    tilt[2, :2] = rng.uniform(-1, 1, 2) * config.perspective / (0.5 * np.array([width, height]))
+    half = 0.5 * np.array([width, height])
+    tilt = draw_tilt(rng, config.max_stretch, config.perspective / half)
     to_centre = np.eye(3)
     to_centre[:2, 2] = -np.array(centre)
     turned = rotation_about(angle, (0.0, 0.0), scale).numpy()
-    linear = turned @ along @ np.diag([stretch, 1 / stretch, 1.0]) @ along.T @ tilt @ to_centre
+    linear = turned @ tilt @ to_centre
     corners = np.array([[0, width - 1, width - 1, 0], [0, 0, height - 1, height - 1], [1.0] * 4])
     moved = linear @ corners
     low, high = (moved[:2] / moved[2]).min(axis=1), (moved[:2] / moved[2]).max(axis=1)
