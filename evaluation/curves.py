@@ -85,7 +85,9 @@ def draw_panels(plots: Sequence[Plot], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     _save(figure, path, dpi=PANEL_DPI)
     with Image.open(path) as picture:  # few colours make a third of the file
-        picture.convert("RGB").quantize(PANEL_COLORS).save(path, optimize=True)
+        # the default, median cut, merges the colours of thin lines
+        few = picture.convert("RGB").quantize(PANEL_COLORS, method=Image.Quantize.FASTOCTREE)
+        few.save(path, optimize=True)
 
 
 def assign_colors(plots: Sequence[Plot]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ET
 
+import numpy as np
 from PIL import Image
 
 from evaluation.curves import COLORS, Plot, assign_colors, draw, draw_panels
@@ -51,3 +52,47 @@ def test_no_curve_is_an_empty_picture(tmp_path):
     assert draw(plot, tmp_path, {}).is_file()
     draw_panels([], tmp_path / "panels.png")
     assert (tmp_path / "panels.png").is_file()
+
+
+BUNDLES = [
+    [
+        [69.1, 82.9, 84.1, 84.3],
+        [69.1, 82.9, 84.1, 84.1],
+        [69.1, 83.5, 84.4, 84.3],
+        [69.1, 82.9, 84.1, 83.8],
+        [69.1, 82.8, 84.2, 84.8],
+        [69.1, 83.5, 84.9, 83.7],
+    ],
+    [
+        [57.9, 78.5, 79.5, 79.4],
+        [57.9, 78.6, 79.4, 79.3],
+        [57.9, 79.2, 79.6, 80.1],
+        [57.9, 78.5, 79.3, 79.1],
+        [57.9, 77.4, 80.0, 80.6],
+        [57.9, 79.2, 80.1, 78.9],
+    ],
+    [
+        [88.4, 81.5, 78.2, 77.3],
+        [88.4, 81.5, 78.0, 76.5],
+        [88.4, 81.7, 82.5, 83.0],
+        [88.4, 87.7, 86.8, 87.2],
+        [88.4, 91.0, 92.5, 92.2],
+        [88.4, 89.9, 92.8, 93.2],
+    ],
+]
+"""Curves of a training's variants, most of them on top of each other, in three panels."""
+
+
+def test_panels_keep_the_colours_of_lines_that_are_mostly_hidden(tmp_path):
+    plots = [
+        Plot(
+            str(k), "title", "step", "%", [0, 50, 100, 150], dict(zip("abcdef", rows, strict=True))
+        )
+        for k, rows in enumerate(BUNDLES)
+    ]
+    draw_panels(plots, tmp_path / "all.png")
+    with Image.open(tmp_path / "all.png") as picture:
+        pixels = np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0).astype(int)
+    for color in COLORS[:6]:
+        wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+        assert np.abs(pixels - wanted).max(axis=1).min() <= 6, f"{color} is drawn as another colour"
