@@ -16,7 +16,11 @@ SAME_DESCRIPTOR = ("sift+ours", "rootsift-upright+ours", "orb+ours", "disk+ours"
 AUC_METHODS = tuple(name for name in METHODS if name != "rekd-paper")
 SWEPT = ("rekd", "rekd-fast", "sift", "rootsift-upright", "orb", "akaze", "colmap-sift", *LEARNED)
 SPEED_METHODS = ("rekd-fast", "rekd", "rekd-upright", *CLASSICAL, *LEARNED)
-POSE_METHODS = ("rekd-fast", "rekd", "colmap-sift")
+SFM_METHODS = ("rekd-fast", "rekd", "colmap-sift")
+IMC_METHODS = (
+    *("rekd-fast", "rekd", "rekd-upright", "rootsift", "rootsift-upright"),
+    *("keynet", "disk", "aliked-n16rot"),
+)
 NUM_SWEPT_IMAGES = 10
 
 
@@ -109,7 +113,7 @@ PARTS = (
         protocols=("SfM",),
         program="evaluation.sfm",
         arguments=(*_SCENE, "--turned"),
-        methods=POSE_METHODS,
+        methods=SFM_METHODS,
     ),
     Part(
         name="hloc",
@@ -124,7 +128,7 @@ PARTS = (
         protocols=("imc2021-stereo", "imc2021-multiview"),
         program="evaluation.imc",
         arguments=("--data", "{data}/imc2021"),
-        methods=POSE_METHODS,
+        methods=IMC_METHODS,
     ),
 )
 PRESET_NAMES = tuple(PRESETS)
