@@ -25,6 +25,7 @@ from rekd_hloc.cli_options import (
     resolve_conf,
     say,
 )
+from rekd_hloc.config import RECONSTRUCTION_MATCHING
 
 app = typer.Typer(
     name="rekd-hloc",
@@ -171,7 +172,7 @@ def reconstruct(
     source: PairsSource = "exhaustive",
     overlap: Overlap = 10,
     filter_name: Filter = "density",
-    ratio: Ratio = 1.0,
+    ratio: Ratio = RECONSTRUCTION_MATCHING.ratio,
     mapper: Annotated[str, typer.Option(help="incremental or global.")] = "incremental",
     camera_model: Annotated[str, typer.Option(help="A camera model of COLMAP.")] = "SIMPLE_RADIAL",
     camera_mode: Annotated[

@@ -207,6 +207,10 @@ class MatchConfig:
         _require(factor == 0 or factor > 1, "scale_tolerance", "0 or above 1", factor)
 
 
+RECONSTRUCTION_MATCHING = MatchConfig(ratio=0.95)
+"""Matching before a reconstruction: a mild ratio test takes two thirds of the wrong matches that
+the filter leaves, and camera centres come out a third nearer to the truth (docs/training.md)."""
+
 PAPER_DETECTOR = DetectorConfig(
     max_keypoints=1500,
     nms_window_px=15,

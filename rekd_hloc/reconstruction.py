@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rekd_hloc.colmap import remove_database, stored_config
-from rekd_hloc.config import ExtractConfig, MatchConfig, config_hash
+from rekd_hloc.config import (
+    RECONSTRUCTION_MATCHING,
+    ExtractConfig,
+    MatchConfig,
+    config_hash,
+)
 from rekd_hloc.extraction import ImageExtractor, extract_images, find_images
 from rekd_hloc.matching.match import match_images
 from rekd_hloc.model_stages import MappingOptions, Run, build_model
@@ -26,7 +31,7 @@ def reconstruct(
     *,
     conf: str = "rekd",
     config: ExtractConfig | None = None,
-    matching: MatchConfig = MatchConfig(),  # noqa: B008  (frozen)
+    matching: MatchConfig = RECONSTRUCTION_MATCHING,
     pairs: str | Path = "exhaustive",
     overlap: int = 10,
     mask_dir: Path | None = None,
@@ -54,7 +59,7 @@ def reconstruct(
         output: folder to write, or to go on with.
         conf: preset of the extractor.
         config: options in place of the preset's own.
-        matching: neighbours and orientation filter.
+        matching: neighbours, ratio test and orientation filter.
         pairs: ``exhaustive``, ``sequential``, or a file with the names of a pair on each line.
         overlap: neighbours of an image in sequential pairs.
         mask_dir: masks as COLMAP's, zero where to ignore.

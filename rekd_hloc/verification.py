@@ -23,8 +23,9 @@ Counts = dict[Pair, tuple[int, int]]
 """Matches and inliers of each pair."""
 MIN_INLIERS = 15
 """Pairs with fewer are not used (COLMAP's default)."""
-MAX_ERROR_PX = 4.0
-"""Largest epipolar error of an inlier (COLMAP's default)."""
+MAX_ERROR_PX = 3.0
+"""Largest epipolar error of an inlier (COLMAP's default: 4); chosen on photos with true poses, see
+docs/training.md."""
 MAX_TRIALS = 20_000
 MIN_INLIER_RATIO = 0.1
 """RANSAC stops early only if a model with fewer inliers than this share is unlikely; mutual
