@@ -41,6 +41,7 @@ ROWS = {
     "sift + NN-mutual + filter": ("sift", "orientation-filter"),
     "rekd + NN-mutual": ("{conf}", "NN-mutual"),
     "rekd + NN-rekd": ("{conf}", "NN-rekd"),
+    "rekd + NN-rekd-ratio.95": ("{conf}", "NN-rekd-ratio.95"),
     "rekd + AdaLAM": ("{conf}", "adalam-rekd"),
 }
 """Name of a row, and hloc's confs of its features and its matcher."""

@@ -1,8 +1,8 @@
 """Recipe: photos in, COLMAP model out, with hloc where it is installed.
 
-``python -m pipelines.sfm PHOTOS OUT --conf rekd --matcher NN-rekd``. Copy it and change what you
-need; ``run`` reads from top to bottom. Without hloc the same files and model come from this
-package alone.
+``python -m pipelines.sfm PHOTOS OUT --conf rekd --matcher NN-rekd-ratio.95``. Copy it and change
+what you need; ``run`` reads from top to bottom. Without hloc the same files and model come from
+this package alone.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def run(
     out: Path,
     *,
     conf: str = "rekd",
-    matcher: str = "NN-rekd",
+    matcher: str = "NN-rekd-ratio.95",
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("photos", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--conf", default="rekd", help="hloc's name of the features")
-    parser.add_argument("--matcher", default="NN-rekd", help="hloc's name of the matcher")
+    parser.add_argument("--matcher", default="NN-rekd-ratio.95", help="hloc's name of the matcher")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="extract and match anew")
     options = vars(parser.parse_args(argv))

@@ -7,7 +7,7 @@ the next.
 
 from typing import Any
 
-from rekd_hloc.config import PRESETS, ExtractConfig
+from rekd_hloc.config import PRESETS, RECONSTRUCTION_MATCHING, ExtractConfig
 
 BUDGETS = (1500, 2048, 4096, 8000)
 """Keypoints of an image: the paper's, two usual ones, and IMC's larger category."""
@@ -44,6 +44,10 @@ def matcher_confs() -> dict[str, Conf]:
         "NN-rekd-ratio": {
             "output": "matches-NN-rekd-ratio.8",
             "model": {"name": "nearest_rekd", "ratio": HLOC_NN_RATIO},
+        },
+        "NN-rekd-ratio.95": {
+            "output": "matches-NN-rekd-ratio.95",
+            "model": {"name": "nearest_rekd", "ratio": RECONSTRUCTION_MATCHING.ratio},
         },
         "adalam-rekd": {
             "output": "matches-adalam-rekd",
