@@ -19,13 +19,14 @@ FILTERED = " *"
 OWN_PREFIX = "rekd"
 COLORS = (
     "#2563a8", "#c8553d", "#3b8a5a", "#8a5fa8", "#b58900", "#4a9aa8", "#7a6a5a", "#d1699a",
-    "#8c9a2e", "#555b66", "#7fb0e6", "#f0a48f", "#8fd0a8", "#c9aee0", "#e8cc6b", "#a5d8e0",
+    "#8c9a2e", "#1c1c1c", "#7fb0e6", "#f0a48f", "#8fd0a8", "#c9aee0", "#e8cc6b", "#a5d8e0",
 )  # fmt: skip
 COLUMNS = 2
 """Panels side by side."""
 PANEL_INCHES = (4.6, 3.1)
 PANEL_DPI = 90
-PANEL_COLORS = 96
+SHADES = 6
+"""Steps from white to each colour of a panel picture."""
 MAX_LEGEND_ROWS = 14
 
 
@@ -85,9 +86,23 @@ def draw_panels(plots: Sequence[Plot], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     _save(figure, path, dpi=PANEL_DPI)
     with Image.open(path) as picture:  # few colours make a third of the file
-        # the default, median cut, merges the colours of thin lines
-        few = picture.convert("RGB").quantize(PANEL_COLORS, method=Image.Quantize.FASTOCTREE)
+        few = picture.convert("RGB").quantize(palette=_palette(), dither=Image.Dither.NONE)
         few.save(path, optimize=True)
+
+
+def _palette() -> Image.Image:
+    """All colours of curves and black, each blended with white in steps.
+
+    Palettes that are made from a picture merge the colours of thin lines.
+    """
+    entries = [255, 255, 255]
+    for color in (*COLORS, "#000000"):
+        channels = [int(color[start : start + 2], 16) for start in (1, 3, 5)]
+        for step in range(1, SHADES + 1):
+            entries += [round(255 + (value - 255) * step / SHADES) for value in channels]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(entries)
+    return palette
 
 
 def assign_colors(plots: Sequence[Plot]) -> dict[str, str]:

@@ -95,4 +95,4 @@ def test_panels_keep_the_colours_of_lines_that_are_mostly_hidden(tmp_path):
         pixels = np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0).astype(int)
     for color in COLORS[:6]:
         wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-        assert np.abs(pixels - wanted).max(axis=1).min() <= 6, f"{color} is drawn as another colour"
+        assert np.abs(pixels - wanted).max(axis=1).min() <= 1, f"{color} is drawn as another colour"
