@@ -82,7 +82,7 @@ def run(
             camera_a, camera_b = place.calibration[a], place.calibration[b]
             found = estimate_pose(
                 matched.xy_a, matched.xy_b, camera_a.K, camera_b.K, options, seed=0,
-                steps=(matched.step_a, matched.step_b),
+                steps=(matched.step_a, matched.step_b) if extract.has_orientation else None,
             )  # fmt: skip
 
             # The larger of the angles between the rotations and between the directions.

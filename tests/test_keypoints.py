@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rekd_hloc.config import DetectorConfig
+from rekd_hloc.detector import keypoints
 from rekd_hloc.detector.detect import Detector
 from rekd_hloc.detector.keypoints import find_duplicates, find_local_maxima, refine_positions
 from tests.helpers import baked_network, textured_image
@@ -125,6 +126,23 @@ def test_the_fit_is_exact_for_a_quadratic():
     xy, height = refine_positions(score, torch.tensor([[4, 4]]))
     torch.testing.assert_close(xy, torch.tensor([[4.2, 3.7]]), atol=1e-4, rtol=0)
     torch.testing.assert_close(height, torch.tensor([50.0]), atol=1e-3, rtol=0)
+
+
+def test_the_fit_is_steadier_than_nine_values_under_noise(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    errors = []
+    for radius in (1, keypoints.FIT_RADIUS_PX):
+        monkeypatch.setattr(keypoints, "FIT_RADIUS_PX", radius)
+        keypoints._quadratic_fit.cache_clear()
+        offsets = []
+        for _ in range(60):
+            dx, dy = (torch.rand(2, generator=generator) - 0.5).tolist()
+            score = blob(15 + dx, 15 + dy, 2.0) + 0.02 * torch.randn(31, 31, generator=generator)
+            xy, _ = refine_positions(score, torch.tensor([[15, 15]]))
+            offsets.append((xy[0] - torch.tensor([15 + dx, 15 + dy])).norm())
+        errors.append(float(torch.stack(offsets).median()))
+    keypoints._quadratic_fit.cache_clear()
+    assert errors[1] < 0.8 * errors[0]
 
 
 def test_a_plateau_a_ridge_and_the_image_s_corner_stay_on_their_pixel():

@@ -97,6 +97,7 @@ def test_report_holds_every_figure_and_its_origin(finished):
     assert report["peak_memory_mib"] > 50
     assert report["seed"] == 0
     assert report["configuration"]["matching"]["filter"] == "density"
+    assert report["configuration"]["matching"]["ratio"] == 0.95
     assert report["configuration"]["mapping"]["camera_model"] == "SIMPLE_RADIAL"
     assert report["versions"]["pycolmap"] == pycolmap.__version__
     text = format_report(report)
