@@ -1,7 +1,9 @@
 """The descriptor's trainer: views, tracks, batches, the loss, validation, and a small run."""
 
 import json
+import logging
 import math
+import signal
 
 import cv2
 import numpy as np
@@ -10,8 +12,9 @@ import torch
 from torch import nn
 
 from rekd_hloc.config import DetectorConfig
-from rekd_hloc.descriptor.hardnet import describe, load_hardnet
+from rekd_hloc.descriptor.hardnet import describe, load_hardnet, read_hardnet
 from rekd_hloc.descriptor.patches import cut_patches
+from rekd_hloc.descriptor.tfeat import TFeat
 from rekd_hloc.geometry import warp_points
 from rekd_hloc.types import Keypoints
 from rekd_hloc.weights import read_weights
@@ -321,6 +324,24 @@ def test_a_run_starts_from_the_weights_of_another(folder, cache, pairs, tmp_path
     assert not torch.equal(fresh.network.state_dict()[weight], first.network.state_dict()[weight])
 
 
+def test_a_run_starts_from_shipped_weights(folder, cache, pairs, tmp_path):
+    run = DescriptorRun(run_config(folder, cache, tmp_path / "a", init="default"), {})
+    patches = pairs[0].a.patches
+    found = describe(run.network.eval(), patches, 8)
+    torch.testing.assert_close(
+        found, describe(load_hardnet("default"), patches, 8), rtol=0, atol=1e-4
+    )
+    for name, tensor in read_hardnet("default").items():
+        assert torch.equal(tensor, run.network.state_dict()[name]), name
+
+
+def test_a_start_that_is_no_hardnet_is_refused(folder, cache, tmp_path):
+    weights = tmp_path / "tfeat.pth"
+    torch.save(TFeat().state_dict(), weights)
+    with pytest.raises(ValueError, match=r"tfeat.pth does not hold the weights of a HardNet"):
+        DescriptorRun(run_config(folder, cache, tmp_path / "a", init=str(weights)), {})
+
+
 def test_another_configuration_does_not_resume(folder, cache, pairs, tmp_path):
     run_steps(run_config(folder, cache, tmp_path), cache, 3, pairs)
     with pytest.raises(ValueError, match="another configuration.*margin: 1.0 then, 0.5 now"):
@@ -354,19 +375,24 @@ def test_the_start_depends_on_the_seed_alone():
     assert not torch.equal(first[name], third[name])
 
 
-def test_the_program_ends_in_weights_that_load(folder, tmp_path, monkeypatch):
+@pytest.fixture
+def arguments(folder, tmp_path, monkeypatch):
+    """Command line of the program, on photos of the test and without detector weights."""
     monkeypatch.setattr(train_descriptor, "resolve_weights", lambda name: folder / "p0.png")
-    monkeypatch.setattr(train_descriptor, "load_detector", lambda path: (None, None))
+    monkeypatch.setattr(train_descriptor, "load_detector", lambda path: (nn.Identity(), None))
     monkeypatch.setattr(train_descriptor, "Detector", lambda network, config: CornerDetector())
     monkeypatch.setattr(
         train_descriptor,
         "list_photos",
         lambda folders: (sorted(folder.glob("*.png"))[:4], sorted(folder.glob("*.png"))[4:]),
     )
-    arguments = [
+    return [
         "--quiet", f"photos=[{folder}]", f"output={tmp_path}", "steps=2", "batch.batch_size=8",
         "validation_keypoints=20", "tracks.num_views=1", "tracks.min_tracks=4",
     ]  # fmt: skip
+
+
+def test_the_program_ends_in_weights_that_load(arguments, tmp_path):
     assert train_descriptor.main(arguments) == 0
     path = tmp_path / "hardnet.safetensors"
     described = describe(load_hardnet(str(path)), torch.rand(5, 1, 32, 32), 5)
@@ -379,6 +405,35 @@ def test_the_program_ends_in_weights_that_load(folder, tmp_path, monkeypatch):
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 2
     assert train_descriptor.main(arguments) == 0  # nothing left to do
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_signal_leaves_a_checkpoint_of_its_step(arguments, tmp_path, monkeypatch, caplog):
+    whole = [*arguments, "steps=3", f"output={tmp_path / 'whole'}"]
+    assert train_descriptor.main(whole) == 0
+    advance = DescriptorRun.advance
+
+    def advance_and_signal(self, pairs):
+        values = advance(self, pairs)
+        if self.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return values
+
+    stopped = [*arguments, "steps=3", f"output={tmp_path / 'stopped'}"]
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO):
+        patch.setattr(DescriptorRun, "advance", advance_and_signal)
+        assert train_descriptor.main(stopped) == 130
+    assert "stopped at step 2 of 3" in caplog.text
+    assert load_checkpoint(tmp_path / "stopped" / "last.pt")["step"] == 2
+    assert not (tmp_path / "stopped" / "hardnet.safetensors").exists()
+    assert train_descriptor.main(stopped) == 0
+    states = [load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "stopped")]
+    for name, tensor in states[0]["network"].items():
+        assert torch.equal(tensor, states[1]["network"][name]), name
+
+
+def test_an_unknown_device_is_an_error(arguments, caplog):
+    assert train_descriptor.main([*arguments, "device=tpu"]) == 2
+    assert "device" in caplog.text
 
 
 @pytest.mark.parametrize(

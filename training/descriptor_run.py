@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rekd_hloc.descriptor.hardnet import save_descriptor
+from rekd_hloc.descriptor.hardnet import read_hardnet, save_descriptor
 from training.checkpoint import load_checkpoint, require_same, save_checkpoint
 from training.descriptor_loss import hardest_in_batch_loss
 from training.descriptor_validation import (
@@ -22,6 +22,7 @@ from training.descriptor_validation import (
     by_network,
     evaluate,
 )
+from training.processes import choose_device
 from training.track_cache import BatchPlan, PatchPairs
 from training.tracks import TrackConfig
 
@@ -68,7 +69,10 @@ class TrainDescriptorConfig:
     peers: tuple[str, ...] = ()
     """Other descriptor weights to measure once on the same validation keypoints."""
     init: str = ""
-    """Checkpoint of this program whose weights to start from; empty starts anew."""
+    """Weights to start from: a checkpoint of this program (``.pt``), or HardNet weights by name or
+    file (``default`` are those that ship); empty starts anew."""
+    device: str = "auto"
+    """``cuda``, ``cpu``, or ``auto`` for a GPU where there is one."""
 
     def __post_init__(self) -> None:
         if self.optimiser not in ("adam", "sgd"):
@@ -89,7 +93,9 @@ class DescriptorRun:
         self.config = config
         self.folder = Path(config.output)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.network = build_hardnet(config.seed, config.dropout)
+        self.device = choose_device(config.device)
+        self.forked = [self.device] if self.device.type == "cuda" else []
+        self.network = build_hardnet(config.seed, config.dropout).to(self.device)
         self.optimiser = _build_optimiser(self.network, config)
         self.step = 0
         self.best = -1.0
@@ -97,7 +103,7 @@ class DescriptorRun:
         self.quality: Qualities = {}
         self.peers: dict[str, Qualities] = {}
         self.identity = json.loads(json.dumps({**asdict(config), **data}))
-        for name in ("output", "cache", "photos", "detector", "peers", "init"):
+        for name in ("output", "cache", "photos", "detector", "peers", "init", "device"):
             self.identity.pop(name)
         self._resume()
         self.clock = time.perf_counter()
@@ -106,7 +112,7 @@ class DescriptorRun:
         path = self.folder / "last.pt"
         if not path.exists():
             if self.config.init:
-                self.network.load_state_dict(load_checkpoint(Path(self.config.init))["network"])
+                self.network.load_state_dict(_start(self.config.init))
             return
         state = load_checkpoint(path)
         require_same(path, state["identity"], self.identity)
@@ -126,13 +132,12 @@ class DescriptorRun:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config, self.step)
         self.network.train()
-        with torch.random.fork_rng(devices=[]):  # dropout reads torch's own generator
+        with torch.random.fork_rng(self.forked):  # dropout reads torch's own generator
             torch.manual_seed(self.config.seed * 1_000_003 + self.step)
             # apart, as in the paper's code: each column has its own batch statistics
-            a, b = self.network(pairs.a), self.network(pairs.b)
-        loss, positive, negative = hardest_in_batch_loss(
-            a, b, pairs.is_excluded, margin=self.config.margin
-        )
+            a, b = (self.network(patches.to(self.device)) for patches in (pairs.a, pairs.b))
+        excluded = pairs.is_excluded.to(self.device)
+        loss, positive, negative = hardest_in_batch_loss(a, b, excluded, margin=self.config.margin)
         values = {"loss": loss.item(), "positive": positive.item(), "negative": negative.item()}
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(f"loss is not finite at step {self.step}: {values}")
@@ -146,8 +151,7 @@ class DescriptorRun:
         """Validate, append to the log and write the checkpoints."""
         self.network.eval()
         self.quality = {k: evaluate(p, by_network(self.network)) for k, p in held_out.items()}
-        now = time.perf_counter()
-        self.seconds, self.clock = self.seconds + now - self.clock, now
+        self._count_seconds()
         figures = {kind: asdict(quality) for kind, quality in self.quality.items()}
         line = {"step": self.step, "seconds": round(self.seconds, 1), **values, **figures}
         with (self.folder / "log.jsonl").open("a") as log:
@@ -155,18 +159,29 @@ class DescriptorRun:
         score = float(np.mean([q.average_precision for q in self.quality.values()]))
         is_best = score > self.best
         self.best = max(self.best, score)
-        state = {
+        self.save()
+        if is_best:
+            save_checkpoint(self.folder / "best.pt", self._state())
+
+    def save(self) -> None:
+        """Write the checkpoint that a later run goes on from."""
+        self._count_seconds()
+        save_checkpoint(self.folder / "last.pt", self._state())
+
+    def _count_seconds(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self.clock = self.seconds + now - self.clock, now
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "best": self.best,
             "seconds": self.seconds,
-            "quality": figures,
+            "quality": {kind: asdict(quality) for kind, quality in self.quality.items()},
             "identity": self.identity,
         }
-        save_checkpoint(self.folder / "last.pt", state)
-        if is_best:
-            save_checkpoint(self.folder / "best.pt", state)
 
     def export(self, held_out: dict[str, list[ValidationPair]]) -> Path:
         """Write the best checkpoint as it ships, measured once more."""
@@ -195,6 +210,14 @@ def build_hardnet(seed: int, dropout: float = 0.3) -> nn.Module:
         elif isinstance(layer, nn.ReLU):
             layer.inplace = True
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _start(name: str) -> dict[str, torch.Tensor]:
+    """Tensors of a network by the name of a start."""
+    if Path(name).suffix != ".pt":
+        return read_hardnet(name)
+    tensors: dict[str, torch.Tensor] = load_checkpoint(Path(name))["network"]
+    return tensors
 
 
 def learning_rate(config: TrainDescriptorConfig, step: int) -> float:

@@ -100,8 +100,9 @@ def evaluate(pairs: Sequence[ValidationPair], descriptors: Describe) -> Matching
 
 
 def by_network(network: nn.Module, batch_size: int = 512) -> Describe:
-    """Descriptors of a network in eval mode."""
-    return lambda side: describe(network, side.patches, batch_size)
+    """Descriptors of a network in eval mode, wherever it is."""
+    device = next(network.parameters()).device
+    return lambda side: describe(network, side.patches.to(device), batch_size).cpu()
 
 
 def by_root_sift(side: Side) -> Tensor:
@@ -142,7 +143,7 @@ def _side(
     max_keypoints: int,
 ) -> Side:
     image = torch.from_numpy(grey).float() / 255
-    keypoints = detector.detect(image)
+    keypoints = detector.detect(image).to("cpu")
     keypoints = keypoints[torch.arange(min(len(keypoints), max_keypoints))]
     patches = cut_patches(
         image, keypoints, support=config.support, oriented=not upright, antialias=True

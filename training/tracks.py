@@ -87,7 +87,7 @@ def make_tracks(
         for number in range(config.num_views)
     ]
     greys = [torch.from_numpy(view.grey).float() / 255 for view in views]
-    found = [detector.detect(grey) for grey in greys]
+    found = [detector.detect(grey).to("cpu") for grey in greys]
     parts = []
     for oriented in (True, False):
         chosen = [n for n, view in enumerate(views) if oriented or view.is_upright]

@@ -26,7 +26,9 @@ from training.descriptor_validation import (
     evaluate,
     make_pairs,
 )
+from training.processes import choose_device
 from training.program import run_program
+from training.stopping import StopRequest
 from training.track_cache import TrackSet, generate_tracks
 
 logger = logging.getLogger(__name__)
@@ -47,13 +49,15 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
         ValueError: too few photos, or files of another configuration.
         FileNotFoundError: no such folder or detector.
         FloatingPointError: the loss is not finite; the message names the step.
+        KeyboardInterrupt: stopped from outside, after a checkpoint.
     """
     if not config.photos:
         raise ValueError("no photos: give photos=[FOLDER,...] with natural images")
     training_paths, validation_paths = list_photos([Path(folder) for folder in config.photos])
     training_paths = _spread(training_paths, config.max_photos or len(training_paths))
     weights = resolve_weights(config.detector)
-    detector = Detector(load_detector(weights)[0], config.tracks.detector)
+    network = load_detector(weights)[0].to(choose_device(config.device))
+    detector = Detector(network, config.tracks.detector)
     cache = Path(config.cache or Path(config.output) / "tracks")
     generate_tracks(
         cache,
@@ -73,17 +77,36 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
     described |= {Path(name).stem: by_network(load_hardnet(name)) for name in config.peers}
     for name, describe in described.items():
         run.note_peer(name, {k: evaluate(pairs, describe) for k, pairs in held_out.items()})
-    bar = tqdm(total=config.steps, initial=run.step, disable=quiet, unit="step")
-    while run.step < config.steps:
-        rng = np.random.default_rng([config.seed, run.step])
-        values = run.advance(tracks.batch(rng, config.batch))
-        bar.update()
-        bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
-        if run.step % config.validate_every == 0 or run.step == config.steps:
-            run.record(values, held_out)
-            bar.write(f"step {run.step}: {summarise(run.quality)}", file=sys.stderr)
-    bar.close()
+    _run_steps(run, tracks, held_out, quiet=quiet)
     return run.export(held_out)
+
+
+def _run_steps(
+    run: DescriptorRun,
+    tracks: TrackSet,
+    held_out: dict[str, list[ValidationPair]],
+    *,
+    quiet: bool,
+) -> None:
+    config = run.config
+    with (
+        StopRequest() as stop,
+        tqdm(total=config.steps, initial=run.step, disable=quiet, unit="step") as bar,
+    ):
+        while run.step < config.steps:
+            rng = np.random.default_rng([config.seed, run.step])
+            values = run.advance(tracks.batch(rng, config.batch))
+            bar.update()
+            bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
+            if run.step % config.validate_every == 0 or run.step == config.steps:
+                run.record(values, held_out)
+                bar.write(f"step {run.step}: {summarise(run.quality)}", file=sys.stderr)
+            if stop.requested:
+                run.save()
+                logger.info(
+                    "stopped at step %d of %d, kept in %s", run.step, config.steps, run.folder
+                )
+                raise KeyboardInterrupt
 
 
 def _make_validation(

@@ -95,6 +95,24 @@ def load_hardnet(name: str) -> nn.Module:
     raise ValueError(f"{path} does not hold the weights of a descriptor network ({kinds})")
 
 
+def read_hardnet(name: str) -> dict[str, Tensor]:
+    """The tensors of a HardNet as it was trained, for a training that goes on from them.
+
+    Args:
+        name: as for :func:`resolve_hardnet`.
+
+    Raises:
+        FileNotFoundError: as :func:`resolve_hardnet`.
+        ValueError: the file holds no HardNet.
+    """
+    path = resolve_hardnet(name)
+    expected = ARCHITECTURES["HardNet"]().state_dict()
+    state = _read_state(path)
+    if not _fits(state, expected):
+        raise ValueError(f"{path} does not hold the weights of a HardNet")
+    return {key: state.get(key, expected[key]) for key in expected}
+
+
 def save_descriptor(path: Path, network: nn.Module, provenance: dict[str, Any]) -> None:
     """Write HardNet weights as they ship.
 
