@@ -1,35 +1,29 @@
 """Pose errors of many image pairs: in several processes, each pair kept as soon as it is done."""
 
-import hashlib
-import logging
-import multiprocessing
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.oriented_constraints import Correspondences, correspondences_of
+from evaluation.oriented_constraints import Correspondences
+from evaluation.pair_work import (
+    correspondences_between,
+    pair_seed,
+    settings_of,
+    work_in_chunks,
+)
 from evaluation.pose_features import digest_of
 from evaluation.pose_metrics import FAILED, direction_error_deg, rotation_error_deg
 from evaluation.pose_pairs import PosePair
 from evaluation.result_log import ResultLog
-from evaluation.two_view import RansacOptions, estimate_pose, versions
+from evaluation.two_view import RansacOptions, estimate_pose
 from rekd_hloc.store import FeatureStore, MatchStore
-from rekd_hloc.types import Features
-
-logger = logging.getLogger(__name__)
-
-PAIRS_A_TASK = 16
-"""Pairs that a process is given at once."""
-VERSION = 1
-"""Part of every hash: to be raised when the same inputs are to give other results."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +69,6 @@ class PairResult:
         return cls(**values)
 
 
-@dataclass(frozen=True, eq=False)
-class _Task:
-    pair: PosePair
-    matched: Correspondences
-
-
 def estimate_pairs(
     pairs: Sequence[PosePair],
     features_path: Path,
@@ -113,61 +101,26 @@ def estimate_pairs(
         ImportError: the estimator's package is missing.
     """
     with FeatureStore(features_path) as features, MatchStore(matches_path) as matches:
-        settings = {
-            **asdict(options), **versions(options.estimator), "seed": seed, "version": VERSION,
-            "matches": digest_of({**matches.provenance, "features": dict(features.provenance)}),
-        }  # fmt: skip
+        settings = settings_of(features, matches, options, seed)
         log = open_pair_log(folder / f"{matches_path.stem}-{digest_of(settings)}.jsonl")
         missing = [pair for pair in pairs if pair.digest() not in log]
-        names = {name for pair in missing for name in pair.names}
-        read = {name: features.read(name) for name in names}
+        found = {name: features.read(name) for pair in missing for name in pair.names}
 
-        def make_tasks() -> Iterator[list[_Task]]:
-            for start in range(0, len(missing), PAIRS_A_TASK):
-                chunk = missing[start : start + PAIRS_A_TASK]
-                yield [_make_task(pair, read, matches) for pair in chunk]
+        def read(pair: PosePair) -> Correspondences:
+            return correspondences_between(pair.names, found, matches)
 
+        work = partial(_measure_pairs, options=options, seed=seed)
         bar = tqdm(total=len(missing), desc=label, unit="pair", disable=None, leave=False)
         with bar:
-            for results in _run(make_tasks, options, seed, pool):
-                for digest, result in results:
-                    log.add(digest, result)
-                    bar.update()
+            for digest, result in work_in_chunks(missing, read, work, pool):
+                log.add(digest, result)
+                bar.update()
     return [log.get(pair.digest()) for pair in pairs]
-
-
-@contextmanager
-def open_pool(jobs: int) -> Iterator[Executor | None]:
-    """Processes that estimate; None for one job.
-
-    They are started anew (``spawn``): torch and OpenCV have threads that a fork would lose.
-    """
-    if jobs < 1:
-        raise ValueError(f"jobs must be at least 1, got {jobs}")
-    if jobs == 1:
-        yield None
-        return
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield pool
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_pair_log(path: Path) -> ResultLog[PairResult]:
     """Finished pairs of a file."""
     return ResultLog(path, PairResult.from_record, "pair")
-
-
-def pair_seed(names: tuple[str, str], seed: int) -> int:
-    """The seed of one pair's samples, in the range of 31 bits that all estimators take."""
-    text = f"{seed} {names[0]} {names[1]}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 def measure_pair(
@@ -190,28 +143,7 @@ def measure_pair(
     )
 
 
-def _make_task(pair: PosePair, features: Mapping[str, Features], matches: MatchStore) -> _Task:
-    found = matches.read(*pair.names)
-    return _Task(pair, correspondences_of(features[pair.a], features[pair.b], found))
-
-
-def _measure_tasks(
-    tasks: Sequence[_Task], options: RansacOptions, seed: int
+def _measure_pairs(
+    chunk: Sequence[tuple[PosePair, Correspondences]], options: RansacOptions, seed: int
 ) -> list[tuple[str, PairResult]]:
-    return [(t.pair.digest(), measure_pair(t.pair, t.matched, options, seed)) for t in tasks]
-
-
-def _run(
-    make_tasks: Callable[[], Iterator[list[_Task]]],
-    options: RansacOptions,
-    seed: int,
-    pool: Executor | None,
-) -> Iterator[list[tuple[str, PairResult]]]:
-    """Results as they come."""
-    if pool is None:
-        for tasks in make_tasks():
-            yield _measure_tasks(tasks, options, seed)
-        return
-    futures = [pool.submit(_measure_tasks, tasks, options, seed) for tasks in make_tasks()]
-    for future in as_completed(futures):
-        yield future.result()
+    return [(pair.digest(), measure_pair(pair, matched, options, seed)) for pair, matched in chunk]

@@ -8,7 +8,7 @@ from typing import Any
 
 from evaluation.baselines import METHODS, Method, load_method
 from evaluation.imc_stereo import MethodRun, StereoPlan, Workplace
-from evaluation.pose_estimation import num_cores, open_pool
+from evaluation.pair_work import num_cores, open_pool
 from evaluation.pose_matching import FILTERS, MATCHERS, MatchSettings
 from evaluation.pose_report import (
     CSV_COLUMNS,

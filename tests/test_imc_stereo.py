@@ -13,13 +13,8 @@ from evaluation.imc_layout import Camera, list_scenes, read_scene
 from evaluation.imc_stereo import StereoPlan, Workplace, run_stereo
 from evaluation.imc_turning import turn_camera, turn_scene
 from evaluation.oriented_constraints import Correspondences
-from evaluation.pose_estimation import (
-    PairResult,
-    estimate_pairs,
-    measure_pair,
-    open_pair_log,
-    open_pool,
-)
+from evaluation.pair_work import open_pool
+from evaluation.pose_estimation import PairResult, estimate_pairs, measure_pair, open_pair_log
 from evaluation.pose_features import extract_images
 from evaluation.pose_matching import MatchSettings, match_features, match_pairs
 from evaluation.pose_metrics import FAILED, pose_error_deg, rotation_error_deg
