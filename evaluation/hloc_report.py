@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.command_line import exit_status, make_parser
 from evaluation.hloc_figures import (
     FilterFigures,
     MatchFigures,
@@ -208,7 +209,7 @@ def describe_run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.hloc_report", description=__doc__)
+    parser = make_parser("evaluation.hloc_report", __doc__)
     parser.add_argument("--images", type=Path, required=True, help="folder of photos")
     parser.add_argument("--reference", type=Path, required=True, help="model or IMC calibrations")
     parser.add_argument("--out", type=Path, required=True, help="folder for all files")
@@ -223,6 +224,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write OUT/results.json and OUT/table.md."""
     arguments = parse_arguments(argv)
+    return exit_status(lambda: _compare(arguments))
+
+
+def _compare(arguments: argparse.Namespace) -> None:
     register()
     upright = read_reference(arguments.reference)
     results: list[Result] = []
@@ -246,7 +251,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         (arguments.out / "results.json").write_text(json.dumps(record, indent=1))
         (arguments.out / "table.md").write_text(format_table(record))
     sys.stdout.write((arguments.out / "table.md").read_text())
-    return 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.baselines import METHODS, Method, load_method
+from evaluation.command_line import exit_status, make_parser
 from evaluation.homographies import HomographyPair, list_pairs
 from evaluation.protocols import NO_CAP, PROTOCOLS, Protocol
 from evaluation.release import SPLITS, select_split, what_is_missing
@@ -35,11 +36,7 @@ logger = logging.getLogger(__name__)
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line; the options of the paper's code have their counterparts here."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.hpatches",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("evaluation.hpatches", __doc__)
     add = parser.add_argument
     add(
         "--data",
@@ -100,27 +97,21 @@ def _add_our_options(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    return exit_status(lambda: _evaluate(arguments))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
     protocol = PROTOCOLS[arguments.protocol]
-    try:
-        everything = list_pairs(arguments.data)
-        pairs = select_split(
-            everything,
-            arguments.split,
-            without_high_resolution=protocol.without_high_resolution,
-        )
-        if missing := what_is_missing(everything, arguments.split):
-            logger.warning("%s: %s", arguments.data, missing)
-        methods = _load_methods(arguments, protocol)
-        text = _run(arguments, protocol, pairs, methods)
-    except (ValueError, FileNotFoundError) as error:
-        logger.error("%s", error)
-        return 2
-    except KeyboardInterrupt:
-        logger.error("interrupted; the same command goes on from here")
-        return 130
-    sys.stdout.write(text)
-    return 0
+    everything = list_pairs(arguments.data)
+    pairs = select_split(
+        everything,
+        arguments.split,
+        without_high_resolution=protocol.without_high_resolution,
+    )
+    if missing := what_is_missing(everything, arguments.split):
+        logger.warning("%s: %s", arguments.data, missing)
+    methods = _load_methods(arguments, protocol)
+    sys.stdout.write(_run(arguments, protocol, pairs, methods))
 
 
 def read_overrides(arguments: argparse.Namespace) -> list[str]:

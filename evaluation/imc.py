@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.baselines import Method
+from evaluation.command_line import exit_status, make_parser
 from evaluation.imc_layout import COVISIBILITY, Scene, list_scenes
 from evaluation.imc_multiview import BAG_SIZES, choose_bags, run_multiview
 from evaluation.imc_multiview_table import MultiviewResult
@@ -53,11 +54,7 @@ POSES_SOURCE = "poses_source.csv"
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.imc",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("evaluation.imc", __doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="ROOT",
         help="<dataset>/<scene>/set_100/{images,calibration,new-vis-pairs,sub_set}")  # fmt: skip
@@ -77,22 +74,18 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     if any(word.split("=")[0] == VALIDATE for word in argv):
         return validate_main(argv)
     arguments = build_parser().parse_args(argv)
-    try:
+
+    def work() -> int:
         text, found = run(arguments)
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        logger.error("%s", error)
-        return 2
-    except KeyboardInterrupt:
-        logger.error("interrupted; the same command goes on from here")
-        return 130
-    sys.stdout.write(text)
-    if found:
-        sys.stdout.write("\n" + format_findings(found) + "\n")
-    return int(has_errors(found))
+        sys.stdout.write(text)
+        if found:
+            sys.stdout.write("\n" + format_findings(found) + "\n")
+        return int(has_errors(found))
+
+    return exit_status(work)
 
 
 def run(arguments: argparse.Namespace) -> tuple[str, list[Finding]]:

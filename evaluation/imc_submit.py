@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from evaluation.command_line import exit_status, make_parser
 from evaluation.feature_cache import safe_name
 from evaluation.imc_config import Labels, Metadata
 from evaluation.imc_export import STEREO_RUNS, Submission, export_submission
@@ -44,19 +45,18 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 def validate_main(argv: Sequence[str]) -> int:
     """``--validate DIR --data ROOT [--scenes NAME ...]``: prints a table; 1 if there are errors."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.imc")
+    parser = make_parser("evaluation.imc", "Look at a submission.")
     parser.add_argument(VALIDATE, type=Path, required=True, metavar="DIR")
     parser.add_argument("--data", type=Path, required=True, metavar="ROOT")
     parser.add_argument("--scenes", nargs="+", default=[], metavar="NAME")
     arguments = parser.parse_args(argv)
-    try:
-        scenes = list_scenes(arguments.data, arguments.scenes)
-        found = _validate(arguments.validate, scenes)
-    except (ValueError, FileNotFoundError) as error:
-        logger.error("%s", error)
-        return 2
-    sys.stdout.write(format_findings(found) + "\n")
-    return int(has_errors(found))
+
+    def work() -> int:
+        found = _validate(arguments.validate, list_scenes(arguments.data, arguments.scenes))
+        sys.stdout.write(format_findings(found) + "\n")
+        return int(has_errors(found))
+
+    return exit_status(work)
 
 
 def has_errors(found: Sequence[Finding]) -> bool:

@@ -6,7 +6,6 @@ To turn an image is to roll its camera: with A from :func:`rekd_hloc.turning.can
 """
 
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +20,6 @@ from rekd_hloc.geometry import rotation_about
 from rekd_hloc.images import read_color
 from rekd_hloc.picture_file import write_image
 from rekd_hloc.turning import canvas_from_photo, turn_photo
-
-logger = logging.getLogger(__name__)
 
 
 def turn_camera(camera: Camera, size: tuple[int, int], angle_deg: float) -> Camera:

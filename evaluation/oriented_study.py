@@ -8,7 +8,6 @@ usual stopping rule. Writes results.json, table.md and report.html; an interrupt
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.baselines import load_method
+from evaluation.command_line import exit_status, make_parser
 from evaluation.imc_layout import Scene, list_scenes
 from evaluation.oriented_constraints import correspondences_of
 from evaluation.oriented_planes import load_planar_pairs, study_planes
@@ -37,8 +37,6 @@ from evaluation.report import Cell, Table, today, write_report
 from evaluation.samplers import SAMPLERS
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.store import FeatureStore
-
-logger = logging.getLogger(__name__)
 
 METHODS = ("rekd-fast", "rootsift")
 NUM_PLANE_SEEDS = 5
@@ -159,11 +157,7 @@ def load_pairs(
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.oriented_study",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("evaluation.oriented_study", __doc__)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="folder for results")
     add("--data", type=Path, metavar="DIR", help="IMC data; without, synthetic scenes only")
@@ -184,22 +178,16 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
-        options = StudyOptions(
-            tuple(arguments.budgets), arguments.num_scenes, arguments.max_pairs,
-            arguments.num_keypoints, tuple(arguments.ratios), arguments.threshold_px,
-            arguments.seed,
-        )  # fmt: skip
-        text = _run(arguments, options)
-    except (ValueError, FileNotFoundError) as error:
-        logger.error("%s", error)
-        return 2
-    except KeyboardInterrupt:
-        logger.error("interrupted; the same command goes on from here")
-        return 130
-    sys.stdout.write(text)
-    return 0
+    return exit_status(lambda: _study(arguments))
+
+
+def _study(arguments: argparse.Namespace) -> None:
+    options = StudyOptions(
+        tuple(arguments.budgets), arguments.num_scenes, arguments.max_pairs,
+        arguments.num_keypoints, tuple(arguments.ratios), arguments.threshold_px,
+        arguments.seed,
+    )  # fmt: skip
+    sys.stdout.write(_run(arguments, options))
 
 
 def _run(arguments: argparse.Namespace, options: StudyOptions) -> str:

@@ -9,12 +9,12 @@ in OUT/cache.
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation.command_line import exit_status, make_parser
 from evaluation.imc_stereo import run_stereo
 from evaluation.pose_list import read_model_pairs, read_pair_list
 from evaluation.pose_options import (
@@ -28,19 +28,13 @@ from evaluation.pose_options import (
 )
 from evaluation.pose_pairs import PairSet
 
-logger = logging.getLogger(__name__)
-
 PROTOCOL = "pose-pairs"
 COVISIBILITY = 0.1
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.pose",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("evaluation.pose", __doc__)
     add = parser.add_argument
     add("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
     truth = parser.add_mutually_exclusive_group(required=True)
@@ -58,17 +52,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
-        text = run(arguments)
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        logger.error("%s", error)
-        return 2
-    except KeyboardInterrupt:
-        logger.error("interrupted; the same command goes on from here")
-        return 130
-    sys.stdout.write(text)
-    return 0
+
+    def work() -> None:
+        sys.stdout.write(run(arguments))
+
+    return exit_status(work)
 
 
 def run(arguments: argparse.Namespace) -> str:

@@ -6,7 +6,6 @@ multiview task and the submission.
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -21,8 +20,6 @@ from evaluation.feature_cache import safe_name
 from rekd_hloc.images import read_mask
 from rekd_hloc.store import FeatureStore
 from rekd_hloc.types import Features
-
-logger = logging.getLogger(__name__)
 
 DIGEST_LETTERS = 12
 

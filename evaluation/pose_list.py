@@ -7,7 +7,6 @@ its file; an image with rot = k is looked at after k quarter turns against the c
 """
 
 import itertools
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ from evaluation.imc_turning import turn_camera, turn_image
 from evaluation.pose_features import image_size
 from evaluation.pose_pairs import PairSet, PosePair
 from rekd_hloc import pycolmap_compat as compat
-
-logger = logging.getLogger(__name__)
 
 NUM_NUMBERS = 9 + 9 + 16
 ROTATION_TOLERANCE = 1e-3

@@ -1,6 +1,5 @@
 """Matches of image pairs from a features file, kept in a file that a hash of everything names."""
 
-import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,6 @@ from rekd_hloc.config import MatchConfig
 from rekd_hloc.matching.match import match
 from rekd_hloc.store import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Matches
-
-logger = logging.getLogger(__name__)
 
 Pair = tuple[str, str]
 Filter = Literal["none", "paper", "ours", "scale"]

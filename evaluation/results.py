@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.baselines import load_method
+from evaluation.command_line import exit_status, make_parser
 from evaluation.report import write_text
 from evaluation.results_document import format_missing, format_part, has_content, replace_block
 from evaluation.results_plan import PARTS, PRESET_NAMES, Part
@@ -31,12 +32,12 @@ ROOT = Path(__file__).parents[1]
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     parts = [part for part in PARTS if not arguments.part or part.name in arguments.part]
     places = arguments.results or [ROOT / "runs" / "results"]
     data = arguments.data or Path(os.environ.get("REKD_DATA", str(ROOT.parent / "shared" / "data")))
     figures = arguments.figures or arguments.document.parent / "figures"
-    try:
+
+    def work() -> None:
         if arguments.measure:
             measure_missing(parts, data, places)
         found = read_records(places)
@@ -47,24 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             if missing := methods_to_measure(part, records):
                 words = str(data), str(places[0]), missing, _next_run(part, found)
                 lines.append(f"missing: {part.command(*words)}")
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        logger.error("%s", error)
-        return 2
-    except KeyboardInterrupt:
-        logger.error("interrupted; the same command goes on from here")
-        return 130
-    sys.stdout.write("\n".join(lines) + "\n")
-    return 0
+        sys.stdout.write("\n".join(lines) + "\n")
+
+    return exit_status(work, also=(RuntimeError,))
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     names = ", ".join(part.name for part in PARTS)
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.results",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("evaluation.results", __doc__)
     add = parser.add_argument
     add(
         "results",

@@ -9,7 +9,6 @@ Interrupt it and start it again: what was extracted is kept.
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from typing import Any
 
 from evaluation.baselines import METHODS, Method, load_method
 from evaluation.changes import KINDS, UNITS, ChangeKind, default_values
+from evaluation.command_line import exit_status, make_parser
 from evaluation.photos import is_validation
 from evaluation.report import today, write_csv, write_report
 from evaluation.sweep import (
@@ -30,8 +30,6 @@ from evaluation.sweep import (
 from evaluation.sweep_tables import make_plots, make_value_rows, roto360_table, sweep_tables
 from rekd_hloc.images import list_images
 
-logger = logging.getLogger(__name__)
-
 EXTRACTED_FOR_USED = 2
 """Keypoints asked of a method for each one used: those near the border are left out."""
 ROTO360_IMAGES = 10
@@ -41,11 +39,7 @@ REFERENCE_STEMS = ("1", "img1")
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.rotation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("evaluation.rotation", __doc__)
     add = parser.add_argument
     add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="folders of images")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for results")
@@ -79,32 +73,27 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
-        _check(arguments)
-        paths = select_images(arguments)
-        methods = {
-            name: load_method(
-                name,
-                EXTRACTED_FOR_USED * arguments.num_keypoints,
-                device=arguments.device,
-                overrides=arguments.set,
-                weights=arguments.weights,
-            )
-            for name in arguments.method
-        }
-        kinds = ["rotation"] if arguments.roto360 else arguments.sweep or ["rotation"]
-        for kind in dict.fromkeys(kinds):
-            folder = arguments.out / (arguments.exp_name or "")
-            out = folder if len(kinds) == 1 else folder / kind
-            sys.stdout.write(_run(arguments, kind, paths, methods, out))
-    except (ValueError, FileNotFoundError) as error:
-        logger.error("%s", error)
-        return 2
-    except KeyboardInterrupt:
-        logger.error("interrupted; the same command goes on from here")
-        return 130
-    return 0
+    return exit_status(lambda: _sweep(arguments))
+
+
+def _sweep(arguments: argparse.Namespace) -> None:
+    _check(arguments)
+    paths = select_images(arguments)
+    methods = {
+        name: load_method(
+            name,
+            EXTRACTED_FOR_USED * arguments.num_keypoints,
+            device=arguments.device,
+            overrides=arguments.set,
+            weights=arguments.weights,
+        )
+        for name in arguments.method
+    }
+    kinds = ["rotation"] if arguments.roto360 else arguments.sweep or ["rotation"]
+    for kind in dict.fromkeys(kinds):
+        folder = arguments.out / (arguments.exp_name or "")
+        out = folder if len(kinds) == 1 else folder / kind
+        sys.stdout.write(_run(arguments, kind, paths, methods, out))
 
 
 def select_images(arguments: argparse.Namespace) -> list[Path]:

@@ -7,7 +7,6 @@ canvas, with masks. Poses are compared after a similarity on the camera centres.
 
 import argparse
 import json
-import logging
 import shutil
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import pycolmap
 
+from evaluation.command_line import exit_status, make_parser
 from rekd_hloc import pycolmap_compat as compat
 from rekd_hloc.alignment import Pose, read_reference
 from rekd_hloc.images import list_images
@@ -26,8 +26,6 @@ from rekd_hloc.mapping import map_scene
 from rekd_hloc.reconstruction import reconstruct
 from rekd_hloc.report import describe_errors, describe_models, write_json
 from rekd_hloc.turning import turn_folder, turn_poses
-
-logger = logging.getLogger(__name__)
 
 COLMAP_SIFT = "colmap-sift"
 PROTOCOL = "SfM (exhaustive pairs, incremental mapper, similarity on camera centres)"
@@ -130,7 +128,7 @@ def _cell(values: Sequence[float | None], digits: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.sfm", description=__doc__)
+    parser = make_parser("evaluation.sfm", __doc__)
     parser.add_argument("--images", type=Path, required=True, help="folder of photos")
     parser.add_argument("--reference", type=Path, required=True, help="COLMAP model or IMC files")
     parser.add_argument("--method", action="append", help=f"a preset, or {COLMAP_SIFT}")
@@ -139,24 +137,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--turn-seed", type=int, default=0, help="of the angles")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
-        poses = read_reference(arguments.reference)
-        sets = [Photos("upright", arguments.images, None, poses)]
-        if arguments.turned:
-            folder = arguments.out / "turned-photos"
-            angles = turn_folder(arguments.images, folder, arguments.turn_seed)
-            turned = turn_poses(poses, angles)
-            sets.append(Photos("turned", folder / "images", folder / "masks", turned))
-        records = [
-            record
-            for photos in sets
-            for method in arguments.method or ["rekd-fast", COLMAP_SIFT]
-            for record in run_method(method, photos, arguments.out, arguments.seeds)
-        ]
-    except (ValueError, FileNotFoundError) as error:
-        logger.error("%s", error)
-        return 2
+    return exit_status(lambda: _evaluate(arguments))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    poses = read_reference(arguments.reference)
+    sets = [Photos("upright", arguments.images, None, poses)]
+    if arguments.turned:
+        folder = arguments.out / "turned-photos"
+        angles = turn_folder(arguments.images, folder, arguments.turn_seed)
+        turned = turn_poses(poses, angles)
+        sets.append(Photos("turned", folder / "images", folder / "masks", turned))
+    records = [
+        record
+        for photos in sets
+        for method in arguments.method or ["rekd-fast", COLMAP_SIFT]
+        for record in run_method(method, photos, arguments.out, arguments.seeds)
+    ]
     table = f"Protocol: {PROTOCOL}; seeds {arguments.seeds}\n\n{format_table(records)}"
     (arguments.out / "table.md").write_text(table)
     write_json(
@@ -164,7 +161,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         json.loads(json.dumps({"protocol": PROTOCOL, "records": records})),
     )
     sys.stdout.write(table)
-    return 0
 
 
 if __name__ == "__main__":

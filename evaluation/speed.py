@@ -5,7 +5,6 @@ machine disturbs them alike; the median of the turns and the ratio to the first 
 """
 
 import argparse
-import logging
 import platform
 import resource
 import statistics
@@ -21,10 +20,9 @@ import torch
 from tqdm import tqdm
 
 from evaluation.baselines import Method, load_method
+from evaluation.command_line import exit_status, make_parser
 from evaluation.report import Cell, Table, format_markdown, today, write_report
 from rekd_hloc.images import read_color
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_METHODS = ("rekd-fast", "rekd", "rekd-upright", "sift", "colmap-sift")
 
@@ -61,7 +59,7 @@ def measure(runs: dict[str, Callable[[], int]], repeats: int) -> dict[str, dict[
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.speed", description=__doc__)
+    parser = make_parser("evaluation.speed", __doc__)
     parser.add_argument("--method", action="append", help="may be given again")
     parser.add_argument("--image", type=Path, help="a picture; default is a view of the demo scene")
     parser.add_argument("--size", default="1024x768", help="WIDTHxHEIGHT it is resized to")
@@ -70,27 +68,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, help="folder for results.json")
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    return exit_status(lambda: _benchmark(arguments))
+
+
+def _benchmark(arguments: argparse.Namespace) -> None:
+    width, height = _read_size(arguments.size)
+    if arguments.repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {arguments.repeats}")
     with tempfile.TemporaryDirectory() as scratch:
-        try:
-            width, height = _read_size(arguments.size)
-            if arguments.repeats < 1:
-                raise ValueError(f"repeats must be at least 1, got {arguments.repeats}")
-            picture = _prepare(arguments.image, (width, height), Path(scratch))
-            runs = {
-                name: _bind(name, arguments.num_keypoints, arguments.device, picture)
-                for name in arguments.method or DEFAULT_METHODS
-            }
-        except (ValueError, FileNotFoundError) as error:
-            logger.error("%s", error)
-            return 2
+        picture = _prepare(arguments.image, (width, height), Path(scratch))
+        runs = {
+            name: _bind(name, arguments.num_keypoints, arguments.device, picture)
+            for name in arguments.method or DEFAULT_METHODS
+        }
         rows = measure({name: run for name, (_, run) in runs.items()}, arguments.repeats)
     record = _describe(rows, {name: method for name, (method, _) in runs.items()}, (width, height))
     table = make_table(rows)
     if arguments.out:
         write_report(arguments.out, record, [table], [])
     sys.stdout.write(f"{record['description']}\n\n{format_markdown(table)}")
-    return 0
 
 
 def _read_size(text: str) -> tuple[int, int]:

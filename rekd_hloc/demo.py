@@ -1,6 +1,5 @@
 """The demonstration: render a scene, reconstruct it, compare with the truth, make a page of it."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,6 @@ from rekd_hloc.reconstruction import reconstruct
 from rekd_hloc.report import Stopwatch, write_json
 from rekd_hloc.report_page import write_html_report
 from rekd_hloc.scene import DESCRIPTION, render_scene
-
-logger = logging.getLogger(__name__)
 
 FAST, FULL = "rekd-fast", "rekd"
 

@@ -15,8 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Process:

@@ -1,14 +1,11 @@
 """The command line that the programs of this package share: a YAML file and ``key=value``."""
 
-import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from evaluation.command_line import exit_status, make_parser
 from rekd_hloc.config import load_config
-
-logger = logging.getLogger(__name__)
 
 Config = TypeVar("Config", contravariant=True)
 
@@ -39,18 +36,13 @@ def run_program(
     Returns:
         Exit status: 0, 2 for a mistake that the log names, 130 if interrupted.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+    parser = make_parser(name, description)
     parser.add_argument("--config", type=Path, help="YAML with what differs from the defaults")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("overrides", nargs="*", help="key=value, for example seed=1")
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
+
+    def run() -> None:
         work(load_config(defaults, arguments.config, arguments.overrides), quiet=arguments.quiet)
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        logger.error("%s", error)
-        return 2
-    except KeyboardInterrupt:
-        logger.info("stopped; run the same command again to go on from where it was")
-        return 130
-    return 0
+
+    return exit_status(run, also=(FloatingPointError,))

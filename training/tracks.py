@@ -5,7 +5,6 @@ track; what they differ by in position, scale and angle is exactly the noise tha
 has to bear later. One pair of files a photo, so that a stopped run goes on where it was.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,8 +20,6 @@ from rekd_hloc.detector.detect import Detector
 from rekd_hloc.geometry import angle_difference, warp_angles, warp_points, warp_scales
 from rekd_hloc.types import Keypoints
 from training.warps import View, WarpConfig, draw_view, plain_view
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

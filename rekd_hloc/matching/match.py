@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +17,6 @@ from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.pairs import Pair, unique_pairs
 from rekd_hloc.store import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Keypoints, Matches
-
-logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 1 << 28
 """Features kept while other pairs may need them: 230 images of 2,048 keypoints."""

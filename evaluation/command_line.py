@@ -1,0 +1,40 @@
+"""What the programs of this project have in common: their help, their log, and how they end."""
+
+import argparse
+import logging
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+MISTAKES = (ValueError, OSError, ImportError)
+"""What a program raises where the user has to change something; the message says what."""
+
+
+def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of ``python -m NAME``, whose help shows the description line by line."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def exit_status(work: Callable[[], int | None], *, also: tuple[type[Exception], ...] = ()) -> int:
+    """Do a program's work, with its log on standard error.
+
+    Args:
+        work: returns the exit status, None for 0.
+        also: what else is a mistake of the user's, besides ``MISTAKES``.
+
+    Returns:
+        The work's status; 2 for a mistake, which is one line of the log; 130 if interrupted.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        return work() or 0
+    except (*MISTAKES, *also) as error:
+        logger.error("%s", error)
+        return 2
+    except KeyboardInterrupt:
+        logger.error("interrupted; run the same command again to go on from here")
+        return 130
