@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
 from jaxtyping import Float64
 
 from evaluation.imc_layout import CORNER_PX, Camera, all_pairs
@@ -80,7 +79,7 @@ def read_model_pairs(
         FileNotFoundError: no such model or image.
         ValueError: the model cannot be read, has distorted cameras, or gives no pair.
     """
-    reconstruction = _read_model(model)
+    reconstruction = compat.read_reconstruction(model)
     cameras, seen = {}, {}
     for image_id in reconstruction.reg_image_ids():
         image = reconstruction.images[image_id]
@@ -145,16 +144,6 @@ def _show(
         if not files[shown].is_file():
             turn_image(path, angle_deg, files[shown], turned / "masks" / f"{shown}.png")
     return shown, turn_camera(camera, image_size(path), angle_deg)
-
-
-def _read_model(path: Path) -> Any:
-    if not any((path / f"images.{kind}").is_file() for kind in ("bin", "txt")):
-        raise FileNotFoundError(f"{path} holds no COLMAP model: no images.bin or images.txt")
-    try:
-        with compat.quiet():
-            return pycolmap.Reconstruction(str(path))
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is no readable COLMAP model: {error}") from error
 
 
 def _intrinsics(camera: Any, name: str) -> Float64[np.ndarray, "3 3"]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import pycolmap
 from numpy.typing import NDArray
 
 from rekd_hloc import pycolmap_compat as compat
@@ -90,11 +89,7 @@ def read_reference(path: Path) -> dict[str, Pose]:
             f"{path} holds no reference: neither a COLMAP model (images.bin or images.txt) "
             "nor calibration_*.h5"
         )
-    try:
-        with compat.quiet():
-            return read_poses(pycolmap.Reconstruction(str(path)))
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is no readable COLMAP model: {error}") from error
+    return read_poses(compat.read_reconstruction(path))
 
 
 def read_poses(model: Any) -> dict[str, Pose]:

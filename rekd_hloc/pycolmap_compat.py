@@ -68,6 +68,22 @@ def disk_full(path: Path) -> OSError:
     return explain(OSError(errno.ENOSPC, ""), path, kept_in=path.parent)
 
 
+def read_reconstruction(path: Path) -> Any:
+    """The ``pycolmap.Reconstruction`` of a folder.
+
+    Raises:
+        FileNotFoundError: it holds no model.
+        ValueError: the model is damaged.
+    """
+    if not any((path / f"images.{kind}").is_file() for kind in ("bin", "txt")):
+        raise FileNotFoundError(f"{path} holds no COLMAP model: no images.bin or images.txt")
+    try:
+        with quiet():
+            return pycolmap.Reconstruction(str(path))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is no readable COLMAP model: {error}") from error
+
+
 def set_options(options: Any, **values: Any) -> Any:
     """Set those attributes that this release has; nested ones as ``mapper__random_seed``.
 

@@ -128,11 +128,7 @@ def read_model(output: Path, reference: Mapping[str, Pose] | None) -> SparseMode
     folder = output / "sparse" / "0"
     if not folder.is_dir():
         return None
-    try:
-        with compat.quiet():
-            model = pycolmap.Reconstruction(str(folder))
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{folder} is no readable COLMAP model: {error}") from error
+    model = compat.read_reconstruction(folder)
     poses = read_poses(model)
     points = np.array([p.xyz for p in model.points3D.values()], dtype=np.float64).reshape(-1, 3)
     errors = None

@@ -19,6 +19,7 @@ from rekd_hloc.geometry import warp_points
 from rekd_hloc.types import Keypoints
 from rekd_hloc.weights import read_weights
 from tests.helpers import random_keypoints, textured_image
+from tests.wall_scene import make_wall
 from training import train_descriptor
 from training.checkpoint import load_checkpoint
 from training.descriptor_loss import hardest_in_batch_loss
@@ -429,6 +430,17 @@ def test_a_signal_leaves_a_checkpoint_of_its_step(arguments, tmp_path, monkeypat
     states = [load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "stopped")]
     for name, tensor in states[0]["network"].items():
         assert torch.equal(tensor, states[1]["network"][name]), name
+
+
+def test_a_reconstruction_gives_tracks_too(arguments, tmp_path, caplog):
+    out, photos = make_wall(tmp_path / "wall")
+    scenes = [f"scenes.folders=[{out}]", f"scenes.photos=[{photos}]"]
+    with caplog.at_level(logging.INFO):
+        assert train_descriptor.main([*arguments, *scenes]) == 0
+    assert f"{out}: 60 scene points in 5 photos" in caplog.text
+    (out / "features.h5").unlink()
+    assert train_descriptor.main([*arguments, *scenes]) == 2
+    assert "rekd-hloc reconstruct PHOTOS" in caplog.text
 
 
 def test_an_unknown_device_is_an_error(arguments, caplog):

@@ -23,6 +23,7 @@ from training.descriptor_validation import (
     evaluate,
 )
 from training.processes import choose_device
+from training.scene_tracks import SceneConfig
 from training.track_cache import BatchPlan, PatchPairs
 from training.tracks import TrackConfig
 
@@ -44,6 +45,8 @@ class TrainDescriptorConfig:
     cache: str = ""
     """Folder for the tracks; empty means ``output``/tracks."""
     tracks: TrackConfig = field(default_factory=TrackConfig)
+    scenes: SceneConfig = field(default_factory=SceneConfig)
+    """Reconstructions that give tracks too."""
     batch: BatchPlan = field(default_factory=BatchPlan)
     steps: int = 1000
     optimiser: str = "adam"
@@ -89,7 +92,7 @@ class TrainDescriptorConfig:
 class DescriptorRun:
     """Network, optimiser and step counter, tied to the files of one output folder."""
 
-    def __init__(self, config: TrainDescriptorConfig, data: dict[str, str]) -> None:
+    def __init__(self, config: TrainDescriptorConfig, data: dict[str, Any]) -> None:
         self.config = config
         self.folder = Path(config.output)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -103,6 +106,7 @@ class DescriptorRun:
         self.quality: Qualities = {}
         self.peers: dict[str, Qualities] = {}
         self.identity = json.loads(json.dumps({**asdict(config), **data}))
+        self.identity["scenes"] = config.scenes.limits
         for name in ("output", "cache", "photos", "detector", "peers", "init", "device"):
             self.identity.pop(name)
         self._resume()

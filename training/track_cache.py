@@ -1,9 +1,10 @@
-"""Tracks of all training photos on disk, and batches of patch pairs drawn from them.
+"""Tracks of all training photos and scenes on disk, and batches of patch pairs drawn from them.
 
 Two files a photo; the second one is written last and marks the photo as done. A batch is a pure
 function of the seed and the step.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -21,9 +22,15 @@ from evaluation.photos import photos_hash
 from rekd_hloc.detector.detect import Detector
 from rekd_hloc.images import ImageReadError, read_color
 from training.checkpoint import require_same
+from training.scene_tracks import SceneConfig, make_scene_tracks, scene_hash
 from training.tracks import TrackConfig, Tracks, make_tracks
 
 logger = logging.getLogger(__name__)
+
+VERSION = 2
+"""Of the files."""
+DONE = "done"
+"""File that marks a scene's folder as whole."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class PatchPairs:
 
     Attributes:
         a, b: patches in 0..1.
-        is_excluded: true where two rows show (nearly) the same place of one photo.
+        is_excluded: true where two rows show (nearly) the same place of one photo or scene.
     """
 
     a: Float[Tensor, "pair 1 32 32"]
@@ -57,6 +64,7 @@ def generate_tracks(
     """
     folder.mkdir(parents=True, exist_ok=True)
     identity = {"tracks": asdict(config), "detector": detector_hash, "seed": seed}
+    identity["version"] = VERSION
     identity = json.loads(json.dumps({**identity, "data_hash": photos_hash(paths)}))
     stated = folder / "config.json"
     if stated.is_file():
@@ -76,27 +84,60 @@ def generate_tracks(
         _write(folder / f"{index:05d}", make_tracks(photo, detector, config, rng))
 
 
-class TrackSet:
-    """All tracks below a folder.
+def generate_scene_tracks(
+    folder: Path, scenes: SceneConfig, config: TrackConfig, *, seed: int, quiet: bool = False
+) -> list[Path]:
+    """Write the tracks of all scenes, or what is missing of them.
+
+    Returns:
+        The folder of each scene's tracks, below ``folder``.
 
     Raises:
-        ValueError: the folder holds no tracks of the kind, or too few.
+        FileNotFoundError, ValueError: as :func:`training.scene_tracks.make_scene_tracks`.
+    """
+    written = []
+    pairs = list(zip(scenes.folders, scenes.photos, strict=True))
+    for source, photos in tqdm(pairs, disable=quiet or not pairs, unit="scene"):
+        content = scene_hash(Path(source))
+        settings = [content, VERSION, seed, scenes.limits, asdict(config)]
+        name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+        if not (folder / name / DONE).is_file():
+            rng = np.random.default_rng([seed, *content.encode()])
+            parts = make_scene_tracks(Path(source), Path(photos), config, scenes, rng)
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            for index, tracks in enumerate(parts):
+                _write(folder / name / f"{index:05d}", tracks)
+            (folder / name / DONE).touch()
+        written.append(folder / name)
+    return written
+
+
+class TrackSet:
+    """All tracks in a folder, and in those of scenes.
+
+    Args:
+        folder: of the photos' tracks.
+        scenes: folders each of which holds the tracks of one scene.
+
+    Raises:
+        ValueError: there are no tracks, or too few.
     """
 
-    def __init__(self, folder: Path) -> None:
-        files = [np.load(path) for path in sorted(folder.glob("*.npz"))]
-        self.patches = [
-            np.load(path.with_suffix(".npy"), mmap_mode="r")
-            for path in sorted(folder.glob("*.npz"))
-        ]
-        counts = [len(file["xy"]) for file in files]
+    def __init__(self, folder: Path, scenes: Sequence[Path] = ()) -> None:
+        found = [(f"{place}", path) for place in scenes for path in sorted(place.glob("*.npz"))]
+        found = [(path.stem, path) for path in sorted(folder.glob("*.npz"))] + found
+        files = [np.load(path) for _, path in found]
+        self.patches = [np.load(path.with_suffix(".npy"), mmap_mode="r") for _, path in found]
+        counts = [len(file["side"]) for file in files]
         if sum(counts) < 2:
             raise ValueError(f"{folder} holds {sum(counts)} tracks; use more photos with texture")
         self.photo = np.repeat(np.arange(len(files)), counts)
+        worlds = np.unique([world for world, _ in found], return_inverse=True)[1]
+        self.world = np.repeat(worlds, counts)
         self.first = np.concatenate([file["start"][:-1] for file in files])
         self.length = np.concatenate([np.diff(file["start"]) for file in files])
-        self.xy = np.concatenate([file["xy"] for file in files])
-        self.side_px = np.concatenate([file["side_px"] for file in files])
+        self.place = np.concatenate([file["place"] for file in files])
+        self.side = np.concatenate([file["side"] for file in files])
         self.is_upright = np.concatenate([file["is_upright"] for file in files])
 
     def __len__(self) -> int:
@@ -147,10 +188,10 @@ class TrackSet:
         return np.stack(picked)
 
     def _same_place(self, tracks: NDArray[np.int64], exclusion: float) -> NDArray[np.bool_]:
-        xy, side, photo = self.xy[tracks], self.side_px[tracks], self.photo[tracks]
-        distance = np.linalg.norm(xy[:, None] - xy[None], axis=2)
+        place, side, world = self.place[tracks], self.side[tracks], self.world[tracks]
+        distance = np.linalg.norm(place[:, None] - place[None], axis=2)
         near = distance < exclusion * np.maximum(side[:, None], side[None])
-        return np.asarray(near & (photo[:, None] == photo[None]))
+        return np.asarray(near & (world[:, None] == world[None]))
 
 
 @dataclass(frozen=True)
@@ -164,7 +205,7 @@ class BatchPlan:
     upright_share: float = 0.25
     """Share of pairs of upright patches."""
     exclusion: float = 0.1
-    """Two places of a photo closer than this part of the larger patch's side count as one."""
+    """Two places of a photo or scene closer than this part of the larger patch's side are one."""
     max_gamma: float = 1.25
     """Largest exponent on pixel values, log-uniform from its inverse, each patch its own."""
 
@@ -215,8 +256,8 @@ def _write(stem: Path, tracks: Tracks) -> None:
         np.savez(
             file,
             start=tracks.start,
-            xy=tracks.xy,
-            side_px=tracks.side_px,
+            place=tracks.place,
+            side=tracks.side,
             is_upright=tracks.is_upright,
         )
     scratch.replace(rest)

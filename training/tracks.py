@@ -63,16 +63,25 @@ class TrackConfig:
 
 @dataclass(frozen=True)
 class Tracks:
-    """Tracks of one photo: patches in order of the track, and where each track begins."""
+    """Tracks of one photo or scene.
+
+    Attributes:
+        patches: of all tracks, one track after the other.
+        start: where each track begins in them, and their number.
+        place: where a track is, shape (track, 3): x, y and 0 in pixels of the photo, or the scene
+            point.
+        side: of the square that the first patch shows, in the unit of ``place``.
+        is_upright: whether its patches are cut upright.
+    """
 
     patches: NDArray[np.uint8]
     start: NDArray[np.int64]
-    xy: NDArray[np.float32]
-    side_px: NDArray[np.float32]
+    place: NDArray[np.float32]
+    side: NDArray[np.float32]
     is_upright: NDArray[np.bool_]
 
     def __len__(self) -> int:
-        return len(self.xy)
+        return len(self.place)
 
 
 def make_tracks(
@@ -99,7 +108,7 @@ def make_tracks(
                     rng,
                 )
             )
-    return _join(parts)
+    return join(parts)
 
 
 def agreeing(
@@ -165,14 +174,14 @@ def _tracks_of_kind(
         points = keypoints[index[present]]
         points = replace(points, scale=points.scale * factor[present])
         cut = cut_patches(grey, points, support=config.support, oriented=oriented, antialias=True)
-        columns.append((present.numpy(), _as_bytes(cut)))
+        columns.append((present.numpy(), as_bytes(cut)))
     patches, start = _by_track(columns, len(rows))
     side = anchor.scale[rows] * factor * config.support
     return Tracks(
         patches=patches,
         start=start,
-        xy=anchor.xy[rows].numpy(),
-        side_px=side.numpy(),
+        place=np.pad(anchor.xy[rows].numpy(), ((0, 0), (0, 1))),
+        side=side.numpy(),
         is_upright=np.full(len(rows), not oriented),
     )
 
@@ -204,7 +213,8 @@ def _supplement(
     return [found[0], Keypoints.concatenate([found[1], jittered]), *found[2:]], partner
 
 
-def _as_bytes(patches: Tensor) -> NDArray[np.uint8]:
+def as_bytes(patches: Float[Tensor, "patch 1 32 32"]) -> NDArray[np.uint8]:
+    """Patches as they are kept on disk."""
     return (patches[:, 0] * 255).round().clamp(0, 255).to(torch.uint8).numpy()
 
 
@@ -219,7 +229,8 @@ def _by_track(
     return patches[order], np.concatenate([[0], np.cumsum(counts)])
 
 
-def _join(parts: Sequence[Tracks]) -> Tracks:
+def join(parts: Sequence[Tracks]) -> Tracks:
+    """All tracks of several parts of one photo or scene."""
     starts, total = [np.zeros(1, np.int64)], 0
     for part in parts:
         starts.append(part.start[1:] + total)
@@ -227,7 +238,7 @@ def _join(parts: Sequence[Tracks]) -> Tracks:
     return Tracks(
         patches=np.concatenate([p.patches for p in parts]),
         start=np.concatenate(starts),
-        xy=np.concatenate([p.xy for p in parts]),
-        side_px=np.concatenate([p.side_px for p in parts]),
+        place=np.concatenate([p.place for p in parts]),
+        side=np.concatenate([p.side for p in parts]),
         is_upright=np.concatenate([p.is_upright for p in parts]),
     )

@@ -1,7 +1,8 @@
 """Train the descriptor: ``python -m training.train_descriptor --config YAML photos=[FOLDER,...]``.
 
 HardNet with its hardest-in-batch loss on patches at this project's keypoints, cut at their detected
-position, scale and angle in photos and in changed views of them. Every step is a pure function of
+position, scale and angle in photos and in changed views of them, and with ``scenes.folders`` and
+``scenes.photos`` also in the photos of reconstructions. Every step is a pure function of
 seed and step number: a stopped run that goes on gives the same weights as one that was not stopped.
 """
 
@@ -28,8 +29,9 @@ from training.descriptor_validation import (
 )
 from training.processes import choose_device
 from training.program import run_program
+from training.scene_tracks import scene_hash
 from training.stopping import StopRequest
-from training.track_cache import TrackSet, generate_tracks
+from training.track_cache import TrackSet, generate_scene_tracks, generate_tracks
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +70,18 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
         seed=config.seed,
         quiet=quiet,
     )
-    tracks = TrackSet(cache)
+    scenes = generate_scene_tracks(
+        cache / "scenes", config.scenes, config.tracks, seed=config.seed, quiet=quiet
+    )
+    tracks = TrackSet(cache, scenes)
     logger.info("%d tracks with %d patches", len(tracks), tracks.num_patches)
     held_out = _make_validation(config, validation_paths, detector)
-    identity = {"data_hash": photos_hash([*training_paths, *validation_paths])}
-    run = DescriptorRun(config, {**identity, "detector_hash": weights_hash(weights)})
+    identity = {
+        "data_hash": photos_hash([*training_paths, *validation_paths]),
+        "detector_hash": weights_hash(weights),
+        "scene_hashes": [scene_hash(Path(folder)) for folder in config.scenes.folders],
+    }
+    run = DescriptorRun(config, identity)
     described: dict[str, Describe] = {"RootSIFT": by_root_sift}
     described |= {Path(name).stem: by_network(load_hardnet(name)) for name in config.peers}
     for name, describe in described.items():
