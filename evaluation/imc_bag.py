@@ -28,6 +28,7 @@ from rekd_hloc.verification import verify
 
 CAMERA_MODEL = "SIMPLE_RADIAL"
 CAMERA_MODE = "per_image"
+MAX_ERROR_PX = 4.0
 MAX_TRIALS = 10_000
 MIN_INLIER_RATIO = 0.25
 """COLMAP's defaults for verification, which the benchmark leaves as they are."""
@@ -151,6 +152,7 @@ def make_database(
         path,
         pairs,
         seed,
+        max_error_px=MAX_ERROR_PX,
         max_trials=MAX_TRIALS,
         min_inlier_ratio=MIN_INLIER_RATIO,
         num_threads=num_threads,

@@ -15,7 +15,7 @@ from rekd_hloc.alignment import Pose
 from rekd_hloc.colmap import colmap_keypoints, stored_support
 from rekd_hloc.store import FeatureStore, MatchStore
 
-VERSION = 2
+VERSION = 3
 """Part of every key: to be raised when the same inputs are to give other results."""
 
 

@@ -21,6 +21,7 @@ from evaluation.curves import Plot, assign_colors, draw
 Cell = str | float | None
 
 STYLE = """
+table{display:block;overflow-x:auto}
 body{font:15px/1.45 sans-serif;margin:2em auto;max-width:76em;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:.6em 0 1.6em}
 td,th{padding:.25em .7em;border-bottom:1px solid #ddd;text-align:right;

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation import imc_multiview
+from evaluation import imc_bag, imc_multiview
 from evaluation.imc_bag import BagResult, BagTask, reconstruct_bag
 from evaluation.imc_bag_log import open_bag_log
 from evaluation.imc_bags import draw_bags
 from evaluation.imc_multiview import choose_bags, run_multiview
 from evaluation.imc_multiview_table import COLUMNS, MultiviewResult, make_table
 from evaluation.report import format_markdown
+from rekd_hloc.pycolmap_compat import pycolmap
 from rekd_hloc.store import MatchStore
 from rekd_hloc.types import Matches
+from rekd_hloc.verification import verify
 from tests.imc_scene import make_imc_scene
 
 NAMES = [f"image{number}" for number in range(12)]
@@ -60,6 +62,21 @@ def test_true_matches_give_a_perfect_score(made, tmp_path):
     assert six.num_points == pytest.approx(120, abs=3)
     assert six.track_length == pytest.approx(6, abs=0.2)
     assert 0 < six.ate_rel < 0.01
+
+
+def test_pairs_are_verified_with_colmaps_own_defaults(made, tmp_path, monkeypatch):
+    given = {}
+
+    def watch(*arguments, **options):
+        given.update(options)
+        return verify(*arguments, **options)
+
+    monkeypatch.setattr(imc_bag, "verify", watch)
+    run(made, tmp_path)
+    ransac = pycolmap.TwoViewGeometryOptions().ransac
+    assert given["max_error_px"] == ransac.max_error
+    assert given["max_trials"] == ransac.max_num_trials
+    assert given["min_inlier_ratio"] == ransac.min_inlier_ratio
 
 
 def test_wrong_matches_score_lower(made, tmp_path):
