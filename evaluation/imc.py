@@ -34,7 +34,7 @@ from evaluation.imc_turning import turn_scene
 from evaluation.pose_features import extract_images
 from evaluation.pose_matching import match_pairs
 from evaluation.pose_options import (
-    add_method_options,
+    add_common_options,
     add_stereo_options,
     describe_stereo,
     load_methods,
@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="<dataset>/<scene>/set_100/{images,calibration,new-vis-pairs,sub_set}")  # fmt: skip
     add("--scenes", nargs="+", default=[], metavar="NAME", help="default: all that are there")
     add("--task", default="stereo", help="stereo, or stereo,multiview; default stereo")
-    add_method_options(parser)
+    add_common_options(parser)
     add("--covisibility", type=float, default=COVISIBILITY, metavar="C",
         help=f"pairs above it count; default {COVISIBILITY:g}")  # fmt: skip
     add("--turned", type=int, metavar="SEED", help="turn every second image by any angle")

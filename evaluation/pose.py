@@ -18,7 +18,7 @@ from evaluation.command_line import exit_status, make_parser
 from evaluation.imc_stereo import run_stereo
 from evaluation.pose_list import read_model_pairs, read_pair_list
 from evaluation.pose_options import (
-    add_method_options,
+    add_common_options,
     add_stereo_options,
     describe_stereo,
     load_methods,
@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--covisibility", type=float, default=COVISIBILITY, metavar="C",
         help="with --model: least share of common scene points; default 0.1")  # fmt: skip
     add("--exhaustive", action="store_true", help="with --model: all pairs")
-    add_method_options(parser)
+    add_common_options(parser)
     add_stereo_options(parser)
     return parser
 

@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evaluation.baselines import METHODS, Method, load_method
+from evaluation.baselines import Method, load_method
 from evaluation.imc_stereo import MethodRun, StereoPlan, Workplace
+from evaluation.method_options import add_method_options
 from evaluation.pair_work import num_cores, open_pool
 from evaluation.pose_matching import FILTERS, MATCHERS, MatchSettings
 from evaluation.pose_report import (
@@ -30,27 +31,12 @@ NUM_SEEDS = 3
 NUM_KEYPOINTS = 2048
 
 
-def add_method_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say what extracts."""
-    add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for results and caches")
-    add(
-        "--method",
-        action="append",
-        required=True,
-        metavar="NAME",
-        help=f"may be given again: {', '.join(METHODS)}; DETECTOR+ours",
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say what extracts, and where results go."""
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for results and caches"
     )
-    add(
-        "--num-keypoints",
-        type=int,
-        default=NUM_KEYPOINTS,
-        metavar="N",
-        help=f"most keypoints of an image; default {NUM_KEYPOINTS}",
-    )
-    add("--weights", type=Path, metavar="DIR", help="folder of the peers' weights")
-    add("--device", default="auto", help="cpu, cuda, or auto (default)")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="option of rekd methods")
+    add_method_options(parser, NUM_KEYPOINTS)
 
 
 def add_stereo_options(parser: argparse.ArgumentParser) -> None:

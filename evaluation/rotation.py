@@ -15,9 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.baselines import METHODS, Method, load_method
+from evaluation.baselines import Method, load_method
 from evaluation.changes import KINDS, UNITS, ChangeKind, default_values
 from evaluation.command_line import exit_status, make_parser
+from evaluation.method_options import add_method_options
 from evaluation.photos import is_validation
 from evaluation.report import today, write_csv, write_report
 from evaluation.sweep import (
@@ -30,6 +31,7 @@ from evaluation.sweep import (
 from evaluation.sweep_tables import make_plots, make_value_rows, roto360_table, sweep_tables
 from rekd_hloc.images import list_images
 
+NUM_KEYPOINTS = 500
 EXTRACTED_FOR_USED = 2
 """Keypoints asked of a method for each one used: those near the border are left out."""
 ROTO360_IMAGES = 10
@@ -43,13 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="folders of images")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for results")
-    add(
-        "--method",
-        action="append",
-        required=True,
-        metavar="NAME",
-        help=f"may be given again: {', '.join(METHODS)}; DETECTOR+ours",
-    )
+    add_method_options(parser, NUM_KEYPOINTS)
     add(
         "--sweep",
         action="append",
@@ -62,10 +58,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--held-out", action="store_true", help="only photos of the validation tenth")
     add("--max-images", type=int, metavar="N", help="at most so many, evenly spread; roto360: 10")
     add("--step-deg", type=float, default=10.0, metavar="DEG", help="between turns; default 10")
-    add("--num-keypoints", type=int, default=500, metavar="N", help="of each image; default 500")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="option of rekd methods")
-    add("--weights", type=Path, metavar="DIR", help="folder of the peers' weights")
-    add("--device", default="auto", help="cpu, cuda, or auto (default)")
     add("--num-threads", type=int, default=1, metavar="N", help="images at once; default 1")
     return parser
 
