@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from evaluation.photos import photos_hash
 from rekd_hloc.detector.detect import Detector
 from rekd_hloc.images import ImageReadError, read_color
 from training.checkpoint import require_same
+from training.patch_changes import PatchChanges, change_patches
 from training.scene_tracks import SceneConfig, make_scene_tracks, scene_hash
 from training.tracks import TrackConfig, Tracks, make_tracks
 
@@ -158,8 +159,8 @@ class TrackSet:
         a, b = (self._read(tracks, view) for view in (first, second))
         a, b = _turn_alike(rng, a, b, self.is_upright[tracks])
         return PatchPairs(
-            a=_as_patches(rng, a, plan.max_gamma),
-            b=_as_patches(rng, b, plan.max_gamma),
+            a=torch.from_numpy(change_patches(rng, a, plan.changes))[:, None],
+            b=torch.from_numpy(change_patches(rng, b, plan.changes))[:, None],
             is_excluded=torch.from_numpy(self._same_place(tracks, plan.exclusion)),
         )
 
@@ -206,8 +207,8 @@ class BatchPlan:
     """Share of pairs of upright patches."""
     exclusion: float = 0.1
     """Two places of a photo or scene closer than this part of the larger patch's side are one."""
-    max_gamma: float = 1.25
-    """Largest exponent on pixel values, log-uniform from its inverse, each patch its own."""
+    changes: PatchChanges = field(default_factory=PatchChanges)
+    """What is done to every patch."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 2 or self.photos < 1:
@@ -235,14 +236,6 @@ def _turn_alike(
             chosen = turns == quarter
             patches[chosen] = np.rot90(patches[chosen], quarter, axes=(1, 2))
     return a, b
-
-
-def _as_patches(
-    rng: np.random.Generator, patches: NDArray[np.uint8], max_gamma: float
-) -> Float[Tensor, "pair 1 32 32"]:
-    exponent = np.exp(rng.uniform(-1, 1, (len(patches), 1, 1)) * np.log(max_gamma))
-    values = (patches.astype(np.float32) / 255) ** exponent.astype(np.float32)
-    return torch.from_numpy(values)[:, None]
 
 
 def _write(stem: Path, tracks: Tracks) -> None:
