@@ -45,6 +45,32 @@ def test_patches_of_a_track_show_one_place_whatever_the_roll_and_distance(wall):
     assert np.median(np.abs(other)) < 0.5
 
 
+def test_tracks_are_grouped_by_the_first_photo_that_shows_them(tmp_path):
+    hidden = {(0, i) for i in range(20)} | {(1, i) for i in range(10)}
+    parts = tracks_of(make_wall(tmp_path, hidden=hidden))
+    assert [int((~part.is_upright).sum()) for part in parts] == [40, 10, 10]
+    assert [len(part.patches) for part in parts] == [40 * 8, 10 * 6, 10 * 3]
+    for part in parts:
+        assert part.start[-1] == len(part.patches)
+        oriented = np.flatnonzero(~part.is_upright)
+        same = [
+            alike(part.patches[part.start[k]], part.patches[part.start[k + 1] - 1])
+            for k in oriented
+        ]
+        assert np.median(same) > 0.9
+        # scales and distances differ from photo to photo, the square of the wall does not
+        assert part.side == pytest.approx(np.full(len(part), 24 * 4 / FOCAL), rel=1e-5)
+
+
+def test_a_photo_that_shows_a_point_twice_counts_once(tmp_path):
+    (tracks,) = tracks_of(make_wall(tmp_path, merged=[(1, 4, 5)]))
+    lengths = np.diff(tracks.start)[~tracks.is_upright]
+    assert lengths[4] == len(VIEWS)
+    assert lengths[5] == len(VIEWS) - 1
+    patches = tracks.patches[tracks.start[4] : tracks.start[5]]
+    assert min(alike(patches[0], patch) for patch in patches) > 0.8
+
+
 def test_upright_patches_come_from_photos_of_one_roll_only(wall):
     (tracks,) = tracks_of(wall)
     upright = np.diff(tracks.start)[tracks.is_upright]

@@ -440,13 +440,25 @@ def test_a_reconstruction_gives_tracks_too(arguments, tmp_path, caplog):
         assert train_descriptor.main([*arguments, *scenes]) == 0
     assert f"{out}: 60 scene points in 5 photos" in caplog.text
     (out / "features.h5").unlink()
-    assert train_descriptor.main([*arguments, *scenes]) == 2
+    fresh = tmp_path / "fresh"
+    assert train_descriptor.main([*arguments, *scenes, f"output={fresh}"]) == 2
     assert "rekd-hloc reconstruct PHOTOS" in caplog.text
+    assert not fresh.exists()  # before any work on the photos
 
 
 def test_an_unknown_device_is_an_error(arguments, caplog):
-    assert train_descriptor.main([*arguments, "device=tpu"]) == 2
-    assert "device" in caplog.text
+    assert train_descriptor.main([*arguments, "device=tpu9"]) == 2
+    assert "no device 'tpu9'" in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_a_run_on_a_gpu_is_close_to_one_on_the_cpu(folder, cache, pairs, tmp_path):
+    losses = [
+        run_steps(run_config(folder, cache, tmp_path / name, device=name), cache, 3, pairs)[1]
+        for name in ("cpu", "cuda")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=0.02)
 
 
 @pytest.mark.parametrize(

@@ -118,5 +118,7 @@ def test_devices_by_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert choose_device("auto", 1) == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match="no device 'tpu'"):
+        choose_device("tpu")
     with pytest.raises(ValueError, match="GPU number 2, torch sees 2"):
         choose_device("auto", 2)

@@ -26,8 +26,12 @@ def camera(roll, distance):
     return rotation, np.array([0, 0, distance])
 
 
-def make_wall(folder, errors=None):
-    """Photos, a COLMAP model in text form, and features; keypoint i of every photo is point i."""
+def make_wall(folder, errors=None, hidden=(), merged=()):
+    """Photos, a COLMAP model in text form, and features; keypoint i of every photo is point i.
+
+    ``hidden`` are pairs of a photo and a point that the model does not see in it; ``merged`` are
+    triples of a photo, a point, and a second keypoint of the photo that is taken for that point.
+    """
     rng = np.random.default_rng(0)
     xyz = np.column_stack([rng.uniform(-0.7, 0.7, (NUM_POINTS, 2)), np.zeros(NUM_POINTS)])
     wall = cv2.GaussianBlur(textured_image(600, 600, 3), (0, 0), 3)  # half as many pixels in photos
@@ -51,12 +55,17 @@ def make_wall(folder, errors=None):
             cv2.imwrite(str(folder / "photos" / name), cv2.warpPerspective(wall, shown, SIZE))
             xy = (xyz @ rotation.T + translation) @ intrinsics.T
             xy = xy[:, :2] / xy[:, 2:]
-            rows = [f"{x} {y} {i + 1}" for i, (x, y) in enumerate(xy)]
+            shows = [i if (number, i) not in hidden else -1 for i in range(NUM_POINTS)]
+            for photo, point, other in merged:
+                if photo == number:
+                    shows[other] = point
+            rows = [f"{x} {y} {shows[i] + 1 or -1}" for i, (x, y) in enumerate(xy)]
             quaternion = [math.cos(roll / 2), 0, 0, math.sin(roll / 2)]
             pose = " ".join(map(str, [*quaternion, *translation]))
             images += [f"{number + 1} {pose} 1 {name}", " ".join(rows)]
-            for i in range(NUM_POINTS):
-                seen[i].append(f"{number + 1} {i}")
+            for i, point in enumerate(shows):
+                if point >= 0:
+                    seen[point].append(f"{number + 1} {i}")
             keypoints = Keypoints(
                 torch.from_numpy(xy - 0.5).float(),
                 torch.full((NUM_POINTS,), 4.0 / distance),

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from rekd_hloc.descriptor.hardnet import read_hardnet, save_descriptor
+from rekd_hloc.extractor import choose_device
 from training.checkpoint import load_checkpoint, require_same, save_checkpoint
 from training.descriptor_loss import hardest_in_batch_loss
 from training.descriptor_validation import (
@@ -22,7 +23,6 @@ from training.descriptor_validation import (
     by_network,
     evaluate,
 )
-from training.processes import choose_device
 from training.scene_tracks import SceneConfig
 from training.track_cache import BatchPlan, PatchPairs
 from training.tracks import TrackConfig

@@ -73,8 +73,10 @@ def choose_device(device: str, local_rank: int = 0) -> torch.device:
     """The device of a process.
 
     Raises:
-        ValueError: there is no GPU, or fewer than processes.
+        ValueError: no such name; there is no GPU, or fewer than processes.
     """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"no device {device!r}; use auto, cpu or cuda")
     if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     found = torch.cuda.device_count()

@@ -23,7 +23,7 @@ from rekd_hloc.images import read_image
 from rekd_hloc.pycolmap_compat import read_reconstruction
 from rekd_hloc.store import FeatureStore
 from rekd_hloc.types import Keypoints
-from training.tracks import TrackConfig, Tracks, as_bytes, join
+from training.tracks import TrackConfig, Tracks, as_bytes, join_tracks
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def make_scene_tracks(
             tracks = replace(tracks, is_upright=np.full(len(tracks), not oriented))
             parts.setdefault(number, []).append(tracks)
     logger.info("%s: %d scene points in %d photos", folder, len(xyz), len(views))
-    return [join(parts[number]) for number in sorted(parts)]
+    return [join_tracks(parts[number]) for number in sorted(parts)]
 
 
 def _read_views(

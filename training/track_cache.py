@@ -91,7 +91,8 @@ def generate_scene_tracks(
     """Write the tracks of all scenes, or what is missing of them.
 
     Returns:
-        The folder of each scene's tracks, below ``folder``.
+        The folder of each scene's tracks, below ``folder``; its name is a hash of all that they
+        depend on.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`training.scene_tracks.make_scene_tracks`.

@@ -108,7 +108,7 @@ def make_tracks(
                     rng,
                 )
             )
-    return join(parts)
+    return join_tracks(parts)
 
 
 def agreeing(
@@ -229,7 +229,7 @@ def _by_track(
     return patches[order], np.concatenate([[0], np.cumsum(counts)])
 
 
-def join(parts: Sequence[Tracks]) -> Tracks:
+def join_tracks(parts: Sequence[Tracks]) -> Tracks:
     """All tracks of several parts of one photo or scene."""
     starts, total = [np.zeros(1, np.int64)], 0
     for part in parts:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from evaluation.photos import list_photos, photos_hash
 from rekd_hloc.descriptor.hardnet import load_hardnet
 from rekd_hloc.detector.detect import Detector
+from rekd_hloc.extractor import choose_device
 from rekd_hloc.weights import load_detector, resolve_weights, weights_hash
 from training.descriptor_run import DescriptorRun, TrainDescriptorConfig, summarise
 from training.descriptor_validation import (
@@ -27,9 +28,7 @@ from training.descriptor_validation import (
     evaluate,
     make_pairs,
 )
-from training.processes import choose_device
 from training.program import run_program
-from training.scene_tracks import scene_hash
 from training.stopping import StopRequest
 from training.track_cache import TrackSet, generate_scene_tracks, generate_tracks
 
@@ -61,6 +60,10 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
     network = load_detector(weights)[0].to(choose_device(config.device))
     detector = Detector(network, config.tracks.detector)
     cache = Path(config.cache or Path(config.output) / "tracks")
+    # first: a wrong folder is found before the long work on the photos
+    scenes = generate_scene_tracks(
+        cache / "scenes", config.scenes, config.tracks, seed=config.seed, quiet=quiet
+    )
     generate_tracks(
         cache,
         training_paths,
@@ -70,16 +73,13 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
         seed=config.seed,
         quiet=quiet,
     )
-    scenes = generate_scene_tracks(
-        cache / "scenes", config.scenes, config.tracks, seed=config.seed, quiet=quiet
-    )
     tracks = TrackSet(cache, scenes)
     logger.info("%d tracks with %d patches", len(tracks), tracks.num_patches)
     held_out = _make_validation(config, validation_paths, detector)
     identity = {
         "data_hash": photos_hash([*training_paths, *validation_paths]),
         "detector_hash": weights_hash(weights),
-        "scene_hashes": [scene_hash(Path(folder)) for folder in config.scenes.folders],
+        "scene_hashes": [folder.name for folder in scenes],
     }
     run = DescriptorRun(config, identity)
     described: dict[str, Describe] = {"RootSIFT": by_root_sift}
