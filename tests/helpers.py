@@ -150,3 +150,12 @@ def without_shape_checks():
         yield
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def board_events(folder):
+    """What a training run wrote for TensorBoard."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0, "scalars": 0})
+    found.Reload()
+    return found

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import rekd_hloc
 from rekd_hloc.config import DetectorConfig
 from rekd_hloc.descriptor.hardnet import describe, load_hardnet, read_hardnet
 from rekd_hloc.descriptor.patches import cut_patches
@@ -18,16 +19,17 @@ from rekd_hloc.descriptor.tfeat import TFeat
 from rekd_hloc.geometry import warp_points
 from rekd_hloc.types import Keypoints
 from rekd_hloc.weights import read_weights
-from tests.helpers import random_keypoints, textured_image
+from tests.helpers import board_events, random_keypoints, textured_image
 from tests.wall_scene import make_wall
 from training import train_descriptor
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.descriptor_loss import hardest_in_batch_loss
 from training.descriptor_run import (
     DescriptorRun,
     TrainDescriptorConfig,
     build_hardnet,
     learning_rate,
+    read_start,
 )
 from training.descriptor_validation import by_root_sift, evaluate, make_pairs, root_sift
 from training.patch_changes import PatchChanges
@@ -317,7 +319,7 @@ def test_a_run_starts_from_the_weights_of_another(folder, cache, pairs, tmp_path
     first, _ = run_steps(run_config(folder, cache, tmp_path / "a"), cache, 3, pairs)
     start = str(tmp_path / "a" / "last.pt")
     config = run_config(folder, cache, tmp_path / "b", init=start)
-    second = DescriptorRun(config, {"data_hash": "x"})
+    second = DescriptorRun(config, {"data_hash": "x"}, read_start(config))
     assert second.step == 0
     for name, tensor in first.network.state_dict().items():
         assert torch.equal(tensor, second.network.state_dict()[name]), name
@@ -327,7 +329,8 @@ def test_a_run_starts_from_the_weights_of_another(folder, cache, pairs, tmp_path
 
 
 def test_a_run_starts_from_shipped_weights(folder, cache, pairs, tmp_path):
-    run = DescriptorRun(run_config(folder, cache, tmp_path / "a", init="default"), {})
+    config = run_config(folder, cache, tmp_path / "a", init="default")
+    run = DescriptorRun(config, {}, read_start(config))
     patches = pairs[0].a.patches
     found = describe(run.network.eval(), patches, 8)
     torch.testing.assert_close(
@@ -337,11 +340,36 @@ def test_a_run_starts_from_shipped_weights(folder, cache, pairs, tmp_path):
         assert torch.equal(tensor, run.network.state_dict()[name]), name
 
 
-def test_a_start_that_is_no_hardnet_is_refused(folder, cache, tmp_path):
-    weights = tmp_path / "tfeat.pth"
-    torch.save(TFeat().state_dict(), weights)
-    with pytest.raises(ValueError, match=r"tfeat.pth does not hold the weights of a HardNet"):
-        DescriptorRun(run_config(folder, cache, tmp_path / "a", init=str(weights)), {})
+def test_a_run_that_goes_on_needs_its_start_no_more(folder, cache, pairs, tmp_path):
+    run_steps(run_config(folder, cache, tmp_path), cache, 3, pairs)
+    assert read_start(run_config(folder, cache, tmp_path, init="gone.pt")) is None
+
+
+def test_a_start_that_is_no_hardnet_is_refused_before_the_long_work(arguments, tmp_path, caplog):
+    torch.save(TFeat().state_dict(), tmp_path / "tfeat.pth")
+    save_checkpoint(tmp_path / "detector.pt", {"step": 3, "network": {"group_order": 8}})
+    for name, message in (
+        ("tfeat.pth", "tfeat.pth does not hold the weights of a HardNet"),
+        ("detector.pt", "detector.pt is no checkpoint of training.train_descriptor"),
+        ("gone.pt", "no checkpoint"),
+    ):
+        out = tmp_path / "out"
+        options = [f"init={tmp_path / name}", f"output={out}"]
+        assert train_descriptor.main([*arguments, *options]) == 2
+        assert message in caplog.text
+        assert not out.exists()
+
+
+def test_a_line_that_a_kill_left_is_written_again(folder, cache, pairs, tmp_path):
+    config = run_config(folder, cache, tmp_path)
+    run_steps(config, cache, 3, pairs)
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 6}\n')
+    run_steps(config, cache, 3, pairs)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6]
+    assert lines[1]["seconds"] >= lines[0]["seconds"] > 0
+    assert "loss" in lines[1]
 
 
 def test_another_configuration_does_not_resume(folder, cache, pairs, tmp_path):
@@ -404,9 +432,25 @@ def test_the_program_ends_in_weights_that_load(arguments, tmp_path):
     assert provenance["identity"]["data_hash"]
     assert set(provenance["peers"]) == {"RootSIFT"}
     assert set(provenance["quality"]) == {"oriented", "upright"}
-    assert load_checkpoint(tmp_path / "last.pt")["step"] == 2
+    state = load_checkpoint(tmp_path / "last.pt")
+    assert state["step"] == 2
+    assert state["code_version"].startswith(rekd_hloc.__version__)
+    assert state["config"] == json.loads((tmp_path / "config.json").read_text())
+    assert state["config"]["batch"]["batch_size"] == 8
     assert train_descriptor.main(arguments) == 0  # nothing left to do
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_tensorboard_has_curves(arguments, tmp_path):
+    assert train_descriptor.main([*arguments, "validate_every=1"]) == 0
+    found = board_events(tmp_path)
+    for name in ("loss/loss", "loss/positive", "learning_rate", "validation/upright/precision"):
+        assert [event.step for event in found.Scalars(name)] == [1, 2], name
+    last = load_checkpoint(tmp_path / "last.pt")["quality"]["oriented"]["average_precision"]
+    assert found.Scalars("validation/oriented/average_precision")[-1].value == pytest.approx(last)
+    bare = tmp_path / "bare"
+    assert train_descriptor.main([*arguments, f"output={bare}", "tensorboard=false"]) == 0
+    assert not (bare / "tensorboard").exists()
 
 
 def test_a_signal_leaves_a_checkpoint_of_its_step(arguments, tmp_path, monkeypatch, caplog):

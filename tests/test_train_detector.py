@@ -11,12 +11,12 @@ import torch
 
 import rekd_hloc
 import training.detector_objective as detector_objective
-import training.detector_run as detector_run
+import training.run_folder as run_folder
 import training.stopping as stopping
 from evaluation.photos import is_validation
 from rekd_hloc.config import NetworkConfig, load_config
 from rekd_hloc.weights import load_detector
-from tests.helpers import ROOT, textured_image
+from tests.helpers import ROOT, board_events, textured_image
 from training.ablation import AblationConfig
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.descriptor_run import TrainDescriptorConfig
@@ -106,7 +106,7 @@ def test_resumed_equals_uninterrupted(photos, whole, tmp_path, monkeypatch):
         if path.name == "best.pt":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(detector_run, "save_checkpoint", save_and_stop)
+    monkeypatch.setattr(run_folder, "save_checkpoint", save_and_stop)
     assert run(photos, tmp_path) == 130
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 2
     monkeypatch.undo()
@@ -152,20 +152,12 @@ def test_a_later_second_signal_interrupts_at_once(monkeypatch):
             signal.raise_signal(signal.SIGTERM)
 
 
-def events(folder):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    found = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0, "scalars": 0})
-    found.Reload()
-    return found
-
-
 def curve(folder, tag):
-    return [(event.step, event.value) for event in events(folder).Scalars(tag)]
+    return [(event.step, event.value) for event in board_events(folder).Scalars(tag)]
 
 
 def test_tensorboard_has_curves_and_pictures(whole):
-    found = events(whole)
+    found = board_events(whole)
     names = ("loss/keypoint", "loss/orientation", "loss/similarity", "learning_rate")
     for name in names:
         assert [event.step for event in found.Scalars(name)] == [1, 2, 3, 4]
@@ -214,7 +206,7 @@ def test_what_does_not_matter_may_change_and_new_options_had_their_defaults(
 def test_checkpoints_between_validations(photos, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(
-        detector_run,
+        run_folder,
         "save_checkpoint",
         lambda path, state: saved.append((path.name, state["step"])),
     )

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from rekd_hloc.config import config_json
 from rekd_hloc.descriptor.hardnet import read_hardnet, save_descriptor
 from rekd_hloc.extractor import choose_device
-from training.checkpoint import load_checkpoint, require_same, save_checkpoint
+from training.checkpoint import load_checkpoint, require_same
 from training.descriptor_loss import hardest_in_batch_loss
 from training.descriptor_validation import (
     MatchingQuality,
@@ -23,13 +23,18 @@ from training.descriptor_validation import (
     by_network,
     evaluate,
 )
+from training.run_folder import LAST, RunFolder
 from training.scene_tracks import SceneConfig
 from training.track_cache import BatchPlan, PatchPairs
 from training.tracks import TrackConfig
 
 logger = logging.getLogger(__name__)
 
+NO_INFLUENCE = ("output", "cache", "photos", "detector", "peers", "init", "device", "tensorboard")
+"""Options that may change when a run goes on; photos and detector are compared by their hashes."""
+
 Qualities = dict[str, MatchingQuality]
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class TrainDescriptorConfig:
     file (``default`` are those that ship); empty starts anew."""
     device: str = "auto"
     """``cuda``, ``cpu``, or ``auto`` for a GPU where there is one."""
+    tensorboard: bool = True
+    """Write curves for TensorBoard, if it is installed."""
 
     def __post_init__(self) -> None:
         if self.optimiser not in ("adam", "sgd"):
@@ -90,41 +97,52 @@ class TrainDescriptorConfig:
 
 
 class DescriptorRun:
-    """Network, optimiser and step counter, tied to the files of one output folder."""
+    """Network, optimiser and step counter, tied to the files of one output folder.
 
-    def __init__(self, config: TrainDescriptorConfig, data: dict[str, Any]) -> None:
+    Args:
+        config: the run's options.
+        data: hashes of what it is trained on.
+        start: the weights to begin with, see :func:`read_start`.
+    """
+
+    def __init__(
+        self, config: TrainDescriptorConfig, data: dict[str, Any], start: Tensors | None = None
+    ) -> None:
         self.config = config
-        self.folder = Path(config.output)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = RunFolder(Path(config.output), config_json(config))
         self.device = choose_device(config.device)
         self.forked = [self.device] if self.device.type == "cuda" else []
         self.network = build_hardnet(config.seed, config.dropout).to(self.device)
         self.optimiser = _build_optimiser(self.network, config)
         self.step = 0
-        self.best = -1.0
-        self.seconds = 0.0
+        self.validated_step = 0
         self.quality: Qualities = {}
         self.peers: dict[str, Qualities] = {}
         self.identity = json.loads(json.dumps({**asdict(config), **data}))
         self.identity["scenes"] = config.scenes.limits
-        for name in ("output", "cache", "photos", "detector", "peers", "init", "device"):
+        for name in NO_INFLUENCE:
             self.identity.pop(name)
-        self._resume()
-        self.clock = time.perf_counter()
+        self._resume_or_start(start)
+        self.folder.begin(self.validated_step)
 
-    def _resume(self) -> None:
-        path = self.folder / "last.pt"
-        if not path.exists():
-            if self.config.init:
-                self.network.load_state_dict(_start(self.config.init))
+    def _resume_or_start(self, start: Tensors | None) -> None:
+        state = self.folder.resume()
+        if state is None:
+            if start is not None:
+                self.network.load_state_dict(start)
             return
-        state = load_checkpoint(path)
-        require_same(path, state["identity"], self.identity)
+        require_same(self.folder.last, state["identity"], self.identity)
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.step = state["step"]
+        self.validated_step = state.get("validated_step", self.step)
         self.quality = {k: MatchingQuality(**v) for k, v in state["quality"].items()}
-        logger.info("resuming %s at step %d", path, self.step)
+        logger.info("resuming %s at step %d", self.folder.last, self.step)
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        return learning_rate(self.config, self.step)
 
     def note_peer(self, name: str, qualities: Qualities) -> None:
         """Keep and log what another descriptor reaches on the validation pairs."""
@@ -134,7 +152,7 @@ class DescriptorRun:
     def advance(self, pairs: PatchPairs) -> dict[str, float]:
         """One optimiser step; returns the loss and the mean distances."""
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.config, self.step)
+            group["lr"] = self.learning_rate
         self.network.train()
         with torch.random.fork_rng(self.forked):  # dropout reads torch's own generator
             torch.manual_seed(self.config.seed * 1_000_003 + self.step)
@@ -155,45 +173,32 @@ class DescriptorRun:
         """Validate, append to the log and write the checkpoints."""
         self.network.eval()
         self.quality = {k: evaluate(p, by_network(self.network)) for k, p in held_out.items()}
-        self._count_seconds()
+        self.validated_step = self.step
         figures = {kind: asdict(quality) for kind, quality in self.quality.items()}
-        line = {"step": self.step, "seconds": round(self.seconds, 1), **values, **figures}
-        with (self.folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
         score = float(np.mean([q.average_precision for q in self.quality.values()]))
-        is_best = score > self.best
-        self.best = max(self.best, score)
-        self.save()
-        if is_best:
-            save_checkpoint(self.folder / "best.pt", self._state())
+        self.folder.record(self.step, {**values, **figures}, score, self._state())
 
     def save(self) -> None:
         """Write the checkpoint that a later run goes on from."""
-        self._count_seconds()
-        save_checkpoint(self.folder / "last.pt", self._state())
-
-    def _count_seconds(self) -> None:
-        now = time.perf_counter()
-        self.seconds, self.clock = self.seconds + now - self.clock, now
+        self.folder.save(self._state())
 
     def _state(self) -> dict[str, Any]:
         return {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
-            "best": self.best,
-            "seconds": self.seconds,
+            "validated_step": self.validated_step,
             "quality": {kind: asdict(quality) for kind, quality in self.quality.items()},
             "identity": self.identity,
         }
 
     def export(self, held_out: dict[str, list[ValidationPair]]) -> Path:
         """Write the best checkpoint as it ships, measured once more."""
-        best = self.folder / "best.pt"
+        best = self.folder.path / "best.pt"
         self.network.load_state_dict(load_checkpoint(best)["network"])
         self.network.eval()
         quality = {k: asdict(evaluate(p, by_network(self.network))) for k, p in held_out.items()}
-        out = self.folder / "hardnet.safetensors"
+        out = self.folder.path / "hardnet.safetensors"
         peers = {
             name: {kind: asdict(quality) for kind, quality in qualities.items()}
             for name, qualities in self.peers.items()
@@ -216,11 +221,20 @@ def build_hardnet(seed: int, dropout: float = 0.3) -> nn.Module:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def _start(name: str) -> dict[str, torch.Tensor]:
-    """Tensors of a network by the name of a start."""
-    if Path(name).suffix != ".pt":
-        return read_hardnet(name)
-    tensors: dict[str, torch.Tensor] = load_checkpoint(Path(name))["network"]
+def read_start(config: TrainDescriptorConfig) -> Tensors | None:
+    """The weights a run begins with; None if it goes on from its checkpoint, or starts anew.
+
+    Raises:
+        FileNotFoundError: ``init`` names neither weights nor a file.
+        ValueError: the file holds no HardNet.
+    """
+    if not config.init or (Path(config.output) / LAST).exists():
+        return None
+    if Path(config.init).suffix != ".pt":
+        return read_hardnet(config.init)
+    tensors: Tensors = load_checkpoint(Path(config.init)).get("network", {})
+    if tensors.keys() != build_hardnet(0).state_dict().keys():
+        raise ValueError(f"{config.init} is no checkpoint of training.train_descriptor")
     return tensors
 
 

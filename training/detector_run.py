@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -15,23 +14,17 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from evaluation.report import write_text
 from rekd_hloc.config import NetworkConfig, config_json
 from rekd_hloc.detector.network import Rekd, build_network
 from rekd_hloc.detector.steerable import SteerableBackbone
 from training.acceleration import keep_filters_exact
-from training.checkpoint import (
-    code_version,
-    load_checkpoint,
-    load_start,
-    require_same,
-    save_checkpoint,
-)
+from training.checkpoint import load_start, require_same
 from training.detector_config import NO_INFLUENCE, TrainDetectorConfig
 from training.detector_objective import Objective
 from training.joint_norm import join_statistics
 from training.pairs import PairBatch
 from training.processes import Process, average_over_processes
+from training.run_folder import RunFolder
 from training.validation import ValidationResult
 
 logger = logging.getLogger(__name__)
@@ -50,7 +43,7 @@ class DetectorRun:
     ) -> None:
         self.config = config
         self.process = process
-        self.folder = Path(config.output)
+        self.folder = RunFolder(Path(config.output), config_json(config))
         torch.manual_seed(config.seed)  # only e2cnn's and torch's initialisers read it
         np.random.seed(config.seed)  # noqa: NPY002  (e2cnn draws from numpy's global state)
         self.network = build_trainable(config.network)
@@ -61,16 +54,12 @@ class DetectorRun:
         self.optimiser = _build_optimiser(self.network, config)
         self.step = 0
         self.validated_step = 0
-        self.best = -1.0
-        self.seconds = 0.0
         self.last_losses: dict[str, float] = {}
         self.last_result = ValidationResult(0.0, 0.0, 0.0, 180.0)
-        self.code_version = code_version()
         self.identity = _identity(config, data_hash)
         self._resume_or_start()
         self.forward = self._share()
         self.objective = Objective(config, process.device)
-        self.clock = time.perf_counter()
 
     def _share(self) -> Any:  # noqa: ANN401  (a module, and callable)
         """The network as it is called in training: its gradients are those of the joint batch."""
@@ -84,26 +73,22 @@ class DetectorRun:
             return DistributedDataParallel(self.network, device_ids=ids, broadcast_buffers=False)
 
     def _resume_or_start(self) -> None:
-        path = self.folder / "last.pt"
-        if path.exists():
-            state = load_checkpoint(path)
+        state = self.folder.resume()
+        if state is not None:
             defaults = _identity(TrainDetectorConfig(), "")
             saved = _drop(_completed(state["identity"], defaults), NO_INFLUENCE)
-            require_same(path, saved, self.identity)
+            require_same(self.folder.last, saved, self.identity)
             load_network_state(self.network, state)
             self.optimiser.load_state_dict(state["optimiser"])
-            self.step, self.best = state["step"], state["best"]
+            self.step = state["step"]
             self.validated_step = state.get("validated_step", self.step)
-            self.seconds = state["seconds"]
             self.last_losses = state.get("losses", {})
             self.last_result = ValidationResult(**state["result"])
-            logger.info("resuming %s at step %d", path, self.step)
+            logger.info("resuming %s at step %d", self.folder.last, self.step)
         elif self.config.init:
             load_network_state(self.network, load_start(self.config.init))
         if self.process.is_main:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_text(self.folder / "config.json", config_json(self.config) + "\n")
-            _drop_later_lines(self.folder / "log.jsonl", self.validated_step)
+            self.folder.begin(self.validated_step)
 
     @property
     def learning_rate(self) -> float:
@@ -143,25 +128,13 @@ class DetectorRun:
 
     def record(self, losses: dict[str, float], result: ValidationResult) -> None:
         """Append a validation to the log and write the checkpoints."""
-        self._count_seconds()
         self.last_result, self.validated_step = result, self.step
-        line = {"step": self.step, "seconds": round(self.seconds, 1), **losses, **asdict(result)}
-        with (self.folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        is_best = result.quality > self.best
-        self.best = max(self.best, result.quality)
-        self.save()
-        if is_best:
-            save_checkpoint(self.folder / "best.pt", self._state())
+        figures = {**losses, **asdict(result)}
+        self.folder.record(self.step, figures, result.quality, self._state())
 
     def save(self) -> None:
         """Write ``last.pt``: all that going on from this step needs."""
-        self._count_seconds()
-        save_checkpoint(self.folder / "last.pt", self._state())
-
-    def _count_seconds(self) -> None:
-        now = time.perf_counter()
-        self.seconds, self.clock = self.seconds + now - self.clock, now
+        self.folder.save(self._state())
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -169,13 +142,9 @@ class DetectorRun:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "validated_step": self.validated_step,
-            "best": self.best,
-            "seconds": self.seconds,
             "losses": self.last_losses,
             "result": asdict(self.last_result),
             "identity": self.identity,
-            "config": json.loads(config_json(self.config)),
-            "code_version": self.code_version,
             "network": asdict(self.config.network),
         }
 
@@ -249,13 +218,3 @@ def _completed(saved: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[st
         if isinstance(value, dict):
             merged[name] = _completed(saved.get(name, {}), value)
     return merged
-
-
-def _drop_later_lines(path: Path, step: int) -> None:
-    """A kill between log and checkpoint leaves a line that will be written again."""
-    if not path.exists():
-        return
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    if len(kept) < len(lines):
-        write_text(path, "".join(kept))

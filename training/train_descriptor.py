@@ -8,7 +8,8 @@ seed and step number: a stopped run that goes on gives the same weights as one t
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,16 @@ from rekd_hloc.descriptor.hardnet import load_hardnet
 from rekd_hloc.detector.detect import Detector
 from rekd_hloc.extractor import choose_device
 from rekd_hloc.weights import load_detector, resolve_weights, weights_hash
-from training.descriptor_run import DescriptorRun, TrainDescriptorConfig, summarise
+from training.board import Board
+from training.descriptor_run import (
+    DescriptorRun,
+    TrainDescriptorConfig,
+    read_start,
+    summarise,
+)
 from training.descriptor_validation import (
     Describe,
+    MatchingQuality,
     ValidationPair,
     by_network,
     by_root_sift,
@@ -56,11 +64,11 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
         raise ValueError("no photos: give photos=[FOLDER,...] with natural images")
     training_paths, validation_paths = list_photos([Path(folder) for folder in config.photos])
     training_paths = _spread(training_paths, config.max_photos or len(training_paths))
+    start = read_start(config)  # before the long work, as are the scenes
     weights = resolve_weights(config.detector)
     network = load_detector(weights)[0].to(choose_device(config.device))
     detector = Detector(network, config.tracks.detector)
     cache = Path(config.cache or Path(config.output) / "tracks")
-    # first: a wrong folder is found before the long work on the photos
     scenes = generate_scene_tracks(
         cache / "scenes", config.scenes, config.tracks, seed=config.seed, quiet=quiet
     )
@@ -81,7 +89,7 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
         "detector_hash": weights_hash(weights),
         "scene_hashes": [folder.name for folder in scenes],
     }
-    run = DescriptorRun(config, identity)
+    run = DescriptorRun(config, identity, start)
     described: dict[str, Describe] = {"RootSIFT": by_root_sift}
     described |= {Path(name).stem: by_network(load_hardnet(name)) for name in config.peers}
     for name, describe in described.items():
@@ -97,25 +105,35 @@ def _run_steps(
     *,
     quiet: bool,
 ) -> None:
-    config = run.config
+    config, folder = run.config, run.folder.path
     with (
         StopRequest() as stop,
         tqdm(total=config.steps, initial=run.step, disable=quiet, unit="step") as bar,
+        Board(folder / "tensorboard", run.step + 1, wanted=config.tensorboard) as board,
     ):
         while run.step < config.steps:
             rng = np.random.default_rng([config.seed, run.step])
+            rate = run.learning_rate
             values = run.advance(tracks.batch(rng, config.batch))
+            board.add_step(run.step, values, rate)
             bar.update()
             bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
             if run.step % config.validate_every == 0 or run.step == config.steps:
                 run.record(values, held_out)
+                board.add_validation(run.step, _figures(run.quality))
                 bar.write(f"step {run.step}: {summarise(run.quality)}", file=sys.stderr)
             if stop.requested:
                 run.save()
-                logger.info(
-                    "stopped at step %d of %d, kept in %s", run.step, config.steps, run.folder
-                )
+                logger.info("stopped at step %d of %d, kept in %s", run.step, config.steps, folder)
                 raise KeyboardInterrupt
+
+
+def _figures(qualities: Mapping[str, MatchingQuality]) -> dict[str, float]:
+    return {
+        f"{kind}/{name}": value
+        for kind, quality in qualities.items()
+        for name, value in asdict(quality).items()
+    }
 
 
 def _make_validation(

@@ -10,15 +10,16 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from tqdm import tqdm
 
 from evaluation.photos import list_photos, photos_hash
-from training.detector_board import Board
+from training.board import Board
 from training.detector_config import TrainDetectorConfig
+from training.detector_pictures import draw_validation
 from training.detector_run import DetectorRun
 from training.loading import draw_share, load_ahead, report_skipped
 from training.pair_cache import PairCache
@@ -135,7 +136,9 @@ def _validate_if_due(run: DetectorRun, judge: _Judge, board: Board, bar: tqdm) -
         return
     result = validate(run.network, judge.photos, num_pairs=judge.num_pairs, seed=judge.seed)
     run.record(run.last_losses, result)
-    board.add_validation(run.step, result, run.network, judge.photos.batch(judge.seed, 0, 1))
+    shown = judge.photos.batch(judge.seed, 0, 1)
+    pictures = draw_validation(run.network, shown) if board.is_open else None
+    board.add_validation(run.step, asdict(result), pictures)
     bar.write(f"step {run.step}: {_summary(result)}", file=sys.stderr)
 
 
@@ -146,7 +149,7 @@ def _save(run: DetectorRun) -> None:
 
 def _save_and_leave(run: DetectorRun) -> None:
     _save(run)
-    logger.info("stopped at step %d of %d, kept in %s", run.step, run.config.steps, run.folder)
+    logger.info("stopped at step %d of %d, kept in %s", run.step, run.config.steps, run.folder.path)
     raise KeyboardInterrupt
 
 

@@ -1,0 +1,83 @@
+"""Curves and pictures of a training run for TensorBoard."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import UInt8
+
+logger = logging.getLogger(__name__)
+
+Picture = UInt8[np.ndarray, "height width 3"]
+
+
+class Board:
+    """Event files of one run; without tensorboard, or if not ``wanted``, nothing is written.
+
+    Args:
+        folder: for the event files.
+        first_step: the next step to come; what another run wrote for it and later is dropped.
+        wanted: whether to write at all.
+    """
+
+    def __init__(self, folder: Path, first_step: int, *, wanted: bool = True) -> None:
+        self._writer: Any = _open_writer(folder, first_step) if wanted else None
+
+    def __enter__(self) -> Self:
+        """Nothing to do: the files are open."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Write what is left and close."""
+        if self._writer is not None:
+            self._writer.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything is written; pictures for nobody need not be drawn."""
+        return self._writer is not None
+
+    def add_step(self, step: int, losses: Mapping[str, float], learning_rate: float) -> None:
+        """Losses and learning rate of one step."""
+        self._add_scalars("loss", losses, step)
+        self._add_scalars("", {"learning_rate": learning_rate}, step)
+
+    def add_validation(
+        self,
+        step: int,
+        figures: Mapping[str, float],
+        pictures: Mapping[str, Picture] | None = None,
+    ) -> None:
+        """Figures of a validation, and pictures."""
+        self._add_scalars("validation", figures, step)
+        if self._writer is None:
+            return
+        for name, picture in (pictures or {}).items():
+            self._writer.add_image(f"validation/{name}", picture, step, dataformats="HWC")
+        self._writer.flush()
+
+    def _add_scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
+        if self._writer is None:
+            return
+        for name, value in values.items():
+            self._writer.add_scalar(f"{group}/{name}" if group else name, value, step)
+
+
+def _open_writer(folder: Path, first_step: int) -> Any:  # noqa: ANN401  (untyped)
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logger.warning(
+            "tensorboard is not installed, no curves are written: pip install it, or "
+            "set tensorboard=false"
+        )
+        return None
+    return SummaryWriter(str(folder), purge_step=first_step)
