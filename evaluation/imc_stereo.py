@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.baselines import Method
+from evaluation.oriented_estimators import refuse_without_angles
 from evaluation.pose_estimation import PairResult, estimate_pairs
 from evaluation.pose_features import Extracted, extract_images
 from evaluation.pose_matching import Matched, MatchSettings, match_pairs
 from evaluation.pose_metrics import mean_average_accuracy
 from evaluation.pose_pairs import PairSet
-from evaluation.two_view import NEED_ANGLES, RansacOptions
+from evaluation.two_view import RansacOptions
 from rekd_hloc.store import FeatureStore
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,8 @@ def run_stereo(
     """
     if not method.has_orientation:
         plan = _without_filters(plan)
-        _require_no_angles(plan, method.name)
+        for ransac in plan.ransacs:
+            refuse_without_angles(ransac.estimator, f"the features of {method.name}")
     is_sweep = len(plan.settings) > 1
     if is_sweep:
         _require_both_halves(sets)
@@ -198,15 +200,6 @@ def _require_both_halves(sets: Sequence[PairSet]) -> None:
             raise ValueError(
                 f"{pairs.key} has {len(pairs.pairs)} pairs, too few to choose a setting on one "
                 "half and report it on the other; give one ratio and one threshold"
-            )
-
-
-def _require_no_angles(plan: StereoPlan, method: str) -> None:
-    for ransac in plan.ransacs:
-        if ransac.estimator in NEED_ANGLES:
-            raise ValueError(
-                f"{method} has no angles, which {ransac.estimator} needs; take another method, or "
-                f"--estimator {ransac.estimator.split('-')[0]}-points"
             )
 
 

@@ -28,10 +28,8 @@ def _estimate(kind: str, sampling: str, task: Task) -> TwoView | None:
         task.threshold_px, confidence=task.confidence, max_samples=task.max_iterations
     )
     rng = np.random.default_rng(task.seed)
-    if task.steps is None and sampling != "points":
-        raise ValueError(
-            f"{kind}-{sampling} needs features with angles, and these have none; take {kind}-points"
-        )
+    if task.steps is None:
+        refuse_without_angles(f"{kind}-{sampling}", "these features")
     steps = task.steps or (np.ones_like(task.xy_a), np.ones_like(task.xy_b))
     matched = Correspondences(task.xy_a, task.xy_b, *steps)
     if kind == "essential":
@@ -57,3 +55,21 @@ ORIENTED_ESTIMATORS: dict[str, Callable[[Task], TwoView | None]] = {
 }
 NEED_ANGLES = frozenset(name for name in ORIENTED_ESTIMATORS if not name.endswith("-points"))
 """Those that features without orientation cannot be used with."""
+
+
+def refuse_without_angles(estimator: str, features: str) -> None:
+    """To be called for features without angles.
+
+    Args:
+        estimator: any name of an estimator.
+        features: what the message calls them, in the plural.
+
+    Raises:
+        ValueError: the estimator needs angles.
+    """
+    if estimator in NEED_ANGLES:
+        kind = estimator.split("-")[0]
+        raise ValueError(
+            f"{estimator} needs angles, and {features} have none; take others, or the estimator "
+            f"{kind}-points"
+        )

@@ -6,12 +6,12 @@ you need; ``run`` reads from top to bottom. ``python -m evaluation.hpatches`` do
 every option of the paper's code.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.baselines import METHODS, load_method
+from evaluation.command_line import exit_status, make_parser
 from evaluation.homographies import list_pairs
 from evaluation.protocols import PROTOCOLS
 from evaluation.release import SPLITS, select_split
@@ -82,8 +82,8 @@ def run(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.hpatches", description=__doc__)
+    """The command line; 2 for a mistake that the log names."""
+    parser = make_parser("pipelines.hpatches", __doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--method", action="append", metavar="NAME", help=", ".join(METHODS))
@@ -91,16 +91,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", choices=SPLITS, default="full")
     parser.add_argument("--num-threads", type=int, default=1, help="sequences at once")
     options = parser.parse_args(argv)
-    table = run(
-        options.data,
-        options.out,
-        methods=options.method or ["rekd-fast", "sift"],
-        protocol_name=options.protocol,
-        split=options.split,
-        num_threads=options.num_threads,
-    )
-    sys.stdout.write(table)
-    return 0
+
+    def work() -> None:
+        table = run(
+            options.data,
+            options.out,
+            methods=options.method or ["rekd-fast", "sift"],
+            protocol_name=options.protocol,
+            split=options.split,
+            num_threads=options.num_threads,
+        )
+        sys.stdout.write(table)
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

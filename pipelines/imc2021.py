@@ -5,7 +5,6 @@ and change what you need; ``run`` reads from top to bottom. ``python -m evaluati
 same with more options, several processes and nothing done twice.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from evaluation.baselines import load_method
+from evaluation.command_line import exit_status, make_parser
 from evaluation.imc_layout import list_scenes
 from evaluation.oriented_constraints import correspondences_of
 from evaluation.pose_metrics import (
@@ -103,8 +103,8 @@ def run(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.imc2021", description=__doc__)
+    """The command line; 2 for a mistake that the log names."""
+    parser = make_parser("pipelines.imc2021", __doc__)
     parser.add_argument("data", type=Path, help="root of the official layout")
     parser.add_argument("out", type=Path, help="Markdown file to write")
     parser.add_argument("--scene", required=True)
@@ -117,11 +117,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, help="folder of the peers' weights")
     options = vars(parser.parse_args(argv))
     out: Path = options.pop("out")
-    text = format_markdown(run(options.pop("data"), **options))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
-    sys.stdout.write(text)
-    return 0
+
+    def work() -> None:
+        text = format_markdown(run(options.pop("data"), **options))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8")
+        sys.stdout.write(text)
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 Copy it and change what you need; ``run`` reads from top to bottom.
 """
 
-import argparse
 import pickle
 import sys
 from collections.abc import Sequence
@@ -14,8 +13,10 @@ from pathlib import Path
 import numpy as np  # noqa: F401  (before pycolmap, see rekd_hloc.pycolmap_compat)
 import pycolmap
 
+from evaluation.command_line import exit_status, make_parser
 from rekd_hloc import plugin
 from rekd_hloc.images import list_images
+from rekd_hloc.pycolmap_compat import read_reconstruction
 
 
 def run(
@@ -43,18 +44,22 @@ def run(
 
     Raises:
         ImportError: hloc is not installed.
-        ValueError: a query has the name of an image of the map.
+        FileNotFoundError: there is no such folder, or no model in the map's.
+        ValueError: a query has the name of an image of the map, or hloc has no such conf.
     """
     plugin.register()
     from hloc import extract_features, localize_sfm, match_features, pairs_from_exhaustive
 
-    model = pycolmap.Reconstruction(str(map_dir / "sparse" / "0"))
+    model = read_reconstruction(map_dir / "sparse" / "0")
     names, mapped = list_images(queries), sorted(i.name for i in model.images.values())
     if shared := sorted(set(names) & set(mapped)):
         raise ValueError(f"{shared[0]!r} is a query and an image of the map; rename the query")
 
     features = extract_features.main(
-        extract_features.confs[conf], queries, feature_path=out / "queries.h5", overwrite=True
+        plugin.pick(extract_features.confs, conf),
+        queries,
+        feature_path=out / "queries.h5",
+        overwrite=True,
     )
 
     pairs = retrieval or out / "pairs.txt"
@@ -62,7 +67,7 @@ def run(
         pairs_from_exhaustive.main(pairs, image_list=names, ref_list=mapped)
 
     matches = match_features.main(
-        match_features.confs[matcher],
+        plugin.pick(match_features.confs, matcher),
         pairs,
         features,
         matches=out / "matches.h5",
@@ -94,18 +99,23 @@ def count_inliers(log: Path) -> dict[str, int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 1 if no photo was localised."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.localize", description=__doc__)
+    """The command line; 1 if no photo was localised, 2 for a mistake that the log names."""
+    parser = make_parser("pipelines.localize", __doc__)
     parser.add_argument("queries", type=Path)
     parser.add_argument("map_dir", type=Path, metavar="map")
     parser.add_argument("out", type=Path)
     parser.add_argument("--conf", default="rekd", help="hloc's name of the features")
     parser.add_argument("--matcher", default="NN-rekd", help="hloc's name of the matcher")
     parser.add_argument("--retrieval", type=Path, help="pairs file: query and map image")
-    inliers = run(**vars(parser.parse_args(argv)))
-    for name, count in inliers.items():
-        sys.stdout.write(f"{name}: {count} inliers\n" if count else f"{name}: not found\n")
-    return 0 if any(inliers.values()) else 1
+    options = vars(parser.parse_args(argv))
+
+    def work() -> int:
+        inliers = run(**options)
+        for name, count in inliers.items():
+            sys.stdout.write(f"{name}: {count} inliers\n" if count else f"{name}: not found\n")
+        return 0 if any(inliers.values()) else 1
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

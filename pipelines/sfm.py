@@ -5,13 +5,14 @@ what you need; ``run`` reads from top to bottom. Without hloc the same files and
 this package alone.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation.command_line import exit_status, make_parser
 from rekd_hloc import plugin
+from rekd_hloc.images import list_images
 from rekd_hloc.model_stages import MappingOptions
 from rekd_hloc.reconstruction import reconstruct, reconstruct_from_files
 from rekd_hloc.report import format_report
@@ -39,13 +40,20 @@ def run(
 
     Returns:
         What is in report.json.
+
+    Raises:
+        FileNotFoundError: there is no such folder of photos.
+        ValueError: it holds no photo, or hloc has no such conf.
+        ImportError: hloc is not installed.
     """
     plugin.register()
     from hloc import extract_features, match_features, pairs_from_exhaustive
     from hloc.utils.io import list_h5_names
 
+    list_images(photos)
+
     features = extract_features.main(
-        extract_features.confs[conf],
+        plugin.pick(extract_features.confs, conf),
         photos,
         feature_path=out / "features.h5",
         overwrite=overwrite,
@@ -56,7 +64,7 @@ def run(
     pairs_from_exhaustive.main(pairs, image_list=sorted(list_h5_names(features)))
 
     matches = match_features.main(
-        match_features.confs[matcher],
+        plugin.pick(match_features.confs, matcher),
         pairs,
         features,
         matches=out / "matches.h5",
@@ -78,8 +86,8 @@ def run_without_hloc(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 1 if no model came out."""
-    parser = argparse.ArgumentParser(prog="python -m pipelines.sfm", description=__doc__)
+    """The command line; 1 if no model came out, 2 for a mistake that the log names."""
+    parser = make_parser("pipelines.sfm", __doc__)
     parser.add_argument("photos", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--conf", default="rekd", help="hloc's name of the features")
@@ -87,13 +95,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="extract and match anew")
     options = vars(parser.parse_args(argv))
-    if plugin.hloc_is_importable():
-        report = run(**options)
-    else:
-        options.pop("matcher")
-        report = run_without_hloc(**options)
-    sys.stdout.write(format_report(report) + "\n")
-    return 0 if report["num_registered"] else 1
+
+    def work() -> int:
+        if plugin.hloc_is_importable():
+            report = run(**options)
+        else:
+            options.pop("matcher")
+            report = run_without_hloc(**options)
+        sys.stdout.write(format_report(report) + "\n")
+        return 0 if report["num_registered"] else 1
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -14,3 +14,9 @@ def test_raw_images_to_table(tmp_path, capsys):
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| ")][1:]
     assert [row[1].strip() for row in rows] == ["sift", "rootsift"]
     assert all(float(row[5]) > 0.6 for row in rows), "mAA(10) of easy photos"
+
+
+def test_the_recipe_names_missing_data(tmp_path, caplog):
+    arguments = [str(tmp_path / "none"), str(tmp_path / "table.md"), "--scene", "corner"]
+    assert imc2021.main(arguments) == 2
+    assert str(tmp_path / "none") in caplog.text

@@ -262,3 +262,22 @@ def test_the_recipe_for_models_works_without_hloc(monkeypatch, tmp_path, capsys)
     monkeypatch.setitem(sys.modules, "hloc", None)
     with pytest.raises(ImportError, match="pip install --no-deps"):
         localize.run(tmp_path, tmp_path, tmp_path)
+    assert localize.main([str(tmp_path), str(tmp_path), str(tmp_path)]) == 2
+
+
+def test_a_conf_that_hloc_lacks_is_named(hloc):
+    confs = importlib.import_module("hloc.extract_features").confs
+    assert plugin.pick(confs, "rekd") is confs["rekd"]
+    with pytest.raises(ValueError, match="no conf 'dust'; it has .*rekd-fast"):
+        plugin.pick(confs, "dust")
+
+
+def test_the_recipes_end_in_one_line_for_a_mistake(real_hloc, scene, tmp_path, caplog):
+    nowhere, photos, out = str(tmp_path / "nowhere"), str(scene.images), str(tmp_path / "out")
+    for work, arguments, message in (
+        (sfm, [nowhere, out], f"no image folder {nowhere}"),
+        (sfm, [photos, out, "--conf", "dust"], "hloc has no conf 'dust'; it has "),
+        (localize, [photos, nowhere, out], f"{nowhere}/sparse/0 holds no COLMAP model"),
+    ):
+        assert work.main(arguments) == 2
+        assert message in caplog.text

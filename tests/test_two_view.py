@@ -101,7 +101,7 @@ def test_angles_are_asked_for_and_used(estimator):
     num_right, num_wrong = 0, 0
     for seed in range(5):
         xy_a, xy_b, _, good, (step_a, step_b) = make_pair(seed, outliers=outliers)
-        with pytest.raises(ValueError, match=f"{estimator} needs features with angles.*-points"):
+        with pytest.raises(ValueError, match=f"{estimator} needs angles.*-points"):
             estimate_pose(xy_a, xy_b, K_A, K_B, options, seed)
         found = estimate_pose(xy_a, xy_b, K_A, K_B, options, seed, steps=(step_a, step_b))
         wild = np.random.default_rng(seed).normal(size=step_b.shape)

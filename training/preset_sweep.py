@@ -5,9 +5,7 @@ each variant of a preset: how many mutual neighbours are right within 3 px, whic
 how precise they are. Presets are chosen here and never on a benchmark's images.
 """
 
-import argparse
 import json
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from evaluation.command_line import exit_status, make_parser
 from evaluation.metrics import match_errors
 from evaluation.photos import list_photos
 from rekd_hloc.config import MatchConfig, get_preset, load_config
@@ -25,8 +24,6 @@ from rekd_hloc.extractor import Extractor
 from rekd_hloc.images import read_color
 from rekd_hloc.matching.match import match
 from training.warps import View, WarpConfig, draw_view, plain_view
-
-logger = logging.getLogger(__name__)
 
 CORRECT_PX = 3.0
 
@@ -111,7 +108,7 @@ def format_table(rows: Sequence[VariantResult]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m training.preset_sweep", description=__doc__)
+    parser = make_parser("training.preset_sweep", __doc__)
     parser.add_argument("--photos", type=Path, nargs="+", required=True)
     parser.add_argument("--conf", default="rekd-fast", help="preset to start from")
     parser.add_argument(
@@ -122,27 +119,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for results.json")
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
+
+    def work() -> None:
         _, held_out = list_photos(arguments.photos)
         pairs = draw_pairs(
             held_out, arguments.num_photos, arguments.seed, upright=arguments.upright
         )
         preset = get_preset(arguments.conf)
         configs = {text: load_config(preset, None, text.split()) for text in arguments.variant}
-    except (ValueError, FileNotFoundError) as error:
-        logger.error("%s", error)
-        return 2
-    rows = []
-    for text, config in configs.items():
-        extractor = Extractor.from_pretrained(arguments.conf, config=config)
-        rows.append(evaluate_variant(text, extractor, pairs))
-    sys.stdout.write(format_table(rows))
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        record = {"conf": arguments.conf, "variants": [asdict(row) for row in rows]}
-        (arguments.out / "results.json").write_text(json.dumps(record, indent=1))
-    return 0
+        rows = []
+        for text, config in configs.items():
+            extractor = Extractor.from_pretrained(arguments.conf, config=config)
+            rows.append(evaluate_variant(text, extractor, pairs))
+        sys.stdout.write(format_table(rows))
+        if arguments.out:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            record = {"conf": arguments.conf, "variants": [asdict(row) for row in rows]}
+            (arguments.out / "results.json").write_text(json.dumps(record, indent=1))
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

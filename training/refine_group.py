@@ -7,8 +7,6 @@ same maps at finer angles. The fine group costs (M / N)^2 a step, so most steps 
 the coarse one. Fine-tune afterwards: the group maximum runs over more samples.
 """
 
-import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -19,11 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evaluation.command_line import exit_status, make_parser
 from rekd_hloc.config import NetworkConfig
 from rekd_hloc.detector.steerable import SteerableBackbone, expand_filter
 from training.checkpoint import load_start, save_checkpoint
-
-logger = logging.getLogger(__name__)
 
 
 def refine_group(coarse: SteerableBackbone, group_order: int) -> SteerableBackbone:
@@ -94,15 +91,15 @@ def _resample_periodic(values: Tensor, count: int) -> Tensor:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: checkpoint in, checkpoint of the finer group out."""
-    parser = argparse.ArgumentParser(prog="python -m training.refine_group", description=__doc__)
+    parser = make_parser("training.refine_group", __doc__)
     parser.add_argument(
         "checkpoint", help="of a training, or weights as they ship, by name or file: rekd-fast"
     )
     parser.add_argument("output", type=Path, help="to be named as init=OUTPUT in the next training")
     parser.add_argument("--group-order", type=int, default=36)
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
+
+    def work() -> None:
         state = load_start(arguments.checkpoint)
         config = NetworkConfig(**{**state["network"], "fields": tuple(state["network"]["fields"])})
         coarse = SteerableBackbone(
@@ -110,13 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         coarse.load_learned_state(state["backbone"])
         fine = refine_group(coarse, arguments.group_order)
-    except (ValueError, FileNotFoundError) as error:
-        logger.error("%s", error)
-        return 2
-    network = asdict(replace(config, group_order=arguments.group_order))
-    refined = {"backbone": fine.learned_state(), "head": state["head"], "step": 0}
-    save_checkpoint(arguments.output, {**refined, "network": network})
-    return 0
+        network = asdict(replace(config, group_order=arguments.group_order))
+        refined = {"backbone": fine.learned_state(), "head": state["head"], "step": 0}
+        save_checkpoint(arguments.output, {**refined, "network": network})
+
+    return exit_status(work)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ that a script may try it; :func:`register` says what to install.
 """
 
 import importlib.util
+from collections.abc import Mapping
+from typing import Any
 
 from rekd_hloc.plugin.hook import install
 
@@ -25,6 +27,21 @@ def register() -> None:
     if not hloc_is_importable():
         raise ImportError(f"hloc is not installed; {HLOC_REMEDY}", name="hloc")
     install()
+
+
+def pick(confs: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    """One of hloc's confs.
+
+    Args:
+        confs: of one of hloc's modules, for example ``extract_features.confs``.
+        name: of the conf.
+
+    Raises:
+        ValueError: there is none of that name; the message lists those there are.
+    """
+    if name not in confs:
+        raise ValueError(f"hloc has no conf {name!r}; it has {', '.join(sorted(confs))}")
+    return confs[name]
 
 
 def hloc_is_importable() -> bool:
