@@ -1,6 +1,8 @@
+import contextlib
 import errno
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +81,42 @@ def test_verification_keeps_right_matches_and_drops_wrong_ones(scene, spoilt):
         assert count == len(kept)
         assert len(kept & right) > 0.45 * matches
         assert len(kept - right) < 0.2 * len(kept)
+
+
+@pytest.mark.parametrize(("given", "limit"), [({}, 3.0), ({"max_error_px": 4.0}, 4.0)])
+def test_inliers_are_within_3_px_of_their_epipolar_lines(scene, verified, tmp_path, given, limit):
+    path = tmp_path / "database.db"
+    shutil.copy(verified, path)
+    scatter_keypoints(path, sigma_px=2.5)
+    verify(path, scene.pairs, seed=0, **given)
+    errors = np.concatenate([epipolar_errors(path, *pair) for pair in scene.pairs])
+    assert limit - 0.3 < errors.max() <= limit + 1e-3
+
+
+def scatter_keypoints(path, sigma_px):
+    """Move all keypoints of a database by normal noise, and forget its geometries."""
+    rng = np.random.default_rng(0)
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM two_view_geometries")
+        rows = database.execute("SELECT image_id, rows, cols, data FROM keypoints").fetchall()
+        for image_id, count, columns, data in rows:
+            values = np.frombuffer(data, np.float32).reshape(count, columns).copy()
+            values[:, :2] += rng.normal(0, sigma_px, (count, 2))
+            command = "UPDATE keypoints SET data = ? WHERE image_id = ?"
+            database.execute(command, (values.tobytes(), image_id))
+
+
+def epipolar_errors(path, name_a, name_b):
+    """Sampson errors in pixels of a pair's inliers, by COLMAP's own geometry."""
+    with compat.quiet(), pycolmap.Database.open(str(path)) as database:
+        ids = image_ids(database)
+        geometry = database.read_two_view_geometry(ids[name_a], ids[name_b])
+        inliers = np.array(geometry.inlier_matches).reshape(-1, 2)
+        xy = [database.read_keypoints(ids[name])[:, :2] for name in (name_a, name_b)]
+    a, b = (np.c_[p[inliers[:, k]], np.ones(len(inliers))] for k, p in enumerate(xy))
+    line_b, line_a = a @ geometry.F.T, b @ geometry.F
+    slope = (line_b[:, :2] ** 2).sum(axis=1) + (line_a[:, :2] ** 2).sum(axis=1)
+    return np.abs((b * line_b).sum(axis=1)) / np.sqrt(slope)
 
 
 def test_verification_depends_neither_on_threads_nor_on_a_resume(scene, spoilt, tmp_path):
