@@ -15,7 +15,7 @@ SAME_DESCRIPTOR = ("sift+ours", "rootsift-upright+ours", "orb+ours", "disk+ours"
 """Detectors compared alone, with this project's descriptor; keynet has no other anyway."""
 AUC_METHODS = tuple(name for name in METHODS if name != "rekd-paper")
 SWEPT = ("rekd", "rekd-fast", "sift", "rootsift-upright", "orb", "akaze", "colmap-sift", *LEARNED)
-SPEED_METHODS = ("rekd-fast", "rekd", "rekd-upright", *CLASSICAL, *LEARNED)
+SPEED_METHODS = ("rekd-fast", "rekd", "rekd-c36", "rekd-upright", *CLASSICAL, *LEARNED)
 SFM_METHODS = ("rekd-fast", "rekd", "colmap-sift")
 IMC_METHODS = (
     *("rekd-fast", "rekd", "rekd-upright", "rootsift", "rootsift-upright"),

@@ -1,12 +1,14 @@
 """Whole reconstructions against true poses: ``python -m evaluation.sfm --images DIR ...``.
 
-Our presets and COLMAP's own SIFT (its defaults) on the same photos, over several seeds, with the
-same mapper settings; with ``--turned`` also on the photos each turned by an angle of its own on a
+Our presets (``rekd-fast-n8000`` for another budget of keypoints, as hloc's confs are named) and
+COLMAP's own SIFT (its defaults: 8,192) on the same photos, over several seeds, with the same mapper
+settings; with ``--turned`` also on the photos each turned by an angle of its own on a
 canvas, with masks. Poses are compared after a similarity on the camera centres.
 """
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import time
@@ -21,6 +23,7 @@ import pycolmap
 from evaluation.command_line import exit_status, make_parser
 from rekd_hloc import pycolmap_compat as compat
 from rekd_hloc.alignment import Pose, read_reference
+from rekd_hloc.config import ExtractConfig, get_preset, with_max_keypoints
 from rekd_hloc.images import list_images
 from rekd_hloc.mapping import map_scene
 from rekd_hloc.reconstruction import reconstruct
@@ -70,11 +73,29 @@ def _run_ours(
     for name in ("features.h5", "matches.h5"):
         if folder != first and not (folder / name).exists():
             shutil.copy(first / name, folder / name)
+    conf, config = resolve_method(method)
     report = reconstruct(
-        photos.images, folder, conf=method, mask_dir=photos.masks, seed=seed, progress=True
+        photos.images,
+        folder,
+        conf=conf,
+        config=config,
+        mask_dir=photos.masks,
+        seed=seed,
+        progress=True,
     )
     found = sorted((folder / "sparse").glob("[0-9]*"), key=lambda path: int(path.name))
     return [pycolmap.Reconstruction(str(path)) for path in found], report["weights"]
+
+
+def resolve_method(method: str) -> tuple[str, ExtractConfig]:
+    """The preset's name and its options, with the budget that ``-nN`` at the end asks for.
+
+    Raises:
+        ValueError: no such preset, or a budget of no keypoints.
+    """
+    conf, budget = re.fullmatch(r"(.+?)(?:-n(\d+))?", method).groups()  # type: ignore[union-attr]
+    config = get_preset(conf)
+    return conf, with_max_keypoints(config, int(budget)) if budget else config
 
 
 def _run_colmap(photos: Photos, folder: Path, first: Path, seed: int) -> list[Any]:
@@ -131,7 +152,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("evaluation.sfm", __doc__)
     parser.add_argument("--images", type=Path, required=True, help="folder of photos")
     parser.add_argument("--reference", type=Path, required=True, help="COLMAP model or IMC files")
-    parser.add_argument("--method", action="append", help=f"a preset, or {COLMAP_SIFT}")
+    parser.add_argument(
+        "--method", action="append", help=f"a preset, with -nN if you like, or {COLMAP_SIFT}"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--turned", action="store_true", help="turned photos as well")
     parser.add_argument("--turn-seed", type=int, default=0, help="of the angles")
@@ -142,6 +165,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     poses = read_reference(arguments.reference)
+    methods = arguments.method or ["rekd-fast", COLMAP_SIFT]
+    for method in methods:
+        if method != COLMAP_SIFT:
+            resolve_method(method)  # before the long work
     sets = [Photos("upright", arguments.images, None, poses)]
     if arguments.turned:
         folder = arguments.out / "turned-photos"
@@ -151,7 +178,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     records = [
         record
         for photos in sets
-        for method in arguments.method or ["rekd-fast", COLMAP_SIFT]
+        for method in methods
         for record in run_method(method, photos, arguments.out, arguments.seeds)
     ]
     table = f"Protocol: {PROTOCOL}; seeds {arguments.seeds}\n\n{format_table(records)}"

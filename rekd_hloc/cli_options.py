@@ -18,7 +18,7 @@ Conf = Annotated[
     str | None,
     typer.Option(
         "--conf",
-        help="Preset: rekd, rekd-upright, rekd-fast or rekd-paper. "
+        help="Preset: rekd, rekd-upright, rekd-fast, rekd-c36 or rekd-paper. "
         "Without it, rekd on a GPU and rekd-fast on a CPU.",
     ),
 ]

@@ -229,7 +229,9 @@ PAPER_DETECTOR = DetectorConfig(
 PRESETS: dict[str, ExtractConfig] = {
     "rekd": ExtractConfig(),
     "rekd-upright": ExtractConfig(descriptor=DescriptorConfig(oriented=False)),
+    "rekd-c36": ExtractConfig(weights="rekd-c36"),
     "rekd-paper": ExtractConfig(
+        weights="rekd-c36",
         max_side_px=0,
         detector=PAPER_DETECTOR,
         descriptor=DescriptorConfig(oriented=False, antialias=False),

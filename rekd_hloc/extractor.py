@@ -59,7 +59,7 @@ class Extractor:
         """An extractor with the weights that ship with the package.
 
         Args:
-            preset: ``rekd``, ``rekd-upright``, ``rekd-fast`` or ``rekd-paper``.
+            preset: ``rekd``, ``rekd-upright``, ``rekd-fast``, ``rekd-c36`` or ``rekd-paper``.
             device: ``auto`` (CUDA where there is one), or any torch device.
             config: options in place of the preset's own.
 

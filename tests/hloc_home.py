@@ -52,7 +52,7 @@ def write_random_weights(folder, *, seed=0):
     network = build_frozen(config)
     torch.nn.init.constant_(network.score_head.bias, 0.5)
     metadata = {"format": weights.DETECTOR_FORMAT, "network": json.dumps(asdict(config))}
-    for name in ("rekd", "rekd-fast"):
+    for name in ("rekd", "rekd-fast", "rekd-c36"):
         weights.write_weights(folder / f"{name}.safetensors", network.state_dict(), metadata)
     descriptor = kornia.feature.HardNet(pretrained=False)
     hardnet.save_descriptor(folder / "hardnet.safetensors", descriptor, {})

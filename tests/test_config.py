@@ -20,6 +20,7 @@ from rekd_hloc.config import (
     load_config,
     with_max_keypoints,
 )
+from rekd_hloc.weights import detector_config, resolve_weights
 from tests.helpers import ROOT, without_shape_checks
 
 CONFIGS = [NetworkConfig, DetectorConfig, DescriptorConfig, ExtractConfig, MatchConfig]
@@ -34,7 +35,7 @@ def written(folder, text, name="config.yaml"):
 # ---------------------------------------------------------------- presets and values
 
 
-@pytest.mark.parametrize("name", ["rekd", "rekd-upright", "rekd-paper", "rekd-fast"])
+@pytest.mark.parametrize("name", ["rekd", "rekd-upright", "rekd-paper", "rekd-fast", "rekd-c36"])
 def test_presets_exist_are_valid_and_survive_the_reader(name):
     preset = get_preset(name)
     assert replace(preset) == preset
@@ -42,7 +43,7 @@ def test_presets_exist_are_valid_and_survive_the_reader(name):
 
 
 def test_presets_differ_from_each_other():
-    assert len({config_hash(preset) for preset in PRESETS.values()}) == len(PRESETS) == 4
+    assert len({config_hash(preset) for preset in PRESETS.values()}) == len(PRESETS) == 5
 
 
 def test_the_paper_preset_is_the_papers_protocol():
@@ -56,6 +57,8 @@ def test_the_paper_preset_is_the_papers_protocol():
     assert not descriptor.oriented
     assert descriptor.support == 64
     assert PRESETS["rekd-paper"].max_side_px == 0
+    network = detector_config(resolve_weights(PRESETS["rekd-paper"].weights))
+    assert (network.group_order, network.fields) == (36, (2, 2, 2))
     network = NetworkConfig()
     assert (network.group_order, network.fields, network.inner_levels) == (36, (2, 2, 2), 3)
     assert (network.inner_factor, network.norm_window_px) == (1.2, 65)

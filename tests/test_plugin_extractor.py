@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rekd_hloc import plugin
-from rekd_hloc.config import get_preset, with_max_keypoints
+from rekd_hloc.config import PRESETS, get_preset, with_max_keypoints
 from rekd_hloc.extractor import Extractor
 from rekd_hloc.plugin.__main__ import main
 from rekd_hloc.plugin.confs import DETECTION_NOISE_PX, MAX_KEYPOINTS, extractor_confs
@@ -224,7 +224,7 @@ def test_the_round_trip_through_hlocs_form_changes_nothing():
 
 def test_every_preset_is_a_conf_the_extractor_accepts(hloc):
     for name, conf in extractor_confs().items():
-        if name in ("rekd", "rekd-upright", "rekd-fast", "rekd-paper"):
+        if name in PRESETS:
             model = build(**conf["model"])
             preset = get_preset(name)
             assert model.extractor.config.descriptor == preset.descriptor

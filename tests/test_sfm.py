@@ -4,6 +4,7 @@ import logging
 import pytest
 
 import evaluation.sfm as sfm
+from rekd_hloc.config import get_preset, with_max_keypoints
 from rekd_hloc.scene import render_scene
 
 
@@ -35,6 +36,23 @@ def test_a_missing_reference_is_named(tmp_path, caplog):
     with caplog.at_level(logging.ERROR):
         assert sfm.main([*arguments, "--out", str(tmp_path / "o")]) == 2
     assert "no reference folder" in caplog.text
+
+
+def test_a_method_may_end_in_a_budget():
+    conf, config = sfm.resolve_method("rekd-fast-n8000")
+    assert (conf, config) == ("rekd-fast", with_max_keypoints(get_preset("rekd-fast"), 8000))
+    assert sfm.resolve_method("rekd-c36") == ("rekd-c36", get_preset("rekd-c36"))
+
+
+def test_a_wrong_method_is_named_before_the_work(tmp_path, caplog):
+    scene = render_scene(tmp_path / "scene", num_views=2)
+    arguments = ["--images", str(scene / "images"), "--reference", str(scene / "reference")]
+    for name, message in (("rekd-n0", "max_keypoints"), ("rek", "no preset 'rek'")):
+        out = tmp_path / name
+        methods = ["--method", "rekd-fast", "--method", name]
+        assert sfm.main([*arguments, "--out", str(out), *methods]) == 2
+        assert message in caplog.text
+        assert not out.exists()
 
 
 @pytest.mark.slow

@@ -15,7 +15,13 @@ import training.run_folder as run_folder
 import training.stopping as stopping
 from evaluation.photos import is_validation
 from rekd_hloc.config import NetworkConfig, load_config
-from rekd_hloc.weights import load_detector
+from rekd_hloc.weights import (
+    detector_config,
+    load_detector,
+    read_weights,
+    resolve_weights,
+    weights_hash,
+)
 from tests.helpers import ROOT, board_events, textured_image
 from training.ablation import AblationConfig
 from training.checkpoint import load_checkpoint, save_checkpoint
@@ -372,4 +378,12 @@ def test_a_finer_group_computes_nearly_the_same(tmp_path):
     assert load_checkpoint(tmp_path / "c16.pt")["network"]["group_order"] == 16
     assert refine_main([str(tmp_path / "none.pt"), str(tmp_path / "x.pt")]) == 2
     assert refine_main(["rekd-fast", str(tmp_path / "shipped.pt"), "--group-order=12"]) == 0
-    assert load_checkpoint(tmp_path / "shipped.pt")["network"]["group_order"] == 12
+    refined = load_checkpoint(tmp_path / "shipped.pt")
+    assert refined["network"]["group_order"] == 12
+    shipped = resolve_weights("rekd-fast")
+    assert refined["identity"]["refined_from"] == weights_hash(shipped)
+    export_checkpoint(tmp_path / "shipped.pt", tmp_path / "refined.safetensors")
+    for path, count in ((shipped, 8), (tmp_path / "refined.safetensors", 12)):
+        provenance = json.loads(read_weights(path)[1]["provenance"])
+        assert provenance["data_hash"] == "6c0e1dd4b075"
+        assert detector_config(path).group_order == count

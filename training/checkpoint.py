@@ -1,5 +1,6 @@
 """Training checkpoints: written whole or not at all, and read back only where they fit."""
 
+import json
 import os
 import subprocess
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 import rekd_hloc
-from rekd_hloc.weights import detector_config, learned_tensors, resolve_weights
+from rekd_hloc.weights import detector_config, learned_tensors, read_weights, resolve_weights
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -46,7 +47,8 @@ def load_start(name: str) -> dict[str, Any]:
     """Where a new training begins: a checkpoint, or weights as they ship, by name or file.
 
     Returns:
-        ``backbone``, ``head``, ``network`` and ``step``, as in a checkpoint.
+        ``backbone``, ``head``, ``network``, ``step`` and ``identity`` (options and data hash of
+        the training), as in a checkpoint.
 
     Raises:
         FileNotFoundError: there is neither.
@@ -55,7 +57,18 @@ def load_start(name: str) -> dict[str, Any]:
     path = start_path(name)
     if path.suffix != ".safetensors":
         return load_checkpoint(path)
-    return {"step": 0, "network": asdict(detector_config(path)), **learned_tensors(path)}
+    network = asdict(detector_config(path))
+    return {
+        "step": 0,
+        "network": network,
+        "identity": _trained_with(path),
+        **learned_tensors(path),
+    }
+
+
+def _trained_with(weights: Path) -> dict[str, Any]:
+    provenance = json.loads(read_weights(weights)[1].get("provenance", "{}"))
+    return {**(provenance.get("config") or {}), "data_hash": provenance.get("data_hash")}
 
 
 def start_path(name: str) -> Path:

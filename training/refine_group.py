@@ -20,7 +20,8 @@ from torch import Tensor
 from evaluation.command_line import exit_status, make_parser
 from rekd_hloc.config import NetworkConfig
 from rekd_hloc.detector.steerable import SteerableBackbone, expand_filter
-from training.checkpoint import load_start, save_checkpoint
+from rekd_hloc.weights import weights_hash
+from training.checkpoint import load_start, save_checkpoint, start_path
 
 
 def refine_group(coarse: SteerableBackbone, group_order: int) -> SteerableBackbone:
@@ -108,8 +109,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         coarse.load_learned_state(state["backbone"])
         fine = refine_group(coarse, arguments.group_order)
         network = asdict(replace(config, group_order=arguments.group_order))
-        refined = {"backbone": fine.learned_state(), "head": state["head"], "step": 0}
-        save_checkpoint(arguments.output, {**refined, "network": network})
+        origin = {"refined_from": weights_hash(start_path(arguments.checkpoint))}
+        refined = {"backbone": fine.learned_state(), "head": state["head"], "step": state["step"]}
+        identity = {**state.get("identity", {}), **origin}
+        save_checkpoint(arguments.output, {**refined, "network": network, "identity": identity})
 
     return exit_status(work)
 
