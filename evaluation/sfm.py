@@ -23,7 +23,7 @@ import pycolmap
 from evaluation.command_line import exit_status, make_parser
 from rekd_hloc import pycolmap_compat as compat
 from rekd_hloc.alignment import Pose, read_reference
-from rekd_hloc.config import ExtractConfig, get_preset, with_max_keypoints
+from rekd_hloc.config import ExtractConfig, reconstruction_preset, with_max_keypoints
 from rekd_hloc.images import list_images
 from rekd_hloc.mapping import map_scene
 from rekd_hloc.reconstruction import reconstruct
@@ -88,13 +88,14 @@ def _run_ours(
 
 
 def resolve_method(method: str) -> tuple[str, ExtractConfig]:
-    """The preset's name and its options, with the budget that ``-nN`` at the end asks for.
+    """The preset's name and its options, with the budget that ``-nN`` at the end asks for, or that
+    of :func:`rekd_hloc.reconstruction.reconstruct`.
 
     Raises:
         ValueError: no such preset, or a budget of no keypoints.
     """
     conf, budget = re.fullmatch(r"(.+?)(?:-n(\d+))?", method).groups()  # type: ignore[union-attr]
-    config = get_preset(conf)
+    config = reconstruction_preset(conf)
     return conf, with_max_keypoints(config, int(budget)) if budget else config
 
 

@@ -25,7 +25,11 @@ from rekd_hloc.cli_options import (
     resolve_conf,
     say,
 )
-from rekd_hloc.config import RECONSTRUCTION_MATCHING
+from rekd_hloc.config import (
+    RECONSTRUCTION_KEYPOINTS,
+    RECONSTRUCTION_MATCHING,
+    reconstruction_preset,
+)
 
 app = typer.Typer(
     name="rekd-hloc",
@@ -167,7 +171,13 @@ def reconstruct(
     conf: Conf = None,
     config: Config = None,
     settings: Settings = None,
-    max_keypoints: MaxKeypoints = None,
+    max_keypoints: Annotated[
+        int | None,
+        typer.Option(
+            help="Best keypoints kept in an image; "
+            f"{RECONSTRUCTION_KEYPOINTS} unless a file or --set says otherwise."
+        ),
+    ] = None,
     mask_dir: Masks = None,
     source: PairsSource = "exhaustive",
     overlap: Overlap = 10,
@@ -201,7 +211,9 @@ def reconstruct(
     from rekd_hloc.reconstruction import reconstruct as run
     from rekd_hloc.report import format_report
 
-    name, resolved = resolve_conf(conf, config, settings, max_keypoints, device)
+    name, resolved = resolve_conf(
+        conf, config, settings, max_keypoints, device, preset=reconstruction_preset
+    )
     report = run(
         images,
         output,

@@ -1,6 +1,7 @@
 """Options that several commands share, and what they resolve to."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,8 +46,12 @@ def resolve_conf(
     settings: list[str] | None,
     max_keypoints: int | None,
     device: str,
+    *,
+    preset: Callable[[str], ExtractConfig] = get_preset,
 ) -> tuple[str, ExtractConfig]:
     """The preset's name and its options with file, settings and budget applied, in that order.
+
+    ``preset`` gives the options that a name stands for.
 
     Raises:
         ValueError, FileNotFoundError: no such preset, device, file or option.
@@ -58,7 +63,7 @@ def resolve_conf(
     if name is None:
         name = "rekd" if place.type == "cuda" else "rekd-fast"
         typer.echo(f"conf {name} on {place} (choose with --conf)", err=True)
-    resolved = load_config(get_preset(name), config, settings or [])
+    resolved = load_config(preset(name), config, settings or [])
     if max_keypoints is not None:
         resolved = with_max_keypoints(resolved, max_keypoints)
     return name, resolved

@@ -15,6 +15,7 @@ from rekd_hloc.config import (
     ExtractConfig,
     MatchConfig,
     config_hash,
+    reconstruction_preset,
 )
 from rekd_hloc.extraction import ImageExtractor, extract_images, find_images
 from rekd_hloc.matching.match import match_images
@@ -58,7 +59,8 @@ def reconstruct(
         image_dir: photos, searched with subfolders; ``output`` and ``mask_dir`` may lie in it.
         output: folder to write, or to go on with.
         conf: preset of the extractor.
-        config: options in place of the preset's own.
+        config: options in place of the preset's own, of which the budget is
+            ``RECONSTRUCTION_KEYPOINTS``.
         matching: neighbours, ratio test and orientation filter.
         pairs: ``exhaustive``, ``sequential``, or a file with the names of a pair on each line.
         overlap: neighbours of an image in sequential pairs.
@@ -206,6 +208,7 @@ def _write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
 def _load_extractor(conf: str, device: str, config: ExtractConfig | None) -> ImageExtractor:
     from rekd_hloc.extractor import Extractor
 
+    config = config or reconstruction_preset(conf)
     return Extractor.from_pretrained(conf, device=device, config=config)
 
 

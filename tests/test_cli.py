@@ -4,6 +4,7 @@ import shutil
 import cv2
 import pytest
 
+from rekd_hloc import reconstruction
 from rekd_hloc.cli import EXIT_FAILED, EXIT_MISTAKE, main
 from rekd_hloc.store import FeatureStore, MatchStore
 from tests.helpers import textured_image
@@ -140,3 +141,19 @@ def test_info_names_versions_and_weights(capsys):
     assert all(len(entry["hash"]) == 12 for entry in record["weights"].values())
     assert main(["info"]) == 0
     assert "weights  rekd-fast" in capsys.readouterr().out
+
+
+def test_a_reconstruction_has_a_budget_of_its_own(photos, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def run(images, output, *, config, **options):
+        asked.append(config.detector.max_keypoints)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(reconstruction, "reconstruct", run)
+    words = ["reconstruct", str(photos), str(tmp_path / "out"), "--conf", "rekd-fast"]
+    for more in ([], ["--set", "detector.max_keypoints=99"], ["--max-keypoints", "77"]):
+        assert main([*words, *more]) == EXIT_MISTAKE
+    assert asked == [4096, 99, 77]
+    assert main(["reconstruct", "--help"]) == 0
+    assert "4096" in capsys.readouterr().out

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rekd_hloc import model_stages, reconstruction
-from rekd_hloc.config import MatchConfig
+from rekd_hloc.config import MatchConfig, get_preset, with_max_keypoints
+from rekd_hloc.extractor import Extractor
 from rekd_hloc.model_stages import MappingOptions
 from rekd_hloc.pycolmap_compat import pycolmap
 from rekd_hloc.reconstruction import reconstruct, reconstruct_from_files
@@ -103,6 +104,25 @@ def test_report_holds_every_figure_and_its_origin(finished):
     text = format_report(report)
     assert f"{NUM_VIEWS} of {NUM_VIEWS} registered" in text
     assert f"median {report['rotation_error_deg']['median']:.3f}" in text
+
+
+def test_a_reconstruction_has_a_budget_of_its_own(photos, tmp_path, monkeypatch):
+    asked = []
+
+    def from_pretrained(conf, *, device, config):
+        asked.append((conf, config))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Extractor, "from_pretrained", from_pretrained)
+    preset = get_preset("rekd-fast")
+    assert preset.detector.max_keypoints == 2048
+    for given in ({}, {"config": preset}):
+        with pytest.raises(KeyboardInterrupt):
+            reconstruct(photos / "images", tmp_path / "out", conf="rekd-fast", **given)
+    assert asked == [
+        ("rekd-fast", with_max_keypoints(preset, 4096)),
+        ("rekd-fast", preset),
+    ]
 
 
 def test_preset_configuration_and_weights_are_taken_from_the_extractor(photos, tmp_path):

@@ -4,7 +4,7 @@ import logging
 import pytest
 
 import evaluation.sfm as sfm
-from rekd_hloc.config import get_preset, with_max_keypoints
+from rekd_hloc.config import get_preset, reconstruction_preset, with_max_keypoints
 from rekd_hloc.scene import render_scene
 
 
@@ -41,7 +41,7 @@ def test_a_missing_reference_is_named(tmp_path, caplog):
 def test_a_method_may_end_in_a_budget():
     conf, config = sfm.resolve_method("rekd-fast-n8000")
     assert (conf, config) == ("rekd-fast", with_max_keypoints(get_preset("rekd-fast"), 8000))
-    assert sfm.resolve_method("rekd-c36") == ("rekd-c36", get_preset("rekd-c36"))
+    assert sfm.resolve_method("rekd-c36") == ("rekd-c36", reconstruction_preset("rekd-c36"))
 
 
 def test_a_wrong_method_is_named_before_the_work(tmp_path, caplog):
