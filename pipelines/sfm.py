@@ -1,6 +1,6 @@
 """Recipe: photos in, COLMAP model out, with hloc where it is installed.
 
-``python -m pipelines.sfm PHOTOS OUT --conf rekd --matcher NN-rekd-ratio.95``. Copy it and change
+``python -m pipelines.sfm PHOTOS OUT --conf rekd-n4096 --matcher NN-rekd-ratio.95``. Copy it and change
 what you need; ``run`` reads from top to bottom. Without hloc the same files and model come from
 this package alone.
 """
@@ -22,7 +22,7 @@ def run(
     photos: Path,
     out: Path,
     *,
-    conf: str = "rekd",
+    conf: str = "rekd-n4096",
     matcher: str = "NN-rekd-ratio.95",
     seed: int = 0,
     overwrite: bool = False,
@@ -81,7 +81,7 @@ def run(
 def run_without_hloc(
     photos: Path, out: Path, *, conf: str = "rekd", seed: int = 0, overwrite: bool = False
 ) -> dict[str, Any]:
-    """The same with this package alone; ``conf`` is one of its presets."""
+    """The same with this package alone; ``conf`` is one of its presets, with 4,096 keypoints."""
     return reconstruct(photos, out, conf=conf, seed=seed, overwrite=overwrite, progress=True)
 
 
@@ -90,11 +90,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("pipelines.sfm", __doc__)
     parser.add_argument("photos", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--conf", default="rekd", help="hloc's name of the features")
+    parser.add_argument(
+        "--conf", help="hloc's name of the features (default rekd-n4096); without hloc a preset"
+    )
     parser.add_argument("--matcher", default="NN-rekd-ratio.95", help="hloc's name of the matcher")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="extract and match anew")
-    options = vars(parser.parse_args(argv))
+    options = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
 
     def work() -> int:
         if plugin.hloc_is_importable():
