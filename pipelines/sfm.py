@@ -1,8 +1,8 @@
 """Recipe: photos in, COLMAP model out, with hloc where it is installed.
 
-``python -m pipelines.sfm PHOTOS OUT --conf rekd-n4096 --matcher NN-rekd-ratio.95``. Copy it and change
-what you need; ``run`` reads from top to bottom. Without hloc the same files and model come from
-this package alone.
+``python -m pipelines.sfm PHOTOS OUT --conf rekd-n4096 --matcher NN-rekd-ratio.95``. Copy it and
+change what you need; ``run`` reads from top to bottom. Without hloc the same files and model come
+from this package alone.
 """
 
 import sys
