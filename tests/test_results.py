@@ -78,7 +78,7 @@ def test_tables_carry_protocol_data_weights_date_and_a_figure(tmp_path, capsys):
     with Image.open(picture) as image:
         assert image.width > 500
     # what is missing is named, in the document and with its command
-    assert "Not measured: rekd, rekd-upright, rekd-paper, rootsift," in text
+    assert "Not measured: rekd, rekd-upright, rekd-c36, rekd-paper, rootsift," in text
     assert f"{NOT_MEASURED} `python -m evaluation.hpatches" in text
     printed = capsys.readouterr().out
     command = next(line for line in printed.splitlines() if "--protocol rekd" in line)
