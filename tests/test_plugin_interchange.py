@@ -247,7 +247,7 @@ def test_the_recipes_make_a_model_and_find_a_new_photo_in_it(
         localize.run(Path(queries), Path(map_dir), Path(out), conf="made_up")
 
 
-def test_the_recipe_for_models_works_without_hloc(monkeypatch, tmp_path, capsys):
+def test_the_recipe_for_models_works_without_hloc(monkeypatch, tmp_path, caplog):
     asked = {}
 
     def reconstruct(photos, out, **options):
@@ -259,6 +259,12 @@ def test_the_recipe_for_models_works_without_hloc(monkeypatch, tmp_path, capsys)
     monkeypatch.setattr(sfm, "format_report", str)
     assert sfm.main([str(tmp_path), str(tmp_path / "out"), "--conf", "rekd-fast"]) == 1
     assert (asked["conf"], asked["seed"]) == ("rekd-fast", 0)
+    assert asked["progress"] is True
+    monkeypatch.undo()
+    monkeypatch.setattr(sfm.plugin, "hloc_is_importable", lambda: False)
+    nowhere = str(tmp_path / "nowhere")
+    assert sfm.main([nowhere, str(tmp_path / "out"), "--conf", "rekd-fast"]) == 2
+    assert f"no image folder {nowhere}" in caplog.text
     monkeypatch.setitem(sys.modules, "hloc", None)
     with pytest.raises(ImportError, match="pip install --no-deps"):
         localize.run(tmp_path, tmp_path, tmp_path)

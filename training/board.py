@@ -3,8 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -26,17 +25,8 @@ class Board:
     def __init__(self, folder: Path, first_step: int, *, wanted: bool = True) -> None:
         self._writer: Any = _open_writer(folder, first_step) if wanted else None
 
-    def __enter__(self) -> Self:
-        """Nothing to do: the files are open."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Write what is left and close."""
+    def close(self) -> None:
+        """Write what is left; for ``contextlib.closing``."""
         if self._writer is not None:
             self._writer.close()
 

@@ -9,6 +9,7 @@ seed and step number: a stopped run that goes on gives the same weights as one t
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def _run_steps(
     with (
         StopRequest() as stop,
         tqdm(total=config.steps, initial=run.step, disable=quiet, unit="step") as bar,
-        Board(folder / "tensorboard", run.step + 1, wanted=config.tensorboard) as board,
+        closing(Board(folder / "tensorboard", run.step + 1, wanted=config.tensorboard)) as board,
     ):
         while run.step < config.steps:
             rng = np.random.default_rng([config.seed, run.step])

@@ -114,7 +114,7 @@ def _run_steps(
     batches = load_ahead(draw, run.step, config.steps, config.load_threads)
     with (
         tqdm(total=config.steps, initial=run.step, disable=quiet, unit="step") as bar,
-        Board(folder, run.step + 1, wanted=wanted) as board,
+        closing(Board(folder, run.step + 1, wanted=wanted)) as board,
         closing(batches),
     ):
         _validate_if_due(run, judge, board, bar)  # stopped between a step and its validation
