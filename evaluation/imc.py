@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.baselines import Method
 from evaluation.command_line import exit_status, make_parser
 from evaluation.imc_layout import COVISIBILITY, Scene, list_scenes
-from evaluation.imc_multiview import BAG_SIZES, choose_bags, run_multiview
-from evaluation.imc_multiview_table import MultiviewResult
+from evaluation.imc_multiview import BAG_SIZES
+from evaluation.imc_multiview_sweep import BagSet, require_both_halves, sweep_multiview
+from evaluation.imc_multiview_table import MultiviewRun
 from evaluation.imc_multiview_table import make_table as make_multiview_table
-from evaluation.imc_stereo import MethodRun, StereoPlan, Workplace, run_stereo
+from evaluation.imc_stereo import MethodRun, StereoPlan, run_stereo
 from evaluation.imc_submit import (
     VALIDATE,
     add_export_options,
@@ -31,8 +31,6 @@ from evaluation.imc_submit import (
     validate_main,
 )
 from evaluation.imc_turning import turn_scene
-from evaluation.pose_features import extract_images
-from evaluation.pose_matching import match_pairs
 from evaluation.pose_options import (
     add_common_options,
     add_stereo_options,
@@ -108,21 +106,22 @@ def run(arguments: argparse.Namespace) -> tuple[str, list[Finding]]:
         )
         for scene in scenes
     ]
+    bags = []
+    if "multiview" in tasks:
+        bags = [
+            BagSet.from_scene(scene, arguments.bag_sizes, arguments.num_bags, masks[scene.key])
+            for scene in scenes
+        ]
+        require_both_halves(bags, plan)
     methods = load_methods(arguments)
     runs: list[MethodRun] = []
-    multiview: dict[str, list[MultiviewResult]] = {}
+    multiview: dict[str, MultiviewRun] = {}
     with open_workplace(arguments) as place:
         for method in methods:
             runs.append(run_stereo(sets, method, plan, place))
-            if "multiview" in tasks:
-                multiview[method.name] = [
-                    result
-                    for scene in scenes
-                    for result in _run_multiview(
-                        scene, masks[scene.key], method, runs[-1], plan, place, arguments
-                    )
-                ]
-        found = export_runs(scenes, runs, place, arguments) if arguments.export else []
+            if bags:
+                multiview[method.name] = sweep_multiview(bags, method, plan, place)
+        found = export_runs(scenes, runs, multiview, place, arguments) if arguments.export else []
     return _write(arguments, plan, scenes, sets, runs, multiview), found
 
 
@@ -131,7 +130,7 @@ def _read_tasks(text: str) -> list[str]:
     if unknown := [task for task in tasks if task not in TASKS]:
         raise ValueError(f"no task {unknown[0]!r}; tasks are {', '.join(TASKS)}")
     if "stereo" not in tasks:
-        raise ValueError("multiview takes its matching from stereo: --task stereo,multiview")
+        raise ValueError("multiview is run beside stereo: --task stereo,multiview")
     return tasks
 
 
@@ -150,69 +149,25 @@ def _read_scenes(
     return turned, masks
 
 
-def _run_multiview(
-    scene: Scene,
-    masks: dict[str, Path],
-    method: Method,
-    stereo: MethodRun,
-    plan: StereoPlan,
-    place: Workplace,
-    arguments: argparse.Namespace,
-) -> list[MultiviewResult]:
-    """One result a seed, on the matches that stereo chose."""
-    bags = choose_bags(scene, arguments.bag_sizes, arguments.num_bags, 0)
-    if not bags:
-        logger.warning("%s: no bags of sizes %s", scene.key, arguments.bag_sizes)
-        return []
-    pairs = {(a, b): None for bag in bags for a in sorted(bag) for b in sorted(bag) if a < b}
-    extracted = extract_images(
-        scene.images, method, place.folder / "features",
-        wanted={name for bag in bags for name in bag}, masks=masks,
-        label=scene.key.replace("/", "-"),
-    )  # fmt: skip
-    matched = match_pairs(
-        extracted.path, pairs, stereo.chosen.match, place.folder / "matches",
-        jobs=place.jobs, device=place.device,
-    )  # fmt: skip
-    return [
-        run_multiview(
-            scene, extracted.path, matched.path, bag_sizes=arguments.bag_sizes,
-            num_bags=arguments.num_bags, seed=seed, bag_seed=0,
-            out=place.folder / "multiview" / matched.path.stem,
-            jobs=place.jobs, pool=place.pool,
-        )
-        for seed in plan.seeds
-    ]  # fmt: skip
-
-
 def _write(
     arguments: argparse.Namespace,
     plan: StereoPlan,
     scenes: Sequence[Scene],
     sets: Sequence[PairSet],
     runs: Sequence[MethodRun],
-    multiview: dict[str, list[MultiviewResult]],
+    multiview: dict[str, MultiviewRun],
 ) -> str:
-    tables, extras = [], {}
-    if multiview:
-        tables.append(make_multiview_table(multiview))
-        extras = {
-            name: {"multiview": [
-                {"scene": r.scene, "seed": r.seed, "maa10": r.maa10,
-                 "bags": [bag.to_record() for bag in r.bags]}
-                for r in results
-            ]}
-            for name, results in multiview.items()
-        }  # fmt: skip
+    tables = [make_multiview_table(multiview)] if multiview else []
     parameters = {key: _plain(value) for key, value in vars(arguments).items()}
     record: dict[str, Any] = {
         "program": "imc",
         "protocol": PROTOCOL,
-        "description": describe_stereo(plan, arguments.num_keypoints),
+        "description": describe_stereo(plan, arguments.num_keypoints)
+        + _describe_multiview(plan, multiview),
         "data": "; ".join(_describe(s, p) for s, p in zip(scenes, sets, strict=True))
         + _describe_turned(arguments.turned),
         "parameters": parameters,
-        "method_extras": extras,
+        "method_extras": {name: run.to_record() for name, run in multiview.items()},
     }
     return write_stereo(arguments.out, runs, plan, record, tables)
 
@@ -225,6 +180,12 @@ def _describe(scene: Scene, pairs: PairSet) -> str:
         other = sum("original" not in row for row in rows)
         text += f" ({other} calibrations are recovered, not the official files)"
     return text
+
+
+def _describe_multiview(plan: StereoPlan, multiview: dict[str, MultiviewRun]) -> str:
+    if not multiview or len(plan.matches) == 1:
+        return ""
+    return "; multiview: ratio chosen on every second bag, reported on the others"
 
 
 def _describe_turned(seed: int | None) -> str:

@@ -62,11 +62,13 @@ class Labels:
     json_label: str
     keypoint: str
     descriptor: str
-    matches: str = "custom-matches"
+    stereo: str = "custom-matches"
+    """Of the matches of the stereo task."""
+    multiview: str = "custom-matches"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "json_label", _clean(self.json_label, "._-"))
-        for name in ("keypoint", "descriptor", "matches"):
+        for name in ("keypoint", "descriptor", "stereo", "multiview"):
             object.__setattr__(self, name, _clean(getattr(self, name), ".-"))
 
 
@@ -98,10 +100,13 @@ def make_config(
             "num_keypoints": category,
         },
     }
+    tasks: dict[str, dict[str, Any]] = {
+        "stereo": {"custom_matches_name": labels.stereo, "geom": {"method": EIGHT_POINT}},
+        "multiview": {"custom_matches_name": labels.multiview, "colmap": {}},
+    }
     for dataset in datasets:
-        custom = {"use_custom_matches": True, "custom_matches_name": labels.matches}
-        method[f"config_{dataset}_stereo"] = {**custom, "geom": {"method": EIGHT_POINT}}
-        method[f"config_{dataset}_multiview"] = {**custom, "colmap": {}}
+        for task, entry in tasks.items():
+            method[f"config_{dataset}_{task}"] = {"use_custom_matches": True, **entry}
     return [method]
 
 

@@ -35,25 +35,21 @@ def run_multiview(
     scene: Scene,
     features: Path,
     matches: Path,
+    bags: Sequence[Bag],
     *,
-    bag_sizes: Sequence[int] = BAG_SIZES,
-    num_bags: int | None = None,
     seed: int = 0,
-    bag_seed: int = 0,
     out: Path,
     jobs: int = 1,
     pool: Executor | None = None,
 ) -> MultiviewResult:
-    """Reconstruct the bags of a scene; what ``out`` has of them already is taken from there.
+    """Reconstruct bags of a scene; what ``out`` has of them already is taken from there.
 
     Args:
-        scene: images, true poses, and official bags if there are any.
+        scene: images and true poses.
         features: file of the images of all bags.
         matches: file of all pairs of the images of a bag.
-        bag_sizes: images of a bag; sizes beyond the scene's are left out with a warning.
-        num_bags: of each size; None for all official ones, or :data:`NUM_BAGS` drawn ones.
+        bags: by :func:`choose_bags`.
         seed: of verification and mapping.
-        bag_seed: of drawing bags, so that all methods and seeds get the same.
         out: folder of ``multiview.jsonl``.
         jobs: processes to start.
         pool: processes to use instead.
@@ -62,7 +58,6 @@ def run_multiview(
         ValueError: an image without features or a pair without matches.
         FileNotFoundError: no such file.
     """
-    bags = choose_bags(scene, bag_sizes, num_bags, bag_seed)
     poses = {name: camera.pose for name, camera in scene.calibration.items()}
     log = open_bag_log(out / "multiview.jsonl")
     with FeatureStore(features) as feature_store, MatchStore(matches) as match_store:
@@ -87,7 +82,14 @@ def run_multiview(
 def choose_bags(
     scene: Scene, bag_sizes: Sequence[int], num_bags: int | None, bag_seed: int
 ) -> list[Bag]:
-    """Official bags of each size where the scene has them, else drawn ones."""
+    """Official bags of each size where the scene has them, else drawn ones.
+
+    Args:
+        scene: whose calibrated images they are of.
+        bag_sizes: images of a bag; sizes beyond the scene's are left out with a warning.
+        num_bags: of each size; None for all official ones, or :data:`NUM_BAGS` drawn ones.
+        bag_seed: of drawing.
+    """
     calibrated = set(scene.calibration)
     covisible = scene.pairs() if scene.covisible else None
     chosen: list[Bag] = []

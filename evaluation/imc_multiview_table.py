@@ -5,17 +5,19 @@ a bag; over sizes it is their plain mean, as in the official benchmark.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
 from evaluation.imc_bag import BagResult
+from evaluation.pose_matching import MatchSettings
 from evaluation.pose_metrics import accuracy
 from evaluation.report import Cell, Table
 
 COLUMNS = (
-    "method", "bag size", "bags", "mAA(5)", "mAA(10)", "with a model %", "registered %",
-    "points", "track length", "median ATE %", "seconds a bag",
+    "method", "matches by", "bag size", "bags", "mAA(5)", "mAA(10)", "with a model %",
+    "registered %", "points", "track length", "median ATE %", "seconds a bag",
 )  # fmt: skip
 
 
@@ -70,30 +72,59 @@ class MultiviewResult:
         return summaries[-1].maa10 if summaries else float("nan")
 
 
-def make_table(results: Mapping[str, Sequence[MultiviewResult]]) -> Table:
+@dataclass(frozen=True)
+class MultiviewRun:
+    """One method on all scenes, with all seeds.
+
+    Attributes:
+        chosen: how its features were matched.
+        results: of the bags that are reported, one for each scene and seed.
+        tuning: mAA(10) on the bags that ``chosen`` was chosen on, by setting; empty if there was
+            but one.
+    """
+
+    chosen: MatchSettings
+    results: Sequence[MultiviewResult]
+    tuning: Mapping[MatchSettings, float] = field(default_factory=dict)
+
+    def to_record(self) -> dict[str, Any]:
+        """For results.json."""
+        return {
+            "multiview_matches": self.chosen.label,
+            "multiview_tuning": {settings.label: maa for settings, maa in self.tuning.items()},
+            "multiview": [
+                {"scene": result.scene, "seed": result.seed, "maa10": result.maa10,
+                 "bags": [bag.to_record() for bag in result.bags]}
+                for result in self.results
+            ],
+        }  # fmt: skip
+
+
+def make_table(runs: Mapping[str, MultiviewRun]) -> Table:
     """One row for each method and bag size, the mean over all sizes last.
 
     Args:
-        results: by method, of all scenes and seeds; figures are means over them.
+        runs: by method; figures are means over scenes and seeds.
     """
     rows: list[list[Cell]] = []
-    for method, found in results.items():
-        parts = [summary for result in found for summary in result.summaries()]
+    for method, run in runs.items():
+        parts = [summary for result in run.results for summary in result.summaries()]
+        start = [method, run.chosen.label]
         for size in sorted({s.size for s in parts if s.size is not None}):
-            rows.append(_row(method, [s for s in parts if s.size == size]))
-        rows.append(_row(method, [s for s in parts if s.size is None]))
+            rows.append(_row(start, [s for s in parts if s.size == size]))
+        rows.append(_row(start, [s for s in parts if s.size is None]))
     return Table("multiview: COLMAP on bags of images", COLUMNS, rows)
 
 
-def _row(method: str, summaries: Sequence[SizeSummary]) -> list[Cell]:
+def _row(start: Sequence[str], summaries: Sequence[SizeSummary]) -> list[Cell]:
     if not summaries:
-        return [method, *[None] * (len(COLUMNS) - 1)]
+        return [*start, *[None] * (len(COLUMNS) - len(start))]
     mean = _mean(summaries)
     size = summaries[0].size
     ate = None if np.isnan(mean.ate_rel) else f"{100 * mean.ate_rel:.2f}"
     track = None if np.isnan(mean.track_length) else f"{mean.track_length:.2f}"
     return [
-        method,
+        *start,
         "mean" if size is None else str(size),
         sum(s.num_bags for s in summaries),
         f"{mean.maa5:.4f}",

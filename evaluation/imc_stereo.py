@@ -57,6 +57,13 @@ class StereoPlan:
         """All of them, thresholds fastest."""
         return [Setting(m, r) for m, r in itertools.product(self.matches, self.ransacs)]
 
+    def for_method(self, method: Method) -> "StereoPlan":
+        """Without orientation filters if the method has no angles: they would pass everything."""
+        if method.has_orientation:
+            return self
+        matches = dict.fromkeys(replace(settings, filter="none") for settings in self.matches)
+        return replace(self, matches=list(matches))
+
 
 @dataclass(frozen=True)
 class Workplace:
@@ -115,8 +122,8 @@ def run_stereo(
             has not.
         ImportError: the estimator's package is missing.
     """
+    plan = plan.for_method(method)
     if not method.has_orientation:
-        plan = _without_filters(plan)
         for ransac in plan.ransacs:
             refuse_without_angles(ransac.estimator, f"the features of {method.name}")
     is_sweep = len(plan.settings) > 1
@@ -201,9 +208,3 @@ def _require_both_halves(sets: Sequence[PairSet]) -> None:
                 f"{pairs.key} has {len(pairs.pairs)} pairs, too few to choose a setting on one "
                 "half and report it on the other; give one ratio and one threshold"
             )
-
-
-def _without_filters(plan: StereoPlan) -> StereoPlan:
-    """For methods without angles; they would pass any orientation filter unchanged."""
-    matches = dict.fromkeys(replace(settings, filter="none") for settings in plan.matches)
-    return replace(plan, matches=list(matches))

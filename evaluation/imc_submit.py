@@ -1,14 +1,15 @@
 """Submissions to IMC from stereo runs, and their check, for ``python -m evaluation.imc``.
 
 ``--export DIR`` writes the features and matches of each method: all images and all pairs of the
-scenes, with the settings that the stereo task chose. ``--validate DIR`` looks at a folder.
+scenes, with the settings that the tasks chose; without the multiview task stereo's matching is
+taken for it too. ``--validate DIR`` looks at a folder.
 """
 
 import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from evaluation.imc_config import Labels, Metadata
 from evaluation.imc_export import STEREO_RUNS, Submission, export_submission
 from evaluation.imc_inliers import keep_inliers
 from evaluation.imc_layout import Scene, all_pairs, list_scenes
+from evaluation.imc_multiview_table import MultiviewRun
 from evaluation.imc_stereo import MethodRun, Workplace
 from evaluation.imc_validate import validate_submission
 from evaluation.pose_features import extract_images
-from evaluation.pose_matching import match_pairs
+from evaluation.pose_matching import MatchSettings, match_pairs
 from rekd_hloc.findings import Finding, format_findings
 
 logger = logging.getLogger(__name__)
@@ -65,8 +67,8 @@ def has_errors(found: Sequence[Finding]) -> bool:
 
 
 def export_runs(
-    scenes: Sequence[Scene], runs: Sequence[MethodRun], place: Workplace,
-    arguments: argparse.Namespace,
+    scenes: Sequence[Scene], runs: Sequence[MethodRun], multiview: Mapping[str, MultiviewRun],
+    place: Workplace, arguments: argparse.Namespace,
 ) -> list[Finding]:  # fmt: skip
     """Write a submission of each method, and look at it.
 
@@ -81,12 +83,14 @@ def export_runs(
     for run in runs:
         name = safe_name(run.method.name)
         folder = arguments.export if len(runs) == 1 else arguments.export / name
-        matches = run.chosen.match.label
+        matches = run.chosen.match
+        bags = multiview[run.method.name].chosen if run.method.name in multiview else matches
         labels = Labels(
-            f"{name}-{arguments.num_keypoints}-{matches}", name, f"{name}-descriptor", matches
-        )
+            f"{name}-{arguments.num_keypoints}-{matches.label}",
+            name, f"{name}-descriptor", matches.label, bags.label,
+        )  # fmt: skip
         metadata = read_metadata(arguments.metadata, run)
-        parts = [_submission(scene, run, place, arguments.export_runs) for scene in scenes]
+        parts = [_submission(scene, run, bags, place, arguments.export_runs) for scene in scenes]
         category = export_submission(folder, parts, labels, metadata)
         logger.info("%s: a submission of category %d in %s", run.method.name, category, folder)
         found += _validate(folder, scenes)
@@ -116,23 +120,28 @@ def read_metadata(path: Path | None, run: MethodRun) -> Metadata:
     return Metadata(**{**given, **content})
 
 
-def _submission(scene: Scene, run: MethodRun, place: Workplace, num_runs: int) -> Submission:
+def _submission(
+    scene: Scene, run: MethodRun, multiview: MatchSettings, place: Workplace, num_runs: int
+) -> Submission:
     """Everything of one scene; what stereo and earlier runs have done is taken from the caches."""
     label = scene.key.replace("/", "-")
     features = extract_images(scene.images, run.method, place.folder / "features", label=label)
     pairs = all_pairs(scene.images)
-    matched = match_pairs(
-        features.path, pairs, run.chosen.match, place.folder / "matches",
-        jobs=place.jobs, device=place.device,
-    )  # fmt: skip
+    matched = {
+        settings: match_pairs(
+            features.path, pairs, settings, place.folder / "matches",
+            jobs=place.jobs, device=place.device,
+        ).path
+        for settings in {run.chosen.match, multiview}
+    }  # fmt: skip
     stereo = [
         keep_inliers(
-            features.path, matched.path, pairs, run.chosen.ransac, seed,
+            features.path, matched[run.chosen.match], pairs, run.chosen.ransac, seed,
             place.folder / "inliers", pool=place.pool,
         )
         for seed in range(num_runs)
     ]  # fmt: skip
-    return Submission(scene, features.path, stereo, matched.path)
+    return Submission(scene, features.path, stereo, matched[multiview])
 
 
 def _validate(folder: Path, scenes: Sequence[Scene]) -> list[Finding]:

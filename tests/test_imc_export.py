@@ -28,7 +28,7 @@ from rekd_hloc.types import Matches
 from tests.helpers import data_dir
 from tests.imc_scene import make_imc_scene
 
-LABELS = Labels("rekd-2k", "rekd", "hardnet", "mnn")
+LABELS = Labels("rekd-2k", "rekd", "hardnet", "mnn-0.9", "mnn")
 METADATA = Metadata("REKD", "rotation-equivariant keypoints")
 
 
@@ -117,6 +117,7 @@ def test_config_has_all_fields(whole):
         "num_keypoints": 2048,
     }
     assert method["config_phototourism_stereo"]["geom"] == {"method": "cv2-8pt"}
+    assert method["config_phototourism_stereo"]["custom_matches_name"] == "mnn-0.9"
     assert method["config_phototourism_multiview"]["custom_matches_name"] == "mnn"
     assert "config_pragueparks_stereo" not in method
 
@@ -329,7 +330,7 @@ def test_config_must_list_one_method():
 def test_labels_are_brought_into_the_allowed_form():
     labels = Labels("REKD fast_2k", "rootsift+ours", "Hard_Net")
     assert dataclasses.astuple(labels) == (
-        "rekd-fast_2k", "rootsift-ours", "hard-net", "custom-matches",
+        "rekd-fast_2k", "rootsift-ours", "hard-net", "custom-matches", "custom-matches",
     )  # fmt: skip
     with pytest.raises(ValueError, match="needs letters"):
         Labels("!", "a", "b")

@@ -12,7 +12,8 @@ from evaluation.imc_bag import BagResult, BagTask, reconstruct_bag
 from evaluation.imc_bag_log import open_bag_log
 from evaluation.imc_bags import draw_bags
 from evaluation.imc_multiview import choose_bags, run_multiview
-from evaluation.imc_multiview_table import COLUMNS, MultiviewResult, make_table
+from evaluation.imc_multiview_table import COLUMNS, MultiviewResult, MultiviewRun, make_table
+from evaluation.pose_matching import MatchSettings
 from evaluation.report import format_markdown
 from rekd_hloc.pycolmap_compat import pycolmap
 from rekd_hloc.store import MatchStore
@@ -29,8 +30,11 @@ def made(tmp_path_factory):
 
 
 def run(made, out, matches=None, **options):
-    given = {"bag_sizes": (5, 6), "num_bags": 2, "out": out, **options}
-    return run_multiview(made.scene, made.features, matches or made.matches, **given)
+    bag_sizes, num_bags = options.pop("bag_sizes", (5, 6)), options.pop("num_bags", 2)
+    bags = choose_bags(made.scene, bag_sizes, num_bags, bag_seed=0)
+    return run_multiview(
+        made.scene, made.features, matches or made.matches, bags, out=out, **options
+    )
 
 
 def change_matches(made, path, change):
@@ -248,13 +252,15 @@ def test_figures_are_means_over_bags_then_over_sizes():
 def test_table_has_a_row_for_each_method_and_size():
     result = MultiviewResult("d/s", 0, (bag(), bag(size=2, errors=(2.5,), registered=2)))
     other = dataclasses.replace(result, seed=1, bags=(bag(errors=(20, 20, 20)),))
-    table = make_table({"a": [result, other], "b": []})
-    assert [row[:3] for row in table.rows] == [
+    by = MatchSettings(ratio=0.9)
+    table = make_table({"a": MultiviewRun(by, [result, other]), "b": MultiviewRun(by, [])})
+    assert [[row[0], *row[2:4]] for row in table.rows] == [
         ["a", "2", 1], ["a", "3", 2], ["a", "mean", 3], ["b", None, None],
     ]  # fmt: skip
+    assert {row[1] for row in table.rows} == {"nn ratio 0.9"}
     assert all(len(row) == len(COLUMNS) for row in table.rows)
-    assert table.rows[1][4] == "0.5000"
-    assert "| a | mean | 3 |" in format_markdown(table)
+    assert table.rows[1][5] == "0.5000"
+    assert "| a | nn ratio 0.9 | mean | 3 |" in format_markdown(table)
 
 
 def test_log_keeps_failures(tmp_path):

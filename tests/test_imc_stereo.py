@@ -311,7 +311,25 @@ def test_the_program_turns_images(part, tmp_path):
     assert record["methods"]["sift"]["scenes"][0]["num_pairs"] == 3
 
 
+def test_the_program_runs_multiview_with_its_own_matching(part, tmp_path):
+    sizes = ["--bag-sizes", "3", "5", "--num-bags", "4"]
+    tasks = ["--task", "stereo,multiview", *sizes, "--ratio", "none", "0.9", "--seeds", "1"]
+    assert run_program(part, tmp_path, *tasks, "--export", str(tmp_path / "sub")) == 0
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert "ratio chosen on every second bag" in record["description"]
+    entry = record["methods"]["sift"]
+    assert set(entry["multiview_tuning"]) == {"nn", "nn ratio 0.9"}
+    assert entry["multiview_matches"] in entry["multiview_tuning"]
+    (result,) = entry["multiview"]
+    assert sorted(len(bag["names"]) for bag in result["bags"]) == [3, 3, 5]
+    (submitted,) = json.loads((tmp_path / "sub" / "config.json").read_text())
+    label = entry["multiview_matches"].replace(" ", "-")
+    assert submitted["config_phototourism_multiview"]["custom_matches_name"] == label
+
+
 @pytest.mark.parametrize(("options", "message"), [
+    (("--task", "stereo,multiview", "--bag-sizes", "5", "--ratio", "none", "0.9"),
+     "one bag of each size"),
     (("--ratio", "much"), "ratio must be a number"),
     (("--task", "sfm"), "no task 'sfm'"),
     (("--task", "multiview"), "stereo,multiview"),
