@@ -22,6 +22,7 @@ from evaluation.classical import (
     colmap_sift_method,
     keypoints_from_opencv,
     opencv_method,
+    takes_all_sift,
     to_root,
 )
 from evaluation.learned import (
@@ -161,6 +162,7 @@ def _peer_method(
     version = f"kornia {kornia.__version__}"
     if name in OPENCV_METHODS:
         extract, version = opencv_method(name, num_keypoints), f"opencv {cv2.__version__}"
+        version += ", every extremum" if takes_all_sift(name, num_keypoints) else ""
     elif name == "colmap-sift":
         extract, version = colmap_sift_method(num_keypoints), _pycolmap_version()
     elif name == KEYNET:

@@ -115,6 +115,22 @@ def test_rootsift_upright_has_one_keypoint_for_each_place(picture):
     assert not features.keypoints.angle.any()
 
 
+@pytest.mark.parametrize("name", ["sift", "rootsift", "rootsift-upright"])
+def test_sift_fills_a_large_budget(name, tmp_path):
+    path = tmp_path / "photo.png"
+    noise = np.random.default_rng(0).uniform(118, 138, (240, 320))
+    cv2.imwrite(str(path), cv2.GaussianBlur(noise, (0, 0), 1.5).astype(np.uint8))
+    few, many = load_method(name, 2048), load_method(name, 2049)
+    small, large = few(path), many(path)
+    assert "every extremum" in many.provenance["version"]
+    assert "every extremum" not in few.provenance["version"]
+    assert len(large) > 2 * max(len(small), 1)
+    # what is strong comes first all the same
+    assert (large.keypoints.score.diff() <= 0).all()
+    places = {tuple(xy) for xy in large.keypoints.xy.round(decimals=2).tolist()}
+    assert {tuple(xy) for xy in small.keypoints.xy.round(decimals=2).tolist()} <= places
+
+
 def test_orb_compares_by_hamming_distance(picture):
     features = load_method("orb", 40)(picture)
     grey = cv2.imread(str(picture), cv2.IMREAD_GRAYSCALE)
