@@ -15,13 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.baselines import METHODS, Method, load_method
 from evaluation.command_line import exit_status, make_parser
-from evaluation.homographies import HomographyPair, list_pairs
-from evaluation.protocols import NO_CAP, PROTOCOLS, Protocol
-from evaluation.release import SPLITS, select_split, what_is_missing
-from evaluation.report import today, write_csv, write_report
-from evaluation.suite import (
+from evaluation.methods.baselines import METHODS, Method, load_method
+from evaluation.planar.homographies import HomographyPair, list_pairs
+from evaluation.planar.protocols import NO_CAP, PROTOCOLS, Protocol
+from evaluation.planar.release import SPLITS, select_split, what_is_missing
+from evaluation.planar.suite import (
     PairResult,
     Suite,
     make_plots,
@@ -30,6 +29,7 @@ from evaluation.suite import (
     run_method,
     select_kind,
 )
+from evaluation.report import today, write_csv, write_report
 
 logger = logging.getLogger(__name__)
 

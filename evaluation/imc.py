@@ -16,22 +16,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluation.command_line import exit_status, make_parser
-from evaluation.imc_layout import COVISIBILITY, Scene, list_scenes
-from evaluation.imc_multiview import BAG_SIZES
-from evaluation.imc_multiview_sweep import BagSet, require_both_halves, sweep_multiview
-from evaluation.imc_multiview_table import MultiviewRun
-from evaluation.imc_multiview_table import make_table as make_multiview_table
-from evaluation.imc_stereo import MethodRun, StereoPlan, run_stereo
-from evaluation.imc_submit import (
+from evaluation.challenge.layout import COVISIBILITY, Scene, list_scenes
+from evaluation.challenge.multiview import BAG_SIZES
+from evaluation.challenge.multiview_sweep import BagSet, require_both_halves, sweep_multiview
+from evaluation.challenge.multiview_table import MultiviewRun
+from evaluation.challenge.multiview_table import make_table as make_multiview_table
+from evaluation.challenge.submit import (
     VALIDATE,
     add_export_options,
     export_runs,
     has_errors,
     validate_main,
 )
-from evaluation.imc_turning import turn_scene
-from evaluation.pose_options import (
+from evaluation.challenge.turning import turn_scene
+from evaluation.command_line import exit_status, make_parser
+from evaluation.poses.options import (
     add_common_options,
     add_stereo_options,
     describe_stereo,
@@ -40,7 +39,8 @@ from evaluation.pose_options import (
     read_plan,
     write_stereo,
 )
-from evaluation.pose_pairs import PairSet
+from evaluation.poses.pairs import PairSet
+from evaluation.poses.stereo import MethodRun, StereoPlan, run_stereo
 from rekd_hloc.findings import Finding, format_findings
 
 logger = logging.getLogger(__name__)
@@ -101,9 +101,7 @@ def run(arguments: argparse.Namespace) -> tuple[str, list[Finding]]:
     plan = read_plan(arguments)
     scenes, masks = _read_scenes(arguments)
     sets = [
-        PairSet.from_scene(scene, arguments.covisibility, masks[scene.key]).limit(
-            arguments.num_pairs
-        )
+        scene.pair_set(arguments.covisibility, masks[scene.key]).limit(arguments.num_pairs)
         for scene in scenes
     ]
     bags = []

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.baselines import load_method
+from evaluation.challenge.layout import Scene, list_scenes
 from evaluation.command_line import exit_status, make_parser
-from evaluation.imc_layout import Scene, list_scenes
-from evaluation.oriented_constraints import correspondences_of
-from evaluation.oriented_planes import load_planar_pairs, study_planes
-from evaluation.oriented_trials import (
+from evaluation.estimators.oriented_constraints import correspondences_of
+from evaluation.estimators.samplers import SAMPLERS
+from evaluation.methods.baselines import load_method
+from evaluation.oriented.planes import load_planar_pairs, study_planes
+from evaluation.oriented.trials import (
     Figures,
     PosedPair,
     TrialLog,
@@ -31,10 +32,9 @@ from evaluation.oriented_trials import (
     pose_trial,
     synthetic_trial,
 )
-from evaluation.pose_features import extract_images
-from evaluation.pose_metrics import mean_average_accuracy, relative_pose
+from evaluation.poses.features import extract_images
+from evaluation.poses.metrics import mean_average_accuracy, relative_pose
 from evaluation.report import Cell, Table, today, write_report
-from evaluation.samplers import SAMPLERS
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.store import FeatureStore
 

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.imc_stereo import run_stereo
-from evaluation.pose_list import read_model_pairs, read_pair_list
-from evaluation.pose_options import (
+from evaluation.poses.options import (
     add_common_options,
     add_stereo_options,
     describe_stereo,
@@ -26,7 +24,9 @@ from evaluation.pose_options import (
     read_plan,
     write_stereo,
 )
-from evaluation.pose_pairs import PairSet
+from evaluation.poses.pair_list import read_model_pairs, read_pair_list
+from evaluation.poses.pairs import PairSet
+from evaluation.poses.stereo import run_stereo
 
 PROTOCOL = "pose-pairs"
 COVISIBILITY = 0.1

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.baselines import load_method
 from evaluation.command_line import exit_status, make_parser
+from evaluation.methods.baselines import load_method
 from evaluation.report import write_text
 from evaluation.results_document import format_missing, format_part, has_content, replace_block
 from evaluation.results_plan import PARTS, PRESET_NAMES, Part

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluation.baselines import CLASSICAL, LEARNED, METHODS
+from evaluation.methods.baselines import CLASSICAL, LEARNED, METHODS
 from rekd_hloc.config import PRESETS
 
 SAME_DESCRIPTOR = ("sift+ours", "rootsift-upright+ours", "orb+ours", "disk+ours", "aliked-n16+ours")

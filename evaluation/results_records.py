@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evaluation.baselines import METHODS
 from evaluation.curves import FILTERED, Plot
+from evaluation.methods.baselines import METHODS
 from evaluation.report import Table
 
 logger = logging.getLogger(__name__)

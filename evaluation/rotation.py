@@ -15,20 +15,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.baselines import Method, load_method
-from evaluation.changes import KINDS, UNITS, ChangeKind, default_values
 from evaluation.command_line import exit_status, make_parser
-from evaluation.method_options import add_method_options
+from evaluation.methods.baselines import Method, load_method
+from evaluation.methods.options import add_method_options
 from evaluation.photos import is_validation
 from evaluation.report import today, write_csv, write_report
-from evaluation.sweep import (
+from evaluation.sweeps.changes import KINDS, UNITS, ChangeKind, default_values
+from evaluation.sweeps.sweep import (
     ANGLE_TOLERANCE_DEG,
     FOUND_PX,
     MARGIN_PX,
     Sweep,
     run_sweep,
 )
-from evaluation.sweep_tables import make_plots, make_value_rows, roto360_table, sweep_tables
+from evaluation.sweeps.tables import make_plots, make_value_rows, roto360_table, sweep_tables
 from rekd_hloc.images import list_images
 
 NUM_KEYPOINTS = 500

@@ -19,8 +19,8 @@ import cv2
 import torch
 from tqdm import tqdm
 
-from evaluation.baselines import Method, load_method
 from evaluation.command_line import exit_status, make_parser
+from evaluation.methods.baselines import Method, load_method
 from evaluation.report import Cell, Table, format_markdown, today, write_report
 from rekd_hloc.images import read_color
 

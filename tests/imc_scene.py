@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from evaluation.imc_layout import Scene, read_scene
+from evaluation.challenge.layout import Scene, read_scene
 from rekd_hloc import pycolmap_compat as compat
 from rekd_hloc.alignment import read_poses
 from rekd_hloc.pycolmap_compat import pycolmap

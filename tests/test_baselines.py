@@ -9,12 +9,12 @@ import pytest
 import torch
 from helpers import data_dir, descriptor_weights, random_features, textured_image
 
-from evaluation import learned
-from evaluation.baselines import METHODS, Method, limit, load_method, to_root
-from evaluation.changes import turn_image
-from evaluation.classical import unit_rows
+from evaluation.methods import learned
+from evaluation.methods.baselines import METHODS, Method, limit, load_method, to_root
+from evaluation.methods.classical import unit_rows
 from evaluation.metrics import match_errors, orientation_errors
-from evaluation.sweep import angle_errors
+from evaluation.sweeps.changes import turn_image
+from evaluation.sweeps.sweep import angle_errors
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.store import FeatureStore
 

@@ -13,10 +13,10 @@ import torch
 from helpers import data_dir, descriptor_weights, detector_weights, random_features, textured_image
 
 from evaluation import hpatches
-from evaluation.baselines import Method, load_method
 from evaluation.hpatches import build_parser, read_overrides
-from evaluation.measures import PairInput
-from evaluation.protocols import PROTOCOLS, average
+from evaluation.methods.baselines import Method, load_method
+from evaluation.planar.measures import PairInput
+from evaluation.planar.protocols import PROTOCOLS, average
 from evaluation.report import Table, format_markdown, write_json
 from rekd_hloc.store import FeatureStore
 from rekd_hloc.types import Features, Keypoints

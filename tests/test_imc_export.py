@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from evaluation import imc
-from evaluation.imc_arrays import pair_key
-from evaluation.imc_config import (
+from evaluation.challenge.arrays import pair_key
+from evaluation.challenge.config import (
     CATEGORIES,
     Labels,
     Metadata,
@@ -18,11 +18,11 @@ from evaluation.imc_config import (
     check_config,
     make_config,
 )
-from evaluation.imc_export import Submission, export_submission
-from evaluation.imc_inliers import keep_inliers
-from evaluation.imc_layout import DATASETS
-from evaluation.imc_validate import validate_submission
-from evaluation.two_view import RansacOptions
+from evaluation.challenge.export import Submission, export_submission
+from evaluation.challenge.inliers import keep_inliers
+from evaluation.challenge.layout import DATASETS
+from evaluation.challenge.validate import validate_submission
+from evaluation.estimators.two_view import RansacOptions
 from rekd_hloc.store import FeatureStore, MatchStore
 from rekd_hloc.types import Matches
 from tests.helpers import data_dir
@@ -137,7 +137,7 @@ def test_three_runs_are_three_files_and_one_run_removes_them(made, tmp_path):
 
 
 def test_too_many_keypoints_are_refused(made, tmp_path, monkeypatch):
-    monkeypatch.setattr("evaluation.imc_config.CATEGORIES", (10, 50))
+    monkeypatch.setattr("evaluation.challenge.config.CATEGORIES", (10, 50))
     with pytest.raises(ValueError, match="takes 50 at most"):
         export_submission(tmp_path, [submission(made)], LABELS, METADATA)
 

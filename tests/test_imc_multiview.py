@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation import imc_bag, imc_multiview
-from evaluation.imc_bag import BagResult, BagTask, reconstruct_bag
-from evaluation.imc_bag_log import open_bag_log
-from evaluation.imc_bags import draw_bags
-from evaluation.imc_multiview import choose_bags, run_multiview
-from evaluation.imc_multiview_table import COLUMNS, MultiviewResult, MultiviewRun, make_table
-from evaluation.pose_matching import MatchSettings
+from evaluation.challenge import bag as one_bag
+from evaluation.challenge import multiview
+from evaluation.challenge.bag import BagResult, BagTask, reconstruct_bag
+from evaluation.challenge.bag_log import open_bag_log
+from evaluation.challenge.bags import draw_bags
+from evaluation.challenge.multiview import choose_bags, run_multiview
+from evaluation.challenge.multiview_table import COLUMNS, MultiviewResult, MultiviewRun, make_table
+from evaluation.poses.matching import MatchSettings
 from evaluation.report import format_markdown
 from rekd_hloc.pycolmap_compat import pycolmap
 from rekd_hloc.store import MatchStore
@@ -75,7 +76,7 @@ def test_pairs_are_verified_with_colmaps_own_defaults(made, tmp_path, monkeypatc
         given.update(options)
         return verify(*arguments, **options)
 
-    monkeypatch.setattr(imc_bag, "verify", watch)
+    monkeypatch.setattr(one_bag, "verify", watch)
     run(made, tmp_path)
     ransac = pycolmap.TwoViewGeometryOptions().ransac
     assert given["max_error_px"] == ransac.max_error
@@ -152,7 +153,7 @@ def test_finished_bags_are_not_done_again(made, tmp_path, monkeypatch):
         done.append(task.names)
         return reconstruct_bag(task)
 
-    monkeypatch.setattr(imc_multiview, "reconstruct_bag", count)
+    monkeypatch.setattr(multiview, "reconstruct_bag", count)
     second = run(made, tmp_path)
     assert done == [tuple(json.loads(lines[0])["result"]["names"])]
     assert [b.errors_deg for b in second.bags] == [b.errors_deg for b in first.bags]
@@ -161,7 +162,7 @@ def test_finished_bags_are_not_done_again(made, tmp_path, monkeypatch):
 
 
 def test_another_seed_or_other_matches_are_other_bags(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(imc_multiview, "reconstruct_bag", lambda task: bag(seed=task.seed))
+    monkeypatch.setattr(multiview, "reconstruct_bag", lambda task: bag(seed=task.seed))
     options = {"bag_sizes": (6,), "num_bags": 1}
     run(made, tmp_path, **options)
     run(made, tmp_path, seed=1, **options)
@@ -199,7 +200,7 @@ def test_official_bags_are_taken_before_drawn_ones(made):
     scene = dataclasses.replace(made.scene, bags={5: official})
     bags = choose_bags(scene, (3, 5), None, bag_seed=0)
     assert [b for b in bags if len(b) == 5] == [tuple(names[:5]), tuple(names[1:6])]
-    assert len([b for b in bags if len(b) == 3]) == imc_multiview.NUM_BAGS
+    assert len([b for b in bags if len(b) == 3]) == multiview.NUM_BAGS
     assert choose_bags(scene, (5,), 1, bag_seed=0) == [tuple(names[:5])]
     assert choose_bags(scene, (3,), 4, bag_seed=0) == choose_bags(scene, (5, 3), 4, bag_seed=0)[2:]
     assert choose_bags(scene, (3,), 4, bag_seed=1) != choose_bags(scene, (3,), 4, bag_seed=0)

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import imc_multiview_sweep
-from evaluation.baselines import Method
-from evaluation.imc_bag import BagResult
-from evaluation.imc_multiview_sweep import BagSet, require_both_halves, sweep_multiview
-from evaluation.imc_multiview_table import MultiviewResult
-from evaluation.imc_stereo import StereoPlan, Workplace
-from evaluation.pose_features import Extracted
-from evaluation.pose_matching import Matched, MatchSettings
-from evaluation.two_view import RansacOptions
+from evaluation.challenge import multiview_sweep
+from evaluation.challenge.bag import BagResult
+from evaluation.challenge.multiview_sweep import BagSet, require_both_halves, sweep_multiview
+from evaluation.challenge.multiview_table import MultiviewResult
+from evaluation.estimators.two_view import RansacOptions
+from evaluation.methods.baselines import Method
+from evaluation.poses.features import Extracted
+from evaluation.poses.matching import Matched, MatchSettings
+from evaluation.poses.stereo import StereoPlan, Workplace
 from tests.helpers import random_features
 from tests.imc_scene import make_imc_scene
 
@@ -58,10 +58,10 @@ def work(bags, monkeypatch, tmp_path):
         asked.pairs.append(set(pairs))
         return Matched(Path(settings.label), 0, 0.0)
 
-    monkeypatch.setattr(imc_multiview_sweep, "run_multiview", run_multiview)
-    monkeypatch.setattr(imc_multiview_sweep, "match_pairs", match_pairs)
+    monkeypatch.setattr(multiview_sweep, "run_multiview", run_multiview)
+    monkeypatch.setattr(multiview_sweep, "match_pairs", match_pairs)
     monkeypatch.setattr(
-        imc_multiview_sweep, "extract_images", lambda *_, **__: Extracted(tmp_path, 0, 0.0)
+        multiview_sweep, "extract_images", lambda *_, **__: Extracted(tmp_path, 0, 0.0)
     )
     return asked
 

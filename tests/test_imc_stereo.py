@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation import imc, pose_estimation
-from evaluation.baselines import load_method
-from evaluation.imc_layout import Camera, list_scenes, read_scene
-from evaluation.imc_stereo import StereoPlan, Workplace, run_stereo
-from evaluation.imc_turning import turn_camera, turn_scene
-from evaluation.oriented_constraints import Correspondences
-from evaluation.pair_work import open_pool
-from evaluation.pose_estimation import PairResult, estimate_pairs, measure_pair, open_pair_log
-from evaluation.pose_features import extract_images
-from evaluation.pose_matching import MatchSettings, match_features, match_pairs
-from evaluation.pose_metrics import FAILED, pose_error_deg, rotation_error_deg
-from evaluation.pose_pairs import PairSet, PosePair
-from evaluation.two_view import RansacOptions
+from evaluation import imc
+from evaluation.challenge.layout import Camera, list_scenes, read_scene
+from evaluation.challenge.turning import turn_camera, turn_scene
+from evaluation.estimators.oriented_constraints import Correspondences
+from evaluation.estimators.two_view import RansacOptions
+from evaluation.methods.baselines import load_method
+from evaluation.poses import estimation
+from evaluation.poses.estimation import PairResult, estimate_pairs, measure_pair, open_pair_log
+from evaluation.poses.features import extract_images
+from evaluation.poses.matching import MatchSettings, match_features, match_pairs
+from evaluation.poses.metrics import FAILED, pose_error_deg, rotation_error_deg
+from evaluation.poses.pair_work import open_pool
+from evaluation.poses.pairs import PosePair
+from evaluation.poses.stereo import StereoPlan, Workplace, run_stereo
 from rekd_hloc.store import MatchStore
 from rekd_hloc.turning import canvas_from_photo
 from tests.helpers import random_features
@@ -58,7 +59,7 @@ def worst_median(run):
 
 
 def test_true_poses_are_found(scene, method, cache):
-    pairs = PairSet.from_scene(scene)
+    pairs = scene.pair_set()
     run = run_stereo([pairs], method, plan(), Workplace(cache))
     assert len(run.scenes[0].by_seed[0]) == 9
     assert worst_median(run) < 1.5
@@ -80,14 +81,14 @@ def _rolled(camera):
 def test_a_wrong_convention_shows(scene, method, cache, spoil):
     name = sorted(scene.calibration)[0]
     wrong = {**scene.calibration, name: spoil(scene.calibration[name])}
-    pairs = PairSet.from_scene(replace(scene, calibration=wrong))
+    pairs = replace(scene, calibration=wrong).pair_set()
     own = replace(pairs, pairs=[pair for pair in pairs.pairs if name in pair.names])
     run = run_stereo([own], method, plan(), Workplace(cache))
     assert worst_median(run) > 10
 
 
 def test_sweep_is_chosen_on_one_half_and_reported_on_the_other(scene, method, cache):
-    pairs = PairSet.from_scene(scene, 0.0)
+    pairs = scene.pair_set(0.0)
     coarse = replace(RANSAC, threshold_px=30.0)
     several = plan(ransacs=[coarse, RANSAC], seeds=(0, 1))
     run = run_stereo([pairs], method, several, Workplace(cache))
@@ -111,14 +112,14 @@ def test_split_ignores_the_order_of_a_pair_and_is_even():
 
 
 def test_nothing_is_done_twice(scene, method, tmp_path, monkeypatch):
-    pairs = PairSet.from_scene(scene)
+    pairs = scene.pair_set()
     half = pairs.limit(4)
     first = run_stereo([half], method, plan(), Workplace(tmp_path))
     assert first.scenes[0].features.num_extracted == len(half.used_images())
     whole = run_stereo([pairs], method, plan(), Workplace(tmp_path))
     assert whole.scenes[0].features.path == first.scenes[0].features.path
-    monkeypatch.setattr(pose_estimation, "estimate_pose", None)
-    monkeypatch.setattr("evaluation.pose_matching.match_features", None)
+    monkeypatch.setattr(estimation, "estimate_pose", None)
+    monkeypatch.setattr("evaluation.poses.matching.match_features", None)
     again = run_stereo([pairs], method, plan(), Workplace(tmp_path))
     assert again.scenes[0].by_seed == whole.scenes[0].by_seed
     assert again.scenes[0].features.num_extracted == 0
@@ -128,7 +129,7 @@ def test_nothing_is_done_twice(scene, method, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_processes_change_nothing(scene, method, cache, tmp_path):
-    pairs = PairSet.from_scene(scene)
+    pairs = scene.pair_set()
     alone = run_stereo([pairs], method, plan(), Workplace(cache))
     found = alone.scenes[0]
     with open_pool(2) as pool:
@@ -160,14 +161,14 @@ def test_a_cut_line_is_done_again(tmp_path):
 
 
 def test_a_changed_pose_is_estimated_again(scene):
-    pair = PairSet.from_scene(scene).pairs[0]
+    pair = scene.pair_set().pairs[0]
     assert pair.digest() == replace(pair, rotation=pair.rotation.copy()).digest()
     assert pair.digest() != replace(pair, translation=-pair.translation).digest()
     assert pair.digest() != replace(pair, K_a=pair.K_a + 1e-3).digest()
 
 
 def test_without_matches_a_pair_fails(scene):
-    pair = PairSet.from_scene(scene).pairs[0]
+    pair = scene.pair_set().pairs[0]
     result = measure_pair(pair, Correspondences(*np.zeros((4, 0, 2))), RANSAC, 0)
     assert result.error_deg == FAILED
     assert (result.num_matches, result.num_inliers) == (0, 0)
@@ -192,13 +193,11 @@ def test_turned_scene_gives_true_poses(scene, method, tmp_path):
     turned, masks = turn_scene(scene, 5, tmp_path / "turned")
     changed = [name for name in scene.images if turned.images[name] != scene.images[name]]
     assert changed == sorted(scene.images)[1::2] == sorted(masks)
-    pairs = PairSet.from_scene(turned, masks=masks)
+    pairs = turned.pair_set(masks=masks)
     run = run_stereo([pairs], method, plan(), Workplace(tmp_path))
     assert worst_median(run) < 1.5
     unturned = replace(turned, calibration=scene.calibration)
-    wrong = run_stereo(
-        [PairSet.from_scene(unturned, masks=masks)], method, plan(), Workplace(tmp_path)
-    )
+    wrong = run_stereo([unturned.pair_set(masks=masks)], method, plan(), Workplace(tmp_path))
     assert worst_median(wrong) > 5
     stamp = {path: path.stat().st_mtime_ns for path in turned.images.values()}
     turn_scene(scene, 5, tmp_path / "turned")
@@ -269,7 +268,7 @@ def test_options_are_checked():
 def test_methods_without_angles_are_not_filtered(scene, cache):
     upright = load_method("rootsift-upright", 500)
     filtered = [replace(MATCH, filter="ours"), replace(MATCH, filter="paper")]
-    run = run_stereo([PairSet.from_scene(scene).limit(2)], upright, plan(matches=filtered),
+    run = run_stereo([scene.pair_set().limit(2)], upright, plan(matches=filtered),
                      Workplace(cache))  # fmt: skip
     assert run.chosen.match == MATCH
 
@@ -345,7 +344,7 @@ def test_mistakes_are_told(part, tmp_path, caplog, options, message):
 
 
 def test_errors_agree_with_the_metric(scene):
-    pair = PairSet.from_scene(scene).pairs[0]
+    pair = scene.pair_set().pairs[0]
     true = (pair.rotation, pair.translation)
     assert pose_error_deg(true, true) == pytest.approx(0, abs=1e-6)
     assert list_scenes(scene.images[pair.a].parents[3])[0].name == "corner"

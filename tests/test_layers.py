@@ -16,6 +16,18 @@ ALLOWED = {
     "training": {"rekd_hloc", "evaluation", "training"},
     "pipelines": {"rekd_hloc", "evaluation", "pipelines"},
 }
+BELOW = {
+    "methods": set(),
+    "planar": {"methods"},
+    "sweeps": {"methods"},
+    "estimators": set(),
+    "poses": {"methods", "estimators"},
+    "challenge": {"methods", "estimators", "poses"},
+    "oriented": {"methods", "planar", "estimators", "poses"},
+}
+"""Rooms of the evaluation, and those that each may import from."""
+COMMON = {"command_line", "curves", "metrics", "photos", "report"}
+"""Modules of the evaluation that every room may import."""
 ONLY_IN = {
     "e2cnn": ("rekd_hloc/detector/steerable.py",),
     "hloc": ("rekd_hloc/plugin/",),
@@ -65,6 +77,23 @@ def test_rooms_import_only_what_is_below_them(package):
             assert root != "tests", f"{path} imports {module}"
             if root in ALLOWED:
                 assert root in ALLOWED[package], f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("room", BELOW)
+def test_rooms_of_the_evaluation_import_only_what_is_below_them(room):
+    for path in sources(f"evaluation/{room}"):
+        for module, _ in imports(path):
+            if is_within(module, "evaluation"):
+                allowed = BELOW[room] | COMMON | {room}
+                assert module.split(".")[1] in allowed, f"{path} imports {module}"
+
+
+def test_every_room_of_the_evaluation_has_walls():
+    assert {path.parent.name for path in sources("evaluation")} == {"evaluation", *BELOW}
+    for name in COMMON:
+        for module, _ in imports(ROOT / "evaluation" / f"{name}.py"):
+            if is_within(module, "evaluation"):
+                assert module.split(".")[1] in COMMON, f"{name} imports {module}"
 
 
 @pytest.mark.parametrize("package", ONLY_IN)

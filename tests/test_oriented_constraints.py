@@ -1,11 +1,11 @@
-"""Tests of evaluation.oriented_constraints on scenes of planes with exact angles and scales."""
+"""Tests of oriented_constraints on scenes of planes with exact angles and scales."""
 
 import numpy as np
 import pytest
 import torch
 from helpers import random_features
 
-from evaluation.oriented_constraints import (
+from evaluation.estimators.oriented_constraints import (
     Correspondences,
     correspondences_of,
     epipolar_rows,
@@ -18,7 +18,7 @@ from evaluation.oriented_constraints import (
     oriented_residual,
     oriented_rows,
 )
-from evaluation.oriented_scenes import make_scene
+from evaluation.oriented.scenes import make_scene
 from rekd_hloc.types import Matches
 
 

@@ -1,11 +1,11 @@
-"""Tests of evaluation.point_solvers and evaluation.oriented_solvers: they find the exact model."""
+"""Tests of point_solvers and oriented_solvers: they find the exact model."""
 
 import numpy as np
 import pytest
 
-from evaluation import oriented_solvers, point_solvers
-from evaluation.oriented_constraints import Correspondences
-from evaluation.oriented_scenes import make_scene
+from evaluation.estimators import oriented_solvers, point_solvers
+from evaluation.estimators.oriented_constraints import Correspondences
+from evaluation.oriented.scenes import make_scene
 
 NUM_SAMPLES = 60
 FRAME = np.array([[1 / 300, 0, -500 / 300], [0, 1 / 300, -500 / 300], [0, 0, 1]])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from helpers import textured_image
 
-from evaluation.imc_layout import read_scene
-from evaluation.oriented_planes import PlanarPair, planar_trial, study_planes
-from evaluation.oriented_scenes import EXACT, Noise, make_scene
-from evaluation.oriented_study import StudyOptions, load_pairs, main, study_photos
-from evaluation.oriented_trials import (
+from evaluation.challenge.layout import read_scene
+from evaluation.estimators.samplers import SAMPLERS
+from evaluation.oriented.planes import PlanarPair, planar_trial, study_planes
+from evaluation.oriented.scenes import EXACT, Noise, make_scene
+from evaluation.oriented.trials import (
     PosedPair,
     TrialLog,
     adaptive_trial,
@@ -21,7 +21,7 @@ from evaluation.oriented_trials import (
     pose_trial,
     synthetic_trial,
 )
-from evaluation.samplers import SAMPLERS
+from evaluation.oriented_study import StudyOptions, load_pairs, main, study_photos
 
 
 def posed_pair(share=0.6, noise=None, seed=0):

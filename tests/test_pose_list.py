@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from evaluation import pose
-from evaluation.imc_layout import read_scene
-from evaluation.pose_list import read_model_pairs, read_pair_list
-from evaluation.pose_metrics import pose_error_deg, rotation_error_deg
-from evaluation.pose_pairs import PairSet
+from evaluation.challenge.layout import read_scene
+from evaluation.poses.metrics import pose_error_deg, rotation_error_deg
+from evaluation.poses.pair_list import read_model_pairs, read_pair_list
 from rekd_hloc import pycolmap_compat as compat
 from rekd_hloc.pycolmap_compat import pycolmap
 from tests.imc_photos import make_layout
@@ -143,7 +142,7 @@ def test_broken_models_are_named(model, tmp_path):
 def test_the_program_on_a_list(tmp_path, capsys):
     scene = read_scene(make_layout(tmp_path / "data", num_views=3).parent)
     lines = []
-    for pair in PairSet.from_scene(scene, 0.0).pairs:
+    for pair in scene.pair_set(0.0).pairs:
         motion = np.eye(4)
         motion[:3, :3], motion[:3, 3] = pair.rotation, pair.translation
         numbers = np.concatenate([pair.K_a.ravel(), pair.K_b.ravel(), motion.ravel()])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.pose_metrics import (
+from evaluation.poses.metrics import (
     FAILED,
     accuracy,
     area_under_curve,

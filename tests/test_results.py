@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from evaluation import results
-from evaluation.baselines import METHODS
+from evaluation.methods.baselines import METHODS
 from evaluation.results_document import NOT_MEASURED, has_content, replace_block
 from evaluation.results_plan import PARTS, Part
 from evaluation.results_records import merge_records, read_record, read_records

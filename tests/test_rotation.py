@@ -11,8 +11,9 @@ import torch
 from helpers import random_features, textured_image
 
 from evaluation import rotation
-from evaluation.baselines import Method, load_method
-from evaluation.changes import (
+from evaluation.methods.baselines import Method, load_method
+from evaluation.photos import is_validation
+from evaluation.sweeps.changes import (
     blur_gaussian,
     blur_motion,
     change_image,
@@ -20,9 +21,8 @@ from evaluation.changes import (
     motion_kernel,
     turn_image,
 )
-from evaluation.photos import is_validation
-from evaluation.sweep import Sweep, SweepResult, angle_errors, compare, run_sweep, summarise
-from evaluation.sweep_tables import make_plots, make_value_rows, roto360_table, sweep_tables
+from evaluation.sweeps.sweep import Sweep, SweepResult, angle_errors, compare, run_sweep, summarise
+from evaluation.sweeps.tables import make_plots, make_value_rows, roto360_table, sweep_tables
 from rekd_hloc.geometry import warp_angles, warp_points
 from rekd_hloc.types import Features, Keypoints
 

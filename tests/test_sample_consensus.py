@@ -1,18 +1,23 @@
-"""Tests of evaluation.sample_consensus: it finds models among wrong matches, the same each time."""
+"""Tests of sample_consensus: it finds models among wrong matches, the same each time."""
 
 import numpy as np
 import pytest
 
-from evaluation.consensus_loop import samples_needed
-from evaluation.oriented_scenes import EXACT, Noise, make_scene
-from evaluation.sample_consensus import (
+from evaluation.estimators.consensus_loop import samples_needed
+from evaluation.estimators.sample_consensus import (
     ConsensusOptions,
     estimate_essential,
     estimate_fundamental,
     estimate_homography,
 )
-from evaluation.samplers import SAMPLERS, Sampler, draw_samples
-from evaluation.two_view_models import common_frame, epipolar_model, homography_model, refine
+from evaluation.estimators.samplers import SAMPLERS, Sampler, draw_samples
+from evaluation.estimators.two_view_models import (
+    common_frame,
+    epipolar_model,
+    homography_model,
+    refine,
+)
+from evaluation.oriented.scenes import EXACT, Noise, make_scene
 
 EVERY = [(kind, name) for kind, samplers in SAMPLERS.items() for name in samplers]
 TRUTH = {

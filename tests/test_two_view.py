@@ -4,10 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluation.epipolar import pose_from_fundamental
-from evaluation.pose_metrics import direction_error_deg, pose_error_deg, rotation_error_deg
-from evaluation.robust_estimators import PACKAGES
-from evaluation.two_view import (
+from evaluation.estimators.epipolar import pose_from_fundamental
+from evaluation.estimators.robust_estimators import PACKAGES
+from evaluation.estimators.two_view import (
     ESTIMATORS,
     NEED_ANGLES,
     RansacOptions,
@@ -15,6 +14,7 @@ from evaluation.two_view import (
     require,
     versions,
 )
+from evaluation.poses.metrics import direction_error_deg, pose_error_deg, rotation_error_deg
 
 K_A = np.array([[800, 0, 500], [0, 800, 300], [0, 0, 1.0]])
 K_B = np.array([[900, 7, 480], [0, 850, 310], [0, 0, 1.0]])

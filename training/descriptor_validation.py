@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from evaluation.baselines import to_root
+from evaluation.methods.baselines import to_root
 from evaluation.metrics import match_errors
 from rekd_hloc.descriptor.hardnet import describe
 from rekd_hloc.descriptor.patches import cut_patches

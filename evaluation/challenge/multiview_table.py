@@ -1,0 +1,174 @@
+"""Figures of the multiview task by bag size, and their table.
+
+For each bag size: mAA(10) is the mean over bags of the accuracy at 1..10 degrees over all pairs of
+a bag; over sizes it is their plain mean, as in the official benchmark.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from evaluation.challenge.bag import BagResult
+from evaluation.poses.matching import MatchSettings
+from evaluation.poses.metrics import accuracy
+from evaluation.report import Cell, Table
+
+COLUMNS = (
+    "method", "matches by", "bag size", "bags", "mAA(5)", "mAA(10)", "with a model %",
+    "registered %", "points", "track length", "median ATE %", "seconds a bag",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SizeSummary:
+    """Figures of the bags of one size; means unless said otherwise.
+
+    Attributes:
+        size: images of a bag; None for the mean over all sizes.
+        num_bags: how many bags.
+        maa5: mean accuracy at 1..5 degrees.
+        maa10: mean accuracy at 1..10 degrees.
+        success: share of the bags that gave a model.
+        registered: share of the images that are in the largest model, over all bags.
+        num_points: scene points, over bags with a model.
+        track_length: images that see a point, over bags with a model.
+        ate_rel: see :class:`evaluation.challenge.bag.BagResult`; median over the bags that could be
+            aligned, because the error of one camera gone astray has no bound.
+        seconds: of a bag.
+    """
+
+    size: int | None
+    num_bags: int
+    maa5: float
+    maa10: float
+    success: float
+    registered: float
+    num_points: float
+    track_length: float
+    ate_rel: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class MultiviewResult:
+    """All bags of one scene, method and seed."""
+
+    scene: str
+    seed: int
+    bags: tuple[BagResult, ...]
+
+    def summaries(self) -> list[SizeSummary]:
+        """One for each bag size, and at last their plain mean; empty without bags."""
+        sizes = sorted({len(bag.names) for bag in self.bags})
+        each = [_summarise([b for b in self.bags if len(b.names) == size]) for size in sizes]
+        return [*each, _mean(each)] if each else []
+
+    @property
+    def maa10(self) -> float:
+        """Mean over bag sizes, the benchmark's figure; nan without bags."""
+        summaries = self.summaries()
+        return summaries[-1].maa10 if summaries else float("nan")
+
+
+@dataclass(frozen=True)
+class MultiviewRun:
+    """One method on all scenes, with all seeds.
+
+    Attributes:
+        chosen: how its features were matched.
+        results: of the bags that are reported, one for each scene and seed.
+        tuning: mAA(10) on the bags that ``chosen`` was chosen on, by setting; empty if there was
+            but one.
+    """
+
+    chosen: MatchSettings
+    results: Sequence[MultiviewResult]
+    tuning: Mapping[MatchSettings, float] = field(default_factory=dict)
+
+    def to_record(self) -> dict[str, Any]:
+        """For results.json."""
+        return {
+            "multiview_matches": self.chosen.label,
+            "multiview_tuning": {settings.label: maa for settings, maa in self.tuning.items()},
+            "multiview": [
+                {"scene": result.scene, "seed": result.seed, "maa10": result.maa10,
+                 "bags": [bag.to_record() for bag in result.bags]}
+                for result in self.results
+            ],
+        }  # fmt: skip
+
+
+def make_table(runs: Mapping[str, MultiviewRun]) -> Table:
+    """One row for each method and bag size, the mean over all sizes last.
+
+    Args:
+        runs: by method; figures are means over scenes and seeds.
+    """
+    rows: list[list[Cell]] = []
+    for method, run in runs.items():
+        parts = [summary for result in run.results for summary in result.summaries()]
+        start = [method, run.chosen.label]
+        for size in sorted({s.size for s in parts if s.size is not None}):
+            rows.append(_row(start, [s for s in parts if s.size == size]))
+        rows.append(_row(start, [s for s in parts if s.size is None]))
+    return Table("multiview: COLMAP on bags of images", COLUMNS, rows)
+
+
+def _row(start: Sequence[str], summaries: Sequence[SizeSummary]) -> list[Cell]:
+    if not summaries:
+        return [*start, *[None] * (len(COLUMNS) - len(start))]
+    mean = _mean(summaries)
+    size = summaries[0].size
+    ate = None if np.isnan(mean.ate_rel) else f"{100 * mean.ate_rel:.2f}"
+    track = None if np.isnan(mean.track_length) else f"{mean.track_length:.2f}"
+    return [
+        *start,
+        "mean" if size is None else str(size),
+        sum(s.num_bags for s in summaries),
+        f"{mean.maa5:.4f}",
+        f"{mean.maa10:.4f}",
+        100 * mean.success,
+        100 * mean.registered,
+        mean.num_points,
+        track,
+        ate,
+        mean.seconds,
+    ]
+
+
+def _summarise(bags: Sequence[BagResult]) -> SizeSummary:
+    """Means over bags of one size."""
+    size = len(bags[0].names)
+    curves = np.array([accuracy(bag.errors_deg) for bag in bags])
+    models = [bag for bag in bags if bag.num_registered]
+    return SizeSummary(
+        size=size,
+        num_bags=len(bags),
+        maa5=float(curves[:, :5].mean()),
+        maa10=float(curves.mean()),
+        success=len(models) / len(bags),
+        registered=sum(bag.num_registered for bag in bags) / (size * len(bags)),
+        num_points=_known_mean(bag.num_points for bag in models),
+        track_length=_known_mean(bag.track_length for bag in models),
+        ate_rel=_known_median(bag.ate_rel for bag in bags),
+        seconds=_known_mean(bag.seconds for bag in bags),
+    )
+
+
+def _mean(summaries: Sequence[SizeSummary]) -> SizeSummary:
+    """Plain means of all figures; what is nan in one is left out of that figure's mean."""
+    names = [field.name for field in fields(SizeSummary) if field.name not in ("size", "num_bags")]
+    means = {name: _known_mean(getattr(s, name) for s in summaries) for name in names}
+    return SizeSummary(None, sum(s.num_bags for s in summaries), **means)
+
+
+def _known_median(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else float("nan")
+
+
+def _known_mean(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None and not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")

@@ -1,0 +1,1 @@
+"""Robust estimators by name, and our own RANSAC on points or on oriented features."""

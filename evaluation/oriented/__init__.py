@@ -1,0 +1,1 @@
+"""Parts of the study of oriented minimal samples: scenes, trials, real photos."""

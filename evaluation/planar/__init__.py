@@ -1,0 +1,1 @@
+"""Images that a known homography relates: sequences, protocols, and their figures."""

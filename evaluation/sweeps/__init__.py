@@ -1,0 +1,1 @@
+"""A photo against itself, turned, scaled or blurred."""
