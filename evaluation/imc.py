@@ -20,7 +20,7 @@ from evaluation.challenge.layout import COVISIBILITY, Scene, list_scenes
 from evaluation.challenge.multiview import BAG_SIZES
 from evaluation.challenge.multiview_sweep import BagSet, require_both_halves, sweep_multiview
 from evaluation.challenge.multiview_table import MultiviewRun
-from evaluation.challenge.multiview_table import make_table as make_multiview_table
+from evaluation.challenge.multiview_table import make_tables as make_multiview_tables
 from evaluation.challenge.submit import (
     VALIDATE,
     add_export_options,
@@ -155,7 +155,7 @@ def _write(
     runs: Sequence[MethodRun],
     multiview: dict[str, MultiviewRun],
 ) -> str:
-    tables = [make_multiview_table(multiview)] if multiview else []
+    tables = make_multiview_tables(multiview)
     parameters = {key: _plain(value) for key, value in vars(arguments).items()}
     record: dict[str, Any] = {
         "program": "imc",

@@ -13,7 +13,7 @@ from evaluation.challenge.bag import BagResult, BagTask, reconstruct_bag
 from evaluation.challenge.bag_log import open_bag_log
 from evaluation.challenge.bags import draw_bags
 from evaluation.challenge.multiview import choose_bags, run_multiview
-from evaluation.challenge.multiview_table import COLUMNS, MultiviewResult, MultiviewRun, make_table
+from evaluation.challenge.multiview_table import COLUMNS, MultiviewResult, MultiviewRun, make_tables
 from evaluation.poses.matching import MatchSettings
 from evaluation.report import format_markdown
 from rekd_hloc.pycolmap_compat import pycolmap
@@ -254,14 +254,30 @@ def test_table_has_a_row_for_each_method_and_size():
     result = MultiviewResult("d/s", 0, (bag(), bag(size=2, errors=(2.5,), registered=2)))
     other = dataclasses.replace(result, seed=1, bags=(bag(errors=(20, 20, 20)),))
     by = MatchSettings(ratio=0.9)
-    table = make_table({"a": MultiviewRun(by, [result, other]), "b": MultiviewRun(by, [])})
+    (table,) = make_tables({"a": MultiviewRun(by, [result, other]), "b": MultiviewRun(by, [other])})
     assert [[row[0], *row[2:4]] for row in table.rows] == [
-        ["a", "2", 1], ["a", "3", 2], ["a", "mean", 3], ["b", None, None],
+        ["a", "2", 1], ["a", "3", 2], ["a", "mean", 3], ["b", "3", 1], ["b", "mean", 1],
     ]  # fmt: skip
     assert {row[1] for row in table.rows} == {"nn ratio 0.9"}
     assert all(len(row) == len(COLUMNS) for row in table.rows)
-    assert table.rows[1][5] == "0.5000"
+    assert table.rows[1][5:7] == ["0.5000", "0.0000..1.0000"]
+    assert table.title == "Multiview, d/s, COLMAP on bags of images"
     assert "| a | nn ratio 0.9 | mean | 3 |" in format_markdown(table)
+    assert make_tables({}) == make_tables({"a": MultiviewRun(by, [])}) == []
+
+
+def test_scenes_have_tables_of_their_own_and_a_mean():
+    by = MatchSettings()
+    results = [
+        MultiviewResult(scene, seed, (bag(errors=(error,), size=2),))
+        for scene, errors in {"d/s": (0.5, 20), "d/t": (0.5, 0.5)}.items()
+        for seed, error in enumerate(errors)
+    ]
+    one, two, mean = make_tables({"a": MultiviewRun(by, results)})
+    assert [table.rows[0][5:7] for table in (one, two, mean)] == [
+        ["0.5000", "0.0000..1.0000"], ["1.0000", "1.0000..1.0000"], ["0.7500", "0.5000..1.0000"],
+    ]  # fmt: skip
+    assert (two.title[:14], mean.title) == ("Multiview, d/t", "Multiview, mean over 2 scenes")
 
 
 def test_log_keeps_failures(tmp_path):

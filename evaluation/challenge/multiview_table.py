@@ -1,4 +1,4 @@
-"""Figures of the multiview task by bag size, and their table.
+"""Figures of the multiview task by bag size, and their tables.
 
 For each bag size: mAA(10) is the mean over bags of the accuracy at 1..10 degrees over all pairs of
 a bag; over sizes it is their plain mean, as in the official benchmark.
@@ -16,8 +16,8 @@ from evaluation.poses.metrics import accuracy
 from evaluation.report import Cell, Table
 
 COLUMNS = (
-    "method", "matches by", "bag size", "bags", "mAA(5)", "mAA(10)", "with a model %",
-    "registered %", "points", "track length", "median ATE %", "seconds a bag",
+    "method", "matches by", "bag size", "bags", "mAA(5)", "mAA(10)", "seeds",
+    "with a model %", "registered %", "points", "track length", "median ATE %", "seconds a bag",
 )  # fmt: skip
 
 
@@ -100,35 +100,52 @@ class MultiviewRun:
         }  # fmt: skip
 
 
-def make_table(runs: Mapping[str, MultiviewRun]) -> Table:
-    """One row for each method and bag size, the mean over all sizes last.
+def make_tables(runs: Mapping[str, MultiviewRun]) -> list[Table]:
+    """One table a scene, and one of the means where there are several.
+
+    For each method a row for each bag size, the mean over all sizes last; figures are means over
+    seeds, and mAA(10) has its least and largest beside it.
 
     Args:
-        runs: by method; figures are means over scenes and seeds.
+        runs: by method, all of the same scenes.
     """
-    rows: list[list[Cell]] = []
+    scenes = list(dict.fromkeys(result.scene for run in runs.values() for result in run.results))
+    tables = [
+        Table(f"Multiview, {scene}, COLMAP on bags of images", COLUMNS, _rows(runs, [scene]))
+        for scene in scenes
+    ]
+    if len(scenes) > 1:
+        title = f"Multiview, mean over {len(scenes)} scenes"
+        tables.append(Table(title, COLUMNS, _rows(runs, scenes)))
+    return tables
+
+
+def _rows(runs: Mapping[str, MultiviewRun], scenes: Sequence[str]) -> list[list[Cell]]:
+    rows = []
     for method, run in runs.items():
-        parts = [summary for result in run.results for summary in result.summaries()]
-        start = [method, run.chosen.label]
-        for size in sorted({s.size for s in parts if s.size is not None}):
-            rows.append(_row(start, [s for s in parts if s.size == size]))
-        rows.append(_row(start, [s for s in parts if s.size is None]))
-    return Table("multiview: COLMAP on bags of images", COLUMNS, rows)
+        by_seed: dict[int, list[SizeSummary]] = {}
+        for result in run.results:
+            if result.scene in scenes:
+                by_seed.setdefault(result.seed, []).extend(result.summaries())
+        sizes = {summary.size for found in by_seed.values() for summary in found}
+        for size in sorted(sizes, key=lambda size: (size is None, size)):
+            start = [method, run.chosen.label, "mean" if size is None else str(size)]
+            of_size = [[s for s in found if s.size == size] for found in by_seed.values()]
+            rows.append([*start, *_cells([found for found in of_size if found])])
+    return rows
 
 
-def _row(start: Sequence[str], summaries: Sequence[SizeSummary]) -> list[Cell]:
-    if not summaries:
-        return [*start, *[None] * (len(COLUMNS) - len(start))]
-    mean = _mean(summaries)
-    size = summaries[0].size
+def _cells(by_seed: Sequence[Sequence[SizeSummary]]) -> list[Cell]:
+    """Figures of one method and bag size from the summaries of all scenes by seed."""
+    mean = _mean([summary for found in by_seed for summary in found])
+    maa10 = [_mean(found).maa10 for found in by_seed]
     ate = None if np.isnan(mean.ate_rel) else f"{100 * mean.ate_rel:.2f}"
     track = None if np.isnan(mean.track_length) else f"{mean.track_length:.2f}"
     return [
-        *start,
-        "mean" if size is None else str(size),
-        sum(s.num_bags for s in summaries),
+        mean.num_bags,
         f"{mean.maa5:.4f}",
         f"{mean.maa10:.4f}",
+        f"{min(maa10):.4f}..{max(maa10):.4f}",
         100 * mean.success,
         100 * mean.registered,
         mean.num_points,
