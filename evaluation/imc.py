@@ -3,8 +3,9 @@
     python -m evaluation.imc --data ROOT --scenes reichstag sacre_coeur --method rekd --out OUT
 
 Stereo: matches, a robust estimator, the pose, its error against the official calibration. Multiview
-(``--task stereo,multiview``): COLMAP models of bags of images. Writes table.md, results.json,
-pairs.csv, curves and report.html. Interrupt it and start it again: what was done is kept in
+(``--task multiview``, or ``stereo,multiview`` for both): COLMAP models of bags of images. Writes
+table.md, results.json, pairs.csv, curves and report.html to OUT, those of multiview to
+OUT/multiview. Interrupt it and start it again: what was done is kept in
 OUT/cache, and used again by other runs with the same OUT. ``--export DIR`` writes an official
 submission, ``--validate DIR --data ROOT`` looks at one.
 """
@@ -18,9 +19,13 @@ from typing import Any
 
 from evaluation.challenge.layout import COVISIBILITY, Scene, list_scenes
 from evaluation.challenge.multiview import BAG_SIZES
+from evaluation.challenge.multiview_report import (
+    describe_bags,
+    describe_multiview,
+    write_multiview,
+)
 from evaluation.challenge.multiview_sweep import BagSet, require_both_halves, sweep_multiview
 from evaluation.challenge.multiview_table import MultiviewRun
-from evaluation.challenge.multiview_table import make_tables as make_multiview_tables
 from evaluation.challenge.submit import (
     VALIDATE,
     add_export_options,
@@ -40,12 +45,12 @@ from evaluation.poses.options import (
     write_stereo,
 )
 from evaluation.poses.pairs import PairSet
-from evaluation.poses.stereo import MethodRun, StereoPlan, run_stereo
+from evaluation.poses.stereo import MethodRun, run_stereo
 from rekd_hloc.findings import Finding, format_findings
 
 logger = logging.getLogger(__name__)
 
-TASKS = ("stereo", "multiview")
+STEREO, MULTIVIEW = TASKS = ("stereo", "multiview")
 PROTOCOL = "imc2021-stereo"
 POSES_SOURCE = "poses_source.csv"
 
@@ -57,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data", type=Path, required=True, metavar="ROOT",
         help="<dataset>/<scene>/set_100/{images,calibration,new-vis-pairs,sub_set}")  # fmt: skip
     add("--scenes", nargs="+", default=[], metavar="NAME", help="default: all that are there")
-    add("--task", default="stereo", help="stereo, or stereo,multiview; default stereo")
+    add("--task", default="stereo", help="stereo, multiview, or stereo,multiview; default stereo")
     add_common_options(parser)
     add("--covisibility", type=float, default=COVISIBILITY, metavar="C",
         help=f"pairs above it count; default {COVISIBILITY:g}")  # fmt: skip
@@ -97,15 +102,17 @@ def run(arguments: argparse.Namespace) -> tuple[str, list[Finding]]:
         FileNotFoundError: data or weights are not there.
         ImportError: the estimator's package is missing.
     """
-    tasks = _read_tasks(arguments.task)
+    tasks = _read_tasks(arguments)
     plan = read_plan(arguments)
     scenes, masks = _read_scenes(arguments)
-    sets = [
-        scene.pair_set(arguments.covisibility, masks[scene.key]).limit(arguments.num_pairs)
-        for scene in scenes
-    ]
-    bags = []
-    if "multiview" in tasks:
+    sets: list[PairSet] = []
+    bags: list[BagSet] = []
+    if STEREO in tasks:
+        sets = [
+            scene.pair_set(arguments.covisibility, masks[scene.key]).limit(arguments.num_pairs)
+            for scene in scenes
+        ]
+    if MULTIVIEW in tasks:
         bags = [
             BagSet.from_scene(scene, arguments.bag_sizes, arguments.num_bags, masks[scene.key])
             for scene in scenes
@@ -116,19 +123,40 @@ def run(arguments: argparse.Namespace) -> tuple[str, list[Finding]]:
     multiview: dict[str, MultiviewRun] = {}
     with open_workplace(arguments) as place:
         for method in methods:
-            runs.append(run_stereo(sets, method, plan, place))
+            if sets:
+                runs.append(run_stereo(sets, method, plan, place))
             if bags:
                 multiview[method.name] = sweep_multiview(bags, method, plan, place)
         found = export_runs(scenes, runs, multiview, place, arguments) if arguments.export else []
-    return _write(arguments, plan, scenes, sets, runs, multiview), found
+    texts = []
+    if runs:
+        data = [
+            _describe(scene, f"{len(pairs.pairs)} pairs")
+            for scene, pairs in zip(scenes, sets, strict=True)
+        ]
+        record = {
+            **_record(arguments, data),
+            "protocol": PROTOCOL,
+            "description": describe_stereo(plan, arguments.num_keypoints),
+        }
+        texts.append(write_stereo(arguments.out, runs, plan, record))
+    if multiview:
+        data = [_describe(of_scene.scene, describe_bags(of_scene)) for of_scene in bags]
+        record = {
+            **_record(arguments, data),
+            "description": describe_multiview(plan, arguments.num_keypoints),
+        }
+        out = arguments.out / MULTIVIEW
+        texts.append(write_multiview(out, methods, multiview, plan, record))
+    return "\n".join(texts), found
 
 
-def _read_tasks(text: str) -> list[str]:
-    tasks = text.split(",")
+def _read_tasks(arguments: argparse.Namespace) -> list[str]:
+    tasks: list[str] = arguments.task.split(",")
     if unknown := [task for task in tasks if task not in TASKS]:
         raise ValueError(f"no task {unknown[0]!r}; tasks are {', '.join(TASKS)}")
-    if "stereo" not in tasks:
-        raise ValueError("multiview is run beside stereo: --task stereo,multiview")
+    if arguments.export and STEREO not in tasks:
+        raise ValueError("a submission needs the stereo task; add it to --task, or leave --export")
     return tasks
 
 
@@ -147,43 +175,21 @@ def _read_scenes(
     return turned, masks
 
 
-def _write(
-    arguments: argparse.Namespace,
-    plan: StereoPlan,
-    scenes: Sequence[Scene],
-    sets: Sequence[PairSet],
-    runs: Sequence[MethodRun],
-    multiview: dict[str, MultiviewRun],
-) -> str:
-    tables = make_multiview_tables(multiview)
+def _record(arguments: argparse.Namespace, data: Sequence[str]) -> dict[str, Any]:
+    """What the records of both tasks have in common; ``data`` is a description of each scene."""
     parameters = {key: _plain(value) for key, value in vars(arguments).items()}
-    record: dict[str, Any] = {
-        "program": "imc",
-        "protocol": PROTOCOL,
-        "description": describe_stereo(plan, arguments.num_keypoints)
-        + _describe_multiview(plan, multiview),
-        "data": "; ".join(_describe(s, p) for s, p in zip(scenes, sets, strict=True))
-        + _describe_turned(arguments.turned),
-        "parameters": parameters,
-        "method_extras": {name: run.to_record() for name, run in multiview.items()},
-    }
-    return write_stereo(arguments.out, runs, plan, record, tables)
+    described = "; ".join(data) + _describe_turned(arguments.turned)
+    return {"program": "imc", "data": described, "parameters": parameters}
 
 
-def _describe(scene: Scene, pairs: PairSet) -> str:
-    text = f"{scene.key}, {len(scene.images)} images, {len(pairs.pairs)} pairs"
+def _describe(scene: Scene, what: str) -> str:
+    text = f"{scene.key}, {len(scene.images)} images, {what}"
     folder = next(iter(scene.images.values())).parent.parent
     if (folder / POSES_SOURCE).is_file():
         rows = (folder / POSES_SOURCE).read_text(encoding="utf-8").splitlines()[1:]
         other = sum("original" not in row for row in rows)
         text += f" ({other} calibrations are recovered, not the official files)"
     return text
-
-
-def _describe_multiview(plan: StereoPlan, multiview: dict[str, MultiviewRun]) -> str:
-    if not multiview or len(plan.matches) == 1:
-        return ""
-    return "; multiview: ratio chosen on every second bag, reported on the others"
 
 
 def _describe_turned(seed: int | None) -> str:

@@ -314,9 +314,13 @@ def test_the_program_runs_multiview_with_its_own_matching(part, tmp_path):
     sizes = ["--bag-sizes", "3", "5", "--num-bags", "4"]
     tasks = ["--task", "stereo,multiview", *sizes, "--ratio", "none", "0.9", "--seeds", "1"]
     assert run_program(part, tmp_path, *tasks, "--export", str(tmp_path / "sub")) == 0
-    record = json.loads((tmp_path / "results.json").read_text())
-    assert "ratio chosen on every second bag" in record["description"]
+    assert json.loads((tmp_path / "results.json").read_text())["protocol"] == "imc2021-stereo"
+    record = json.loads((tmp_path / "multiview" / "results.json").read_text())
+    assert record["protocol"] == "imc2021-multiview"
+    assert "chosen on every second bag of a size from ratios none, 0.9" in record["description"]
+    assert record["data"].endswith("5 images, 4 bags of 3, 1 of 5")
     entry = record["methods"]["sift"]
+    assert entry["weights"] == "-"
     assert set(entry["multiview_tuning"]) == {"nn", "nn ratio 0.9"}
     assert entry["multiview_matches"] in entry["multiview_tuning"]
     (result,) = entry["multiview"]
@@ -326,12 +330,30 @@ def test_the_program_runs_multiview_with_its_own_matching(part, tmp_path):
     assert submitted["config_phototourism_multiview"]["custom_matches_name"] == label
 
 
+def test_multiview_can_be_run_alone(part, tmp_path, capsys):
+    task = ["--task", "multiview", "--bag-sizes", "4", "--num-bags", "2", "--seeds", "1"]
+    assert run_program(part, tmp_path, *task) == 0
+    printed = capsys.readouterr().out
+    assert printed == (tmp_path / "multiview" / "table.md").read_text()
+    assert "Multiview, phototourism/corner" in printed
+    record = json.loads((tmp_path / "multiview" / "results.json").read_text())
+    (plot,) = record["plots"]
+    shares = plot["curves"]["sift"]
+    assert len(shares) == 10
+    assert shares == sorted(shares)
+    assert 100 * record["methods"]["sift"]["multiview"][0]["maa10"] == pytest.approx(
+        np.mean(shares)
+    )
+    assert (tmp_path / "multiview" / "multiview-phototourism-corner.png").is_file()
+    assert not (tmp_path / "results.json").exists()
+
+
 @pytest.mark.parametrize(("options", "message"), [
     (("--task", "stereo,multiview", "--bag-sizes", "5", "--ratio", "none", "0.9"),
      "one bag of each size"),
     (("--ratio", "much"), "ratio must be a number"),
     (("--task", "sfm"), "no task 'sfm'"),
-    (("--task", "multiview"), "stereo,multiview"),
+    (("--task", "multiview", "--export", "somewhere"), "needs the stereo task"),
     (("--scenes", "lake"), "no scene 'lake'"),
     (("--seeds", "0"), "seeds must be at least 1"),
     (("--covisibility", "0.9"), "no calibrated pair of covisibility 0.9"),

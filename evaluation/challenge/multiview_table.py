@@ -68,8 +68,21 @@ class MultiviewResult:
     @property
     def maa10(self) -> float:
         """Mean over bag sizes, the benchmark's figure; nan without bags."""
-        summaries = self.summaries()
-        return summaries[-1].maa10 if summaries else float("nan")
+        return float(np.mean(self.accuracy())) if self.bags else float("nan")
+
+    def accuracy(self) -> list[float]:
+        """Share of pairs within 1..10 degrees: means over bags of a size, then over sizes.
+
+        Raises:
+            ValueError: there are no bags.
+        """
+        if not self.bags:
+            raise ValueError(f"{self.scene} has no bags to take figures of")
+        curves: dict[int, list[list[float]]] = {}
+        for bag in self.bags:
+            curves.setdefault(len(bag.names), []).append(accuracy(bag.errors_deg))
+        of_sizes = [np.mean(of_size, axis=0) for of_size in curves.values()]
+        return np.mean(of_sizes, axis=0).tolist()
 
 
 @dataclass(frozen=True)

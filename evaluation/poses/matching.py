@@ -66,6 +66,11 @@ class MatchSettings:
         return f"{self.matcher}{ratio}{added}"
 
 
+def describe_ratios(settings: Iterable[MatchSettings]) -> str:
+    """``none, 0.8, 0.9``."""
+    return ", ".join("none" if s.ratio == 1 else f"{s.ratio:g}" for s in settings)
+
+
 @dataclass(frozen=True)
 class Matched:
     """What :func:`match_pairs` did; as :class:`evaluation.poses.features.Extracted`."""

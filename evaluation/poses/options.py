@@ -1,7 +1,7 @@
 """What the command lines of ``evaluation.imc`` and ``evaluation.pose`` share."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from evaluation.estimators.two_view import (
 )
 from evaluation.methods.baselines import Method, load_method
 from evaluation.methods.options import add_method_options
-from evaluation.poses.matching import FILTERS, MATCHERS, MatchSettings
+from evaluation.poses.matching import FILTERS, MATCHERS, MatchSettings, describe_ratios
 from evaluation.poses.pair_work import num_cores, open_pool
 from evaluation.poses.report import (
     CSV_COLUMNS,
@@ -25,7 +25,7 @@ from evaluation.poses.report import (
     make_tables,
 )
 from evaluation.poses.stereo import MethodRun, StereoPlan, Workplace
-from evaluation.report import Table, today, write_csv, write_report
+from evaluation.report import today, write_csv, write_report
 
 NUM_SEEDS = 3
 NUM_KEYPOINTS = 2048
@@ -118,8 +118,7 @@ def write_stereo(
     out: Path,
     runs: Sequence[MethodRun],
     plan: StereoPlan,
-    record: dict[str, Any],
-    more_tables: Sequence[Table] = (),
+    record: Mapping[str, Any],
 ) -> str:
     """Write results.json, table.md, pairs.csv, curves and report.html.
 
@@ -128,17 +127,14 @@ def write_stereo(
         runs: of all methods.
         plan: that they followed.
         record: ``protocol``, ``description``, ``data``, and whatever else belongs into the file.
-        more_tables: shown below.
 
     Returns:
         The text of table.md.
     """
     write_csv(out / "pairs.csv", CSV_COLUMNS, make_pair_rows(runs))
     methods = {run.method.name: describe_run(run) for run in runs}
-    for name, extra in record.pop("method_extras", {}).items():
-        methods[name] |= extra
     described = {"date": today(), "seeds": list(plan.seeds), **record, "methods": methods}
-    return write_report(out, described, [*make_tables(runs), *more_tables], make_plots(runs))
+    return write_report(out, described, make_tables(runs), make_plots(runs))
 
 
 def describe_stereo(plan: StereoPlan, num_keypoints: int) -> str:
@@ -152,10 +148,9 @@ def describe_stereo(plan: StereoPlan, num_keypoints: int) -> str:
     if len(plan.settings) == 1:
         return text
     thresholds = ", ".join(f"{r.threshold_px:g}" for r in plan.ransacs)
-    ratios = ", ".join("none" if m.ratio == 1 else f"{m.ratio:g}" for m in plan.matches)
     return (
         f"{text}; chosen on one half of the pairs from thresholds {thresholds} px and ratios "
-        f"{ratios}, reported on the other half"
+        f"{describe_ratios(plan.matches)}, reported on the other half"
     )
 
 
