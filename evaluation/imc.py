@@ -35,6 +35,7 @@ from evaluation.challenge.submit import (
 )
 from evaluation.challenge.turning import turn_scene
 from evaluation.command_line import exit_status, make_parser
+from evaluation.estimators.two_view import require
 from evaluation.poses.options import (
     add_common_options,
     add_stereo_options,
@@ -108,6 +109,7 @@ def run(arguments: argparse.Namespace) -> tuple[str, list[Finding]]:
     sets: list[PairSet] = []
     bags: list[BagSet] = []
     if STEREO in tasks:
+        require(arguments.estimator)
         sets = [
             scene.pair_set(arguments.covisibility, masks[scene.key]).limit(arguments.num_pairs)
             for scene in scenes

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.command_line import exit_status, make_parser
+from evaluation.estimators.two_view import require
 from evaluation.poses.options import (
     add_common_options,
     add_stereo_options,
@@ -67,6 +68,7 @@ def run(arguments: argparse.Namespace) -> str:
         FileNotFoundError: data or weights are not there.
         ImportError: the estimator's package is missing.
     """
+    require(arguments.estimator)
     plan = read_plan(arguments)
     pairs = _read_pairs(arguments).limit(arguments.num_pairs)
     methods = load_methods(arguments)

@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import replace
 
 import cv2
@@ -330,9 +331,10 @@ def test_the_program_runs_multiview_with_its_own_matching(part, tmp_path):
     assert submitted["config_phototourism_multiview"]["custom_matches_name"] == label
 
 
-def test_multiview_can_be_run_alone(part, tmp_path, capsys):
+def test_multiview_can_be_run_alone(part, tmp_path, capsys, caplog, monkeypatch):
     task = ["--task", "multiview", "--bag-sizes", "4", "--num-bags", "2", "--seeds", "1"]
-    assert run_program(part, tmp_path, *task) == 0
+    monkeypatch.setitem(sys.modules, "pydegensac", None)
+    assert run_program(part, tmp_path, *task, "--estimator", "degensac") == 0
     printed = capsys.readouterr().out
     assert printed == (tmp_path / "multiview" / "table.md").read_text()
     assert "Multiview, phototourism/corner" in printed
@@ -346,6 +348,8 @@ def test_multiview_can_be_run_alone(part, tmp_path, capsys):
     )
     assert (tmp_path / "multiview" / "multiview-phototourism-corner.png").is_file()
     assert not (tmp_path / "results.json").exists()
+    assert run_program(part, tmp_path, "--estimator", "degensac") == 2
+    assert "pip install pydegensac" in caplog.text
 
 
 @pytest.mark.parametrize(("options", "message"), [

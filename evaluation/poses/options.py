@@ -11,7 +11,6 @@ from evaluation.estimators.two_view import (
     DEFAULT_THRESHOLD_PX,
     ESTIMATORS,
     RansacOptions,
-    require,
 )
 from evaluation.methods.baselines import Method, load_method
 from evaluation.methods.options import add_method_options
@@ -63,9 +62,7 @@ def read_plan(arguments: argparse.Namespace) -> StereoPlan:
 
     Raises:
         ValueError: an option is out of range.
-        ImportError: the estimator's package is not installed.
     """
-    require(arguments.estimator)
     if arguments.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {arguments.seeds}")
     thresholds = arguments.thresholds or [DEFAULT_THRESHOLD_PX[arguments.estimator]]
