@@ -119,15 +119,28 @@ def test_equal_similarities_go_to_the_lowest_index():
     assert as_pairs(match_nearest(row.repeat(3, 1), row.repeat(4, 1), block=2)) == [(0, 0)]
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (5, 1), (1, 70), (32, 64), (33, 95), (100, 31)])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_two_largest_and_the_lowest_index(shape, dim):
+    """Few different values, so that equal ones stand in one run and in several."""
+    values = torch.randint(0, 6, shape, generator=torch.Generator().manual_seed(sum(shape))).float()
+    found = nearest._two_largest(values, dim)
+    for number, line in enumerate(values if dim == 1 else values.T):
+        ordered = sorted(line.tolist(), reverse=True)
+        best, index, second = (entry[number].item() for entry in found)
+        assert (best, index) == (ordered[0], line.tolist().index(ordered[0]))
+        assert second == (ordered[1] if len(ordered) > 1 else -math.inf)
+
+
 def test_only_blocks_of_the_matrix_exist(monkeypatch):
     shapes = []
-    plain = nearest._second
+    plain = nearest._two_largest
 
-    def watch(best, second, similarity):
+    def watch(similarity, dim):
         shapes.append(tuple(similarity.shape))
-        return plain(best, second, similarity)
+        return plain(similarity, dim)
 
-    monkeypatch.setattr(nearest, "_second", watch)
+    monkeypatch.setattr(nearest, "_two_largest", watch)
     match_nearest(unit_rows(70), unit_rows(50, seed=1), ratio=0.9, block=32)
     assert max(max(shape) for shape in shapes) == 32
     assert sum(rows * columns for rows, columns in shapes) == 2 * 70 * 50

@@ -14,6 +14,8 @@ from rekd_hloc.types import Matches
 
 NORM_TOLERANCE = 1e-2
 """Largest accepted deviation of a descriptor's length from 1; bfloat16 storage stays below it."""
+VALUES_OF_A_RUN = 32
+"""Similarities that are looked at together; fastest of 16, 32, 64 on a CPU with AVX2."""
 SMALLEST_SQUARED_DISTANCE = 1e-6
 """Squared distances below it count as it: float32 rounding of a 128-d dot product is 1e-7."""
 
@@ -105,7 +107,8 @@ def _scan(
 ) -> tuple[Int64[Tensor, " keypoint_a"], Tensor, Tensor, Tensor, Tensor]:
     """Nearest b of each a, its similarity, the best similarity of each b; the second-best ones.
 
-    Second-best similarities stay -inf where there is none, or where ``seconds`` is false.
+    Second-best similarities are -inf where there is none, and those of b where ``seconds`` is
+    false.
     """
     nearest = torch.zeros(len(a), dtype=torch.int64, device=a.device)
     best_a, second_a = a.new_full((2, len(a)), -math.inf)
@@ -115,21 +118,51 @@ def _scan(
         for left in range(0, len(b), block):
             columns = slice(left, left + block)
             similarity = a[rows] @ b[columns].T
-            value, where = similarity.max(dim=1)
+            best, where, second = _two_largest(similarity, 1)
+            nearest[rows] = torch.where(best > best_a[rows], where + left, nearest[rows])
+            _merge(best_a[rows], second_a[rows], best, second)
             if seconds:
-                second_a[rows] = _second(best_a[rows], second_a[rows], similarity)
-                second_b[columns] = _second(best_b[columns], second_b[columns], similarity.T)
-            nearest[rows] = torch.where(value > best_a[rows], where + left, nearest[rows])
-            best_a[rows] = torch.maximum(best_a[rows], value)
-            best_b[columns] = torch.maximum(best_b[columns], similarity.amax(dim=0))
+                best, _, second = _two_largest(similarity, 0)
+                _merge(best_b[columns], second_b[columns], best, second)
+            else:
+                best = similarity.amax(dim=0)
+                best_b[columns] = torch.maximum(best_b[columns], best)
     return nearest, best_a, best_b, second_a, second_b
 
 
-def _second(best: Tensor, second: Tensor, similarity: Tensor) -> Tensor:
-    """Second-largest value of each row, over what was seen before and this block."""
-    largest = similarity.contiguous().topk(min(2, similarity.shape[1]), dim=1).values
-    seen = torch.stack([best, second], dim=1)
-    return torch.cat([seen, largest], dim=1).topk(2, dim=1).values[:, 1]
+def _merge(best: Tensor, second: Tensor, new_best: Tensor, new_second: Tensor) -> None:
+    """The two largest of both, in place of the first two."""
+    lower = torch.minimum(best, new_best)
+    second.copy_(torch.maximum(torch.maximum(second, new_second), lower))
+    best.copy_(torch.maximum(best, new_best))
+
+
+def _two_largest(
+    similarity: Float[Tensor, "row column"], dim: int
+) -> tuple[Tensor, Int64[Tensor, " line"], Tensor]:
+    """Largest value along ``dim``, the lowest index of it, and the second largest; -inf for none.
+
+    In two steps, because ``amax`` is several times as fast as ``topk`` or an argmax: the largest
+    of each run of values, then all values of the run that has the largest.
+    """
+    length, run = similarity.shape[dim], VALUES_OF_A_RUN
+    whole = length - length % run
+    rows, columns = similarity.shape
+    split = (whole // run, run, columns) if dim == 0 else (rows, whole // run, run)
+    runs = similarity.narrow(dim, 0, whole).view(split).amax(dim + 1)
+    if whole < length:
+        rest = similarity.narrow(dim, whole, length - whole).amax(dim, keepdim=True)
+        runs = torch.cat([runs, rest], dim)
+    best, chosen = runs.max(dim, keepdim=True)
+    beside = runs.scatter(dim, chosen, -math.inf).amax(dim)
+    shape = (-1, 1) if dim == 0 else (1, -1)
+    place = chosen * run + torch.arange(run, device=similarity.device).view(shape)
+    inside = similarity.gather(dim, place.clamp(max=length - 1))
+    inside = inside.masked_fill_(place >= length, -math.inf)
+    where = inside.max(dim, keepdim=True).indices
+    within = inside.scatter_(dim, where, -math.inf).amax(dim)
+    index = chosen * run + where
+    return best.squeeze(dim), index.squeeze(dim), torch.maximum(beside, within)
 
 
 def _is_first(nearest: Int64[Tensor, " keypoint_a"], among: Tensor) -> Tensor:
