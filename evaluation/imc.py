@@ -36,6 +36,7 @@ from evaluation.challenge.submit import (
 from evaluation.challenge.turning import turn_scene
 from evaluation.command_line import exit_status, make_parser
 from evaluation.estimators.two_view import require
+from evaluation.methods.baselines import Method
 from evaluation.poses.options import (
     add_common_options,
     add_stereo_options,
@@ -46,7 +47,7 @@ from evaluation.poses.options import (
     write_stereo,
 )
 from evaluation.poses.pairs import PairSet
-from evaluation.poses.stereo import MethodRun, run_stereo
+from evaluation.poses.stereo import MethodRun, StereoPlan, run_stereo
 from rekd_hloc.findings import Finding, format_findings
 
 logger = logging.getLogger(__name__)
@@ -132,24 +133,9 @@ def run(arguments: argparse.Namespace) -> tuple[str, list[Finding]]:
         found = export_runs(scenes, runs, multiview, place, arguments) if arguments.export else []
     texts = []
     if runs:
-        data = [
-            _describe(scene, f"{len(pairs.pairs)} pairs")
-            for scene, pairs in zip(scenes, sets, strict=True)
-        ]
-        record = {
-            **_record(arguments, data),
-            "protocol": PROTOCOL,
-            "description": describe_stereo(plan, arguments.num_keypoints),
-        }
-        texts.append(write_stereo(arguments.out, runs, plan, record))
+        texts.append(_write_stereo(arguments, plan, scenes, sets, runs))
     if multiview:
-        data = [_describe(of_scene.scene, describe_bags(of_scene)) for of_scene in bags]
-        record = {
-            **_record(arguments, data),
-            "description": describe_multiview(plan, arguments.num_keypoints),
-        }
-        out = arguments.out / MULTIVIEW
-        texts.append(write_multiview(out, methods, multiview, plan, record))
+        texts.append(_write_multiview(arguments, plan, bags, methods, multiview))
     return "\n".join(texts), found
 
 
@@ -175,6 +161,40 @@ def _read_scenes(
         new_scene, masks[scene.key] = turn_scene(scene, arguments.turned, folder)
         turned.append(new_scene)
     return turned, masks
+
+
+def _write_stereo(
+    arguments: argparse.Namespace,
+    plan: StereoPlan,
+    scenes: Sequence[Scene],
+    sets: Sequence[PairSet],
+    runs: Sequence[MethodRun],
+) -> str:
+    data = [
+        _describe(scene, f"{len(pairs.pairs)} pairs")
+        for scene, pairs in zip(scenes, sets, strict=True)
+    ]
+    record = {
+        **_record(arguments, data),
+        "protocol": PROTOCOL,
+        "description": describe_stereo(plan, arguments.num_keypoints),
+    }
+    return write_stereo(arguments.out, runs, plan, record)
+
+
+def _write_multiview(
+    arguments: argparse.Namespace,
+    plan: StereoPlan,
+    bags: Sequence[BagSet],
+    methods: Sequence[Method],
+    runs: dict[str, MultiviewRun],
+) -> str:
+    data = [_describe(of_scene.scene, describe_bags(of_scene)) for of_scene in bags]
+    record = {
+        **_record(arguments, data),
+        "description": describe_multiview(plan, arguments.num_keypoints),
+    }
+    return write_multiview(arguments.out / MULTIVIEW, methods, runs, plan, record)
 
 
 def _record(arguments: argparse.Namespace, data: Sequence[str]) -> dict[str, Any]:

@@ -120,21 +120,25 @@ def _scan(
             similarity = a[rows] @ b[columns].T
             best, where, second = _two_largest(similarity, 1)
             nearest[rows] = torch.where(best > best_a[rows], where + left, nearest[rows])
-            _merge(best_a[rows], second_a[rows], best, second)
+            best_a[rows], second_a[rows] = _merge(best_a[rows], second_a[rows], best, second)
             if seconds:
                 best, _, second = _two_largest(similarity, 0)
-                _merge(best_b[columns], second_b[columns], best, second)
+                best_b[columns], second_b[columns] = _merge(
+                    best_b[columns], second_b[columns], best, second
+                )
             else:
                 best = similarity.amax(dim=0)
                 best_b[columns] = torch.maximum(best_b[columns], best)
     return nearest, best_a, best_b, second_a, second_b
 
 
-def _merge(best: Tensor, second: Tensor, new_best: Tensor, new_second: Tensor) -> None:
-    """The two largest of both, in place of the first two."""
+def _merge(
+    best: Tensor, second: Tensor, new_best: Tensor, new_second: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The two largest of two such pairs."""
     lower = torch.minimum(best, new_best)
-    second.copy_(torch.maximum(torch.maximum(second, new_second), lower))
-    best.copy_(torch.maximum(best, new_best))
+    seconds = torch.maximum(second, new_second)
+    return torch.maximum(best, new_best), torch.maximum(seconds, lower)
 
 
 def _two_largest(
