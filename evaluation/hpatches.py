@@ -17,8 +17,9 @@ from typing import Any
 
 from evaluation.command_line import exit_status, make_parser
 from evaluation.methods.baselines import METHODS, Method, load_method
+from evaluation.methods.classical import NO_CAP
 from evaluation.planar.homographies import HomographyPair, list_pairs
-from evaluation.planar.protocols import NO_CAP, PROTOCOLS, Protocol
+from evaluation.planar.protocols import PROTOCOLS, Protocol
 from evaluation.planar.release import SPLITS, select_split, what_is_missing
 from evaluation.planar.suite import (
     PairResult,

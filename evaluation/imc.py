@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation.challenge.config import TASKS
 from evaluation.challenge.layout import COVISIBILITY, Scene, list_scenes
 from evaluation.challenge.multiview import BAG_SIZES
 from evaluation.challenge.multiview_report import (
@@ -52,7 +53,7 @@ from rekd_hloc.findings import Finding, format_findings
 
 logger = logging.getLogger(__name__)
 
-STEREO, MULTIVIEW = TASKS = ("stereo", "multiview")
+STEREO, MULTIVIEW = TASKS
 PROTOCOL = "imc2021-stereo"
 POSES_SOURCE = "poses_source.csv"
 
@@ -116,10 +117,7 @@ def run(arguments: argparse.Namespace) -> tuple[str, list[Finding]]:
             for scene in scenes
         ]
     if MULTIVIEW in tasks:
-        bags = [
-            BagSet.from_scene(scene, arguments.bag_sizes, arguments.num_bags, masks[scene.key])
-            for scene in scenes
-        ]
+        bags = _draw_bags(scenes, masks, arguments)
         require_both_halves(bags, plan)
     methods = load_methods(arguments)
     runs: list[MethodRun] = []
@@ -161,6 +159,20 @@ def _read_scenes(
         new_scene, masks[scene.key] = turn_scene(scene, arguments.turned, folder)
         turned.append(new_scene)
     return turned, masks
+
+
+def _draw_bags(
+    scenes: Sequence[Scene], masks: dict[str, dict[str, Path]], arguments: argparse.Namespace
+) -> list[BagSet]:
+    """Of the scenes that have bags."""
+    sets = [
+        BagSet.from_scene(scene, arguments.bag_sizes, arguments.num_bags, masks[scene.key])
+        for scene in scenes
+    ]
+    if not any(of_scene.bags for of_scene in sets):
+        sizes = " ".join(map(str, arguments.bag_sizes))
+        raise ValueError(f"no scene has bags of {sizes} images; give smaller --bag-sizes")
+    return [of_scene for of_scene in sets if of_scene.bags]
 
 
 def _write_stereo(

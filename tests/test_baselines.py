@@ -13,6 +13,7 @@ from evaluation.methods import learned
 from evaluation.methods.baselines import METHODS, Method, limit, load_method, to_root
 from evaluation.methods.classical import unit_rows
 from evaluation.metrics import match_errors, orientation_errors
+from evaluation.planar.protocols import PROTOCOLS
 from evaluation.sweeps.changes import turn_image
 from evaluation.sweeps.sweep import angle_errors
 from rekd_hloc.matching.nearest import match_nearest
@@ -124,6 +125,9 @@ def test_sift_fills_a_large_budget(name, tmp_path):
     small, large = few(path), many(path)
     assert "every extremum" in many.provenance["version"]
     assert "every extremum" not in few.provenance["version"]
+    without_cap = load_method(name, PROTOCOLS["d2net"].num_extracted)
+    assert "every extremum" not in without_cap.provenance["version"]
+    assert len(without_cap(path)) == len(small)
     assert len(large) > 2 * max(len(small), 1)
     # what is strong comes first all the same
     assert (large.keypoints.score.diff() <= 0).all()

@@ -129,10 +129,3 @@ def test_one_bag_of_each_size_cannot_be_halved(scene, work, tmp_path):
             call()
     assert work.runs == []
     assert len(sweep([lone], [ALL], tmp_path).results) == 2
-
-
-def test_a_scene_without_bags_is_left_out(scene, work, tmp_path, caplog):
-    none = BagSet.from_scene(scene, (9,), 3)
-    assert "no bags of sizes" in caplog.text
-    run = sweep([none], [ALL, RATIO], tmp_path)
-    assert (run.chosen, run.results, work.runs) == (ALL, [], [])

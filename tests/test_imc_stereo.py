@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from evaluation import imc
+from evaluation.challenge.arrays import pair_key
 from evaluation.challenge.layout import Camera, list_scenes, read_scene
+from evaluation.challenge.multiview_table import MultiviewRun
 from evaluation.challenge.turning import turn_camera, turn_scene
 from evaluation.estimators.oriented_constraints import Correspondences
 from evaluation.estimators.two_view import RansacOptions
@@ -20,9 +22,9 @@ from evaluation.poses.features import extract_images
 from evaluation.poses.matching import MatchSettings, match_features, match_pairs
 from evaluation.poses.metrics import FAILED, pose_error_deg, rotation_error_deg
 from evaluation.poses.pair_work import open_pool
-from evaluation.poses.pairs import PosePair
+from evaluation.poses.pairs import PosePair, all_pairs
 from evaluation.poses.stereo import StereoPlan, Workplace, run_stereo
-from rekd_hloc.store import MatchStore
+from rekd_hloc.store import FeatureStore, MatchStore
 from rekd_hloc.turning import canvas_from_photo
 from tests.helpers import random_features
 from tests.imc_photos import make_layout
@@ -352,7 +354,23 @@ def test_multiview_can_be_run_alone(part, tmp_path, capsys, caplog, monkeypatch)
     assert "pip install pydegensac" in caplog.text
 
 
+def test_a_submission_has_the_matches_of_each_task(part, scene, tmp_path, monkeypatch):
+    """Multiview is made to choose all mutual neighbours, stereo has a ratio test."""
+    all_of_them = MatchSettings()
+    monkeypatch.setattr(imc, "sweep_multiview", lambda *_: MultiviewRun(all_of_them, []))
+    options = ["--task", "stereo,multiview", "--bag-sizes", "3", "--export", str(tmp_path / "sub")]
+    assert run_program(part, tmp_path, *options, "--export-runs", "1", "--seeds", "1") == 0
+    found = extract_images(scene.images, load_method("sift", 600), tmp_path / "again")
+    folder = tmp_path / "sub" / "phototourism" / "corner"
+    with FeatureStore(found.path) as store, h5py.File(folder / "matches_multiview.h5") as file:
+        assert len(file) == 10
+        for pair in all_pairs(scene.images):
+            index = match_features(*(store.read(name) for name in pair), all_of_them).index
+            assert file[pair_key(*pair)].shape == (2, len(index))
+
+
 @pytest.mark.parametrize(("options", "message"), [
+    (("--task", "multiview", "--bag-sizes", "9", "12"), "no scene has bags of 9 12 images"),
     (("--task", "stereo,multiview", "--bag-sizes", "5", "--ratio", "none", "0.9"),
      "one bag of each size"),
     (("--ratio", "much"), "ratio must be a number"),

@@ -75,7 +75,7 @@ def describe_bags(bags: BagSet) -> str:
     """``40 bags of 5, 40 of 10``."""
     counts = sorted(Counter(len(bag) for bag in bags.bags).items())
     text = ", ".join(f"{count} of {size}" for size, count in counts)
-    return text.replace(" of", " bags of", 1) or "no bags"
+    return text.replace(" of", " bags of", 1)
 
 
 def make_plots(runs: Mapping[str, MultiviewRun]) -> list[Plot]:

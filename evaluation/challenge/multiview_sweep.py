@@ -75,7 +75,7 @@ def require_both_halves(sets: Sequence[BagSet], plan: StereoPlan) -> None:
         ValueError: several settings for a scene whose bags cannot be halved.
     """
     for bags in sets:
-        if len(plan.matches) > 1 and bags.bags and not bags.halves()[0]:
+        if len(plan.matches) > 1 and not bags.halves()[0]:
             raise ValueError(
                 f"{bags.scene.key} has one bag of each size, too few to choose a ratio on one half "
                 "and report it on the other; give one ratio, smaller --bag-sizes or more --num-bags"
@@ -88,7 +88,7 @@ def sweep_multiview(
     """Extract, match and reconstruct what earlier runs have not; choose the matching.
 
     Args:
-        sets: bags of each scene.
+        sets: bags of each scene, one at least.
         method: whose features.
         plan: its ``matches`` are tried; its ``ransacs`` are stereo's alone.
         place: caches and processes.
@@ -97,11 +97,10 @@ def sweep_multiview(
         ValueError: an image cannot be read, or there are too few bags to choose on.
     """
     plan = plan.for_method(method)
-    sets = [bags for bags in sets if bags.bags]
     require_both_halves(sets, plan)
     scores: dict[MatchSettings, float] = {}
     chosen = plan.matches[0]
-    if len(plan.matches) > 1 and sets:
+    if len(plan.matches) > 1:
         for settings in plan.matches:
             tried = [
                 _run(bags, bags.halves()[0], settings, plan.seeds[0], method, place)

@@ -133,7 +133,7 @@ def _submission(
             features.path, pairs, settings, place.folder / "matches",
             jobs=place.jobs, device=place.device,
         ).path
-        for settings in {run.chosen.match, multiview}
+        for settings in dict.fromkeys((run.chosen.match, multiview))
     }  # fmt: skip
     stereo = [
         keep_inliers(

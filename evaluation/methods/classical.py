@@ -27,8 +27,10 @@ OPENCV_METHODS = ("sift", "rootsift", "rootsift-upright", "orb", "akaze")
 CLASSICAL = (*OPENCV_METHODS, "colmap-sift")
 BINARY = ("orb", "akaze")
 COLMAP_HALF_PIXEL = 0.5
+NO_CAP = 100_000
+"""More keypoints than any detector finds in an image of ordinary size."""
 SIFT_DEFAULT_BUDGET = 2048
-"""The largest budget that OpenCV's SIFT fills by its own thresholds on photos of that benchmark."""
+"""Up to it OpenCV's SIFT keeps its thresholds, as in the category of 2,048 keypoints of IMC."""
 NO_THRESHOLD = -10_000.0
 """What the organisers of IMC give OpenCV as both thresholds of SIFT for 8,000 keypoints."""
 
@@ -69,9 +71,10 @@ def takes_all_sift(name: str, num_keypoints: int) -> bool:
     """Whether OpenCV's SIFT is asked for every extremum, to fill a budget that needs them.
 
     Its own thresholds leave 3,000 to 5,000 keypoints of a photo of 1024 pixels; the official
-    baselines of IMC lift them in the category of 8,000. The strongest are kept as ever.
+    baselines of IMC lift them in the category of 8,000. The strongest are kept as ever. Without a
+    cap there is nothing to fill, and its thresholds decide.
     """
-    return "sift" in name and num_keypoints > SIFT_DEFAULT_BUDGET
+    return "sift" in name and SIFT_DEFAULT_BUDGET < num_keypoints < NO_CAP
 
 
 def colmap_sift_method(num_keypoints: int) -> Extract:

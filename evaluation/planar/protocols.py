@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from evaluation.methods.classical import NO_CAP
 from evaluation.metrics import error_auc, matching_accuracy
 from evaluation.planar.frames import FrameKind
 from evaluation.planar.measures import (
@@ -29,8 +30,6 @@ from evaluation.planar.measures import (
 )
 
 AUC_THRESHOLDS_PX = torch.tensor([1.0, 3.0, 5.0])
-NO_CAP = 100_000
-"""More keypoints than any detector finds in an image of ordinary size."""
 
 
 @dataclass(frozen=True)
