@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -205,6 +206,45 @@ def test_turned_scene_gives_true_poses(scene, method, tmp_path):
     stamp = {path: path.stat().st_mtime_ns for path in turned.images.values()}
     turn_scene(scene, 5, tmp_path / "turned")
     assert stamp == {path: path.stat().st_mtime_ns for path in turned.images.values()}
+
+
+def test_turned_photos_follow_their_source(scene, tmp_path):
+    name = sorted(scene.images)[1]
+    source = tmp_path / "source.png"
+    shutil.copy(scene.images[name], source)
+    moved = replace(scene, images={**scene.images, name: source})
+    before = turn_scene(moved, 5, tmp_path / "turned")[0].images[name].read_bytes()
+    shutil.copy(scene.images[sorted(scene.images)[2]], source)
+    after = turn_scene(moved, 5, tmp_path / "turned")[0].images[name].read_bytes()
+    assert after != before
+
+
+def test_features_are_known_by_the_bytes_of_photos(scene, tmp_path):
+    method = load_method("sift", 50)
+    copies = {}
+    for name, path in scene.images.items():
+        copies[name] = tmp_path / "copy" / path.name
+        copies[name].parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, copies[name])
+    first = extract_images(scene.images, method, tmp_path)
+    assert first.num_extracted == len(scene.images)
+    again = extract_images(copies, method, tmp_path)
+    assert (again.path, again.num_extracted) == (first.path, 0)
+    one, other = sorted(copies)[:2]
+    shutil.copyfile(copies[other], copies[one])
+    changed = extract_images(copies, method, tmp_path)
+    assert changed.path != first.path
+    assert changed.num_extracted == len(copies)
+    swapped = {**scene.images, one: scene.images[other], other: scene.images[one]}
+    assert extract_images(swapped, method, tmp_path).path not in (first.path, changed.path)
+    mask = tmp_path / "mask.png"
+    with_mask = []
+    for value in (255, 0):
+        height, width = cv2.imread(str(scene.images[one]), cv2.IMREAD_GRAYSCALE).shape
+        cv2.imwrite(str(mask), np.full((height, width), value, np.uint8))
+        masked = extract_images(scene.images, method, tmp_path, masks={one: mask})
+        with_mask.append(masked.path)
+    assert len({first.path, *with_mask}) == 3
 
 
 def test_no_keypoint_lies_outside_a_turned_photo(scene, method, tmp_path):

@@ -10,18 +10,20 @@ from tqdm import tqdm
 
 from evaluation.challenge.layout import Scene
 from evaluation.poses.cameras import turn_camera, turn_image
+from evaluation.poses.features import file_digest
 from evaluation.report import write_text
 
 
 def turn_scene(scene: Scene, seed: int, folder: Path) -> tuple[Scene, dict[str, Path]]:
     """Turn the second, fourth, ... image of a scene in the order of names.
 
-    Files that are there already are kept; angles depend on the seed and the images' names only.
+    Files that are there already are kept, unless an image has other bytes now; angles depend on
+    the seed and the images' names only.
 
     Args:
         scene: to turn; stays as it is.
         seed: of the angles, anywhere in 0..360 degrees.
-        folder: for ``images/NAME.png``, ``masks/NAME.png`` and ``angles.json``.
+        folder: for ``images/NAME.png``, ``masks/NAME.png`` and ``turned.json``.
 
     Returns:
         The scene with other files and cameras, and the masks of the turned images.
@@ -34,8 +36,9 @@ def turn_scene(scene: Scene, seed: int, folder: Path) -> tuple[Scene, dict[str, 
     names = sorted(scene.images)[1::2]
     drawn = np.random.default_rng(seed).uniform(0.0, 360.0, len(names)).tolist()
     angles = dict(zip(names, drawn, strict=True))
-    record = json.dumps(angles, indent=1)
-    known = folder / "angles.json"
+    sources = {name: file_digest(scene.images[name]) for name in names}
+    record = json.dumps({"angles_deg": angles, "sha256": sources}, indent=1)
+    known = folder / "turned.json"
     is_same = known.is_file() and known.read_text(encoding="utf-8") == record
     images, cameras = dict(scene.images), dict(scene.calibration)
     masks: dict[str, Path] = {}

@@ -7,8 +7,9 @@ multiview task and the submission.
 import hashlib
 import json
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -51,8 +52,8 @@ def extract_images(
     """Extract images that are not in the method's file yet.
 
     Args:
-        images: path of every image of the scene by its name in the file; another list, or files
-            that changed, take another file of features.
+        images: path of every image of the scene by its name in the file; another list, or images
+            with other bytes, take another file of features.
         method: what extracts.
         folder: for the file.
         wanted: names to extract; None for all.
@@ -64,7 +65,7 @@ def extract_images(
         OSError: the file cannot be written.
     """
     masks = masks or {}
-    provenance = {**method.provenance, "images": _fingerprint([*images.values(), *masks.values()])}
+    provenance = {**method.provenance, "images": _fingerprint(images, masks, label)}
     path = folder / f"{safe_name(label)}-{safe_name(method.name)}-{digest_of(provenance)}.h5"
     folder.mkdir(parents=True, exist_ok=True)
     num_extracted, seconds = 0, 0.0
@@ -107,10 +108,24 @@ def digest_of(values: Mapping[str, object]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LETTERS]
 
 
-def _fingerprint(paths: Iterable[Path]) -> str:
-    """Changes with the places, sizes and times of files."""
-    states = [(path.resolve().as_posix(), path.stat()) for path in sorted(paths)]
-    return digest_of({name: [state.st_size, state.st_mtime_ns] for name, state in states})
+def file_digest(path: Path) -> str:
+    """Sha256 of a file, read once in a process unless its size or date changes."""
+    state = path.stat()
+    return _digest_of_file(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _digest_of_file(path: Path, _size: int, _time_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fingerprint(images: Mapping[str, Path], masks: Mapping[str, Path], label: str) -> str:
+    """Changes with the names and bytes of files; a copy elsewhere or a new date keeps it."""
+    files = {f"image {name}": path for name, path in images.items()}
+    files |= {f"mask {name}": path for name, path in masks.items()}
+    bar = tqdm(files.items(), f"{label} read", unit="file", disable=None, leave=False)
+    return digest_of({name: file_digest(path) for name, path in bar})
 
 
 def image_size(path: Path) -> tuple[int, int]:
