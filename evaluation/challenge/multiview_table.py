@@ -28,8 +28,7 @@ class SizeSummary:
     Attributes:
         size: images of a bag; None for the mean over all sizes.
         num_bags: how many bags.
-        maa5: mean accuracy at 1..5 degrees.
-        maa10: mean accuracy at 1..10 degrees.
+        curve: accuracy at 1..10 degrees.
         success: share of the bags that gave a model.
         registered: share of the images that are in the largest model, over all bags.
         num_points: scene points, over bags with a model.
@@ -41,14 +40,23 @@ class SizeSummary:
 
     size: int | None
     num_bags: int
-    maa5: float
-    maa10: float
+    curve: tuple[float, ...]
     success: float
     registered: float
     num_points: float
     track_length: float
     ate_rel: float
     seconds: float
+
+    @property
+    def maa5(self) -> float:
+        """Mean accuracy at 1..5 degrees."""
+        return float(np.mean(self.curve[:5]))
+
+    @property
+    def maa10(self) -> float:
+        """Mean accuracy at 1..10 degrees."""
+        return float(np.mean(self.curve))
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class MultiviewResult:
     @property
     def maa10(self) -> float:
         """Mean over bag sizes, the benchmark's figure; nan without bags."""
-        return float(np.mean(self.accuracy())) if self.bags else float("nan")
+        return self.summaries()[-1].maa10 if self.bags else float("nan")
 
     def accuracy(self) -> list[float]:
         """Share of pairs within 1..10 degrees: means over bags of a size, then over sizes.
@@ -78,11 +86,7 @@ class MultiviewResult:
         """
         if not self.bags:
             raise ValueError(f"{self.scene} has no bags to take figures of")
-        curves: dict[int, list[list[float]]] = {}
-        for bag in self.bags:
-            curves.setdefault(len(bag.names), []).append(accuracy(bag.errors_deg))
-        of_sizes = [np.mean(of_size, axis=0) for of_size in curves.values()]
-        return np.mean(of_sizes, axis=0).tolist()
+        return list(self.summaries()[-1].curve)
 
 
 @dataclass(frozen=True)
@@ -171,13 +175,12 @@ def _cells(by_seed: Sequence[Sequence[SizeSummary]]) -> list[Cell]:
 def _summarise(bags: Sequence[BagResult]) -> SizeSummary:
     """Means over bags of one size."""
     size = len(bags[0].names)
-    curves = np.array([accuracy(bag.errors_deg) for bag in bags])
+    curve = np.mean([accuracy(bag.errors_deg) for bag in bags], axis=0)
     models = [bag for bag in bags if bag.num_registered]
     return SizeSummary(
         size=size,
         num_bags=len(bags),
-        maa5=float(curves[:, :5].mean()),
-        maa10=float(curves.mean()),
+        curve=tuple(curve.tolist()),
         success=len(models) / len(bags),
         registered=sum(bag.num_registered for bag in bags) / (size * len(bags)),
         num_points=_known_mean(bag.num_points for bag in models),
@@ -189,9 +192,10 @@ def _summarise(bags: Sequence[BagResult]) -> SizeSummary:
 
 def _mean(summaries: Sequence[SizeSummary]) -> SizeSummary:
     """Plain means of all figures; what is nan in one is left out of that figure's mean."""
-    names = [field.name for field in fields(SizeSummary) if field.name not in ("size", "num_bags")]
-    means = {name: _known_mean(getattr(s, name) for s in summaries) for name in names}
-    return SizeSummary(None, sum(s.num_bags for s in summaries), **means)
+    curve = np.mean([s.curve for s in summaries], axis=0).tolist()
+    others = {field.name for field in fields(SizeSummary)} - {"size", "num_bags", "curve"}
+    means = {name: _known_mean(getattr(s, name) for s in summaries) for name in others}
+    return SizeSummary(None, sum(s.num_bags for s in summaries), tuple(curve), **means)
 
 
 def _known_median(values: Iterable[float | None]) -> float:
