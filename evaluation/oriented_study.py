@@ -100,7 +100,7 @@ def study_photos(
     """mAA(10) in per cent at equal time and by the usual rule, and what the matches are like."""
     threshold = options.threshold_px
     facts = [
-        log.get(f"facts|{label}|{pair.name}", lambda p=pair: feature_figures(p, threshold))  # type: ignore[misc]
+        log.get(f"facts|{label}|{pair.key}", lambda p=pair: feature_figures(p, threshold))  # type: ignore[misc]
         for pair in pairs
     ]
     tables = [_facts_table(facts, label, threshold)]
@@ -111,8 +111,8 @@ def study_photos(
             timed, usual = [], []
             for i, pair in enumerate(pairs):
                 given = (pair, kind, sampling, options.seed + i)
-                timed.append(_timed(log, f"timed|{key}|{pair.name}", given, options))
-                usual.append(_usual(log, f"usual|{key}|{pair.name}", given, options))
+                timed.append(_timed(log, f"timed|{key}|{pair.key}", given, options))
+                usual.append(_usual(log, f"usual|{key}|{pair.key}", given, options))
             columns = list(zip(*(trial["errors_deg"] for trial in timed), strict=True))
             maa = [100 * mean_average_accuracy(_floats(errors)) for errors in columns]
             maa_usual = 100 * mean_average_accuracy(_floats([t["error_deg"] for t in usual]))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -82,6 +83,24 @@ def test_finished_trials_are_not_run_again(tmp_path):
     again = TrialLog(tmp_path / "log.jsonl")
     assert again.get("a", lambda: pytest.fail("run again")) == {"x": math.inf}
     assert again.get("half", lambda: {"x": 2}) == {"x": 2}
+
+
+def test_other_matches_are_other_trials():
+    pairs = [posed_pair(0.6), replace(posed_pair(0.5), name="pair0")]
+    pairs.append(replace(pairs[0], K_a=2 * pairs[0].K_a))
+    assert len({pair.key for pair in pairs}) == 3
+    assert posed_pair(0.6).key == pairs[0].key
+    planes = [planar_pair(), planar_pair(0.5)]
+    planes.append(replace(planes[0], b_from_a=2 * planes[0].b_from_a))
+    assert len({pair.key for pair in planes}) == 3
+
+
+def test_a_log_of_other_matches_is_not_taken(tmp_path):
+    options = StudyOptions(budgets=(0.01,), num_scenes=1)
+    log = TrialLog(tmp_path / "log.jsonl")
+    study_photos(log, [posed_pair(0.9)], "test", options)
+    facts, _ = study_photos(log, [replace(posed_pair(0.3), name="pair0")], "test", options)
+    assert facts.rows[0][1] < 50
 
 
 def test_tables_hold_every_sampling(tmp_path):

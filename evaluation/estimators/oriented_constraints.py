@@ -63,6 +63,11 @@ class Correspondences:
         parts = (part[index] for part in (self.xy_a, self.xy_b, self.step_a, self.step_b))
         return type(self)(*parts)
 
+    def tobytes(self) -> bytes:
+        """All numbers, for a hash."""
+        parts = (self.xy_a, self.xy_b, self.step_a, self.step_b)
+        return b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+
     def moved(self, new_from_a: Matrix, new_from_b: Matrix) -> Self:
         """The same in other frames, by affine 3x3 maps (last row 0, 0, 1)."""
         return type(self)(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from evaluation.estimators.samplers import SAMPLERS
 from evaluation.estimators.two_view_models import homography_model
 from evaluation.methods.baselines import load_method
 from evaluation.metrics import corner_error
-from evaluation.oriented.trials import Figures, TrialLog, last_within
+from evaluation.oriented.trials import Figures, TrialLog, last_within, pair_key
 from evaluation.planar.homographies import HomographyPair, list_pairs
 from evaluation.poses.features import extract_images
 from evaluation.report import Cell, Table
@@ -37,6 +38,11 @@ class PlanarPair:
     c: Correspondences
     b_from_a: Matrix
     size_a: tuple[int, int]
+
+    @cached_property
+    def key(self) -> str:
+        """Name of the pair with a hash of what trials depend on."""
+        return pair_key(self.name, [self.c.tobytes(), self.b_from_a.tobytes()])
 
     @property
     def right(self) -> float:
@@ -96,7 +102,7 @@ def study_planes(
             [
                 [
                     log.get(
-                        f"planes|{label}|{sampling}|{pair.name}|{seed}",
+                        f"planes|{label}|{sampling}|{pair.key}|{seed}",
                         lambda p=pair, s=sampling, n=seed: planar_trial(p, s, n, budgets),  # type: ignore[misc]
                     )["errors_px"]
                     for seed in seeds

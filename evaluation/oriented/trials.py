@@ -4,9 +4,11 @@ A trial runs for a fixed processor time; its history says what a shorter one wou
 same budget is thus the same for every sampling, whatever its samples cost.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +53,23 @@ class PosedPair:
     K_b: Matrix
     pose: Pose
 
+    @cached_property
+    def key(self) -> str:
+        """Name of the pair with a hash of what trials depend on."""
+        numbers = [self.c.tobytes(), *(part.tobytes() for part in (self.K_a, self.K_b, *self.pose))]
+        return pair_key(self.name, numbers)
+
     @property
     def fundamental(self) -> Matrix:
         """The true F in pixels."""
         rotation, translation = self.pose
         essential = cross_matrix(translation) @ rotation
         return np.asarray(np.linalg.inv(self.K_b).T @ essential @ np.linalg.inv(self.K_a))
+
+
+def pair_key(name: str, numbers: Iterable[bytes]) -> str:
+    """A name with a hash of numbers: a pair with other matches has other trials."""
+    return f"{name}@{hashlib.sha256(b''.join(numbers)).hexdigest()[:12]}"
 
 
 class TrialLog:
