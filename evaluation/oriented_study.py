@@ -196,11 +196,15 @@ def _run(arguments: argparse.Namespace, options: StudyOptions) -> str:
     log = TrialLog(arguments.out / f"{stem}.jsonl")
     tables = [] if arguments.skip_synthetic else study_synthetic(log, options)
     methods: dict[str, Any] = {}
-    data = ["synthetic scenes"]
     scenes = [] if arguments.data is None else list_scenes(arguments.data, [arguments.scene])
-    data += [scene.key for scene in scenes]
-    data += [] if arguments.homographies is None else [arguments.homographies.name]
-    for name in (arguments.method or METHODS) if len(data) > 1 else ():
+    photos = [scene.key for scene in scenes]
+    photos += [] if arguments.homographies is None else [arguments.homographies.name]
+    data = [*([] if arguments.skip_synthetic else ["synthetic scenes"]), *photos]
+    if not data:
+        raise ValueError(
+            "nothing to measure: give --data or --homographies, or no --skip-synthetic"
+        )
+    for name in (arguments.method or METHODS) if photos else ():
         method = load_method(name, options.num_keypoints)
         methods[name] = {"weights": method.weights, "provenance": method.provenance}
         for ratio in options.ratios:

@@ -153,6 +153,8 @@ def test_wrong_options_are_named(tmp_path, caplog):
     nowhere = ["--out", str(tmp_path), "--skip-synthetic", "--data", str(tmp_path / "none")]
     assert main(nowhere) == 2
     assert "no data folder" in caplog.text
+    assert main(["--out", str(tmp_path), "--skip-synthetic"]) == 2
+    assert "nothing to measure" in caplog.text
 
 
 def _write_camera(path, shift):
