@@ -10,6 +10,7 @@ from pathlib import Path
 
 from evaluation.curves import draw_panels
 from evaluation.report import format_markdown
+from evaluation.results_imc import make_overviews
 from evaluation.results_plan import Part
 from evaluation.results_records import Record
 
@@ -36,7 +37,9 @@ def replace_block(document: str, name: str, title: str, body: str) -> str:
 def format_part(
     part: Part, records: Sequence[Record], missing: Sequence[str], figures: Path, base: Path
 ) -> str:
-    """The tables of a part, its figure, what they were made with, and what is missing.
+    """An overview of many tables, the tables of a part, figures, what is missing.
+
+    Beside each table stands what it was made with.
 
     Args:
         part: what is shown.
@@ -45,7 +48,7 @@ def format_part(
         figures: folder that figures are drawn into.
         base: folder of the document, which links are relative to.
     """
-    lines = []
+    lines = [format_markdown(table) for table in make_overviews(records)]
     for number, record in enumerate(records):
         lines += [record.text, ""] if record.text else _format_record(record)
         if record.plots:

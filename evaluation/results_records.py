@@ -7,7 +7,7 @@ and a method that was measured twice is taken from the later run.
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Record:
     plots: Sequence[Plot]
     text: str = ""
     """Markdown of programs that keep their tables in a file of their own."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Of the command line, where the program keeps them."""
 
 
 def read_records(places: Sequence[Path]) -> list[Record]:
@@ -95,6 +97,7 @@ def read_record(path: Path) -> Record:
         tables=[Table(**table) for table in stored.get("tables", [])],
         plots=[Plot(**plot) for plot in stored.get("plots", [])],
         text=text,
+        parameters=dict(stored.get("parameters") or {}),
     )
 
 
@@ -144,16 +147,19 @@ def _sort(record: Record) -> Record:
     """Methods in the order of the command lines' list everywhere."""
     return replace(
         record,
-        methods={name: record.methods[name] for name in sorted(record.methods, key=_rank)},
-        tables=[replace(t, rows=sorted(t.rows, key=lambda r: _rank(r[0]))) for t in record.tables],
+        methods={name: record.methods[name] for name in sorted(record.methods, key=method_rank)},
+        tables=[
+            replace(t, rows=sorted(t.rows, key=lambda r: method_rank(r[0]))) for t in record.tables
+        ],
         plots=[
-            replace(plot, curves={k: plot.curves[k] for k in sorted(plot.curves, key=_rank)})
+            replace(plot, curves={k: plot.curves[k] for k in sorted(plot.curves, key=method_rank)})
             for plot in record.plots
         ],
     )
 
 
-def _rank(name: Any) -> tuple[int, str]:
+def method_rank(name: Any) -> tuple[int, str]:
+    """Place of a method in the command lines' list; others follow by name."""
     base = str(name).removesuffix(FILTERED)
     place = METHODS.index(base) if base in METHODS else len(METHODS)
     return place, base if place == len(METHODS) else ""

@@ -11,9 +11,11 @@ from PIL import Image
 
 from evaluation import results
 from evaluation.methods.baselines import METHODS
+from evaluation.report import Table
 from evaluation.results_document import NOT_MEASURED, has_content, replace_block
+from evaluation.results_imc import make_overviews
 from evaluation.results_plan import PARTS, Part
-from evaluation.results_records import merge_records, read_record, read_records
+from evaluation.results_records import Record, merge_records, read_record, read_records
 
 PLAN = {part.name: part for part in PARTS}
 REKD = {
@@ -263,3 +265,69 @@ def test_measuring_runs_only_what_is_missing_and_can_run(tmp_path, monkeypatch, 
     bad = replace(one, name="bad", protocols=("bad",), arguments=("bad",))
     with pytest.raises(RuntimeError, match="bad failed"):
         results.measure_missing([bad], data, [out])
+
+
+def pose_record(task: str, rows: list, *, scene="x/hall", images=4, **parameters) -> Record:
+    """A record of evaluation.imc."""
+    sized = ["bag size"] if task == "multiview" else []
+    title = f"{task.capitalize()}, {scene}, of some kind"
+    columns = ["method", "matches by", *sized, "mAA(10)"]
+    usual = {"num_keypoints": 500, "seeds": 3, "turned": None, "ratio": ["none"]}
+    return Record(
+        f"imc2021-{task}", "", f"{scene}, {images} images, 6 pairs", {},
+        [Table(title, columns, rows)], [], parameters={**usual, **parameters},
+    )  # fmt: skip
+
+
+def test_pose_tables_have_an_overview_of_conditions():
+    records = [
+        pose_record("stereo", [["sift", "nn", "0.1004"], ["rekd-fast", "nn", "0.3"]]),
+        pose_record("stereo", [["rekd-fast", "nn ratio 0.9", "0.7"], ["sift", "nn", "0.8"]],
+                    ratio=["none", "0.9"]),
+        pose_record("stereo", [["rekd-fast", "nn ratio 0.8", "0.6"]], ratio=["0.8"], turned=1,
+                    seeds=1, filter="ours"),
+        pose_record("stereo", [["disk", "nn", "0.2"]], scene="x/tower", images=9),
+        pose_record("stereo", [["disk", "nn", "0.4"]], num_keypoints=60),
+        pose_record("multiview", [["sift", "nn", "5", "0.3"], ["sift", "nn", "10", "0.4"],
+                                  ["sift", "nn", "mean", "0.35"], ["disk", "nn", "5", "0.5"],
+                                  ["disk", "nn", "10", "0.1"], ["disk", "nn", "mean", "0.9"]]),
+    ]  # fmt: skip
+    few, stereo, multiview = make_overviews(records)
+    assert few.title == "mAA(10), stereo, 60 keypoints"
+    assert few.rows == [["disk", "0.400"]]
+    assert stereo.columns == [
+        "method",
+        "hall, 4 images: mutual neighbours",
+        "hall, 4 images: best of none, 0.9",
+        "hall, 4 images: turned, ratio 0.8, filter ours, one seed",
+        "tower, 9 images: mutual neighbours",
+    ]
+    assert stereo.rows == [
+        ["rekd-fast", "**0.300**", "0.700 ratio 0.9", "0.600", ""],
+        ["sift", "0.100", "**0.800** no ratio", "", ""],
+        ["disk", "", "", "", "0.200"],
+    ]
+    assert multiview.columns[1] == "hall, 4 images, bags of 5 / 10: mutual neighbours"
+    assert multiview.rows == [["sift", "**0.300 / 0.400**"], ["disk", "0.500 / 0.100"]]
+
+
+def test_few_or_other_tables_need_no_overview():
+    record = pose_record("stereo", [["sift", "nn", "0.1"]])
+    assert make_overviews([record] * 2) == []
+    assert make_overviews([replace(record, protocol="rekd")] * 5) == []
+    assert make_overviews([replace(record, parameters={})] * 5) == []
+
+
+def test_the_overview_stands_before_the_tables_it_is_of(tmp_path):
+    for number, ratio in enumerate(("none", "0.8", "0.9")):
+        record = pose_record("stereo", [["sift", "nn", "0.25"]], ratio=[ratio])
+        stored = {
+            "protocol": record.protocol, "description": f"with {ratio}", "data": record.data,
+            "methods": {"sift": {"weights": "-"}}, "tables": [vars(record.tables[0])],
+            "parameters": record.parameters,
+        }  # fmt: skip
+        write(tmp_path / "runs" / str(number) / "results.json", stored)
+    document, _ = run(tmp_path, "--part", "imc")
+    head = document.index("**mAA(10), stereo, 500 keypoints**")
+    assert head < document.index("Protocol **imc2021-stereo**")
+    assert "| sift | 0.250 | 0.250 | 0.250 |" in document
