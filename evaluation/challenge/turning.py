@@ -9,8 +9,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from evaluation.challenge.layout import Scene
+from evaluation.methods.feature_cache import file_digest
 from evaluation.poses.cameras import turn_camera, turn_image
-from evaluation.poses.features import file_digest
 from evaluation.report import write_text
 
 

@@ -10,6 +10,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -74,5 +75,16 @@ def safe_name(name: str) -> str:
 
 def image_key(path: Path) -> str:
     """Folder and name of an image file with a fingerprint of its content."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    return f"{path.parent.name}/{path.name}@{digest}"
+    return f"{path.parent.name}/{path.name}@{file_digest(path)[:12]}"
+
+
+def file_digest(path: Path) -> str:
+    """Sha256 of a file, read once in a process unless its size or date changes."""
+    state = path.stat()
+    return _digest_of_file(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _digest_of_file(path: Path, _size: int, _time_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from evaluation.methods.baselines import Method
-from evaluation.methods.feature_cache import safe_name
+from evaluation.methods.feature_cache import file_digest, safe_name
 from rekd_hloc.images import read_mask
 from rekd_hloc.store import FeatureStore
 from rekd_hloc.types import Features
@@ -106,18 +105,6 @@ def digest_of(values: Mapping[str, object]) -> str:
     """A short hash of values that JSON can hold; their order does not matter."""
     text = json.dumps(dict(values), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LETTERS]
-
-
-def file_digest(path: Path) -> str:
-    """Sha256 of a file, read once in a process unless its size or date changes."""
-    state = path.stat()
-    return _digest_of_file(path, state.st_size, state.st_mtime_ns)
-
-
-@cache
-def _digest_of_file(path: Path, _size: int, _time_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fingerprint(images: Mapping[str, Path], masks: Mapping[str, Path], label: str) -> str:
