@@ -49,6 +49,14 @@ def test_maxima_are_those_of_the_definition(height, width, window, border, seed)
 
 
 @settings(max_examples=60, deadline=None)
+@given(sizes, sizes, st.sampled_from([1, 3, 5, 15]), st.integers(0, 9))
+def test_a_gpu_and_a_processor_find_the_same_maximum_of_a_window(height, width, window, seed):
+    score = scores(height, width, seed) - 0.5
+    expected = keypoints._window_max_by_pooling(score, window)
+    assert torch.equal(keypoints._window_max_by_opencv(score, window), expected)
+
+
+@settings(max_examples=60, deadline=None)
 @given(sizes, sizes, st.sampled_from([0.0, 0.2]), st.integers(0, 9))
 def test_maxima_commute_with_a_quarter_turn(height, width, relief, seed):
     score = scores(height, width, seed, steps=9)

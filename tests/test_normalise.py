@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rekd_hloc.detector.normalise import normalise_contrast
+from rekd_hloc.detector.normalise import _box_mean, _box_mean_by_opencv, normalise_contrast
 
 
 def mirror(index, size):
@@ -35,6 +35,14 @@ def test_equals_the_definition_at_any_size(height, width, window, seed):
     image = np.random.default_rng(seed).uniform(0, 255, (height, width))
     got = normalise_contrast(torch.from_numpy(image)[None, None], window)
     np.testing.assert_allclose(got[0, 0].numpy(), by_brute_force(image, window), atol=1e-6)
+
+
+@pytest.mark.parametrize("window", [1, 3, 65])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (5, 7), (64, 65), (33, 150)])
+def test_a_gpu_and_a_processor_have_the_same_boxes(size, window):
+    values = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).double() * 255
+    expected = _box_mean(values, window)
+    torch.testing.assert_close(_box_mean_by_opencv(values, window), expected, rtol=1e-12, atol=1e-9)
 
 
 def test_equals_torch_s_reflection_where_that_is_defined():
