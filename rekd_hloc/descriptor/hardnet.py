@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rekd_hloc.descriptor.tfeat import TFeat
+from rekd_hloc.precision import full_precision
 from rekd_hloc.weights import PRETRAINED, read_weights, write_weights
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ DESCRIPTOR_FORMAT = "rekd_hloc descriptor 1"
 DIMENSION = 128
 """Numbers in a descriptor, of every network here."""
 CPU_BATCH = 64
-GPU_BATCH = 512
+GPU_BATCH = 2048
 """Patches at once, unless said otherwise."""
 DOWNLOAD_TIMEOUT_S = 30
 
@@ -141,7 +142,8 @@ def describe(
     if len(patches) == 0:
         return patches.new_zeros(0, DIMENSION)
     count = batch_size or (CPU_BATCH if patches.device.type == "cpu" else GPU_BATCH)
-    parts = [network(part) for part in torch.split(patches, count)]
+    with full_precision(patches.device):
+        parts = [network(part) for part in torch.split(patches, count)]
     raw = torch.cat(parts).nan_to_num(posinf=0.0, neginf=0.0)
     length = raw.norm(dim=1, keepdim=True)
     flat = torch.full_like(raw, raw.shape[1] ** -0.5)

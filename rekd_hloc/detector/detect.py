@@ -22,6 +22,7 @@ from rekd_hloc.detector.pyramid import (
     select_within_budgets,
     strongest_of_each_level,
 )
+from rekd_hloc.precision import full_precision, low_precision
 from rekd_hloc.types import Keypoints
 
 
@@ -119,7 +120,8 @@ class Detector:
         return Candidates(keypoints, torch.cat(numbers))
 
     def _run_network(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
+        precision = low_precision if self.config.autocast else full_precision
+        with precision(self.device):
             return self.network.level_maps(image)
 
     def _level_keypoints(

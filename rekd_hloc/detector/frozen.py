@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rekd_hloc.precision import rounds_to_tf32
+
 NORM_EPS = 1e-5
 """Added to the variance in batch normalisation: torch's default, which e2cnn keeps."""
 
@@ -98,10 +100,25 @@ class FrozenBackbone(nn.Module):
         return features[:, :, rows], logits[:, :, rows]
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = image.contiguous(memory_format=torch.channels_last)
+        layout = _fastest_layout(image.device)
+        hidden = image.contiguous(memory_format=layout)
         for block in self.blocks:
-            hidden = F.relu(block(hidden))
+            hidden = F.relu(_convolve(block, hidden, layout))
         batch, channels, height, width = hidden.shape
         by_field = hidden.view(batch, channels // self.group_order, self.group_order, height, width)
-        logits: Tensor = self.orientation(hidden)
-        return by_field.amax(dim=2), logits
+        return by_field.amax(dim=2), _convolve(self.orientation, hidden, layout)
+
+
+def _fastest_layout(device: torch.device) -> torch.memory_format:
+    """A GPU takes a third less time for 8 rotations with whole channels, unless it rounds."""
+    if device.type == "cuda" and not rounds_to_tf32():
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def _convolve(convolution: nn.Module, hidden: Tensor, layout: torch.memory_format) -> Tensor:
+    """The layer on what is in that layout; torch would follow the layout of the weights."""
+    assert isinstance(convolution, nn.Conv2d)
+    weight = convolution.weight.contiguous(memory_format=layout)
+    padding = convolution.kernel_size[0] // 2
+    return F.conv2d(hidden, weight, convolution.bias, padding=padding)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rekd_hloc.config import NetworkConfig
 from rekd_hloc.detector.frozen import FrozenBackbone
 from rekd_hloc.detector.normalise import normalise_contrast
+from rekd_hloc.precision import full_precision
 
 Maps = tuple[Float[Tensor, "batch 1 height width"], list[Float[Tensor, "batch bin _ _"]]]
 
@@ -81,19 +82,19 @@ class Rekd(nn.Module):
         Inference reads the logits at a few thousand points, so resizing them everywhere would be
         wasted; the sum of bilinear reads is what :meth:`forward` gives at whole pixels.
 
-        Under autocast the backbone alone runs in the low precision: scores in bfloat16 would be
-        equal over many pixels, and equal scores have no maximum.
+        In low precision the backbone alone runs so: scores in bfloat16 would be equal over many
+        pixels, and equal scores have no maximum.
         """
         size = image.shape[2:]
         pooled, logits = [], []
         for level in range(self.inner_levels):
-            with torch.autocast(image.device.type, enabled=False):
+            with full_precision(image.device):
                 inner = self._inner_image(image, level)
             features, level_logits = self.backbone(inner)
-            with torch.autocast(image.device.type, enabled=False):
+            with full_precision(image.device):
                 pooled.append(_resize(features.float(), size))
                 logits.append(self._pool_logits(level_logits.float()))
-        with torch.autocast(image.device.type, enabled=False):
+        with full_precision(image.device):
             score = F.relu(self.score_head(self.score_norm(torch.cat(pooled, dim=1))))
         return score, logits
 

@@ -1,0 +1,59 @@
+"""How exactly convolutions are computed, whatever torch's global switches say.
+
+A GPU by default rounds the factors of float32 convolutions to 10 bits (TF32): features would differ
+from a processor's, and quarter turns would not be exact.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+TF32 = "tf32"
+FLOAT32 = "ieee"
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Convolutions in float32 proper: no autocast, no TF32."""
+    with torch.autocast(device.type, enabled=False), _tf32(device, allowed=False):
+        yield
+
+
+@contextlib.contextmanager
+def low_precision(device: torch.device) -> Iterator[None]:
+    """Convolutions in what the device does fast: TF32 on a GPU, bfloat16 elsewhere."""
+    is_gpu = device.type == "cuda"
+    with (
+        torch.autocast(device.type, torch.bfloat16, enabled=not is_gpu),
+        _tf32(device, allowed=True),
+    ):
+        yield
+
+
+def rounds_to_tf32() -> bool:
+    """Whether a GPU's convolutions are in TF32 now."""
+    convolution = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9 and newer
+    if convolution is None:
+        return torch.backends.cudnn.allow_tf32
+    return str(convolution.fp32_precision) == TF32
+
+
+@contextlib.contextmanager
+def _tf32(device: torch.device, *, allowed: bool) -> Iterator[None]:
+    if device.type != "cuda":
+        yield
+        return
+    convolution = getattr(torch.backends.cudnn, "conv", None)
+    # the newer switch where there is one: the older cannot be read once a program uses both
+    holder, name = (
+        (torch.backends.cudnn, "allow_tf32")
+        if convolution is None
+        else (convolution, "fp32_precision")
+    )
+    before = getattr(holder, name)
+    setattr(holder, name, allowed if convolution is None else (TF32 if allowed else FLOAT32))
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)
