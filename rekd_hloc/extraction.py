@@ -6,8 +6,9 @@ whenever and however a run ends, and the next one goes on from there.
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -36,6 +37,10 @@ class ImageExtractor(Protocol):
     @property
     def provenance(self) -> Mapping[str, str]:
         """What a features file records: configuration, weights, all that changes the features."""
+
+    @property
+    def num_readers(self) -> int:
+        """Threads that read images ahead of it, each holding one: what keeps it busy."""
 
     def __call__(self, image: Tensor, mask: NDArray[np.bool_] | None = None) -> Features:
         """Features of a grey image, (height, width) in 0..1; the mask is False where to ignore."""
@@ -96,7 +101,8 @@ def extract_images(
         todo = [name for name in names if name not in store]
         resumed = [name for name in names if name in store]
         bar = tqdm(todo, "extract", unit=" images", disable=None if progress else True)
-        for name, loaded in zip(bar, _load_ahead(image_dir, mask_dir, todo), strict=True):
+        loaded_images = _load_ahead(image_dir, mask_dir, todo, extractor.num_readers)
+        for name, loaded in zip(bar, loaded_images, strict=True):
             found = loaded if isinstance(loaded, str) else _extract(extractor, *loaded)
             if isinstance(found, str):
                 skipped[name] = found
@@ -185,17 +191,17 @@ _Loaded = tuple[Tensor, NDArray[np.bool_] | None]
 
 
 def _load_ahead(
-    image_dir: Path, mask_dir: Path | None, names: Sequence[str]
+    image_dir: Path, mask_dir: Path | None, names: Sequence[str], num_readers: int
 ) -> Iterator[_Loaded | str]:
-    """Images with masks in order, or why one cannot be used; the next one is read meanwhile."""
-    with ThreadPoolExecutor(1) as reader:
-        ahead = None
+    """Images with masks in order, or why one cannot be used; the next ones are read meanwhile."""
+    with ThreadPoolExecutor(num_readers) as readers:
+        ahead: deque[Future[_Loaded | str]] = deque()
         for name in names:
-            current, ahead = ahead, reader.submit(_load, image_dir, mask_dir, name)
-            if current is not None:
-                yield current.result()
-        if ahead is not None:
-            yield ahead.result()
+            ahead.append(readers.submit(_load, image_dir, mask_dir, name))
+            if len(ahead) > num_readers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _load(image_dir: Path, mask_dir: Path | None, name: str) -> _Loaded | str:

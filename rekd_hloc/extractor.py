@@ -22,6 +22,9 @@ from rekd_hloc.weights import load_detector, resolve_weights, weights_hash
 
 Image = str | Path | NDArray[np.generic] | Tensor
 
+GPU_READERS = 4
+"""Threads that read photos ahead for a GPU; a processor is kept busy by what one reads."""
+
 
 class Extractor:
     """Extracts oriented keypoints with descriptors.
@@ -91,6 +94,11 @@ class Extractor:
     def device(self) -> torch.device:
         """Where extraction runs."""
         return self.detector.device
+
+    @property
+    def num_readers(self) -> int:
+        """Threads that read photos ahead of it."""
+        return 1 if self.device.type == "cpu" else GPU_READERS
 
     @torch.inference_mode()
     def __call__(self, image: Image, mask: NDArray[np.generic] | Tensor | None = None) -> Features:

@@ -10,7 +10,8 @@ from rekd_hloc.types import Features, Keypoints
 class SiftExtractor:
     """Callable as the real one; ``seen`` counts the images and keeps their masks."""
 
-    def __init__(self, num_keypoints=800, **provenance):
+    def __init__(self, num_keypoints=800, num_readers=1, **provenance):
+        self.num_readers = num_readers
         self.provenance = {"method": "sift", **provenance}
         self.seen = []
         self._sift = cv2.SIFT_create(num_keypoints, enable_precise_upscale=True)

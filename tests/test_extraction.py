@@ -320,25 +320,27 @@ def test_a_read_only_folder_and_image_are_named(tmp_path):
         extract_images(SiftExtractor(), folder, tmp_path / "locked" / "f.h5")
 
 
-def test_the_next_image_is_read_while_one_is_extracted(tmp_path, monkeypatch):
-    folder = write_images(tmp_path / "in", ["a.png", "b.png"])
-    second_is_read = threading.Event()
+@pytest.mark.parametrize("num_readers", [1, 3])
+def test_the_next_images_are_read_while_one_is_extracted(tmp_path, monkeypatch, num_readers):
+    names = ["a.png", "b.png", "c.png", "d.png"]
+    folder = write_images(tmp_path / "in", names)
+    is_read = {name: threading.Event() for name in names}
     read_image = extraction.read_image
 
     def read_and_tell(path):
         image = read_image(path)
-        if path.name == "b.png":
-            second_is_read.set()
+        is_read[path.name].set()
         return image
 
     class Waiting(SiftExtractor):
         def __call__(self, image, mask=None):
-            assert second_is_read.wait(timeout=60)
+            ahead = names[len(self.seen) + 1 : len(self.seen) + 1 + num_readers]
+            assert all(is_read[name].wait(timeout=60) for name in ahead)
             return super().__call__(image, mask)
 
     monkeypatch.setattr(extraction, "read_image", read_and_tell)
-    summary = extract_images(Waiting(), folder, tmp_path / "f.h5")
-    assert summary.names == ["a.png", "b.png"]
+    summary = extract_images(Waiting(num_readers=num_readers), folder, tmp_path / "f.h5")
+    assert summary.names == names
 
 
 def test_a_file_that_vanishes_meanwhile_is_skipped(tmp_path, monkeypatch):
