@@ -9,11 +9,14 @@ from training.joint_norm import JointBatchNorm2d, JointBatchNorm3d, join_statist
 from training.losses import orientation_loss
 
 
-@pytest.fixture
-def group_of_one():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+@pytest.fixture(params=[True, False], ids=["group", "alone"])
+def group_of_one(request):
+    """A group of one process, or no group at all."""
+    if request.param:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
-    dist.destroy_process_group()
+    if request.param:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5, 6), (3, 4, 8, 5, 6)])

@@ -48,7 +48,7 @@ class DetectorRun:
         np.random.seed(config.seed)  # noqa: NPY002  (e2cnn draws from numpy's global state)
         self.network = build_trainable(config.network)
         keep_filters_exact(self.network)
-        if process.count > 1:
+        if process.count > 1 or process.device.type == "cuda":
             join_statistics(self.network)
         self.network.to(process.device)
         self.optimiser = _build_optimiser(self.network, config)

@@ -1,9 +1,12 @@
-"""Batch normalisation over the joint batch of several processes.
+"""Batch normalisation over the joint batch of one or several processes.
 
 torch's SyncBatchNorm runs on GPUs only, and is no ``BatchNorm3d``, which e2cnn's InnerBatchNorm
 keeps inside and the backbone looks for when it saves and bakes. These layers are, and run anywhere.
+On a GPU one process is better off with them too: cuDNN gives each channel to one block of threads,
+and with the two fields of a layer that was 83 % of a training step's time (C36, H100).
 """
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -19,14 +22,16 @@ class _JointStatistics:
             return super().forward(values)  # type: ignore[misc]
         exact = values.float()
         axes = [0, *range(2, values.ndim)]
-        count = values.numel() // values.shape[1] * dist.get_world_size()
-        mean = sum_over_processes(exact.sum(dim=axes, keepdim=True)) / count
-        centred = exact - mean
-        variance = sum_over_processes(centred.square().sum(dim=axes, keepdim=True)) / count
+        own_variance, own_mean = torch.var_mean(exact, dim=axes, correction=0, keepdim=True)
+        num_processes = dist.get_world_size() if dist.is_initialized() else 1
+        mean = sum_over_processes(own_mean) / num_processes
+        spread = own_variance + (own_mean - mean).square()
+        variance = sum_over_processes(spread) / num_processes
+        count = values.numel() // values.shape[1] * num_processes
         self._remember(mean.detach().flatten(), variance.detach().flatten(), count)
         shape = (1, -1, *[1] * (values.ndim - 2))
-        weight, bias = self.weight.view(shape), self.bias.view(shape)
-        return (centred * (variance + self.eps).rsqrt() * weight + bias).to(values.dtype)
+        gain = self.weight.view(shape) * (variance + self.eps).rsqrt()
+        return torch.addcmul(self.bias.view(shape) - mean * gain, exact, gain).to(values.dtype)
 
     def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
         assert isinstance(self, nn.BatchNorm2d | nn.BatchNorm3d)
