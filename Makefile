@@ -1,10 +1,11 @@
 # make demo      set everything up, render a scene and reconstruct it
 # make test      set everything up, then style, types and tests
 # make check     the same without set-up (what `make test` runs)
+# make slow      the tests that take minutes;  make gpu: those that need a CUDA build of torch
 # make results   fill docs/results.md from what is measured in RESULTS, and name what is missing
 # make measure   measure what is missing first (a day on a CPU; goes on where it was interrupted)
 # Options: PYTHON=python3.12  VENV=.venv  RESULTS=runs/results  TORCH=torch==2.13.0  TORCH_INDEX=https://...
-.PHONY: demo test check style types setup results measure slow clean
+.PHONY: demo test check style types setup results measure slow gpu clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -33,6 +34,9 @@ types:
 
 slow: setup
 	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+gpu: setup
+	$(BIN)/python -m pytest -q -m gpu
 
 results: setup
 	$(BIN)/python -m evaluation.results $(RESULTS)

@@ -230,3 +230,15 @@ def test_every_preset_is_a_conf_the_extractor_accepts(hloc):
             assert model.extractor.config.descriptor == preset.descriptor
             budget = model.extractor.config.detector.max_keypoints
             assert budget == preset.detector.max_keypoints
+
+
+@torch.no_grad()
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_the_plugin_follows_hloc_to_the_gpu(hloc):
+    image = textured_image(150, 200)
+    on_cpu = build()(as_hloc(image))
+    on_gpu = build().to("cuda")({"image": as_hloc(image)["image"].cuda()})
+    assert on_cpu["keypoints"].shape == on_gpu["keypoints"].shape
+    distance = torch.cdist(on_cpu["keypoints"][0], on_gpu["keypoints"][0].cpu()).amin(dim=1)
+    assert (distance < 0.02).double().mean() > 0.98

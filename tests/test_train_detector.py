@@ -387,3 +387,22 @@ def test_a_finer_group_computes_nearly_the_same(tmp_path):
         provenance = json.loads(read_weights(path)[1]["provenance"])
         assert provenance["data_hash"] == "6c0e1dd4b075"
         assert detector_config(path).group_order == count
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+@pytest.mark.parametrize(
+    ("options", "tolerance"),
+    [([], 0.02), (["autocast=true"], 0.1), (["compile=true"], 0.02)],
+    ids=["plain", "autocast", "compile"],
+)
+def test_a_run_on_a_gpu_is_close_to_one_on_the_cpu(photos, tmp_path, options, tolerance):
+    for device, extra in (("cpu", []), ("cuda", options)):
+        assert run(photos, tmp_path / device, f"device={device}", *extra) == 0
+    lines = [
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("cpu", "cuda")
+    ]
+    for cpu, gpu in zip(*lines, strict=True):
+        for name in ("keypoint", "orientation"):
+            assert gpu[name] == pytest.approx(cpu[name], rel=tolerance), name
