@@ -98,19 +98,32 @@ def test_other_matches_are_other_trials():
 def test_a_log_of_other_matches_is_not_taken(tmp_path):
     options = StudyOptions(budgets=(0.01,), num_scenes=1)
     log = TrialLog(tmp_path / "log.jsonl")
-    study_photos(log, [posed_pair(0.9)], "test", options)
-    facts, _ = study_photos(log, [replace(posed_pair(0.3), name="pair0")], "test", options)
+    study_photos(log, {"scene": [posed_pair(0.9)]}, "test", options)
+    other = {"scene": [replace(posed_pair(0.3), name="pair0")]}
+    facts, _ = study_photos(log, other, "test", options)
     assert facts.rows[0][1] < 50
 
 
 def test_tables_hold_every_sampling(tmp_path):
     log = TrialLog(tmp_path / "log.jsonl")
     options = StudyOptions(budgets=(0.01, 0.03), num_scenes=1)
-    facts, table = study_photos(log, [posed_pair(seed=i) for i in range(2)], "test", options)
+    scenes = {"one": [posed_pair(seed=0)], "two": [posed_pair(seed=1)]}
+    facts, table = study_photos(log, scenes, "test", options)
     assert len(facts.rows) == 1
+    assert table.title == "one + two, test: mAA(10) in % of 2 pairs"
     kinds = ("fundamental", "essential")
     assert [row[0] for row in table.rows] == [f"{k} {s}" for k in kinds for s in SAMPLERS[k]]
     assert all(len(row) == len(table.columns) for row in table.rows)
+    gains = [row[table.columns.index("over points, 0.01 s (95 %)")] for row in table.rows]
+    assert [gain is None for gain in gains] == [" points" in str(row[0]) for row in table.rows]
+    maa = {row[0]: row[3] for row in table.rows}
+    for row, gain in zip(table.rows, gains, strict=True):
+        if gain is not None:
+            difference = maa[row[0]] - maa[f"{row[0].split()[0]} points"]
+            assert float(gain.split()[0]) == pytest.approx(difference, abs=0.06)
+    alone, _ = study_photos(log, {"two": scenes["two"]}, "test", options)
+    assert alone.rows[0][0] == 200.0
+    assert log.known.keys() == TrialLog(log.path).known.keys()
     planes = study_planes(log, [planar_pair()], "planes", [0], options.budgets)
     assert [row[0] for row in planes.rows] == list(SAMPLERS["homography"])
     assert planes.rows[0][3] == 100.0

@@ -12,6 +12,7 @@ from evaluation.poses.metrics import (
     area_under_curve,
     direction_error_deg,
     mean_average_accuracy,
+    paired_difference,
     pose_error_deg,
     relative_pose,
     rotation_error_deg,
@@ -126,3 +127,28 @@ def test_better_errors_never_score_less(errors):
     assert mean_average_accuracy(better) >= mean_average_accuracy(errors)
     assert area_under_curve(better, 10) >= area_under_curve(errors, 10) - 1e-12
     assert 0 <= area_under_curve(errors, 10) <= 1
+
+
+def test_the_interval_of_a_difference_is_scipy_s():
+    scipy_stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(3)
+    first = rng.exponential(5, 80)
+    second = np.where(rng.random(80) < 0.1, FAILED, first + rng.normal(1, 2, 80).clip(min=0))
+    each = [[mean_average_accuracy([error]) for error in errors] for errors in (first, second)]
+    expected = scipy_stats.bootstrap(
+        each, lambda a, b, axis: a.mean(axis=axis) - b.mean(axis=axis), paired=True,
+        method="percentile", n_resamples=20_000, rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    gain, low, high = paired_difference(first, second)
+    assert gain == pytest.approx(mean_average_accuracy(first) - mean_average_accuracy(second))
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.008)
+    assert low < gain < high
+    back = paired_difference(second, first, num_draws=20_000)
+    assert back == pytest.approx((-gain, -high, -low), abs=0.008)
+    assert paired_difference(first, first) == (0, 0, 0)
+
+
+def test_pairs_that_are_none():
+    assert all(math.isnan(value) for value in paired_difference([], []))
+    with pytest.raises(ValueError, match="2 errors against 1"):
+        paired_difference([1.0, 2.0], [1.0])

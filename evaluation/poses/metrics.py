@@ -5,6 +5,7 @@ images alone the translation is known as a direction only, and without its sign.
 a pair whose pose could not be estimated has an infinite error and counts as wrong everywhere.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -83,6 +84,42 @@ def accuracy(errors_deg: Sequence[float]) -> Float64[np.ndarray, " bin"]:
 def mean_average_accuracy(errors_deg: Sequence[float]) -> float:
     """mAA(10): the mean of :func:`accuracy` over its ten thresholds, in [0, 1]."""
     return float(accuracy(errors_deg).mean())
+
+
+def paired_difference(
+    errors_deg: Sequence[float],
+    other_errors_deg: Sequence[float],
+    *,
+    level: float = 0.95,
+    num_draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """How much better the first errors are in mAA(10), and the interval of that by chance of pairs.
+
+    Paired bootstrap: the same image pairs are drawn with replacement for both.
+
+    Args:
+        errors_deg: of one estimator, pair by pair.
+        other_errors_deg: of the other, of the same pairs.
+        level: share of the draws inside the interval.
+        num_draws: times that pairs are drawn.
+        seed: of the draws.
+
+    Returns:
+        Difference and the ends of its interval, each in [-1, 1]; nan without any pair.
+
+    Raises:
+        ValueError: the numbers of errors differ.
+    """
+    if len(errors_deg) != len(other_errors_deg):
+        raise ValueError(f"{len(errors_deg)} errors against {len(other_errors_deg)}: not paired")
+    if len(errors_deg) == 0:
+        return (math.nan,) * 3
+    each = [mean_average_accuracy([error]) for error in errors_deg]
+    difference = np.array(each) - [mean_average_accuracy([error]) for error in other_errors_deg]
+    drawn = np.random.default_rng(seed).integers(0, len(each), (num_draws, len(each)))
+    ends = np.quantile(difference[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(difference.mean()), float(ends[0]), float(ends[1])
 
 
 def area_under_curve(errors_deg: Sequence[float], threshold_deg: float) -> float:
