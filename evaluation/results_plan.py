@@ -21,7 +21,7 @@ IMC_METHODS = (
     *("rekd-fast", "rekd", "rekd-upright", "rootsift", "rootsift-upright"),
     *("keynet", "disk", "aliked-n16rot"),
 )
-NUM_SWEPT_IMAGES = 10
+NUM_SWEPT_IMAGES = 4
 
 
 @dataclass(frozen=True)
