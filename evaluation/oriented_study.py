@@ -35,12 +35,7 @@ from evaluation.oriented.trials import (
     synthetic_trial,
 )
 from evaluation.poses.features import extract_images
-from evaluation.poses.metrics import (
-    FAILED,
-    mean_average_accuracy,
-    paired_difference,
-    relative_pose,
-)
+from evaluation.poses.metrics import mean_average_accuracy, paired_difference, relative_pose
 from evaluation.report import Cell, Table, today, write_report
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.store import FeatureStore
@@ -126,19 +121,16 @@ def study_photos(
     tables = [_facts_table(facts, title, threshold)]
     rows: list[list[Cell]] = []
     for kind in POSE_KINDS:
-        of_points: list[float] = []
+        of_points: Sequence[float] = ()
         for sampling in tqdm(SAMPLERS[kind], f"{title} {kind}", unit="sampling", disable=None):
             timed, usual = [], []
             for key, pair, seed in pairs:
                 given, trial = (pair, kind, sampling, seed), f"{key}|{kind}|{sampling}|{pair.key}"
                 timed.append(_timed(log, f"timed|{trial}", given, options))
                 usual.append(_usual(log, f"usual|{trial}", given, options))
-            columns = [
-                _errors(errors)
-                for errors in zip(*(trial["errors_deg"] for trial in timed), strict=True)
-            ]
+            columns = list(zip(*(trial["errors_deg"] for trial in timed), strict=True))
             maa = [100 * mean_average_accuracy(errors) for errors in columns]
-            maa_usual = 100 * mean_average_accuracy(_errors([t["error_deg"] for t in usual]))
+            maa_usual = 100 * mean_average_accuracy([t["error_deg"] for t in usual])
             seconds = float(np.mean([trial["seconds"] for trial in usual]))
             gain = _gain(columns[0], of_points) if of_points else None
             of_points = of_points or columns[0]
@@ -146,9 +138,9 @@ def study_photos(
             rows.append([*row, _microseconds(timed), *maa, gain, maa_usual, 1000 * seconds])
     heads = [f"mAA(10), {budget:g} s" for budget in options.budgets]
     gain_head = f"over points, {options.budgets[0]:g} s (95 %)"
-    columns_heads = ["sampling", "sample", "us a sample", *heads, gain_head]
+    first_heads = ["sampling", "sample", "us a sample", *heads, gain_head]
     title = f"{title}: mAA(10) in % of {len(pairs)} pairs"
-    tables.append(Table(title, [*columns_heads, "mAA(10), usual stop", "ms"], rows))
+    tables.append(Table(title, [*first_heads, "mAA(10), usual stop", "ms"], rows))
     return tables
 
 
@@ -296,10 +288,6 @@ def _gain(errors: Sequence[float], of_points: Sequence[float]) -> str:
 
 def _floats(values: Sequence[float | None]) -> list[float]:
     return [float("nan") if value is None else float(value) for value in values]
-
-
-def _errors(values: Sequence[float | None]) -> list[float]:
-    return [FAILED if value is None else float(value) for value in values]
 
 
 if __name__ == "__main__":

@@ -196,6 +196,34 @@ def test_distances_are_exact_far_from_the_origin_and_in_blocks():
     assert duplicates(beside.tolist(), level, score, block=7) == [True] * 300 + [False] * 300
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(1, 60),
+    st.sampled_from([3.0, 20.0, 200.0]),
+    st.sampled_from([0.0, -50.0, 4000.0]),
+    st.sampled_from([0.8, 2.5, 30.0]),
+    st.sampled_from([7, 16384]),
+    st.integers(0, 99),
+)
+def test_duplicates_are_those_of_the_definition(count, extent, origin, radius, block, seed):
+    generator = torch.Generator().manual_seed(seed)
+    xy = torch.rand(count, 2, generator=generator).double() * extent + origin
+    level = torch.randint(-2, 4, (count,), generator=generator)
+    scale = 2 ** (level / 2) * (1 + 0.2 * torch.rand(count, generator=generator))
+    score = (torch.rand(count, generator=generator) * 9).round()  # with ties
+    expected = [
+        any(
+            abs(level[i] - level[j]) == 1
+            and score[j] > score[i]
+            and math.dist(xy[i].tolist(), xy[j].tolist()) < radius * max(scale[i], scale[j])
+            for j in range(count)
+        )
+        for i in range(count)
+    ]
+    got = find_duplicates(xy, level, scale, score, radius_px=radius, block=block)
+    assert got.tolist() == expected
+
+
 def test_duplicates_do_not_depend_on_the_order():
     generator = torch.Generator().manual_seed(2)
     xy = torch.rand(200, 2, generator=generator) * 40
