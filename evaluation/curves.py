@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 from PIL import Image
 
+from rekd_hloc.files import atomic_write
+
 FILTERED = " *"
 """Ending of the label of a curve that is taken after the orientation filter."""
 OWN_PREFIX = "rekd"
@@ -129,8 +131,7 @@ def _draw_axes(axes: Axes, plot: Plot, colors: Mapping[str, str]) -> None:
 
 
 def _save(figure: Figure, path: Path, dpi: int) -> None:
-    scratch = path.with_name(path.name + ".tmp")
     # without dates and random ids the same figures give the same file
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-    figure.savefig(scratch, format=path.suffix[1:], dpi=dpi, metadata=metadata)
-    scratch.replace(path)
+    with atomic_write(path) as scratch:
+        figure.savefig(scratch, format=path.suffix[1:], dpi=dpi, metadata=metadata)

@@ -8,7 +8,6 @@ and down, which shifts the principal point and nothing else.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -32,6 +31,7 @@ from evaluation.hloc_figures import (
 from evaluation.hloc_table import format_table
 from rekd_hloc.alignment import Pose, read_reference
 from rekd_hloc.environment import describe_environment
+from rekd_hloc.files import write_json, write_text
 from rekd_hloc.images import list_images, read_color
 from rekd_hloc.picture_file import write_image
 from rekd_hloc.plugin import register
@@ -248,8 +248,8 @@ def _compare(arguments: argparse.Namespace) -> None:
             conf=arguments.conf,
         )
         record = {**describe_run(arguments), "results": [asdict(result) for result in results]}
-        (arguments.out / "results.json").write_text(json.dumps(record, indent=1))
-        (arguments.out / "table.md").write_text(format_table(record))
+        write_json(arguments.out / "results.json", record)
+        write_text(arguments.out / "table.md", format_table(record))
     sys.stdout.write((arguments.out / "table.md").read_text())
 
 

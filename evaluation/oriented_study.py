@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from evaluation.challenge.layout import Scene, list_scenes
 from evaluation.command_line import exit_status, make_parser
-from evaluation.estimators.oriented_constraints import correspondences_of
+from evaluation.estimators.correspondences import correspondences_of
 from evaluation.estimators.samplers import SAMPLERS
 from evaluation.methods.baselines import load_method
 from evaluation.oriented.planes import load_planar_pairs, study_planes

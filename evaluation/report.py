@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.curves import Plot, assign_colors, draw
+from rekd_hloc.files import write_json, write_text
 
 Cell = str | float | None
 
@@ -61,19 +62,6 @@ def format_markdown(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
-
-
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record as JSON; numbers that JSON lacks (inf, nan) become null."""
-    write_text(path, json.dumps(_finite(record), indent=1, allow_nan=False) + "\n")
-
-
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """Write a table with full precision; empty where a figure does not apply."""
     text = io.StringIO()
@@ -106,14 +94,6 @@ def write_report(
     pictures = [draw(plot, out, colors) for plot in plots]
     write_text(out / "report.html", _page(record, tables, pictures))
     return text
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _page(record: Mapping[str, Any], tables: Sequence[Table], pictures: Sequence[Path]) -> str:

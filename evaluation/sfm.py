@@ -24,10 +24,11 @@ from evaluation.command_line import exit_status, make_parser
 from rekd_hloc import pycolmap_compat as compat
 from rekd_hloc.alignment import Pose, read_reference
 from rekd_hloc.config import ExtractConfig, reconstruction_preset, with_max_keypoints
+from rekd_hloc.files import write_json, write_text
 from rekd_hloc.images import list_images
 from rekd_hloc.mapping import map_scene
 from rekd_hloc.reconstruction import reconstruct
-from rekd_hloc.report import describe_errors, describe_models, write_json
+from rekd_hloc.report import describe_errors, describe_models
 from rekd_hloc.turning import turn_folder, turn_poses
 
 COLMAP_SIFT = "colmap-sift"
@@ -183,7 +184,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         for record in run_method(method, photos, arguments.out, arguments.seeds)
     ]
     table = f"Protocol: {PROTOCOL}; seeds {arguments.seeds}\n\n{format_table(records)}"
-    (arguments.out / "table.md").write_text(table)
+    write_text(arguments.out / "table.md", table)
     write_json(
         arguments.out / "results.json",
         json.loads(json.dumps({"protocol": PROTOCOL, "records": records})),

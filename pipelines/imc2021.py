@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from evaluation.challenge.layout import list_scenes
 from evaluation.command_line import exit_status, make_parser
-from evaluation.estimators.oriented_constraints import correspondences_of
+from evaluation.estimators.correspondences import correspondences_of
 from evaluation.estimators.two_view import ESTIMATORS, RansacOptions, estimate_pose
 from evaluation.methods.baselines import load_method
 from evaluation.poses.metrics import (

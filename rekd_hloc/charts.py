@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rekd_hloc.picture_file import write_bytes
+from rekd_hloc.files import write_bytes
 
 COLORS = ("#2563a8", "#c8553d", "#3b8a5a", "#8a5fa8", "#b58900", "#4a9aa8", "#7a6a5a", "#a83b6a")
 GREY = "#8a8f98"

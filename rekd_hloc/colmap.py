@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from rekd_hloc import pycolmap_compat as compat
 from rekd_hloc.cameras import add_missing_image, check_camera, check_size, image_ids, import_images
+from rekd_hloc.files import beside
 from rekd_hloc.pairs import Pair, unique_pairs
 from rekd_hloc.store import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Keypoints
@@ -134,7 +135,7 @@ def export_database(
     pairs = unique_pairs(pairs, names)
     check_camera(camera_model, camera_mode, intrinsics)
     camera = (camera_model, camera_mode, intrinsics)
-    scratch = database_path.with_name(database_path.name + ".tmp")
+    scratch = beside(database_path, ".tmp")
     remove_database(scratch)
     scratch.touch()  # raises what is wrong with the folder; COLMAP would not say
     compat.require_space(scratch, SPACE_BYTES + SPACE_BYTES_PER_IMAGE * len(names))

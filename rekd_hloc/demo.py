@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from rekd_hloc.extractor import choose_device
+from rekd_hloc.files import write_json
 from rekd_hloc.reconstruction import reconstruct
-from rekd_hloc.report import Stopwatch, write_json
+from rekd_hloc.report import Stopwatch
 from rekd_hloc.report_page import write_html_report
 from rekd_hloc.scene import DESCRIPTION, render_scene
 
@@ -75,7 +76,7 @@ def _write_report(out: Path, report: dict[str, Any], seconds: dict[str, float]) 
     """Write the report with these stages and their sum."""
     stages = {name: value for name, value in seconds.items() if name != "total"}
     report["seconds"] = {**stages, "total": sum(stages.values())}
-    write_json(out / "report.json", report)
+    write_json(out / "report.json", report, kept_in=out)
 
 
 def _read_description(scene: Path) -> str | None:

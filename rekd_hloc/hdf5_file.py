@@ -10,13 +10,13 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import h5py
 import numpy as np
 
+from rekd_hloc.files import atomic_write, beside, explain_os_error
 from rekd_hloc.hdf5_groups import (
     HDF5_ERRORS,
     dataset_names,
@@ -26,7 +26,7 @@ from rekd_hloc.hdf5_groups import (
     walk,
     write_group,
 )
-from rekd_hloc.journal import Journal, Record, explain
+from rekd_hloc.journal import Journal, Record
 from rekd_hloc.provenance import refuse_other
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Hdf5File:
             FileNotFoundError: there is no such file.
             ValueError: it is no HDF5 file, or a damaged one.
         """
-        journal_path = _beside(path, ".journal")
+        journal_path = beside(path, ".journal")
         if not path.exists():
             hint = "; a run that writes it was interrupted: let it go on first"
             raise FileNotFoundError(f"no file {path}{hint if journal_path.exists() else ''}")
@@ -85,7 +85,7 @@ class Hdf5File:
             ValueError: the file was made with something else, or is no HDF5 file.
             OSError: the folder cannot be written, or another process is writing the file.
         """
-        journal_path = _beside(path, ".journal")
+        journal_path = beside(path, ".journal")
         try:
             journal_path.parent.mkdir(parents=True, exist_ok=True)
             for old in (journal_path, path) if overwrite else ():
@@ -93,7 +93,7 @@ class Hdf5File:
             if path.exists() and not os.access(path, os.W_OK):
                 raise OSError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
-            raise explain(error, path) from error
+            raise explain_os_error(error, path) from error
         file = open_hdf5(path) if path.exists() else None
         self = cls(path, file, None, dict(provenance), is_writable=True)
         try:
@@ -101,7 +101,7 @@ class Hdf5File:
                 refuse_other(path, text_attributes(file), provenance)
             self._journal = Journal.resume(journal_path, provenance)
             refuse_other(path, self._journal.provenance, provenance)
-            _beside(path, ".tmp").unlink(missing_ok=True)
+            beside(path, ".tmp").unlink(missing_ok=True)
         except BaseException:
             self.release()
             raise
@@ -195,37 +195,24 @@ class Hdf5File:
         return found if isinstance(found, h5py.Group) else None
 
     def _merge(self, journal: Journal, is_new: bool) -> None:
-        scratch, target = _beside(self.path, ".tmp"), self.path.resolve()
         try:
-            if is_new:
-                with h5py.File(scratch, "w", libver=FORMAT) as file:
-                    file.attrs.update(self.provenance)
-            else:
-                shutil.copy(target, scratch)
-            _reserve(scratch, journal.size() + len(journal) * RECORD_BYTES + FILE_BYTES)
-            with h5py.File(scratch, "r+", libver=FORMAT) as file:
-                for group in journal:
-                    write_group(file, journal.read(group))
-            _sync(scratch)
-            scratch.replace(target)
-            _sync(target.parent)
-        except BaseException as error:
-            with suppress(OSError):
-                scratch.unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise explain(error, self.path, kept_in=journal.path) from error
-            if isinstance(error, HDF5_ERRORS):
-                raise ValueError(
-                    f"{self.path} is damaged ({error}); move it away: what this run wrote is in "
-                    f"{journal.path}, and the same command goes on from there"
-                ) from error
+            with atomic_write(self.path, kept_in=journal.path, durable=True) as scratch:
+                if is_new:
+                    with h5py.File(scratch, "w", libver=FORMAT) as file:
+                        file.attrs.update(self.provenance)
+                else:
+                    shutil.copy(self.path, scratch)
+                _reserve(scratch, journal.size() + len(journal) * RECORD_BYTES + FILE_BYTES)
+                with h5py.File(scratch, "r+", libver=FORMAT) as file:
+                    for group in journal:
+                        write_group(file, journal.read(group))
+        except OSError:
             raise
-
-
-def _beside(path: Path, ending: str) -> Path:
-    """A file of ours beside the real one, also where the path is a symbolic link."""
-    target = path.resolve()
-    return target.with_name(target.name + ending)
+        except HDF5_ERRORS as error:
+            raise ValueError(
+                f"{self.path} is damaged ({error}); move it away: what this run wrote is in "
+                f"{journal.path}, and the same command goes on from there"
+            ) from error
 
 
 def check_name(name: str) -> None:
@@ -268,14 +255,3 @@ def _reserve(path: Path, num_bytes: int) -> None:
             return
     if shutil.disk_usage(path.parent).free < num_bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _sync(path: Path) -> None:
-    """Force a file's content, or a folder's names, to the disk."""
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

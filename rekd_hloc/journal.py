@@ -5,7 +5,6 @@ disk HDF5 ends the process. So each result is first appended here, with its leng
 record cut short by a kill is recognised and dropped; every record before it is intact.
 """
 
-import errno
 import json
 import logging
 import os
@@ -22,6 +21,8 @@ from typing import Any, BinaryIO, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from rekd_hloc.files import explain_os_error
+
 if sys.platform != "win32":
     import fcntl
 
@@ -33,7 +34,6 @@ HEAD = struct.Struct("<4sIQI")
 MARK = b"RCRD"
 SYNC_S = 10.0
 """A power cut loses what was appended in the last so many seconds; a kill loses nothing."""
-FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Journal:
         try:
             file = path.open("a+b", buffering=0)
         except OSError as error:
-            raise explain(error, path) from error
+            raise explain_os_error(error, path) from error
         try:
             _lock(file, path)
             file.seek(0)
@@ -184,7 +184,7 @@ class Journal:
             with suppress(OSError):
                 self._file.truncate(self._end)
             if isinstance(error, OSError):
-                raise explain(error, self.path, kept_in=self.path) from error
+                raise explain_os_error(error, self.path, kept_in=self.path) from error
             raise
         self._end += len(data)
 
@@ -193,24 +193,6 @@ class _Entry(NamedTuple):
     start: int
     datasets: set[str]
     attributes: dict[str, str | float]
-
-
-def explain(error: OSError, path: Path, kept_in: Path | None = None) -> OSError:
-    """The same error in words that name the file and the remedy.
-
-    Args:
-        error: from the system.
-        path: what could not be written.
-        kept_in: the file that has all that was written before, if there is one.
-    """
-    if error.errno in FULL:
-        reason, remedy = f"no space left for {path}", "free some space"
-    else:
-        reason = f"cannot write {path}: {error.strerror or error}"
-        remedy = "make it writable" if kept_in else "choose another output"
-    if kept_in:
-        remedy += f"; all that was written before is in {kept_in}: the same command goes on"
-    return OSError(error.errno or errno.EIO, f"{reason}; {remedy}")
 
 
 def _pack(record: Record) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from rekd_hloc import pycolmap_compat as compat
+from rekd_hloc.files import beside, replace_folder
 from rekd_hloc.pycolmap_compat import pycolmap
 from rekd_hloc.verification import check_seed, require_database
 
@@ -60,7 +61,7 @@ def map_scene(
     check_mapper(mapper)
     check_seed(seed)
     require_database(database_path)
-    scratch = out.with_name(out.name + ".tmp")
+    scratch = beside(out, ".tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     (scratch / "colmap").mkdir(parents=True)
     settings = _mapper_settings(seed, num_threads, refine_intrinsics)
@@ -76,9 +77,10 @@ def map_scene(
         with compat.write_errors(out):
             for rank, model in enumerate(models):
                 write_model(model, scratch / str(rank))
-        shutil.rmtree(out, ignore_errors=True)
         if models:
-            scratch.rename(out)
+            replace_folder(out, scratch)
+        else:
+            shutil.rmtree(out, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return models

@@ -17,6 +17,7 @@ from rekd_hloc.alignment import Pose, read_reference
 from rekd_hloc.cameras import check_camera
 from rekd_hloc.colmap import export_database, stored_support
 from rekd_hloc.diagnosis import connected_groups, diagnose
+from rekd_hloc.files import replace_folder, write_json
 from rekd_hloc.mapping import check_mapper, map_scene
 from rekd_hloc.pairs import Pair
 from rekd_hloc.pycolmap_compat import pycolmap
@@ -28,7 +29,6 @@ from rekd_hloc.report import (
     describe_run,
     num_registered,
     registered_names,
-    write_json,
 )
 from rekd_hloc.store import FeatureStore, MatchStore
 from rekd_hloc.verification import MAX_ERROR_PX, MAX_SEED, Counts, check_seed, verify
@@ -161,7 +161,7 @@ def build_model(
         "configuration": {**configuration, "mapping": asdict(options)},
         **describe_run(provenance),
     }
-    write_json(run.output / "report.json", report)
+    write_json(run.output / "report.json", report, kept_in=run.output)
     return report
 
 
@@ -187,8 +187,7 @@ def _map(run: Run, database: Path, names: Sequence[str], counts: Counts) -> tupl
             progress=run.progress,
         )
         if attempt and num_registered(models) > num_registered(best):
-            shutil.rmtree(out, ignore_errors=True)
-            place.rename(out)
+            replace_folder(out, place)
         best = max(best, models, key=num_registered)
         if num_registered(best) >= wanted:
             break
@@ -240,7 +239,7 @@ def _update_database(
             progress=run.progress,
             **how,
         )
-        write_json(record, sources)
+        write_json(record, sources, kept_in=run.output)
         return features.provenance
 
 

@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from rekd_hloc.files import write_text
+
 logger = logging.getLogger(__name__)
 
 Pair = tuple[str, str]
@@ -131,11 +133,7 @@ def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
         logger.warning(
             "%d image names hold spaces (%r): hloc cannot read %s", len(spaced), spaced[0], path
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    text = "".join(f"{a} {b}\n" for a, b in listed)
-    unfinished.write_text(text, encoding="utf-8", newline="\n")
-    unfinished.replace(path)
+    write_text(path, "".join(f"{a} {b}\n" for a, b in listed))
 
 
 def unique_pairs(pairs: Iterable[Pair], names: Collection[str]) -> list[Pair]:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from rekd_hloc.journal import explain
+from rekd_hloc.files import write_bytes
 
 JPEG_QUALITY = 85
 
@@ -40,18 +40,3 @@ def write_image(path: Path, pixels: UInt8[np.ndarray, "..."]) -> None:
         OSError: the file cannot be written, or the disk is full.
     """
     write_bytes(path, encode_image(pixels, path.suffix))
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, making its folder.
-
-    Raises:
-        OSError: the file cannot be written, or the disk is full.
-    """
-    scratch = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_bytes(data)
-        scratch.replace(path)
-    except OSError as error:
-        raise explain(error, path) from error

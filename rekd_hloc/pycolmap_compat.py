@@ -17,7 +17,7 @@ import numpy as np
 import pycolmap as pycolmap
 from numpy.typing import NDArray
 
-from rekd_hloc.journal import explain
+from rekd_hloc.files import explain_os_error
 
 GLOG_FATAL = 3
 FULL_BYTES = 1 << 20
@@ -65,7 +65,7 @@ def require_space(path: Path, num_bytes: int) -> None:
 
 def disk_full(path: Path) -> OSError:
     """The error to raise where there is no room for ``path``, in words that say what to do."""
-    return explain(OSError(errno.ENOSPC, ""), path, kept_in=path.parent)
+    return explain_os_error(OSError(errno.ENOSPC, ""), path, kept_in=path.parent)
 
 
 def read_reconstruction(path: Path) -> Any:

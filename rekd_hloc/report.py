@@ -1,14 +1,11 @@
 """What a reconstruction gave, in figures: ``report.json`` and its text form."""
 
 import importlib.metadata
-import json
-import math
 import platform
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
@@ -18,7 +15,6 @@ import psutil
 from rekd_hloc import __version__
 from rekd_hloc.alignment import Pose, align_to_reference
 from rekd_hloc.environment import PACKAGES
-from rekd_hloc.journal import explain
 from rekd_hloc.verification import Counts
 
 NUM_WEAKEST = 10
@@ -152,23 +148,6 @@ def peak_memory_mib() -> float:
     return float(peak) / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a report as JSON, whole or not at all; nan and inf become null.
-
-    Raises:
-        OSError: the folder cannot be written, or the disk is full.
-    """
-    text = json.dumps(_finite(record), indent=1, allow_nan=False) + "\n"
-    scratch = path.with_name(path.name + ".tmp")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        raise explain(error, path, kept_in=path.parent) from error
-
-
 def format_report(report: Mapping[str, Any]) -> str:
     """The same in a few lines for a person."""
     pairs = report["pairs"]
@@ -199,16 +178,6 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 def _summarise(errors: Collection[float]) -> dict[str, float]:
     return {"median": float(np.median(list(errors))), "max": float(np.max(list(errors)))}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _version(name: str) -> str | None:

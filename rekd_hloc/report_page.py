@@ -7,7 +7,7 @@ from typing import Any
 
 from rekd_hloc import report_figures as figures
 from rekd_hloc.alignment import read_reference
-from rekd_hloc.journal import explain
+from rekd_hloc.files import write_text
 from rekd_hloc.report_html import (
     make_details,
     make_page,
@@ -62,12 +62,7 @@ def write_html_report(
         ],
     )
     path = output / "report.html"
-    scratch = path.with_name(path.name + ".tmp")
-    try:
-        scratch.write_text(page, encoding="utf-8")
-        scratch.replace(path)
-    except OSError as error:
-        raise explain(error, path) from error
+    write_text(path, page)
     return path
 
 

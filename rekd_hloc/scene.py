@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from rekd_hloc.files import beside, replace_folder
 from rekd_hloc.picture_file import write_image
 from rekd_hloc.pycolmap_compat import pycolmap
 from rekd_hloc.rendering.courtyard import CENTRE, build_courtyard
@@ -80,7 +81,7 @@ def render_scene(
         raise ValueError(f"seed must not be negative, got {seed}")
     if out.is_dir() and any(out.iterdir()) and not (out / DESCRIPTION).is_file():
         raise ValueError(f"{out} holds something that is no rendered scene; choose another folder")
-    scratch = out.with_name(out.name + ".tmp")
+    scratch = beside(out, ".tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     views = plan_views(num_views, size, seed)
     world = build_courtyard(np.random.default_rng((seed, 0)))
@@ -90,8 +91,7 @@ def render_scene(
         write_image(scratch / "images" / view.name, image)
     write_reference(views, scratch / "reference")
     (scratch / DESCRIPTION).write_text(json.dumps(_describe(views, seed), indent=1))
-    shutil.rmtree(out, ignore_errors=True)
-    scratch.replace(out)
+    replace_folder(out, scratch)
     return out
 
 

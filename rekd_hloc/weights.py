@@ -21,6 +21,7 @@ from rekd_hloc.config import NetworkConfig
 from rekd_hloc.detector.frozen import FrozenBackbone
 from rekd_hloc.detector.network import Rekd, build_frozen
 from rekd_hloc.detector.steerable import SteerableBackbone
+from rekd_hloc.files import write_bytes
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 """Folder of the weights that ship with the package."""
@@ -74,13 +75,7 @@ def write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     size = int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True).encode()
     header += b" " * (-len(header) % 8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".tmp")
-    try:
-        scratch.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size :])
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_bytes(path, len(header).to_bytes(8, "little") + header + data[8 + size :])
 
 
 def save_detector(

@@ -17,7 +17,8 @@ from evaluation.hpatches import build_parser, read_overrides
 from evaluation.methods.baselines import Method, load_method
 from evaluation.planar.measures import PairInput
 from evaluation.planar.protocols import PROTOCOLS, average
-from evaluation.report import Table, format_markdown, write_json
+from evaluation.report import Table, format_markdown
+from rekd_hloc.files import write_json
 from rekd_hloc.store import FeatureStore
 from rekd_hloc.types import Features, Keypoints
 

@@ -14,7 +14,7 @@ from evaluation.challenge.arrays import pair_key
 from evaluation.challenge.layout import Camera, list_scenes, read_scene
 from evaluation.challenge.multiview_table import MultiviewRun
 from evaluation.challenge.turning import turn_camera, turn_scene
-from evaluation.estimators.oriented_constraints import Correspondences
+from evaluation.estimators.correspondences import Correspondences
 from evaluation.estimators.two_view import RansacOptions
 from evaluation.methods.baselines import load_method
 from evaluation.poses import estimation

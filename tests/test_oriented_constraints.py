@@ -5,16 +5,18 @@ import pytest
 import torch
 from helpers import random_features
 
-from evaluation.estimators.oriented_constraints import (
+from evaluation.estimators.correspondences import (
     Correspondences,
     correspondences_of,
+    make_correspondences,
+)
+from evaluation.estimators.oriented_constraints import (
     epipolar_rows,
     frame_rows,
     has_right_signs,
     homography_angle_rows,
     homography_rows,
     homography_step_rows,
-    make_correspondences,
     oriented_residual,
     oriented_rows,
 )

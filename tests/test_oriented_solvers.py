@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluation.estimators import oriented_solvers, point_solvers
-from evaluation.estimators.oriented_constraints import Correspondences
+from evaluation.estimators.correspondences import Correspondences
 from evaluation.oriented.scenes import make_scene
 
 NUM_SAMPLES = 60

@@ -1,4 +1,3 @@
-import json
 import time
 
 import pytest
@@ -13,7 +12,6 @@ from rekd_hloc.report import (
     describe_pairs,
     describe_run,
     peak_memory_mib,
-    write_json,
 )
 from tests.synthetic_scene import make_scene
 
@@ -82,19 +80,3 @@ def test_peak_memory_grows_with_what_is_used():
     block = bytearray(b"x" * (64 << 20))
     assert peak_memory_mib() >= before
     assert peak_memory_mib() > len(block) >> 20
-
-
-def test_json_is_strict_and_whole(tmp_path):
-    path = tmp_path / "report.json"
-    write_json(path, {"a": float("nan"), "b": [1, (2, float("inf"))], "ü": {"c": None}})
-    assert json.loads(path.read_text(encoding="utf-8")) == {
-        "a": None,
-        "b": [1, [2, None]],
-        "ü": {"c": None},
-    }
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text(encoding="utf-8"))["a"] is None
-    assert [entry.name for entry in tmp_path.iterdir()] == ["report.json"]
-    with pytest.raises(OSError, match="cannot write .*nowhere"):
-        write_json(tmp_path / "nowhere" / "report.json", {})

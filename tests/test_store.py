@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rekd_hloc import files as files_module
 from rekd_hloc import hdf5_file, journal
 from rekd_hloc.hdf5_file import Hdf5File
 from rekd_hloc.journal import Journal, Record
@@ -696,7 +697,7 @@ def test_a_kill_at_each_step_of_closing(moment, tmp_path, monkeypatch):
             for file in tmp_path.glob("f.h5*"):
                 shutil.copy(file, folder)
 
-    steps = {"write": (hdf5_file, "write_group"), "rename": (hdf5_file, "_sync")}
+    steps = {"write": (hdf5_file, "write_group"), "rename": (files_module, "sync")}
     place, name = steps.get(moment, (Journal, "remove"))
     real = getattr(place, name)
     monkeypatch.setattr(place, name, lambda *args: (copy(), real(*args))[1])
@@ -757,7 +758,7 @@ def test_a_full_disk_while_writing(tmp_path, monkeypatch):
     assert_goes_on(path, ["a.jpg"])
 
 
-@pytest.mark.parametrize("step", ["_reserve", "write_group", "_sync"])
+@pytest.mark.parametrize("step", ["_reserve", "write_group", "sync"])
 @pytest.mark.parametrize("is_new", [True, False])
 def test_a_full_disk_while_closing(step, is_new, tmp_path, monkeypatch):
     path = tmp_path / "f.h5"
@@ -768,7 +769,7 @@ def test_a_full_disk_while_closing(step, is_new, tmp_path, monkeypatch):
     store = FeatureStore.resume(path, MADE_WITH)
     store.write("b.jpg", random_features(5))
     with monkeypatch.context() as patch:
-        patch.setattr(hdf5_file, step, full)
+        patch.setattr(files_module if step == "sync" else hdf5_file, step, full)
         with pytest.raises(
             OSError, match=r"no space left for .*f\.h5; free some space; all that .* is in"
         ):

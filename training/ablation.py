@@ -18,8 +18,9 @@ from typing import Any
 
 from evaluation.curves import Plot, draw_panels
 from evaluation.photos import list_photos
-from evaluation.report import Cell, Table, format_markdown, write_json, write_text
+from evaluation.report import Cell, Table, format_markdown
 from rekd_hloc.config import config_json, load_config
+from rekd_hloc.files import write_json, write_text
 from training.checkpoint import load_start, require_same, start_path
 from training.detector_config import NO_INFLUENCE, TrainDetectorConfig
 from training.detector_run import build_trainable, load_network_state

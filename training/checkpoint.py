@@ -1,7 +1,6 @@
 """Training checkpoints: written whole or not at all, and read back only where they fit."""
 
 import json
-import os
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
@@ -10,18 +9,14 @@ from typing import Any
 import torch
 
 import rekd_hloc
+from rekd_hloc.files import atomic_write
 from rekd_hloc.weights import detector_config, learned_tensors, read_weights, resolve_weights
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write to a neighbour file and rename, so a kill leaves the old checkpoint or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".tmp")
-    with scratch.open("wb") as file:
+    """Write whole or not at all: a kill leaves the old checkpoint or the new one."""
+    with atomic_write(path, durable=True) as scratch, scratch.open("wb") as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

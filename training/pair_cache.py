@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evaluation.photos import list_photos, photos_hash
+from rekd_hloc.files import write_json
 from training.checkpoint import require_same
 from training.pairs import PairBatch, PairConfig, PhotoSet
 from training.program import run_program
@@ -91,7 +92,7 @@ def generate(config: PairCacheConfig, *, quiet: bool = False) -> Path:
     if stated.is_file():
         require_same(stated, json.loads(stated.read_text()), identity)
     else:
-        stated.write_text(json.dumps(identity, indent=1))
+        write_json(stated, identity)
     side = config.pairs.crop_px
     crops = _open(folder / "crops.npy", (config.num_pairs, 2, side, side), np.uint8)
     maps = _open(folder / "b_from_a.npy", (config.num_pairs, 3, 3), np.float64)

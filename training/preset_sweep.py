@@ -5,7 +5,6 @@ each variant of a preset: how many mutual neighbours are right within 3 px, whic
 how precise they are. Presets are chosen here and never on a benchmark's images.
 """
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from evaluation.metrics import match_errors
 from evaluation.photos import list_photos
 from rekd_hloc.config import MatchConfig, get_preset, load_config
 from rekd_hloc.extractor import Extractor
+from rekd_hloc.files import write_json
 from rekd_hloc.images import read_color
 from rekd_hloc.matching.match import match
 from training.warps import View, WarpConfig, draw_view, plain_view
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.out:
             arguments.out.mkdir(parents=True, exist_ok=True)
             record = {"conf": arguments.conf, "variants": [asdict(row) for row in rows]}
-            (arguments.out / "results.json").write_text(json.dumps(record, indent=1))
+            write_json(arguments.out / "results.json", record)
 
     return exit_status(work)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation.report import write_text
+from rekd_hloc.files import write_text
 from training.checkpoint import code_version, load_checkpoint, save_checkpoint
 
 LAST = "last.pt"

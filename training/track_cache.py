@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from evaluation.photos import photos_hash
 from rekd_hloc.detector.detect import Detector
+from rekd_hloc.files import atomic_write, write_json
 from rekd_hloc.images import ImageReadError, read_color
 from training.checkpoint import require_same
 from training.patch_changes import PatchChanges, change_patches
@@ -71,7 +72,7 @@ def generate_tracks(
     if stated.is_file():
         require_same(stated, json.loads(stated.read_text()), identity)
     else:
-        stated.write_text(json.dumps(identity, indent=1))
+        write_json(stated, identity)
     for index, path in enumerate(tqdm(paths, disable=quiet, unit="photo")):
         if (folder / f"{index:05d}.npz").is_file():
             continue
@@ -242,11 +243,9 @@ def _turn_alike(
 def _write(stem: Path, tracks: Tracks) -> None:
     """Both files under their final names only when they are whole."""
     patches, rest = stem.with_suffix(".npy"), stem.with_suffix(".npz")
-    scratch = stem.with_suffix(".tmp")
-    with scratch.open("wb") as file:
+    with atomic_write(patches) as scratch, scratch.open("wb") as file:
         np.save(file, tracks.patches)
-    scratch.replace(patches)
-    with scratch.open("wb") as file:
+    with atomic_write(rest) as scratch, scratch.open("wb") as file:
         np.savez(
             file,
             start=tracks.start,
@@ -254,4 +253,3 @@ def _write(stem: Path, tracks: Tracks) -> None:
             side=tracks.side,
             is_upright=tracks.is_upright,
         )
-    scratch.replace(rest)

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from rekd_hloc.files import atomic_write
 from rekd_hloc.findings import Findings
 
 UNREADABLE = (OSError, KeyError, RuntimeError, ValueError)
@@ -23,12 +24,9 @@ def pair_key(a: str, b: str) -> str:
 
 def write_arrays(path: Path, arrays: Iterable[tuple[str, NDArray[Any]]]) -> None:
     """Write named arrays to an HDF5 file, whole or not at all; they may come one by one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".tmp")
-    with h5py.File(scratch, "w") as file:
+    with atomic_write(path) as scratch, h5py.File(scratch, "w") as file:
         for name, array in arrays:
             file.create_dataset(name, data=array)
-    scratch.replace(path)
 
 
 def check_names(

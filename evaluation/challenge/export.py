@@ -23,7 +23,7 @@ from evaluation.challenge.arrays import pair_key, write_arrays
 from evaluation.challenge.config import CONFIG, Labels, Metadata, category_of, make_config
 from evaluation.challenge.layout import Scene
 from evaluation.poses.pairs import all_pairs
-from evaluation.report import write_text
+from rekd_hloc.files import write_text
 from rekd_hloc.store import FeatureStore, MatchStore
 from rekd_hloc.types import Features
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from evaluation.estimators.oriented_constraints import Correspondences
+from evaluation.estimators.correspondences import Correspondences
 from evaluation.estimators.two_view import ESTIMATORS, RansacOptions, estimate_pose
 from evaluation.poses.features import digest_of
 from evaluation.poses.pair_work import (

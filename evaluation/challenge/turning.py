@@ -11,7 +11,7 @@ from tqdm import tqdm
 from evaluation.challenge.layout import Scene
 from evaluation.methods.feature_cache import file_digest
 from evaluation.poses.cameras import turn_camera, turn_image
-from evaluation.report import write_text
+from rekd_hloc.files import write_text
 
 
 def turn_scene(scene: Scene, seed: int, folder: Path) -> tuple[Scene, dict[str, Path]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from evaluation.estimators.oriented_constraints import Correspondences, Matrix
+from evaluation.estimators.correspondences import Correspondences, Matrix
 from evaluation.estimators.samplers import Models, Sampler, draw_samples
 from evaluation.estimators.two_view_models import TwoViewModel, refine
 

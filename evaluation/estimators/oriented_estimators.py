@@ -11,8 +11,8 @@ from functools import partial
 
 import numpy as np
 
+from evaluation.estimators.correspondences import Correspondences
 from evaluation.estimators.epipolar import normalise, pose_from_essential, pose_from_fundamental
-from evaluation.estimators.oriented_constraints import Correspondences
 from evaluation.estimators.robust_estimators import Task, TwoView
 from evaluation.estimators.sample_consensus import (
     ConsensusOptions,

@@ -8,8 +8,8 @@ exact, are in :mod:`evaluation.estimators.oriented_constraints`.
 import numpy as np
 from jaxtyping import Float64
 
+from evaluation.estimators.correspondences import Correspondences
 from evaluation.estimators.oriented_constraints import (
-    Correspondences,
     epipolar_rows,
     frame_rows,
     homogeneous,

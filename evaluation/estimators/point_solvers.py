@@ -11,11 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from evaluation.estimators.oriented_constraints import (
-    Correspondences,
-    epipolar_rows,
-    homography_rows,
-)
+from evaluation.estimators.correspondences import Correspondences
+from evaluation.estimators.oriented_constraints import epipolar_rows, homography_rows
 
 Basis = Float64[np.ndarray, "sample vector 3 3"]
 

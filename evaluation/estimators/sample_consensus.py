@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from evaluation.estimators.consensus_loop import ConsensusOptions, Improvement, Problem, run
-from evaluation.estimators.oriented_constraints import Correspondences, Matrix
+from evaluation.estimators.correspondences import Correspondences, Matrix
 from evaluation.estimators.samplers import find_sampler
 from evaluation.estimators.two_view_models import (
     TwoViewModel,

@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from evaluation.estimators import oriented_solvers, point_solvers
+from evaluation.estimators.correspondences import Correspondences
 from evaluation.estimators.oriented_constraints import (
-    Correspondences,
     has_right_signs,
     homogeneous,
     homography_step_rows,

@@ -10,13 +10,8 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from evaluation.estimators.oriented_constraints import (
-    Correspondences,
-    Matrix,
-    epipolar_rows,
-    homogeneous,
-    homography_rows,
-)
+from evaluation.estimators.correspondences import Correspondences, Matrix
+from evaluation.estimators.oriented_constraints import epipolar_rows, homogeneous, homography_rows
 
 Models = Float64[np.ndarray, "model 3 3"]
 Errors = Float64[np.ndarray, "model match"]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from evaluation.estimators.oriented_constraints import Correspondences, Matrix, correspondences_of
+from evaluation.estimators.correspondences import Correspondences, Matrix, correspondences_of
 from evaluation.estimators.sample_consensus import ConsensusOptions, estimate_homography
 from evaluation.estimators.samplers import SAMPLERS
 from evaluation.estimators.two_view_models import homography_model

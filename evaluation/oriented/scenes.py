@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from evaluation.estimators.oriented_constraints import Correspondences, Matrix, make_correspondences
+from evaluation.estimators.correspondences import Correspondences, Matrix, make_correspondences
 
 ScaleKind = Literal["along", "area"]
 FOCAL_PX = 800.0

@@ -15,13 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from evaluation.estimators.correspondences import Correspondences, Matrix
 from evaluation.estimators.epipolar import pose_from_essential, pose_from_fundamental
-from evaluation.estimators.oriented_constraints import (
-    Correspondences,
-    Matrix,
-    has_right_signs,
-    oriented_residual,
-)
+from evaluation.estimators.oriented_constraints import has_right_signs, oriented_residual
 from evaluation.estimators.sample_consensus import (
     ConsensusOptions,
     Estimate,

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.estimators.oriented_constraints import Correspondences
+from evaluation.estimators.correspondences import Correspondences
 from evaluation.estimators.two_view import RansacOptions, estimate_pose
 from evaluation.poses.features import digest_of
 from evaluation.poses.metrics import FAILED, direction_error_deg, rotation_error_deg

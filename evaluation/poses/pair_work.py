@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from evaluation.estimators.oriented_constraints import Correspondences, correspondences_of
+from evaluation.estimators.correspondences import Correspondences, correspondences_of
 from evaluation.estimators.two_view import RansacOptions, versions
 from evaluation.poses.features import digest_of
 from rekd_hloc.store import FeatureStore, MatchStore

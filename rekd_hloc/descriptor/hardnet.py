@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rekd_hloc.descriptor.tfeat import TFeat
+from rekd_hloc.files import atomic_write
 from rekd_hloc.precision import full_precision
 from rekd_hloc.weights import PRETRAINED, read_weights, write_weights
 
@@ -181,14 +182,15 @@ def _cached_or_downloaded(name: str) -> Path:
 
 def _download(address: str, path: Path) -> Path:
     logger.info("downloading %s to %s", address, path)
-    scratch = path.with_name(path.name + ".tmp")
-    with urllib.request.urlopen(address, timeout=DOWNLOAD_TIMEOUT_S) as source:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        urllib.request.urlopen(address, timeout=DOWNLOAD_TIMEOUT_S) as source,
+        atomic_write(path) as scratch,
+    ):
         with scratch.open("wb") as target:
             shutil.copyfileobj(source, target)
         if getattr(source, "length", 0):  # bytes announced and not received
             raise ConnectionError(f"the download of {address} ended early")
-    return scratch.replace(path)
+    return path
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from rekd_hloc.config import DetectorConfig
 from rekd_hloc.detector.keypoints import find_duplicates, find_local_maxima, refine_positions
+from rekd_hloc.detector.level import Level
 from rekd_hloc.detector.mask import patches_are_usable
 from rekd_hloc.detector.network import Rekd
 from rekd_hloc.detector.orientation import angle_from_bin, find_peak, read_logits
 from rekd_hloc.detector.pyramid import (
-    Level,
     iterate_levels,
     select_within_budgets,
     strongest_of_each_level,

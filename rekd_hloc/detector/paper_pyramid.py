@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rekd_hloc.config import DetectorConfig
-from rekd_hloc.detector.pyramid import Level
+from rekd_hloc.detector.level import Level
 
 TRUNCATE = 4.0
 """Reach of the Gaussian in standard deviations."""

@@ -5,7 +5,6 @@ level l has the scale ``factor ** l``.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,38 +12,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rekd_hloc.config import DetectorConfig
-
-
-@dataclass(frozen=True)
-class Level:
-    """One size of the image.
-
-    Attributes:
-        image: grey values (1, 1, height, width).
-        number: l, negative for enlarged levels.
-        scale: ``factor ** l``.
-        ratio: image pixels for one level pixel, (x, y).
-        corner_aligned: positions map by ``(xy + 0.5) * ratio - 0.5`` (pixel areas) if true, by
-            ``xy * scale`` (the paper's code) if false.
-    """
-
-    image: Float[Tensor, "1 1 height width"]
-    number: int
-    scale: float
-    ratio: tuple[float, float]
-    corner_aligned: bool = True
-
-    def to_image(self, xy: Float[Tensor, "keypoint 2"]) -> Float[Tensor, "keypoint 2"]:
-        """Positions in pixels of the level to pixels of the image."""
-        if not self.corner_aligned:
-            return xy * self.scale
-        return (xy + 0.5) * xy.new_tensor(self.ratio) - 0.5
-
-    def from_image(self, xy: Float[Tensor, "keypoint 2"]) -> Float[Tensor, "keypoint 2"]:
-        """Positions in pixels of the image to pixels of the level."""
-        if not self.corner_aligned:
-            return xy / self.scale
-        return (xy + 0.5) / xy.new_tensor(self.ratio) - 0.5
+from rekd_hloc.detector.level import Level
+from rekd_hloc.detector.paper_pyramid import iterate_paper_levels
 
 
 def iterate_levels(
@@ -55,8 +24,6 @@ def iterate_levels(
     The image's own size is there without room too if all orientations are read from it.
     """
     if config.pyramid == "paper":
-        from rekd_hloc.detector.paper_pyramid import iterate_paper_levels
-
         yield from iterate_paper_levels(image, config)
         return
     height, width = image.shape[2:]

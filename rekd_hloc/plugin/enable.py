@@ -9,6 +9,7 @@ import importlib.util
 import sysconfig
 from pathlib import Path
 
+from rekd_hloc.files import write_text
 from rekd_hloc.plugin import HLOC_REMEDY, hloc_is_importable
 
 STARTER = "rekd_hloc_hook.pth"
@@ -45,10 +46,8 @@ def enable(site_dir: Path | None = None) -> str:
     """
     folder = _site_packages(site_dir)
     for name, text in FILES.items():  # the starter last: it needs the hook
-        scratch = folder / f"{name}.tmp"
         try:
-            scratch.write_text(text)
-            scratch.replace(folder / name)
+            write_text(folder / name, text)
         except OSError as error:
             raise OSError(f"cannot write {folder / name}; use a virtual environment") from error
     written = "".join(f"  {folder / name}\n" for name in FILES)
