@@ -1,4 +1,4 @@
-# make demo      set everything up, render a scene and reconstruct it
+# make demo      set everything up and reconstruct the packaged images
 # make test      set everything up, then style, types and tests
 # make check     the same without set-up (what `make test` runs)
 # make slow      the tests that take minutes;  make gpu: those that need a CUDA build of torch

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.hloc_figures import (
+from evaluation.reporting.hloc_metrics import (
     FilterFigures,
     MatchFigures,
     MatchSets,
@@ -28,14 +28,14 @@ from evaluation.hloc_figures import (
     describe_model,
     read_match_sets,
 )
-from evaluation.hloc_table import format_table
-from rekd_hloc.alignment import Pose, read_reference
-from rekd_hloc.environment import describe_environment
+from evaluation.reporting.hloc_table import format_table
+from evaluation.rotated_images import turn_photo, turn_poses
+from rekd_hloc.cli.environment import describe_environment
 from rekd_hloc.files import write_json, write_text
 from rekd_hloc.images import list_images, read_color
 from rekd_hloc.picture_file import write_image
 from rekd_hloc.plugin import register
-from rekd_hloc.turning import turn_photo, turn_poses
+from rekd_hloc.sfm.alignment import Pose, read_reference
 
 ROWS = {
     "sift + NN-mutual": ("sift", "NN-mutual"),

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.methods.baselines import METHODS, Method, load_method
-from evaluation.methods.classical import NO_CAP
-from evaluation.planar.homographies import HomographyPair, list_pairs
-from evaluation.planar.protocols import PROTOCOLS, Protocol
-from evaluation.planar.release import SPLITS, select_split, what_is_missing
-from evaluation.planar.suite import (
+from evaluation.extractors.classical import NO_CAP
+from evaluation.extractors.registry import METHODS, Method, load_method
+from evaluation.homography.homographies import HomographyPair, list_pairs
+from evaluation.homography.protocols import PROTOCOLS, Protocol
+from evaluation.homography.release import SPLITS, select_split, what_is_missing
+from evaluation.homography.suite import (
     PairResult,
     Suite,
     make_plots,
@@ -30,7 +30,7 @@ from evaluation.planar.suite import (
     run_method,
     select_kind,
 )
-from evaluation.report import today, write_csv, write_report
+from evaluation.reporting.report import today, write_csv, write_report
 
 logger = logging.getLogger(__name__)
 

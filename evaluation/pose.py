@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import evaluation.oriented_ransac.oriented_estimators  # noqa: F401  (registers its estimators)
 from evaluation.command_line import exit_status, make_parser
-from evaluation.estimators.two_view import require
-from evaluation.poses.options import (
+from evaluation.relative_pose.dataset import PairSet
+from evaluation.relative_pose.options import (
     add_common_options,
     add_stereo_options,
     describe_stereo,
@@ -25,9 +26,9 @@ from evaluation.poses.options import (
     read_plan,
     write_stereo,
 )
-from evaluation.poses.pair_list import read_model_pairs, read_pair_list
-from evaluation.poses.pairs import PairSet
-from evaluation.poses.stereo import run_stereo
+from evaluation.relative_pose.pair_list import read_model_pairs, read_pair_list
+from evaluation.relative_pose.stereo import run_stereo
+from evaluation.relative_pose.two_view import require
 
 PROTOCOL = "pose-pairs"
 COVISIBILITY = 0.1

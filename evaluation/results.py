@@ -17,11 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.methods.baselines import load_method
-from evaluation.results_document import format_missing, format_part, has_content, replace_block
-from evaluation.results_plan import PARTS, PRESET_NAMES, Part
-from evaluation.results_records import Record, merge_records, read_records
-from rekd_hloc.environment import describe_environment
+from evaluation.extractors.registry import load_method
+from evaluation.reporting.results_document import (
+    format_missing,
+    format_part,
+    has_content,
+    replace_block,
+)
+from evaluation.reporting.results_plan import PARTS, PRESET_NAMES, Part
+from evaluation.reporting.results_records import Record, merge_records, read_records
+from rekd_hloc.cli.environment import describe_environment
 from rekd_hloc.files import write_text
 
 logger = logging.getLogger(__name__)

@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.methods.baselines import Method, load_method
-from evaluation.methods.options import add_method_options
-from evaluation.photos import is_validation
-from evaluation.report import today, write_csv, write_report
-from evaluation.sweeps.changes import KINDS, UNITS, ChangeKind, default_values
-from evaluation.sweeps.sweep import (
+from evaluation.extractors.options import add_method_options
+from evaluation.extractors.registry import Method, load_method
+from evaluation.image_folders import is_validation
+from evaluation.reporting.report import today, write_csv, write_report
+from evaluation.robustness.sweep import (
     ANGLE_TOLERANCE_DEG,
     FOUND_PX,
     MARGIN_PX,
     Sweep,
     run_sweep,
 )
-from evaluation.sweeps.tables import make_plots, make_value_rows, roto360_table, sweep_tables
+from evaluation.robustness.tables import make_plots, make_value_rows, roto360_table, sweep_tables
+from evaluation.robustness.transforms import KINDS, UNITS, ChangeKind, default_values
 from rekd_hloc.images import list_images
 
 NUM_KEYPOINTS = 500

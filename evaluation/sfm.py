@@ -21,15 +21,15 @@ import numpy as np
 import pycolmap
 
 from evaluation.command_line import exit_status, make_parser
-from rekd_hloc import pycolmap_compat as compat
-from rekd_hloc.alignment import Pose, read_reference
+from evaluation.rotated_images import turn_folder, turn_poses
 from rekd_hloc.config import ExtractConfig, reconstruction_preset, with_max_keypoints
 from rekd_hloc.files import write_json, write_text
 from rekd_hloc.images import list_images
-from rekd_hloc.mapping import map_scene
-from rekd_hloc.reconstruction import reconstruct
-from rekd_hloc.report import describe_errors, describe_models
-from rekd_hloc.turning import turn_folder, turn_poses
+from rekd_hloc.sfm import pycolmap_compat as compat
+from rekd_hloc.sfm.alignment import Pose, read_reference
+from rekd_hloc.sfm.mapping import map_scene
+from rekd_hloc.sfm.reconstruct import reconstruct
+from rekd_hloc.sfm.report import describe_errors, describe_models
 
 COLMAP_SIFT = "colmap-sift"
 PROTOCOL = "SfM (exhaustive pairs, incremental mapper, similarity on camera centres)"
@@ -90,7 +90,7 @@ def _run_ours(
 
 def resolve_method(method: str) -> tuple[str, ExtractConfig]:
     """The preset's name and its options, with the budget that ``-nN`` at the end asks for, or that
-    of :func:`rekd_hloc.reconstruction.reconstruct`.
+    of :func:`rekd_hloc.sfm.reconstruct.reconstruct`.
 
     Raises:
         ValueError: no such preset, or a budget of no keypoints.

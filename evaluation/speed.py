@@ -20,8 +20,9 @@ import torch
 from tqdm import tqdm
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.methods.baselines import Method, load_method
-from evaluation.report import Cell, Table, format_markdown, today, write_report
+from evaluation.extractors.registry import Method, load_method
+from evaluation.rendering.scene import render_scene
+from evaluation.reporting.report import Cell, Table, format_markdown, today, write_report
 from rekd_hloc.images import read_color
 
 DEFAULT_METHODS = ("rekd-fast", "rekd", "rekd-upright", "sift", "colmap-sift")
@@ -98,8 +99,6 @@ def _read_size(text: str) -> tuple[int, int]:
 
 def _prepare(source: Path | None, size: tuple[int, int], scratch: Path) -> Path:
     if source is None:
-        from rekd_hloc.scene import render_scene  # imports a renderer that --image does not need
-
         scene = scratch / "scene"
         render_scene(scene, num_views=2, size=size)
         source = sorted((scene / "images").iterdir())[0]

@@ -11,12 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.methods.baselines import METHODS, load_method
-from evaluation.planar.homographies import list_pairs
-from evaluation.planar.protocols import PROTOCOLS
-from evaluation.planar.release import SPLITS, select_split
-from evaluation.planar.suite import Suite, make_plots, make_sequence_rows, make_tables, run_method
-from evaluation.report import today, write_csv, write_report
+from evaluation.extractors.registry import METHODS, load_method
+from evaluation.homography.homographies import list_pairs
+from evaluation.homography.protocols import PROTOCOLS
+from evaluation.homography.release import SPLITS, select_split
+from evaluation.homography.suite import (
+    Suite,
+    make_plots,
+    make_sequence_rows,
+    make_tables,
+    run_method,
+)
+from evaluation.reporting.report import today, write_csv, write_report
 
 
 def run(
@@ -33,7 +39,7 @@ def run(
     Args:
         data: the HPatches release, Oxford sequences, or a list of pairs.
         out: folder to write; features are kept there, so that a second run is quick.
-        methods: names, see ``evaluation.methods.baselines``.
+        methods: names, see ``evaluation.extractors.registry``.
         protocol_name: rekd, keynet, superpoint, d2net or homography-auc.
         split: full, view, illum, a, b, c or debug.
         num_threads: sequences at once.
@@ -55,8 +61,9 @@ def run(
         num_threads=num_threads,
     )
 
-    # A method is a function from an image file to features; Method of evaluation.methods.baselines
-    # makes one of your own function, and `file:PATH` reads features that hloc stored.
+    # A method is a function from an image file to features; Method of
+    # evaluation.extractors.registry makes one of your own function, and `file:PATH` reads
+    # features that hloc stored.
     loaded = {name: load_method(name, protocol.num_extracted, image_root=data) for name in methods}
     results = {name: run_method(suite, method) for name, method in loaded.items()}
 

@@ -12,18 +12,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.challenge.layout import list_scenes
+import evaluation.oriented_ransac.oriented_estimators  # noqa: F401  (registers its estimators)
 from evaluation.command_line import exit_status, make_parser
-from evaluation.estimators.correspondences import correspondences_of
-from evaluation.estimators.two_view import ESTIMATORS, RansacOptions, estimate_pose
-from evaluation.methods.baselines import load_method
-from evaluation.poses.metrics import (
+from evaluation.extractors.registry import load_method
+from evaluation.imc.dataset import list_scenes
+from evaluation.metrics.pose import (
     area_under_curve,
     mean_average_accuracy,
     pose_error_deg,
     relative_pose,
 )
-from evaluation.report import Cell, Table, format_markdown
+from evaluation.relative_pose.correspondences import correspondences_of
+from evaluation.relative_pose.two_view import ESTIMATORS, RansacOptions, estimate_pose
+from evaluation.reporting.report import Cell, Table, format_markdown
 from rekd_hloc.config import MatchConfig
 from rekd_hloc.matching.match import match
 
@@ -47,7 +48,7 @@ def run(
     Args:
         data: root of the official layout.
         scene: its name.
-        methods: names that :func:`evaluation.methods.baselines.load_method` knows.
+        methods: names that :func:`evaluation.extractors.registry.load_method` knows.
         num_keypoints: most keypoints of an image; the benchmark's classes are 2048 and 8000.
         ratio: of the ratio test from both images; 1 for none.
         estimator: of the relative pose, one of ``ESTIMATORS``.

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np  # noqa: F401  (before pycolmap, see rekd_hloc.pycolmap_compat)
+import numpy as np  # noqa: F401  (before pycolmap, see rekd_hloc.sfm.pycolmap_compat)
 import pycolmap
 
 from evaluation.command_line import exit_status, make_parser
 from rekd_hloc import plugin
 from rekd_hloc.images import list_images
-from rekd_hloc.pycolmap_compat import read_reconstruction
+from rekd_hloc.sfm.pycolmap_compat import read_reconstruction
 
 
 def run(

@@ -21,24 +21,24 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Extractor": "rekd_hloc.extractor",
+    "Extractor": "rekd_hloc.features.extractor",
     "Features": "rekd_hloc.types",
     "Keypoints": "rekd_hloc.types",
     "Matches": "rekd_hloc.types",
     "filter_by_orientation": "rekd_hloc.matching.consistency",
     "load_config": "rekd_hloc.config",
     "match": "rekd_hloc.matching.match",
-    "reconstruct": "rekd_hloc.reconstruction",
+    "reconstruct": "rekd_hloc.sfm.reconstruct",
     "register": "rekd_hloc.plugin",
 }
 
 if TYPE_CHECKING:
     from rekd_hloc.config import load_config
-    from rekd_hloc.extractor import Extractor
+    from rekd_hloc.features.extractor import Extractor
     from rekd_hloc.matching.consistency import filter_by_orientation
     from rekd_hloc.matching.match import match
     from rekd_hloc.plugin import register
-    from rekd_hloc.reconstruction import reconstruct
+    from rekd_hloc.sfm.reconstruct import reconstruct
     from rekd_hloc.types import Features, Keypoints, Matches
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from rekd_hloc.config import NetworkConfig
-from rekd_hloc.detector.network import Rekd, build_network
+from rekd_hloc.features.detector.network import Rekd, build_network
+from rekd_hloc.features.weights import load_detector, save_detector
 from rekd_hloc.types import Features, Keypoints
-from rekd_hloc.weights import load_detector, save_detector
 
 ROOT = Path(__file__).parent.parent
 SMALL_NETWORK = NetworkConfig(group_order=8, pixel_range=51.0)
@@ -86,7 +86,7 @@ def random_network(config: NetworkConfig, seed: int = 0) -> Rekd:
 
     Batch statistics are those of one textured image, so that no channel is dead or saturated.
     """
-    from rekd_hloc.detector.steerable import SteerableBackbone
+    from rekd_hloc.features.detector.steerable import SteerableBackbone
 
     generator = torch.Generator().manual_seed(seed)
     backbone = SteerableBackbone(
@@ -128,7 +128,7 @@ def descriptor_weights() -> Path:
     """A file of kornia's HardNet with random weights."""
     import kornia.feature
 
-    from rekd_hloc.descriptor.hardnet import save_descriptor
+    from rekd_hloc.features.descriptor.hardnet import save_descriptor
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

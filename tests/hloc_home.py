@@ -11,10 +11,10 @@ import kornia.feature
 import pytest
 import torch
 
-from rekd_hloc import weights
 from rekd_hloc.config import NetworkConfig
-from rekd_hloc.descriptor import hardnet
-from rekd_hloc.detector.network import build_frozen
+from rekd_hloc.features import weights
+from rekd_hloc.features.descriptor import hardnet
+from rekd_hloc.features.detector.network import build_frozen
 from rekd_hloc.plugin.finder import Finder
 
 DOUBLE = str(Path(__file__).parent / "hloc_double")

@@ -6,7 +6,7 @@ import shutil
 import h5py
 import numpy as np
 
-from evaluation.poses.metrics import rotation_error_deg
+from evaluation.metrics.pose import rotation_error_deg
 from tests.corner_scene import FOCAL, SIZE, make_photos
 
 K_OF_FILES = np.array([[FOCAL, 0, SIZE[0] / 2], [0, FOCAL, SIZE[1] / 2], [0, 0, 1]])

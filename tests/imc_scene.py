@@ -6,11 +6,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from evaluation.challenge.layout import Scene, read_scene
-from rekd_hloc import pycolmap_compat as compat
-from rekd_hloc.alignment import read_poses
-from rekd_hloc.pycolmap_compat import pycolmap
-from rekd_hloc.store import FeatureStore, MatchStore
+from evaluation.imc.dataset import Scene, read_scene
+from rekd_hloc.sfm import pycolmap_compat as compat
+from rekd_hloc.sfm.alignment import read_poses
+from rekd_hloc.sfm.pycolmap_compat import pycolmap
+from rekd_hloc.storage.features import FeatureStore, MatchStore
 from tests.synthetic_scene import FOCAL, SIZE, make_scene
 
 

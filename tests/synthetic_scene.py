@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rekd_hloc.pycolmap_compat import pycolmap
-from rekd_hloc.store import FeatureStore, MatchStore
+from rekd_hloc.sfm.pycolmap_compat import pycolmap
+from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Keypoints, Matches
 
 FOCAL = 600.0

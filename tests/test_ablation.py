@@ -10,7 +10,7 @@ import training.train_detector as train_detector
 from rekd_hloc.config import load_config
 from tests.helpers import textured_image
 from training.ablation import AblationConfig, main, make_variants
-from training.checkpoint import load_checkpoint
+from training.common.checkpoint import load_checkpoint
 from training.detector_run import DetectorRun
 from training.validation import ValidationResult
 

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from rekd_hloc.alignment import (
+from rekd_hloc.sfm.alignment import (
     Pose,
     Similarity,
     align_to_reference,
@@ -15,7 +15,7 @@ from rekd_hloc.alignment import (
     read_reference,
     rotation_angle_deg,
 )
-from rekd_hloc.pycolmap_compat import pycolmap
+from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from tests.synthetic_scene import make_scene
 
 

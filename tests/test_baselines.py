@@ -9,15 +9,15 @@ import pytest
 import torch
 from helpers import data_dir, descriptor_weights, random_features, textured_image
 
-from evaluation.methods import learned
-from evaluation.methods.baselines import METHODS, Method, limit, load_method, to_root
-from evaluation.methods.classical import unit_rows
-from evaluation.metrics import match_errors, orientation_errors
-from evaluation.planar.protocols import PROTOCOLS
-from evaluation.sweeps.changes import turn_image
-from evaluation.sweeps.sweep import angle_errors
+from evaluation.extractors import learned
+from evaluation.extractors.classical import unit_rows
+from evaluation.extractors.registry import METHODS, Method, limit, load_method, to_root
+from evaluation.homography.protocols import PROTOCOLS
+from evaluation.metrics.homography import match_errors, orientation_errors
+from evaluation.robustness.sweep import angle_errors
+from evaluation.robustness.transforms import turn_image
 from rekd_hloc.matching.nearest import match_nearest
-from rekd_hloc.store import FeatureStore
+from rekd_hloc.storage.features import FeatureStore
 
 ORIENTED = ("sift", "rootsift", "orb", "akaze", "colmap-sift")
 OURS = (f"descriptor.weights={descriptor_weights()}",)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rekd_hloc import charts
+from rekd_hloc.viz import charts
 
 
 def decode(data):
@@ -72,5 +72,5 @@ def test_camera_map_shows_the_plane_of_the_cameras():
 
 
 def test_pyplot_stays_unused():
-    code = "import sys, rekd_hloc.charts; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, rekd_hloc.viz.charts; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603

@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
-from rekd_hloc.check import Finding, check_files, format_findings
-from rekd_hloc.store import FeatureStore, MatchStore
+from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.storage.validate import Finding, check_files, format_findings
 from rekd_hloc.types import Matches
 from tests.helpers import random_features
 

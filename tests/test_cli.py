@@ -4,9 +4,9 @@ import shutil
 import cv2
 import pytest
 
-from rekd_hloc import reconstruction
-from rekd_hloc.cli import EXIT_FAILED, EXIT_MISTAKE, main
-from rekd_hloc.store import FeatureStore, MatchStore
+from rekd_hloc.cli.main import EXIT_FAILED, EXIT_MISTAKE, main
+from rekd_hloc.sfm import reconstruct as reconstruction
+from rekd_hloc.storage.features import FeatureStore, MatchStore
 from tests.helpers import textured_image
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from rekd_hloc import pycolmap_compat as compat
-from rekd_hloc.cameras import check_camera, image_ids
-from rekd_hloc.colmap import (
+from rekd_hloc.sfm import pycolmap_compat as compat
+from rekd_hloc.sfm.cameras import check_camera, image_ids
+from rekd_hloc.sfm.database import (
     CODE_NORM,
     SIFT_SUPPORT,
     colmap_keypoints,
@@ -17,8 +17,8 @@ from rekd_hloc.colmap import (
     remove_database,
     stored_support,
 )
-from rekd_hloc.pycolmap_compat import pycolmap
-from rekd_hloc.store import FeatureStore, MatchStore
+from rekd_hloc.sfm.pycolmap_compat import pycolmap
+from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Keypoints, Matches
 from tests.helpers import random_features, textured_image
 from tests.synthetic_scene import make_scene

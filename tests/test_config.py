@@ -20,7 +20,7 @@ from rekd_hloc.config import (
     load_config,
     with_max_keypoints,
 )
-from rekd_hloc.weights import detector_config, resolve_weights
+from rekd_hloc.features.weights import detector_config, resolve_weights
 from tests.helpers import ROOT, without_shape_checks
 
 CONFIGS = [NetworkConfig, DetectorConfig, DescriptorConfig, ExtractConfig, MatchConfig]

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from rekd_hloc.config import PAPER_DETECTOR, NetworkConfig
-from rekd_hloc.convert import convert_checkpoint, convert_rekd_release
-from rekd_hloc.detector.detect import Detector
-from rekd_hloc.weights import detector_provenance, learned_tensors, load_detector
+from rekd_hloc.features.convert import convert_checkpoint, convert_rekd_release
+from rekd_hloc.features.detector.detect import Detector
+from rekd_hloc.features.weights import detector_provenance, learned_tensors, load_detector
 from tests.helpers import ROOT, random_network
-from training.checkpoint import save_checkpoint
+from training.common.checkpoint import save_checkpoint
 from training.detector_run import network_state
 from training.export import export_checkpoint
 from training.export import main as export_main
@@ -229,7 +229,7 @@ def test_no_e2cnn_is_needed_where_the_file_holds_filters(released, tmp_path):
     program = (
         "import sys, pathlib\n"
         "sys.modules['e2cnn'] = None\n"
-        "from rekd_hloc.convert import convert_checkpoint\n"
+        "from rekd_hloc.features.convert import convert_checkpoint\n"
         "convert_checkpoint(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))\n"
     )
     out = tmp_path / "w.safetensors"

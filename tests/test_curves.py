@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 from PIL import Image
 
-from evaluation.curves import COLORS, Plot, assign_colors, draw, draw_panels
+from evaluation.reporting.curves import COLORS, Plot, assign_colors, draw, draw_panels
 
 
 def make_plot(name: str, *labels: str) -> Plot:

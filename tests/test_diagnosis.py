@@ -1,6 +1,6 @@
 import pytest
 
-from rekd_hloc.diagnosis import connected_groups, diagnose
+from rekd_hloc.sfm.diagnosis import connected_groups, diagnose
 
 NAMES = ["a", "b", "c", "d", "e"]
 MANY = dict.fromkeys(NAMES, 1000)

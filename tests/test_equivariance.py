@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rekd_hloc.config import DetectorConfig, NetworkConfig
-from rekd_hloc.detector.detect import Detector
+from rekd_hloc.features.detector.detect import Detector
 from rekd_hloc.geometry import angle_difference
 from tests.helpers import assert_equivariant, baked_network, textured_image
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from rekd_hloc import extraction
-from rekd_hloc.extraction import ImageExtractor, extract_images, find_images, find_mask
-from rekd_hloc.store import FeatureStore
+from rekd_hloc.sfm import extraction
+from rekd_hloc.sfm.extraction import ImageExtractor, extract_images, find_images, find_mask
+from rekd_hloc.storage.features import FeatureStore
 from tests.helpers import ROOT, textured_image
 from tests.sift_extractor import SiftExtractor
 
@@ -246,7 +246,7 @@ def test_an_image_too_large_for_the_memory_is_skipped(tmp_path, error):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from rekd_hloc.extraction import extract_images
+from rekd_hloc.sfm.extraction import extract_images
 from tests.sift_extractor import SiftExtractor
 
 class Killed(SiftExtractor):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rekd_hloc.config import NetworkConfig
-from rekd_hloc.detector.frozen import CPU_TILE_ROWS, HALO_PX, FrozenBackbone
+from rekd_hloc.features.detector.frozen import CPU_TILE_ROWS, HALO_PX, FrozenBackbone
 from tests.helpers import ROOT, baked_network, detector_weights, random_network, textured_image
 
 
@@ -98,7 +98,7 @@ def test_autocast_gives_float32_scores_close_to_the_exact_ones():
 
 
 def test_logits_at_whole_pixels_are_the_sum_of_the_levels_reads():
-    from rekd_hloc.detector.orientation import read_logits
+    from rekd_hloc.features.detector.orientation import read_logits
 
     network = baked_network()
     image = image_of(41, 58)
@@ -114,8 +114,8 @@ def test_inference_imports_neither_e2cnn_nor_scipy():
     program = (
         "import sys, pathlib, torch\n"
         "from rekd_hloc.config import DetectorConfig\n"
-        "from rekd_hloc.detector.detect import Detector\n"
-        "from rekd_hloc.weights import load_detector\n"
+        "from rekd_hloc.features.detector.detect import Detector\n"
+        "from rekd_hloc.features.weights import load_detector\n"
         "network, _ = load_detector(pathlib.Path(sys.argv[1]))\n"
         "detector = Detector(network, DetectorConfig(levels_up=0, levels_down=0))\n"
         "image = torch.rand(50, 50, generator=torch.Generator().manual_seed(0))\n"

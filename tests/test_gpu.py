@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from rekd_hloc.config import DetectorConfig, NetworkConfig, get_preset, load_config
-from rekd_hloc.detector.detect import Detector
-from rekd_hloc.extraction import extract_images
-from rekd_hloc.extractor import Extractor
+from rekd_hloc.features.detector.detect import Detector
+from rekd_hloc.features.extractor import Extractor
 from rekd_hloc.geometry import angle_difference
-from rekd_hloc.store import FeatureStore
+from rekd_hloc.sfm.extraction import extract_images
+from rekd_hloc.storage.features import FeatureStore
 from tests.helpers import assert_equivariant, baked_network, textured_image
 
 pytestmark = [

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from rekd_hloc.descriptor import hardnet
-from rekd_hloc.descriptor.hardnet import (
+from rekd_hloc.features.descriptor import hardnet
+from rekd_hloc.features.descriptor.hardnet import (
     DESCRIPTOR_FORMAT,
     describe,
     load_hardnet,
     resolve_hardnet,
     save_descriptor,
 )
-from rekd_hloc.descriptor.tfeat import TFeat
-from rekd_hloc.weights import read_weights, write_weights
+from rekd_hloc.features.descriptor.tfeat import TFeat
+from rekd_hloc.features.weights import read_weights, write_weights
 
 
 def used_network(network, seed=0):

@@ -5,17 +5,17 @@ import numpy as np
 import pycolmap
 import pytest
 
-from evaluation.hloc_figures import (
+from evaluation.hloc_report import ROWS, UNFILTERED, main, turn_by_quarters
+from evaluation.reporting.hloc_metrics import (
     MatchSets,
     compare_filter,
     describe_matches,
     describe_model,
     read_match_sets,
 )
-from evaluation.hloc_report import ROWS, UNFILTERED, main, turn_by_quarters
-from evaluation.hloc_table import format_table
-from rekd_hloc.alignment import read_poses
+from evaluation.reporting.hloc_table import format_table
 from rekd_hloc.plugin.confs import matcher_confs
+from rekd_hloc.sfm.alignment import read_poses
 from tests.helpers import textured_image
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from helpers import data_dir, random_features, textured_image
 
-from evaluation.planar.frames import place_image, render_frame, to_frame
-from evaluation.planar.homographies import list_pairs, read_homography
-from evaluation.planar.release import (
+from evaluation.homography.frames import place_image, render_frame, to_frame
+from evaluation.homography.homographies import list_pairs, read_homography
+from evaluation.homography.release import (
     SPLITS,
     in_split,
     kind_of,

@@ -13,13 +13,13 @@ import torch
 from helpers import data_dir, descriptor_weights, detector_weights, random_features, textured_image
 
 from evaluation import hpatches
+from evaluation.extractors.registry import Method, load_method
+from evaluation.homography.measures import PairInput
+from evaluation.homography.protocols import PROTOCOLS, average
 from evaluation.hpatches import build_parser, read_overrides
-from evaluation.methods.baselines import Method, load_method
-from evaluation.planar.measures import PairInput
-from evaluation.planar.protocols import PROTOCOLS, average
-from evaluation.report import Table, format_markdown
+from evaluation.reporting.report import Table, format_markdown
 from rekd_hloc.files import write_json
-from rekd_hloc.store import FeatureStore
+from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features, Keypoints
 
 SIZE = (200, 160)

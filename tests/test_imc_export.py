@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation import imc
-from evaluation.challenge.arrays import pair_key
-from evaluation.challenge.config import (
+from evaluation.imc import __main__ as imc
+from evaluation.imc.dataset import DATASETS
+from evaluation.imc.submission_arrays import pair_key
+from evaluation.imc.submission_config import (
     CATEGORIES,
     Labels,
     Metadata,
@@ -18,12 +19,11 @@ from evaluation.challenge.config import (
     check_config,
     make_config,
 )
-from evaluation.challenge.export import Submission, export_submission
-from evaluation.challenge.inliers import keep_inliers
-from evaluation.challenge.layout import DATASETS
-from evaluation.challenge.validate import validate_submission
-from evaluation.estimators.two_view import RansacOptions
-from rekd_hloc.store import FeatureStore, MatchStore
+from evaluation.imc.submission_export import Submission, export_submission
+from evaluation.imc.submission_inliers import keep_inliers
+from evaluation.imc.submission_validate import validate_submission
+from evaluation.relative_pose.two_view import RansacOptions
+from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Matches
 from tests.helpers import data_dir
 from tests.imc_scene import make_imc_scene
@@ -137,7 +137,7 @@ def test_three_runs_are_three_files_and_one_run_removes_them(made, tmp_path):
 
 
 def test_too_many_keypoints_are_refused(made, tmp_path, monkeypatch):
-    monkeypatch.setattr("evaluation.challenge.config.CATEGORIES", (10, 50))
+    monkeypatch.setattr("evaluation.imc.submission_config.CATEGORIES", (10, 50))
     with pytest.raises(ValueError, match="takes 50 at most"):
         export_submission(tmp_path, [submission(made)], LABELS, METADATA)
 

@@ -4,8 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from evaluation.challenge.layout import list_scenes, read_camera, read_scene
-from evaluation.poses.pairs import all_pairs
+from evaluation.imc.dataset import list_scenes, read_camera, read_scene
+from evaluation.relative_pose.dataset import all_pairs
 from tests.helpers import data_dir
 from tests.imc_photos import K_OF_FILES, write_calibration, write_pairs
 

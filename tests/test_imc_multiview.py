@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.challenge import bag as one_bag
-from evaluation.challenge import multiview
-from evaluation.challenge.bag import BagResult, BagTask, reconstruct_bag
-from evaluation.challenge.bag_log import open_bag_log
-from evaluation.challenge.bags import draw_bags
-from evaluation.challenge.multiview import choose_bags, run_multiview
-from evaluation.challenge.multiview_table import COLUMNS, MultiviewResult, MultiviewRun, make_tables
-from evaluation.poses.matching import MatchSettings
-from evaluation.report import format_markdown
-from rekd_hloc.pycolmap_compat import pycolmap
-from rekd_hloc.store import MatchStore
+from evaluation.imc import bag as one_bag
+from evaluation.imc import multiview
+from evaluation.imc.bag import BagResult, BagTask, reconstruct_bag
+from evaluation.imc.bag_log import open_bag_log
+from evaluation.imc.bags import draw_bags
+from evaluation.imc.multiview import choose_bags, run_multiview
+from evaluation.imc.multiview_table import COLUMNS, MultiviewResult, MultiviewRun, make_tables
+from evaluation.relative_pose.matching import MatchSettings
+from evaluation.reporting.report import format_markdown
+from rekd_hloc.sfm.pycolmap_compat import pycolmap
+from rekd_hloc.sfm.verification import verify
+from rekd_hloc.storage.features import MatchStore
 from rekd_hloc.types import Matches
-from rekd_hloc.verification import verify
 from tests.imc_scene import make_imc_scene
 
 NAMES = [f"image{number}" for number in range(12)]

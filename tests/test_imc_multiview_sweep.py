@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.challenge import multiview_sweep
-from evaluation.challenge.bag import BagResult
-from evaluation.challenge.multiview_sweep import BagSet, require_both_halves, sweep_multiview
-from evaluation.challenge.multiview_table import MultiviewResult
-from evaluation.estimators.two_view import RansacOptions
-from evaluation.methods.baselines import Method
-from evaluation.poses.features import Extracted
-from evaluation.poses.matching import Matched, MatchSettings
-from evaluation.poses.stereo import StereoPlan, Workplace
+from evaluation.extractors.extraction import Extracted
+from evaluation.extractors.registry import Method
+from evaluation.imc import multiview_sweep
+from evaluation.imc.bag import BagResult
+from evaluation.imc.multiview_sweep import BagSet, require_both_halves, sweep_multiview
+from evaluation.imc.multiview_table import MultiviewResult
+from evaluation.relative_pose.matching import Matched, MatchSettings
+from evaluation.relative_pose.stereo import StereoPlan, Workplace
+from evaluation.relative_pose.two_view import RansacOptions
 from tests.helpers import random_features
 from tests.imc_scene import make_imc_scene
 

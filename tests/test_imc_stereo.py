@@ -9,24 +9,29 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation import imc
-from evaluation.challenge.arrays import pair_key
-from evaluation.challenge.layout import Camera, list_scenes, read_scene
-from evaluation.challenge.multiview_table import MultiviewRun
-from evaluation.challenge.turning import turn_camera, turn_scene
-from evaluation.estimators.correspondences import Correspondences
-from evaluation.estimators.two_view import RansacOptions
-from evaluation.methods.baselines import load_method
-from evaluation.poses import estimation
-from evaluation.poses.estimation import PairResult, estimate_pairs, measure_pair, open_pair_log
-from evaluation.poses.features import extract_images
-from evaluation.poses.matching import MatchSettings, match_features, match_pairs
-from evaluation.poses.metrics import FAILED, pose_error_deg, rotation_error_deg
-from evaluation.poses.pair_work import open_pool
-from evaluation.poses.pairs import PosePair, all_pairs
-from evaluation.poses.stereo import StereoPlan, Workplace, run_stereo
-from rekd_hloc.store import FeatureStore, MatchStore
-from rekd_hloc.turning import canvas_from_photo
+from evaluation.extractors.extraction import extract_images
+from evaluation.extractors.registry import load_method
+from evaluation.imc import __main__ as imc
+from evaluation.imc.dataset import Camera, list_scenes, read_scene
+from evaluation.imc.multiview_table import MultiviewRun
+from evaluation.imc.rotation import turn_camera, turn_scene
+from evaluation.imc.submission_arrays import pair_key
+from evaluation.metrics.pose import FAILED, pose_error_deg, rotation_error_deg
+from evaluation.relative_pose import estimation
+from evaluation.relative_pose.correspondences import Correspondences
+from evaluation.relative_pose.dataset import PosePair, all_pairs
+from evaluation.relative_pose.estimation import (
+    PairResult,
+    estimate_pairs,
+    measure_pair,
+    open_pair_log,
+)
+from evaluation.relative_pose.matching import MatchSettings, match_features, match_pairs
+from evaluation.relative_pose.pair_work import open_pool
+from evaluation.relative_pose.stereo import StereoPlan, Workplace, run_stereo
+from evaluation.relative_pose.two_view import RansacOptions
+from evaluation.rotated_images import canvas_from_photo
+from rekd_hloc.storage.features import FeatureStore, MatchStore
 from tests.helpers import random_features
 from tests.imc_photos import make_layout
 
@@ -123,7 +128,7 @@ def test_nothing_is_done_twice(scene, method, tmp_path, monkeypatch):
     whole = run_stereo([pairs], method, plan(), Workplace(tmp_path))
     assert whole.scenes[0].features.path == first.scenes[0].features.path
     monkeypatch.setattr(estimation, "estimate_pose", None)
-    monkeypatch.setattr("evaluation.poses.matching.match_features", None)
+    monkeypatch.setattr("evaluation.relative_pose.matching.match_features", None)
     again = run_stereo([pairs], method, plan(), Workplace(tmp_path))
     assert again.scenes[0].by_seed == whole.scenes[0].by_seed
     assert again.scenes[0].features.num_extracted == 0

@@ -6,9 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rekd_hloc.config import DetectorConfig
-from rekd_hloc.detector import keypoints
-from rekd_hloc.detector.detect import Detector
-from rekd_hloc.detector.keypoints import find_duplicates, find_local_maxima, refine_positions
+from rekd_hloc.features.detector import keypoints
+from rekd_hloc.features.detector.detect import Detector
+from rekd_hloc.features.detector.keypoints import (
+    find_duplicates,
+    find_local_maxima,
+    refine_positions,
+)
 from tests.helpers import baked_network, textured_image
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from rekd_hloc.detector.orientation import bin_from_angle
+from rekd_hloc.features.detector.orientation import bin_from_angle
 from rekd_hloc.geometry import rotation_about
 from tests.helpers import textured_image
 from training.losses import (

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from rekd_hloc import mapping
-from rekd_hloc import pycolmap_compat as compat
-from rekd_hloc.alignment import align_to_reference, read_reference
-from rekd_hloc.cameras import image_ids
-from rekd_hloc.colmap import export_database
-from rekd_hloc.mapping import check_mapper, map_scene, write_model
-from rekd_hloc.pycolmap_compat import pycolmap
-from rekd_hloc.store import FeatureStore, MatchStore
+from rekd_hloc.sfm import mapping
+from rekd_hloc.sfm import pycolmap_compat as compat
+from rekd_hloc.sfm.alignment import align_to_reference, read_reference
+from rekd_hloc.sfm.cameras import image_ids
+from rekd_hloc.sfm.database import export_database
+from rekd_hloc.sfm.mapping import check_mapper, map_scene, write_model
+from rekd_hloc.sfm.pycolmap_compat import pycolmap
+from rekd_hloc.sfm.verification import verify
+from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Matches
-from rekd_hloc.verification import verify
 from tests.synthetic_scene import FOCAL, SIZE, make_scene, true_matches
 
 needs_global = pytest.mark.skipif(

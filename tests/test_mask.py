@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rekd_hloc.config import DetectorConfig
-from rekd_hloc.detector.detect import Detector
-from rekd_hloc.detector.mask import patches_are_usable
+from rekd_hloc.features.detector.detect import Detector
+from rekd_hloc.features.detector.mask import patches_are_usable
 from rekd_hloc.types import Keypoints
 from tests.helpers import baked_network, textured_image
 

@@ -10,7 +10,7 @@ from rekd_hloc.config import MatchConfig, config_hash
 from rekd_hloc.matching import match as module
 from rekd_hloc.matching.match import filter_matches, match, match_images
 from rekd_hloc.matching.nearest import match_nearest
-from rekd_hloc.store import FeatureStore, MatchStore
+from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Keypoints
 from tests.helpers import random_features
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.metrics import (
+from evaluation.metrics.homography import (
     choose_one_to_one,
     circle_overlap,
     corner_error,

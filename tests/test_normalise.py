@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rekd_hloc.detector.normalise import _box_mean, _box_mean_by_opencv, normalise_contrast
+from rekd_hloc.features.detector.normalise import _box_mean, _box_mean_by_opencv, normalise_contrast
 
 
 def mirror(index, size):

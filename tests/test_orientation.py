@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rekd_hloc.config import DetectorConfig
-from rekd_hloc.detector.detect import Detector
-from rekd_hloc.detector.orientation import (
+from rekd_hloc.features.detector.detect import Detector
+from rekd_hloc.features.detector.orientation import (
     angle_from_bin,
     bin_from_angle,
     find_peak,

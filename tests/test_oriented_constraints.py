@@ -5,12 +5,7 @@ import pytest
 import torch
 from helpers import random_features
 
-from evaluation.estimators.correspondences import (
-    Correspondences,
-    correspondences_of,
-    make_correspondences,
-)
-from evaluation.estimators.oriented_constraints import (
+from evaluation.oriented_ransac.oriented_constraints import (
     epipolar_rows,
     frame_rows,
     has_right_signs,
@@ -20,7 +15,12 @@ from evaluation.estimators.oriented_constraints import (
     oriented_residual,
     oriented_rows,
 )
-from evaluation.oriented.scenes import make_scene
+from evaluation.oriented_ransac.scenes import make_scene
+from evaluation.relative_pose.correspondences import (
+    Correspondences,
+    correspondences_of,
+    make_correspondences,
+)
 from rekd_hloc.types import Matches
 
 

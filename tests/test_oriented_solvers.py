@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from evaluation.estimators import oriented_solvers, point_solvers
-from evaluation.estimators.correspondences import Correspondences
-from evaluation.oriented.scenes import make_scene
+from evaluation.oriented_ransac import oriented_solvers, point_solvers
+from evaluation.oriented_ransac.scenes import make_scene
+from evaluation.relative_pose.correspondences import Correspondences
 
 NUM_SAMPLES = 60
 FRAME = np.array([[1 / 300, 0, -500 / 300], [0, 1 / 300, -500 / 300], [0, 0, 1]])

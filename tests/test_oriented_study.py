@@ -1,4 +1,4 @@
-"""Tests of evaluation.oriented_study and its trials, on small synthetic data."""
+"""Tests of evaluation.oriented_ransac.study and its trials, on small synthetic data."""
 
 import json
 import math
@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from helpers import textured_image
 
-from evaluation.challenge.layout import read_scene
-from evaluation.estimators.samplers import SAMPLERS
-from evaluation.oriented.planes import PlanarPair, planar_trial, study_planes
-from evaluation.oriented.scenes import EXACT, Noise, make_scene
-from evaluation.oriented.trials import (
+from evaluation.imc.dataset import read_scene
+from evaluation.oriented_ransac.planes import PlanarPair, planar_trial, study_planes
+from evaluation.oriented_ransac.samplers import SAMPLERS
+from evaluation.oriented_ransac.scenes import EXACT, Noise, make_scene
+from evaluation.oriented_ransac.study import StudyOptions, load_pairs, main, study_photos
+from evaluation.oriented_ransac.trials import (
     PosedPair,
     TrialLog,
     adaptive_trial,
@@ -22,7 +23,6 @@ from evaluation.oriented.trials import (
     pose_trial,
     synthetic_trial,
 )
-from evaluation.oriented_study import StudyOptions, load_pairs, main, study_photos
 
 
 def posed_pair(share=0.6, noise=None, seed=0):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rekd_hloc.pairs import (
+from rekd_hloc.matching.pairs import (
     exhaustive_pairs,
     make_pairs,
     read_pairs,

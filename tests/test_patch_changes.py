@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.patch_changes import PatchChanges, change_patches
+from training.patch_augmentation import PatchChanges, change_patches
 
 
 def grey(count, value=128, seed=None):

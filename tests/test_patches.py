@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from rekd_hloc.descriptor.patches import PATCH_PX, cut_patches
+from rekd_hloc.features.descriptor.patches import PATCH_PX, cut_patches
 from rekd_hloc.geometry import rotation_about, warp_points
 from rekd_hloc.types import Keypoints
 from tests.helpers import random_keypoints, textured_image

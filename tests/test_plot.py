@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from rekd_hloc.images import read_color
-from rekd_hloc.plot import (
+from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.types import Keypoints, Matches
+from rekd_hloc.viz.draw import (
     GAP_PX,
     INLIER_RGB,
     MATCH_RGB,
@@ -16,8 +18,6 @@ from rekd_hloc.plot import (
     draw_matches,
     plot_files,
 )
-from rekd_hloc.store import FeatureStore, MatchStore
-from rekd_hloc.types import Keypoints, Matches
 from tests.helpers import random_features, random_keypoints, textured_image
 
 GREY = np.full((101, 101, 3), 128, np.uint8)
@@ -118,7 +118,7 @@ def test_inliers_and_outliers_have_their_colours_and_proportion():
 
 def test_at_most_so_many_lines_are_drawn(monkeypatch):
     drawn = []
-    monkeypatch.setattr("rekd_hloc.plot._line", lambda *args: drawn.append(args[3]))
+    monkeypatch.setattr("rekd_hloc.viz.draw._line", lambda *args: drawn.append(args[3]))
     count = 1000
     keypoints = random_keypoints(count, (101, 101))
     matches = Matches(torch.arange(count)[:, None].expand(-1, 2), torch.ones(count))

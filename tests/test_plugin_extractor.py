@@ -8,11 +8,11 @@ import torch
 
 from rekd_hloc import plugin
 from rekd_hloc.config import PRESETS, get_preset, with_max_keypoints
-from rekd_hloc.extractor import Extractor
+from rekd_hloc.features.extractor import Extractor
 from rekd_hloc.plugin.__main__ import main
 from rekd_hloc.plugin.confs import DETECTION_NOISE_PX, MAX_KEYPOINTS, extractor_confs
 from rekd_hloc.plugin.features import features_from_hloc, features_to_hloc
-from rekd_hloc.store import FeatureStore
+from rekd_hloc.storage.features import FeatureStore
 from tests.helpers import random_features, textured_image
 from tests.hloc_home import KINDS, fresh_hloc, random_weights, write_random_weights
 

@@ -15,13 +15,13 @@ import torch
 
 from pipelines import localize, sfm
 from rekd_hloc import plugin
-from rekd_hloc.alignment import Pose, align_to_reference, read_poses
 from rekd_hloc.matching.match import match_images
-from rekd_hloc.model_stages import MappingOptions
-from rekd_hloc.pairs import exhaustive_pairs, write_pairs
+from rekd_hloc.matching.pairs import exhaustive_pairs, write_pairs
 from rekd_hloc.plugin.features import features_to_hloc
-from rekd_hloc.reconstruction import reconstruct_from_files
-from rekd_hloc.store import FeatureStore, MatchStore
+from rekd_hloc.sfm.alignment import Pose, align_to_reference, read_poses
+from rekd_hloc.sfm.reconstruct import reconstruct_from_files
+from rekd_hloc.sfm.stages import MappingOptions
+from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Keypoints
 from tests.hloc_home import KINDS, REAL_MARKS, fresh_hloc
 

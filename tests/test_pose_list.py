@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from evaluation import pose
-from evaluation.challenge.layout import read_scene
-from evaluation.poses.metrics import pose_error_deg, rotation_error_deg
-from evaluation.poses.pair_list import read_model_pairs, read_pair_list
-from rekd_hloc import pycolmap_compat as compat
-from rekd_hloc.pycolmap_compat import pycolmap
+from evaluation.imc.dataset import read_scene
+from evaluation.metrics.pose import pose_error_deg, rotation_error_deg
+from evaluation.relative_pose.pair_list import read_model_pairs, read_pair_list
+from rekd_hloc.sfm import pycolmap_compat as compat
+from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from tests.imc_photos import make_layout
 from tests.synthetic_scene import FOCAL, SIZE, make_scene
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.poses.metrics import (
+from evaluation.metrics.pose import (
     FAILED,
     accuracy,
     area_under_curve,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rekd_hloc.precision import full_precision, low_precision, rounds_to_tf32
+from rekd_hloc.features.precision import full_precision, low_precision, rounds_to_tf32
 
 GPU = torch.device("cuda")
 """The switches are there without one."""

@@ -4,9 +4,9 @@ import sys
 import numpy as np
 import pytest
 
-from rekd_hloc import pycolmap_compat as compat
-from rekd_hloc.cameras import image_ids
-from rekd_hloc.pycolmap_compat import pycolmap
+from rekd_hloc.sfm import pycolmap_compat as compat
+from rekd_hloc.sfm.cameras import image_ids
+from rekd_hloc.sfm.pycolmap_compat import pycolmap
 
 
 def test_quiet_ends_with_the_block_even_by_an_error():
@@ -101,11 +101,11 @@ def test_other_errors_pass_unchanged(tmp_path):
         raise ValueError("mine")
 
 
-@pytest.mark.parametrize("module", ["cameras", "colmap", "mapping", "alignment"])
+@pytest.mark.parametrize("module", ["cameras", "database", "mapping", "alignment"])
 def test_opencv_still_writes_png_after_our_imports(tmp_path, module):
     """pycolmap as a process's first extension would end it there, without an exception."""
     code = (
-        f"import rekd_hloc.{module}, cv2, numpy; "
+        f"import rekd_hloc.sfm.{module}, cv2, numpy; "
         f"cv2.imwrite({str(tmp_path / 'a.png')!r}, numpy.zeros((64, 64), 'uint8'))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)

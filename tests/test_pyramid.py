@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rekd_hloc.config import PAPER_DETECTOR, DetectorConfig
-from rekd_hloc.detector.pyramid import (
+from rekd_hloc.features.detector.pyramid import (
     iterate_levels,
     level_budgets,
     select_within_budgets,

@@ -8,14 +8,15 @@ import h5py
 import numpy as np
 import pytest
 
-from rekd_hloc import model_stages, reconstruction
 from rekd_hloc.config import MatchConfig, get_preset, with_max_keypoints
-from rekd_hloc.extractor import Extractor
-from rekd_hloc.model_stages import MappingOptions
-from rekd_hloc.pycolmap_compat import pycolmap
-from rekd_hloc.reconstruction import reconstruct, reconstruct_from_files
-from rekd_hloc.report import format_report
-from rekd_hloc.store import FeatureStore, MatchStore
+from rekd_hloc.features.extractor import Extractor
+from rekd_hloc.sfm import reconstruct as reconstruction
+from rekd_hloc.sfm import stages as model_stages
+from rekd_hloc.sfm.pycolmap_compat import pycolmap
+from rekd_hloc.sfm.reconstruct import reconstruct, reconstruct_from_files
+from rekd_hloc.sfm.report import format_report
+from rekd_hloc.sfm.stages import MappingOptions
+from rekd_hloc.storage.features import FeatureStore, MatchStore
 from tests.corner_scene import FOCAL, SIZE, make_photos
 from tests.helpers import textured_image
 from tests.sift_extractor import SiftExtractor

@@ -2,9 +2,9 @@ import time
 
 import pytest
 
-from rekd_hloc.alignment import read_reference
-from rekd_hloc.pycolmap_compat import pycolmap
-from rekd_hloc.report import (
+from rekd_hloc.sfm.alignment import read_reference
+from rekd_hloc.sfm.pycolmap_compat import pycolmap
+from rekd_hloc.sfm.report import (
     NUM_WEAKEST,
     Stopwatch,
     describe_errors,

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from rekd_hloc.alignment import read_reference
-from rekd_hloc.reconstruction import reconstruct_from_files
-from rekd_hloc.report_page import write_html_report
-from rekd_hloc.run_files import RunFiles, count_matrix, read_model, read_pair
+from rekd_hloc.sfm.alignment import read_reference
+from rekd_hloc.sfm.reconstruct import reconstruct_from_files
+from rekd_hloc.viz.page import write_html_report
+from rekd_hloc.viz.run_files import RunFiles, count_matrix, read_model, read_pair
 from tests.helpers import textured_image
 from tests.synthetic_scene import SIZE, make_scene
 

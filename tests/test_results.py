@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from evaluation import results
-from evaluation.methods.baselines import METHODS
-from evaluation.report import Table
-from evaluation.results_document import NOT_MEASURED, has_content, replace_block
-from evaluation.results_imc import make_overviews
-from evaluation.results_plan import PARTS, Part
-from evaluation.results_records import Record, merge_records, read_record, read_records
+from evaluation.extractors.registry import METHODS
+from evaluation.reporting.report import Table
+from evaluation.reporting.results_document import NOT_MEASURED, has_content, replace_block
+from evaluation.reporting.results_imc import make_overviews
+from evaluation.reporting.results_plan import PARTS, Part
+from evaluation.reporting.results_records import Record, merge_records, read_record, read_records
 
 PLAN = {part.name: part for part in PARTS}
 REKD = {

@@ -11,9 +11,18 @@ import torch
 from helpers import random_features, textured_image
 
 from evaluation import rotation
-from evaluation.methods.baselines import Method, load_method
-from evaluation.photos import is_validation
-from evaluation.sweeps.changes import (
+from evaluation.extractors.registry import Method, load_method
+from evaluation.image_folders import is_validation
+from evaluation.robustness.sweep import (
+    Sweep,
+    SweepResult,
+    angle_errors,
+    compare,
+    run_sweep,
+    summarise,
+)
+from evaluation.robustness.tables import make_plots, make_value_rows, roto360_table, sweep_tables
+from evaluation.robustness.transforms import (
     blur_gaussian,
     blur_motion,
     change_image,
@@ -21,8 +30,6 @@ from evaluation.sweeps.changes import (
     motion_kernel,
     turn_image,
 )
-from evaluation.sweeps.sweep import Sweep, SweepResult, angle_errors, compare, run_sweep, summarise
-from evaluation.sweeps.tables import make_plots, make_value_rows, roto360_table, sweep_tables
 from rekd_hloc.geometry import warp_angles, warp_points
 from rekd_hloc.types import Features, Keypoints
 

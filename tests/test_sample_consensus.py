@@ -3,21 +3,21 @@
 import numpy as np
 import pytest
 
-from evaluation.estimators.consensus_loop import samples_needed
-from evaluation.estimators.sample_consensus import (
+from evaluation.oriented_ransac.consensus_loop import samples_needed
+from evaluation.oriented_ransac.sample_consensus import (
     ConsensusOptions,
     estimate_essential,
     estimate_fundamental,
     estimate_homography,
 )
-from evaluation.estimators.samplers import SAMPLERS, Sampler, draw_samples
-from evaluation.estimators.two_view_models import (
+from evaluation.oriented_ransac.samplers import SAMPLERS, Sampler, draw_samples
+from evaluation.oriented_ransac.scenes import EXACT, Noise, make_scene
+from evaluation.oriented_ransac.two_view_models import (
     common_frame,
     epipolar_model,
     homography_model,
     refine,
 )
-from evaluation.oriented.scenes import EXACT, Noise, make_scene
 
 EVERY = [(kind, name) for kind, samplers in SAMPLERS.items() for name in samplers]
 TRUTH = {

@@ -5,17 +5,17 @@ import cv2
 import numpy as np
 import pytest
 
-from rekd_hloc.alignment import read_reference
+from evaluation.rendering.courtyard import CENTRE
+from evaluation.rendering.masonry import BRICK_COLORS, lay_courses, lay_paving
+from evaluation.rendering.noise import to_bytes
+from evaluation.rendering.prints import print_poster
+from evaluation.rendering.raycast import Camera, light_world, render
+from evaluation.rendering.scene import look_at, plan_views, render_scene, write_reference
+from evaluation.rendering.sensor import draw_light, expose
+from evaluation.rendering.surfaces import Surface, Texture, make_box, make_level, make_wall
 from rekd_hloc.images import read_color
-from rekd_hloc.pycolmap_compat import pycolmap
-from rekd_hloc.rendering.courtyard import CENTRE
-from rekd_hloc.rendering.masonry import BRICK_COLORS, lay_courses, lay_paving
-from rekd_hloc.rendering.noise import to_bytes
-from rekd_hloc.rendering.prints import print_poster
-from rekd_hloc.rendering.raycast import Camera, light_world, render
-from rekd_hloc.rendering.sensor import draw_light, expose
-from rekd_hloc.rendering.surfaces import Surface, Texture, make_box, make_level, make_wall
-from rekd_hloc.scene import look_at, plan_views, render_scene, write_reference
+from rekd_hloc.sfm.alignment import read_reference
+from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from tests.helpers import without_shape_checks
 
 SKY = np.full((4, 8, 3), 128, np.uint8)
@@ -43,7 +43,7 @@ def build_corner(rng):
 def scene(tmp_path_factory):
     """Four views of a small world."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rekd_hloc.scene.build_courtyard", build_corner)
+        patch.setattr("evaluation.rendering.scene.build_courtyard", build_corner)
         folder = tmp_path_factory.mktemp("scene") / "demo"
         return render_scene(folder, num_views=4, size=(320, 240), seed=3)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rekd_hloc.store import FeatureStore
+from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features
 from tests.wall_scene import FOCAL, NUM_POINTS, SIZE, VIEWS, make_wall
 from training.scene_tracks import SceneConfig, make_scene_tracks, scene_hash

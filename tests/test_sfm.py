@@ -4,8 +4,8 @@ import logging
 import pytest
 
 import evaluation.sfm as sfm
+from evaluation.rendering.scene import render_scene
 from rekd_hloc.config import get_preset, reconstruction_preset, with_max_keypoints
-from rekd_hloc.scene import render_scene
 
 
 def record(method, seed, rotation):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from rekd_hloc.config import NetworkConfig
-from rekd_hloc.detector.steerable import SteerableBackbone
+from rekd_hloc.features.detector.steerable import SteerableBackbone
 from tests.helpers import random_network, textured_image
 
 

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rekd_hloc import files as files_module
-from rekd_hloc import hdf5_file, journal
-from rekd_hloc.hdf5_file import Hdf5File
-from rekd_hloc.journal import Journal, Record
-from rekd_hloc.store import FeatureStore, MatchStore
+from rekd_hloc.storage import hdf5_file, journal
+from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.storage.hdf5_file import Hdf5File
+from rekd_hloc.storage.journal import Journal, Record
 from rekd_hloc.types import Features, Keypoints, Matches
 from tests.helpers import ROOT, random_features
 
@@ -640,8 +640,8 @@ WRITER = """
 import itertools, sys
 from pathlib import Path
 import numpy as np
-from rekd_hloc.hdf5_file import Hdf5File
-from rekd_hloc.journal import Record
+from rekd_hloc.storage.hdf5_file import Hdf5File
+from rekd_hloc.storage.journal import Record
 
 path, first = Path(sys.argv[1]), int(sys.argv[2])
 for start in itertools.count(first, 4):

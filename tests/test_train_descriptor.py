@@ -13,16 +13,16 @@ from torch import nn
 
 import rekd_hloc
 from rekd_hloc.config import DetectorConfig
-from rekd_hloc.descriptor.hardnet import describe, load_hardnet, read_hardnet
-from rekd_hloc.descriptor.patches import cut_patches
-from rekd_hloc.descriptor.tfeat import TFeat
+from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, read_hardnet
+from rekd_hloc.features.descriptor.patches import cut_patches
+from rekd_hloc.features.descriptor.tfeat import TFeat
+from rekd_hloc.features.weights import read_weights
 from rekd_hloc.geometry import warp_points
 from rekd_hloc.types import Keypoints
-from rekd_hloc.weights import read_weights
 from tests.helpers import board_events, random_keypoints, textured_image
 from tests.wall_scene import make_wall
 from training import train_descriptor
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.common.checkpoint import load_checkpoint, save_checkpoint
 from training.descriptor_loss import hardest_in_batch_loss
 from training.descriptor_run import (
     DescriptorRun,
@@ -32,7 +32,7 @@ from training.descriptor_run import (
     read_start,
 )
 from training.descriptor_validation import by_root_sift, evaluate, make_pairs, root_sift
-from training.patch_changes import PatchChanges
+from training.patch_augmentation import PatchChanges
 from training.track_cache import BatchPlan, TrackSet, generate_tracks
 from training.tracks import TrackConfig, agreeing, carry, make_tracks
 from training.warps import WarpConfig, draw_view, plain_view

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import rekd_hloc
+import training.common.run_folder as run_folder
+import training.common.signal_handler as stopping
 import training.detector_objective as detector_objective
-import training.run_folder as run_folder
-import training.stopping as stopping
-from evaluation.photos import is_validation
+from evaluation.image_folders import is_validation
 from rekd_hloc.config import NetworkConfig, load_config
-from rekd_hloc.weights import (
+from rekd_hloc.features.weights import (
     detector_config,
     load_detector,
     read_weights,
@@ -24,7 +24,7 @@ from rekd_hloc.weights import (
 )
 from tests.helpers import ROOT, board_events, textured_image
 from training.ablation import AblationConfig
-from training.checkpoint import load_checkpoint, save_checkpoint
+from training.common.checkpoint import load_checkpoint, save_checkpoint
 from training.descriptor_run import TrainDescriptorConfig
 from training.detector_config import TrainDetectorConfig
 from training.detector_run import (

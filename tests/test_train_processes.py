@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.helpers import ROOT, textured_image
-from training.checkpoint import load_checkpoint
+from training.common.checkpoint import load_checkpoint
+from training.common.distributed import Process, any_process, average_over_processes, choose_device
 from training.loading import draw_share
 from training.pairs import PairConfig, PhotoSet
-from training.processes import Process, any_process, average_over_processes, choose_device
 from training.train_detector import main
 
 SMOKE = ROOT / "configs" / "train_rekd_smoke.yaml"

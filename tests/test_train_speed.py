@@ -4,8 +4,8 @@ import torch.distributed as dist
 from torch import nn
 
 from tests.helpers import without_shape_checks
-from training.acceleration import compile_loss
-from training.joint_norm import JointBatchNorm2d, JointBatchNorm3d, join_statistics
+from training.common.amp import compile_loss
+from training.common.sync_batchnorm import JointBatchNorm2d, JointBatchNorm3d, join_statistics
 from training.losses import orientation_loss
 
 

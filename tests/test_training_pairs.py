@@ -156,7 +156,7 @@ def test_a_cache_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
 
 
 def test_cached_crops_are_those_drawn_on_the_fly(folder, tmp_path):
-    from evaluation.photos import list_photos
+    from evaluation.image_folders import list_photos
 
     config = PairCacheConfig(
         photos=(str(folder),), output=str(tmp_path / "cache"), pairs=PLAIN, num_pairs=2

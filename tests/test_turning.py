@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from rekd_hloc.alignment import Pose
+from evaluation.rotated_images import canvas_from_photo, turn_folder, turn_photo, turn_poses
 from rekd_hloc.images import read_color, read_mask
-from rekd_hloc.turning import canvas_from_photo, turn_folder, turn_photo, turn_poses
+from rekd_hloc.sfm.alignment import Pose
 from tests.helpers import textured_image
 
 

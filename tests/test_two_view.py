@@ -4,9 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluation.estimators.epipolar import pose_from_fundamental
-from evaluation.estimators.robust_estimators import PACKAGES
-from evaluation.estimators.two_view import (
+import evaluation.oriented_ransac.oriented_estimators  # noqa: F401  (registers its estimators)
+from evaluation.metrics.pose import direction_error_deg, pose_error_deg, rotation_error_deg
+from evaluation.relative_pose.epipolar import pose_from_fundamental
+from evaluation.relative_pose.estimators import PACKAGES
+from evaluation.relative_pose.two_view import (
     ESTIMATORS,
     NEED_ANGLES,
     RansacOptions,
@@ -14,7 +16,6 @@ from evaluation.estimators.two_view import (
     require,
     versions,
 )
-from evaluation.poses.metrics import direction_error_deg, pose_error_deg, rotation_error_deg
 
 K_A = np.array([[800, 0, 500], [0, 800, 300], [0, 0, 1.0]])
 K_B = np.array([[900, 7, 480], [0, 850, 310], [0, 0, 1.0]])

@@ -5,10 +5,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rekd_hloc import weights
 from rekd_hloc.config import NetworkConfig
-from rekd_hloc.detector.steerable import SteerableBackbone
-from rekd_hloc.weights import (
+from rekd_hloc.features import weights
+from rekd_hloc.features.detector.steerable import SteerableBackbone
+from rekd_hloc.features.weights import (
     detector_provenance,
     learned_tensors,
     load_detector,

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 
-from rekd_hloc.store import FeatureStore
+from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features, Keypoints
 from tests.helpers import textured_image
 

@@ -16,17 +16,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evaluation.curves import Plot, draw_panels
-from evaluation.photos import list_photos
-from evaluation.report import Cell, Table, format_markdown
+from evaluation.image_folders import list_photos
+from evaluation.reporting.curves import Plot, draw_panels
+from evaluation.reporting.report import Cell, Table, format_markdown
 from rekd_hloc.config import config_json, load_config
 from rekd_hloc.files import write_json, write_text
-from training.checkpoint import load_start, require_same, start_path
+from training.common.checkpoint import load_start, require_same, start_path
+from training.common.cli import run_program
+from training.common.distributed import choose_device
 from training.detector_config import NO_INFLUENCE, TrainDetectorConfig
 from training.detector_run import build_trainable, load_network_state
 from training.pairs import PhotoSet
-from training.processes import choose_device
-from training.program import run_program
 from training.train_detector import train
 from training.validation import validate
 

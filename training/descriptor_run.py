@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from rekd_hloc.config import config_json
-from rekd_hloc.descriptor.hardnet import read_hardnet, save_descriptor
-from rekd_hloc.extractor import choose_device
-from training.checkpoint import load_checkpoint, require_same
+from rekd_hloc.features.descriptor.hardnet import read_hardnet, save_descriptor
+from rekd_hloc.features.extractor import choose_device
+from training.common.checkpoint import load_checkpoint, require_same
+from training.common.run_folder import LAST, RunFolder
 from training.descriptor_loss import hardest_in_batch_loss
 from training.descriptor_validation import (
     MatchingQuality,
@@ -23,7 +24,6 @@ from training.descriptor_validation import (
     by_network,
     evaluate,
 )
-from training.run_folder import LAST, RunFolder
 from training.scene_tracks import SceneConfig
 from training.track_cache import BatchPlan, PatchPairs
 from training.tracks import TrackConfig
@@ -248,7 +248,7 @@ def export_descriptor(checkpoint: Path, out: Path, figures: dict[str, Any]) -> N
     """Write the weights of a checkpoint of this program, with where they come from.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`training.checkpoint.load_checkpoint`.
+        FileNotFoundError, ValueError: as :func:`training.common.checkpoint.load_checkpoint`.
     """
     state = load_checkpoint(checkpoint)
     network = kornia.feature.HardNet(pretrained=False)

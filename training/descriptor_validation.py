@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from evaluation.methods.baselines import to_root
-from evaluation.metrics import match_errors
-from rekd_hloc.descriptor.hardnet import describe
-from rekd_hloc.descriptor.patches import cut_patches
-from rekd_hloc.detector.detect import Detector
+from evaluation.extractors.registry import to_root
+from evaluation.metrics.homography import match_errors
+from rekd_hloc.features.descriptor.hardnet import describe
+from rekd_hloc.features.descriptor.patches import cut_patches
+from rekd_hloc.features.detector.detect import Detector
 from rekd_hloc.images import read_color
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.types import Keypoints

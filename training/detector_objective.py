@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from training.acceleration import compile_loss
+from training.common.amp import compile_loss
 from training.detector_config import TrainDetectorConfig
 from training.losses import keypoint_loss, orientation_loss, peakiness_loss, similarity_loss
 from training.pairs import PairBatch

@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rekd_hloc.detector.network import Rekd
-from rekd_hloc.detector.orientation import angle_from_bin
+from rekd_hloc.features.detector.network import Rekd
+from rekd_hloc.features.detector.orientation import angle_from_bin
 from rekd_hloc.geometry import TWO_PI
-from rekd_hloc.plot import draw_matches
 from rekd_hloc.types import Keypoints, Matches
-from training.board import Picture
+from rekd_hloc.viz.draw import draw_matches
+from training.common.tensorboard_logger import Picture
 from training.pairs import PairBatch
 from training.validation import (
     ORIENTATION_TOLERANCE_DEG,

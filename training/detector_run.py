@@ -15,16 +15,16 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rekd_hloc.config import NetworkConfig, config_json
-from rekd_hloc.detector.network import Rekd, build_network
-from rekd_hloc.detector.steerable import SteerableBackbone
-from training.acceleration import keep_filters_exact
-from training.checkpoint import load_start, require_same
+from rekd_hloc.features.detector.network import Rekd, build_network
+from rekd_hloc.features.detector.steerable import SteerableBackbone
+from training.common.amp import keep_filters_exact
+from training.common.checkpoint import load_start, require_same
+from training.common.distributed import Process, average_over_processes
+from training.common.run_folder import RunFolder
+from training.common.sync_batchnorm import join_statistics
 from training.detector_config import NO_INFLUENCE, TrainDetectorConfig
 from training.detector_objective import Objective
-from training.joint_norm import join_statistics
 from training.pairs import PairBatch
-from training.processes import Process, average_over_processes
-from training.run_folder import RunFolder
 from training.validation import ValidationResult
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.command_line import exit_status, make_parser
-from rekd_hloc.convert import bake_training_checkpoint
+from rekd_hloc.features.convert import bake_training_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
+from training.common.distributed import Process
 from training.pair_cache import PairCache
 from training.pairs import PairBatch, PhotoSet
-from training.processes import Process
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from rekd_hloc.detector.orientation import roll_logits
-from training.processes import average_over_processes
+from rekd_hloc.features.detector.orientation import roll_logits
+from training.common.distributed import average_over_processes
 
 Importance = Literal["score", "rank"]
 

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from evaluation.photos import list_photos, photos_hash
+from evaluation.image_folders import list_photos, photos_hash
 from rekd_hloc.files import write_json
-from training.checkpoint import require_same
+from training.common.checkpoint import require_same
+from training.common.cli import run_program
 from training.pairs import PairBatch, PairConfig, PhotoSet
-from training.program import run_program
 
 logger = logging.getLogger(__name__)
 

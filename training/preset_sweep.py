@@ -16,10 +16,10 @@ import torch
 from tqdm import tqdm
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.metrics import match_errors
-from evaluation.photos import list_photos
+from evaluation.image_folders import list_photos
+from evaluation.metrics.homography import match_errors
 from rekd_hloc.config import MatchConfig, get_preset, load_config
-from rekd_hloc.extractor import Extractor
+from rekd_hloc.features.extractor import Extractor
 from rekd_hloc.files import write_json
 from rekd_hloc.images import read_color
 from rekd_hloc.matching.match import match

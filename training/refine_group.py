@@ -19,9 +19,9 @@ from torch import Tensor
 
 from evaluation.command_line import exit_status, make_parser
 from rekd_hloc.config import NetworkConfig
-from rekd_hloc.detector.steerable import SteerableBackbone, expand_filter
-from rekd_hloc.weights import weights_hash
-from training.checkpoint import load_start, save_checkpoint, start_path
+from rekd_hloc.features.detector.steerable import SteerableBackbone, expand_filter
+from rekd_hloc.features.weights import weights_hash
+from training.common.checkpoint import load_start, save_checkpoint, start_path
 
 
 def refine_group(coarse: SteerableBackbone, group_order: int) -> SteerableBackbone:

@@ -18,10 +18,10 @@ from jaxtyping import Float64, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rekd_hloc.descriptor.patches import PATCH_PX, cut_patches
+from rekd_hloc.features.descriptor.patches import PATCH_PX, cut_patches
 from rekd_hloc.images import read_image
-from rekd_hloc.pycolmap_compat import read_reconstruction
-from rekd_hloc.store import FeatureStore
+from rekd_hloc.sfm.pycolmap_compat import read_reconstruction
+from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Keypoints
 from training.tracks import TrackConfig, Tracks, as_bytes, join_tracks
 

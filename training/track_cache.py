@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from evaluation.photos import photos_hash
-from rekd_hloc.detector.detect import Detector
+from evaluation.image_folders import photos_hash
+from rekd_hloc.features.detector.detect import Detector
 from rekd_hloc.files import atomic_write, write_json
 from rekd_hloc.images import ImageReadError, read_color
-from training.checkpoint import require_same
-from training.patch_changes import PatchChanges, change_patches
+from training.common.checkpoint import require_same
+from training.patch_augmentation import PatchChanges, change_patches
 from training.scene_tracks import SceneConfig, make_scene_tracks, scene_hash
 from training.tracks import TrackConfig, Tracks, make_tracks
 

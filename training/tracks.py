@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rekd_hloc.config import DetectorConfig
-from rekd_hloc.descriptor.patches import cut_patches
-from rekd_hloc.detector.detect import Detector
+from rekd_hloc.features.descriptor.patches import cut_patches
+from rekd_hloc.features.detector.detect import Detector
 from rekd_hloc.geometry import angle_difference, warp_angles, warp_points, warp_scales
 from rekd_hloc.types import Keypoints
 from training.warps import View, WarpConfig, draw_view, plain_view

@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.photos import list_photos, photos_hash
-from rekd_hloc.descriptor.hardnet import load_hardnet
-from rekd_hloc.detector.detect import Detector
-from rekd_hloc.extractor import choose_device
-from rekd_hloc.weights import load_detector, resolve_weights, weights_hash
-from training.board import Board
+from evaluation.image_folders import list_photos, photos_hash
+from rekd_hloc.features.descriptor.hardnet import load_hardnet
+from rekd_hloc.features.detector.detect import Detector
+from rekd_hloc.features.extractor import choose_device
+from rekd_hloc.features.weights import load_detector, resolve_weights, weights_hash
+from training.common.cli import run_program
+from training.common.signal_handler import StopRequest
+from training.common.tensorboard_logger import Board
 from training.descriptor_run import (
     DescriptorRun,
     TrainDescriptorConfig,
@@ -37,8 +39,6 @@ from training.descriptor_validation import (
     evaluate,
     make_pairs,
 )
-from training.program import run_program
-from training.stopping import StopRequest
 from training.track_cache import TrackSet, generate_scene_tracks, generate_tracks
 
 logger = logging.getLogger(__name__)

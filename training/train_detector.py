@@ -16,17 +16,17 @@ from typing import Self
 
 from tqdm import tqdm
 
-from evaluation.photos import list_photos, photos_hash
-from training.board import Board
+from evaluation.image_folders import list_photos, photos_hash
+from training.common.cli import run_program
+from training.common.distributed import any_process, join_processes
+from training.common.signal_handler import StopRequest
+from training.common.tensorboard_logger import Board
 from training.detector_config import TrainDetectorConfig
 from training.detector_pictures import draw_validation
 from training.detector_run import DetectorRun
 from training.loading import draw_share, load_ahead, report_skipped
 from training.pair_cache import PairCache
 from training.pairs import PairBatch, PhotoSet
-from training.processes import any_process, join_processes
-from training.program import run_program
-from training.stopping import StopRequest
 from training.validation import ValidationResult, validate
 
 logger = logging.getLogger(__name__)

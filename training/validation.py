@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from rekd_hloc.detector.keypoints import find_local_maxima, refine_positions
-from rekd_hloc.detector.network import Rekd
-from rekd_hloc.detector.orientation import angle_from_bin, find_peak, read_logits
+from rekd_hloc.features.detector.keypoints import find_local_maxima, refine_positions
+from rekd_hloc.features.detector.network import Rekd
+from rekd_hloc.features.detector.orientation import angle_from_bin, find_peak, read_logits
 from rekd_hloc.geometry import angle_difference, warp_points
 from training.pairs import PairBatch, PhotoSet
 

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from rekd_hloc.config import MatchConfig, config_hash, config_json
 from rekd_hloc.matching.consistency import filter_by_orientation, filter_paper
 from rekd_hloc.matching.nearest import match_nearest
-from rekd_hloc.pairs import Pair, unique_pairs
-from rekd_hloc.store import FeatureStore, MatchStore
+from rekd_hloc.matching.pairs import Pair, unique_pairs
+from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Keypoints, Matches
 
 CACHE_BYTES = 1 << 28

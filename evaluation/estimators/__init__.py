@@ -1,1 +1,0 @@
-"""Robust estimators by name, and our own RANSAC on points or on oriented features."""

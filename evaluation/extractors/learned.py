@@ -1,0 +1,158 @@
+"""Learned baselines: Key.Net, DISK and ALIKED, in kornia's implementations, from weights files.
+
+Nothing is downloaded: the weights are looked for in the folder that ``--weights`` names, else in
+``weights`` of the folder that the environment variable REKD_DATA names, else in
+``../shared/data/weights`` beside the checkout.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kornia.feature
+import torch
+from torch import Tensor, nn
+
+from evaluation.extractors.classical import unit_rows
+from rekd_hloc.images import read_color, read_image
+from rekd_hloc.types import Features, Keypoints
+
+KEYNET = "keynet"
+LEARNED = (KEYNET, "disk", "aliked-n16", "aliked-n16rot")
+FILES = {
+    "keynet": (
+        "keynet/keynet_pytorch.pth",
+        "https://github.com/axelBarroso/Key.Net-Pytorch",
+    ),
+    "disk": ("disk/disk-depth-save.pth", "https://github.com/cvlab-epfl/disk (depth-save.pth)"),
+    "aliked-n16": ("aliked/aliked-n16.pth", "https://github.com/Shiaoming/ALIKED"),
+    "aliked-n16rot": ("aliked/aliked-n16rot.pth", "https://github.com/Shiaoming/ALIKED"),
+}
+"""Weights of each method below the weights folder, and where they are published."""
+ALIKED_CONSTANT = "dkd.hw_grid"
+"""A buffer of kornia's ALIKED that the published files do not hold."""
+
+Extract = Callable[[Path], Features]
+
+
+def weights_dir(given: Path | None = None) -> Path:
+    """The folder of the peers' weights; see the module's docstring."""
+    if given is not None:
+        return given
+    data = os.environ.get("REKD_DATA")
+    root = Path(data) if data else Path(__file__).parents[2] / "shared" / "data"
+    return root / "weights"
+
+
+def weights_file(name: str, folder: Path | None = None) -> Path:
+    """The file of a learned method's weights.
+
+    Raises:
+        FileNotFoundError: it is not there; the message says where it is published.
+    """
+    part, origin = FILES[name]
+    base = weights_dir(folder)
+    for path in (base / part, base / Path(part).name):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"{name} needs the weights {base / part}; they are published at {origin}; "
+        "name their folder with --weights, or use features made elsewhere: --method file:PATH"
+    )
+
+
+def keynet_method(num_keypoints: int, device: torch.device, folder: Path | None = None) -> Extract:
+    """Key.Net's keypoints without angles and without descriptors (rows of no number).
+
+    A keypoint of the image's own size has scale 1.
+    """
+    state = _read_state(weights_file(KEYNET, folder), "state_dict")
+    detector = kornia.feature.KeyNetDetector(pretrained=False, num_features=num_keypoints)
+    detector.model.load_state_dict(state)
+    detector.eval().requires_grad_(False).to(device)
+
+    def extract(path: Path) -> Features:
+        grey = read_image(path)
+        with torch.inference_mode():
+            frames, response = detector(grey[None, None].to(device))
+        scale = kornia.feature.get_laf_scale(frames)[0, :, 0, 0].cpu() / detector.mr_size
+        found = scale > 0
+        xy, score = frames[0, :, :, 2].cpu()[found], response[0].cpu()[found]
+        keypoints = _without_angle(xy, score, scale[found])
+        return Features(keypoints, torch.zeros(len(keypoints), 0), (grey.shape[1], grey.shape[0]))
+
+    return extract
+
+
+def disk_method(num_keypoints: int, device: torch.device, folder: Path | None = None) -> Extract:
+    """DISK with the weights trained on depth."""
+    network = kornia.feature.DISK()
+    network.load_state_dict(_read_state(weights_file("disk", folder), "extractor"))
+    network.eval().requires_grad_(False).to(device)
+
+    def extract(path: Path) -> Features:
+        rgb = _read_rgb(path, device)
+        with torch.inference_mode():
+            found = network(rgb, n=num_keypoints, pad_if_not_divisible=True)[0]
+        return _to_features(found.keypoints, found.detection_scores, found.descriptors, rgb)
+
+    return extract
+
+
+def aliked_method(
+    name: str, num_keypoints: int, device: torch.device, folder: Path | None = None
+) -> Extract:
+    """ALIKED-n16 or -n16rot, its best keypoints whatever their score.
+
+    Raises:
+        ValueError: this kornia has no ALIKED, or the file does not fit it.
+    """
+    path = weights_file(name, folder)
+    network = _build_aliked(name, num_keypoints)
+    lacking = network.load_state_dict(_read_state(path, None), strict=False)
+    if lacking.unexpected_keys or any(key != ALIKED_CONSTANT for key in lacking.missing_keys):
+        raise ValueError(f"{path} does not fit {name}: {lacking}")
+    network.eval().requires_grad_(False).to(device)
+
+    def extract(path: Path) -> Features:
+        rgb = _read_rgb(path, device)
+        with torch.inference_mode():
+            found = network(rgb)[0]
+        return _to_features(found.keypoints, found.keypoint_scores, found.descriptors, rgb)
+
+    return extract
+
+
+def _build_aliked(name: str, num_keypoints: int) -> nn.Module:
+    build = getattr(kornia.feature, "ALIKED", None)
+    if build is None:
+        raise ValueError(
+            f"{name} needs a kornia that has ALIKED, this is {kornia.__version__}: "
+            "pip install 'kornia>=0.9'; or use features made elsewhere: --method file:PATH"
+        )
+    network: nn.Module = build(name, max_num_keypoints=num_keypoints, detection_threshold=0.0)
+    return network
+
+
+def _read_state(path: Path, key: str | None) -> dict[str, Tensor]:
+    content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    if key is not None and key not in content:
+        raise ValueError(f"{path} holds {', '.join(list(content)[:5])}, no {key!r}")
+    state: dict[str, Tensor] = content[key] if key is not None else content
+    return state
+
+
+def _read_rgb(path: Path, device: torch.device) -> Tensor:
+    rgb = torch.from_numpy(read_color(path).copy()).to(device)
+    return rgb.permute(2, 0, 1)[None].float() / 255
+
+
+def _to_features(xy: Tensor, score: Tensor, descriptors: Tensor, rgb: Tensor) -> Features:
+    height, width = rgb.shape[2:]
+    keypoints = _without_angle(xy.float().cpu(), score.float().cpu(), torch.ones(len(xy)))
+    return Features(keypoints, unit_rows(descriptors.float().cpu()), (width, height))
+
+
+def _without_angle(xy: Tensor, score: Tensor, scale: Tensor) -> Keypoints:
+    return Keypoints(xy=xy, scale=scale, angle=torch.zeros(len(xy)), score=score)

@@ -1,0 +1,33 @@
+"""Options that say which methods a program measures, and what they are made of."""
+
+import argparse
+from pathlib import Path
+
+from evaluation.extractors.registry import METHODS
+
+
+def add_method_options(parser: argparse.ArgumentParser, num_keypoints: int) -> None:
+    """``--method``, ``--num-keypoints``, ``--weights``, ``--device`` and ``--set``.
+
+    Args:
+        parser: of the program.
+        num_keypoints: of an image, unless said otherwise.
+    """
+    add = parser.add_argument
+    add(
+        "--method",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help=f"may be given again: {', '.join(METHODS)}; DETECTOR+ours",
+    )
+    add(
+        "--num-keypoints",
+        type=int,
+        default=num_keypoints,
+        metavar="N",
+        help=f"most keypoints of an image; default {num_keypoints}",
+    )
+    add("--weights", type=Path, metavar="DIR", help="folder of the peers' weights")
+    add("--device", default="auto", help="cpu, cuda, or auto (default)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="option of rekd methods")

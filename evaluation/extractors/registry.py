@@ -1,0 +1,246 @@
+"""Methods by name, ours and their peers, all as functions from an image file to features.
+
+Every method is real and goes through the same matcher and metrics. ``file:PATH`` reads features
+that any hloc extractor stored. ``DETECTOR+ours`` describes a detector's keypoints with this
+project's descriptor, so that detectors are compared alone.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import kornia
+import torch
+
+from evaluation.extractors.classical import (
+    CLASSICAL,
+    OPENCV_METHODS,
+    colmap_sift_method,
+    keypoints_from_opencv,
+    opencv_method,
+    takes_all_sift,
+    to_root,
+)
+from evaluation.extractors.learned import (
+    KEYNET,
+    LEARNED,
+    aliked_method,
+    disk_method,
+    keynet_method,
+    weights_file,
+)
+from rekd_hloc.config import PRESETS, get_preset, load_config, with_max_keypoints
+from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, resolve_hardnet
+from rekd_hloc.features.descriptor.patches import cut_patches
+from rekd_hloc.features.extractor import Extractor, choose_device
+from rekd_hloc.features.weights import weights_hash
+from rekd_hloc.images import read_image
+from rekd_hloc.types import Features
+
+if TYPE_CHECKING:
+    from rekd_hloc.storage.features import FeatureStore
+
+__all__ = [
+    "CLASSICAL", "LEARNED", "METHODS", "Method", "keypoints_from_opencv", "limit", "load_method",
+    "strongest_first", "to_root",
+]  # fmt: skip
+
+METHODS = (*PRESETS, *CLASSICAL, *LEARNED)
+WITHOUT_ORIENTATION = ("rootsift-upright", "keynet", "disk", "aliked-n16", "aliked-n16rot")
+OURS = "+ours"
+FILE = "file:"
+SIFT_PATCH_SIDE = 12.0
+"""Side in pixels, for scale 1, of the patch that ``METHOD+ours`` describes: 12 sigma of SIFT."""
+LEVEL_PATCH_SIDE = 64.0
+"""The same for detectors whose scale is that of a level: 64 px on it, as for REKD."""
+PATCH_SIDE = {
+    **dict.fromkeys(CLASSICAL, SIFT_PATCH_SIDE),
+    "orb": LEVEL_PATCH_SIDE / 15.5,  # its scale is half of the 31 px that it describes
+    KEYNET: 44.0,  # its frames have half sides of 22 px of their level
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A function from an image file to features, strongest first, and what it is made of."""
+
+    name: str
+    extract: Callable[[Path], Features] = field(repr=False)
+    provenance: dict[str, str]
+    """Configuration, versions and hashes of weights; equal ones give equal features."""
+    has_orientation: bool = True
+    """False where all angles are zero, so that orientation filters do not apply."""
+    patch_side: float = LEVEL_PATCH_SIDE
+    """Side in pixels, for scale 1, of the patch that ``METHOD+ours`` describes."""
+    is_stored: bool = False
+    """Whether features are read from a file, so that changed images cannot be asked for."""
+
+    def __call__(self, path: Path) -> Features:
+        """Features of an image file, strongest first."""
+        return strongest_first(self.extract(path))
+
+    @property
+    def weights(self) -> str:
+        """Hashes of the weights in short; ``-`` for methods without any."""
+        parts = [v for k, v in sorted(self.provenance.items()) if k.endswith("weights")]
+        return " ".join(parts) or "-"
+
+
+def load_method(
+    name: str,
+    num_keypoints: int,
+    *,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    weights: Path | None = None,
+    image_root: Path | None = None,
+) -> Method:
+    """The method of that name with a keypoint budget.
+
+    Args:
+        name: one of ``METHODS``, ``NAME+ours``, or ``file:PATH``.
+        num_keypoints: most keypoints of an image.
+        device: where networks run; ``auto`` is CUDA where there is one.
+        overrides: ``key=value`` options of this project's presets (and the descriptor of
+            ``+ours``); other methods ignore them.
+        weights: folder of the peers' weights.
+        image_root: folder that the image names in a ``file:`` are relative to.
+
+    Raises:
+        ValueError: no such method; the message lists them.
+        FileNotFoundError: weights or a features file are not there; the message says what to do.
+    """
+    if name.startswith(FILE):
+        return _file_method(name, num_keypoints, image_root)
+    if name in PRESETS:
+        return _preset_method(name, num_keypoints, device, overrides)
+    place = choose_device(device)
+    base_name = name.removesuffix(OURS)
+    if base_name not in METHODS:
+        raise ValueError(
+            f"no method {name!r}; methods are {', '.join(METHODS)}, file:PATH, and any "
+            "detector's name with +ours"
+        )
+    if base_name in PRESETS:
+        raise ValueError(f"{name!r}: {base_name} has our descriptor already; leave {OURS} away")
+    peer = _peer_method(base_name, num_keypoints, place, weights)
+    if name == KEYNET or name.endswith(OURS):
+        return _with_our_descriptor(name, peer, place, overrides)
+    return peer
+
+
+def strongest_first(features: Features) -> Features:
+    """The same features in order of falling score."""
+    order = torch.argsort(features.keypoints.score, descending=True, stable=True)
+    return replace(
+        features, keypoints=features.keypoints[order], descriptors=features.descriptors[order]
+    )
+
+
+def limit(features: Features, count: int) -> Features:
+    """The strongest ``count`` keypoints."""
+    order = torch.argsort(features.keypoints.score, descending=True, stable=True)[:count]
+    return replace(
+        features, keypoints=features.keypoints[order], descriptors=features.descriptors[order]
+    )
+
+
+def _preset_method(name: str, num_keypoints: int, device: str, overrides: Sequence[str]) -> Method:
+    config = with_max_keypoints(load_config(get_preset(name), None, overrides), num_keypoints)
+    extractor = Extractor.from_pretrained(name, device=device, config=config)
+    return Method(name, extractor, dict(extractor.provenance))
+
+
+def _peer_method(
+    name: str, num_keypoints: int, device: torch.device, weights: Path | None
+) -> Method:
+    """A method of other people, as they publish it; Key.Net has no descriptor of its own."""
+    version = f"kornia {kornia.__version__}"
+    if name in OPENCV_METHODS:
+        extract, version = opencv_method(name, num_keypoints), f"opencv {cv2.__version__}"
+        version += ", every extremum" if takes_all_sift(name, num_keypoints) else ""
+    elif name == "colmap-sift":
+        extract, version = colmap_sift_method(num_keypoints), _pycolmap_version()
+    elif name == KEYNET:
+        extract = keynet_method(num_keypoints, device, weights)
+    elif name == "disk":
+        extract = disk_method(num_keypoints, device, weights)
+    else:
+        extract = aliked_method(name, num_keypoints, device, weights)
+    provenance = {"method": name, "version": version, "num_keypoints": str(num_keypoints)}
+    if name in LEARNED:
+        provenance["weights"] = weights_hash(weights_file(name, weights))
+    side = PATCH_SIDE.get(name, LEVEL_PATCH_SIDE)
+    return Method(name, extract, provenance, name not in WITHOUT_ORIENTATION, side)
+
+
+def _with_our_descriptor(
+    name: str, base: Method, device: torch.device, overrides: Sequence[str]
+) -> Method:
+    """A detector's keypoints described by our network; upright where they have no angle."""
+    config = load_config(get_preset("rekd"), None, overrides).descriptor
+    network = load_hardnet(config.weights).to(device)
+
+    @torch.inference_mode()
+    def extract(path: Path) -> Features:
+        features = base(path)
+        patches = cut_patches(
+            read_image(path).to(device),
+            features.keypoints.to(device),
+            support=base.patch_side,
+            oriented=base.has_orientation,
+            antialias=config.antialias,
+        )
+        return replace(features, descriptors=describe(network, patches, config.batch_size).cpu())
+
+    provenance = {
+        **base.provenance,
+        "method": name,
+        "descriptor_weights": weights_hash(resolve_hardnet(config.weights)),
+    }
+    return replace(base, name=name, extract=extract, provenance=provenance)
+
+
+def _file_method(name: str, num_keypoints: int, image_root: Path | None) -> Method:
+    from rekd_hloc.storage.features import FeatureStore
+
+    path = Path(name.removeprefix(FILE))
+    if image_root is None:
+        raise ValueError(f"{name} needs the images its features belong to; it cannot be used here")
+    store = FeatureStore(path)
+    names = store.names()
+    if not names:
+        raise ValueError(f"features file {path} holds no image")
+
+    def extract(image: Path) -> Features:
+        return limit(store.read(_stored_name(store, image, image_root)), num_keypoints)
+
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    provenance = {
+        "method": name,
+        "file_sha256": digest,
+        "stored_provenance": json.dumps(store.provenance, sort_keys=True),
+        "num_keypoints": str(num_keypoints),
+    }
+    return Method(name, extract, provenance, store.has_orientation(names[0]), is_stored=True)
+
+
+def _stored_name(store: "FeatureStore", image: Path, image_root: Path) -> str:
+    relative = image.relative_to(image_root) if image.is_relative_to(image_root) else image
+    for candidate in (relative.as_posix(), image.as_posix(), image.name):
+        if candidate in store:
+            return candidate
+    raise ValueError(
+        f"the features file has no image {relative.as_posix()!r}; names in it must be relative to "
+        f"{image_root}"
+    )
+
+
+def _pycolmap_version() -> str:
+    import pycolmap
+
+    return f"pycolmap {pycolmap.__version__}"

@@ -1,0 +1,178 @@
+"""What the protocols measure on one image pair; :mod:`evaluation.homography.protocols` names them.
+
+Shares lie in [0, 1], distances are in pixels of the protocol's frame. Matches are mutual nearest
+neighbours; figures that end in ``_filtered`` are taken after the paper's orientation filter.
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from evaluation.metrics.homography import (
+    corner_error,
+    distinct_points,
+    match_errors,
+    matching_accuracy,
+    repeatability_overlap,
+    repeatability_rekd,
+    repeatability_symmetric,
+    visible_points,
+)
+from rekd_hloc.geometry import warp_points, warp_scales
+from rekd_hloc.matching.consistency import filter_paper
+from rekd_hloc.matching.nearest import match_nearest
+from rekd_hloc.types import Features, Keypoints, Matches
+
+Figures = dict[str, float | list[float] | None]
+"""Figures of one image pair, or means over pairs. Shares lie in [0, 1]; None: does not apply."""
+
+THRESHOLDS_PX = torch.arange(1, 11).float()
+ROBUST_THRESHOLD_PX = 3.0
+
+
+@dataclass(frozen=True)
+class PairInput:
+    """What a protocol measures: two images' features, strongest first, in one protocol's frame."""
+
+    a: Features
+    b: Features
+    b_from_a: Float[Tensor, "3 3"]
+    num_used: int
+    """Keypoints of each image that may be used."""
+    has_orientation: bool
+    """False where all angles are zero: the orientation filter then does not apply."""
+
+
+def measure_rekd(pair: PairInput) -> Figures:
+    """REKD's protocol: repeatability over all keypoints of a, and matching accuracy.
+
+    Beside them the share of keypoints of both images that are distinct, which the protocol does not
+    ask for, and the repeatability of these alone.
+    """
+    a, b = _strongest(pair.a, pair.num_used), _strongest(pair.b, pair.num_used)
+    xy_a, xy_b = a.keypoints.xy, b.keypoints.xy
+    is_distinct_a, is_distinct_b = distinct_points(xy_a), distinct_points(xy_b)
+    apart_a, apart_b = xy_a[is_distinct_a], xy_b[is_distinct_b]
+    count = max(len(a) + len(b), 1)
+    return {
+        "repeatability": repeatability_rekd(xy_a, xy_b, pair.b_from_a),
+        "distinct": (len(apart_a) + len(apart_b)) / count,
+        "repeatability_distinct": repeatability_rekd(apart_a, apart_b, pair.b_from_a),
+        **_measure_matches(a, b, pair),
+    }
+
+
+def measure_d2net(pair: PairInput) -> Figures:
+    """D2-Net's protocol: matching accuracy alone."""
+    a, b = _strongest(pair.a, pair.num_used), _strongest(pair.b, pair.num_used)
+    return {"num_keypoints": (len(a) + len(b)) / 2, **_measure_matches(a, b, pair)}
+
+
+def _measure_matches(a: Features, b: Features, pair: PairInput) -> Figures:
+    matches = match_nearest(a.descriptors, b.descriptors)
+    figures: Figures = {
+        "mma": _accuracy(a, b, matches, pair),
+        "num_matches": len(matches),
+        "mma_filtered": None,
+        "num_matches_filtered": None,
+    }
+    if pair.has_orientation:
+        kept = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
+        figures |= {
+            "mma_filtered": _accuracy(a, b, kept, pair),
+            "num_matches_filtered": len(kept),
+        }
+    return figures
+
+
+def _accuracy(a: Features, b: Features, matches: Matches, pair: PairInput) -> list[float]:
+    errors = match_errors(a.keypoints.xy, b.keypoints.xy, matches.index, pair.b_from_a)
+    return matching_accuracy(errors, THRESHOLDS_PX).tolist()
+
+
+def measure_keynet(pair: PairInput) -> Figures:
+    """Key.Net's protocol: overlap of circles of equal radii, and of the keypoints' own."""
+    a, b = _visible_in_both(pair)
+    xy = warp_points(pair.b_from_a, a.xy.double())
+    radius = warp_scales(pair.b_from_a, a.xy.double(), a.scale.double())
+    same = torch.ones(len(a), dtype=torch.float64), torch.ones(len(b), dtype=torch.float64)
+    return {
+        "repeatability_single": repeatability_overlap(xy, same[0], b.xy.double(), same[1]),
+        "repeatability_multi": repeatability_overlap(xy, radius, b.xy.double(), b.scale.double()),
+        "num_keypoints": float(min(len(a), len(b))),
+    }
+
+
+def measure_superpoint(pair: PairInput) -> Figures:
+    """SuperPoint's protocol: symmetric repeatability and localisation error."""
+    a, b = _visible_in_both(pair)
+    curve = [
+        repeatability_symmetric(a.xy, b.xy, pair.b_from_a, threshold_px=float(t))[0]
+        for t in THRESHOLDS_PX
+    ]
+    repeated, localisation = repeatability_symmetric(a.xy, b.xy, pair.b_from_a)
+    return {
+        "repeatability": repeated,
+        "localisation_px": None if math.isnan(localisation) else localisation,
+        "repeatability_curve": curve,
+        "num_keypoints": (len(a) + len(b)) / 2,
+    }
+
+
+def _visible_in_both(pair: PairInput) -> tuple[Keypoints, Keypoints]:
+    """The strongest of those keypoints whose place the other image shows."""
+    a, b = pair.a.keypoints, pair.b.keypoints
+    a_from_b = torch.linalg.inv(pair.b_from_a)
+    in_b = visible_points(a.xy, pair.b_from_a, pair.b.image_size)
+    in_a = visible_points(b.xy, a_from_b, pair.a.image_size)
+    return _cut(a[in_b], pair.num_used), _cut(b[in_a], pair.num_used)
+
+
+def measure_homography(pair: PairInput) -> Figures:
+    """Corner error of the homography estimated from the matches."""
+    a, b = _strongest(pair.a, pair.num_used), _strongest(pair.b, pair.num_used)
+    matches = match_nearest(a.descriptors, b.descriptors)
+    figures: Figures = {
+        "corner_error_px": _corner_error(a, b, matches, pair.b_from_a),
+        "num_matches": len(matches),
+        "corner_error_px_filtered": None,
+        "num_matches_filtered": None,
+    }
+    if pair.has_orientation:
+        kept = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
+        figures |= {
+            "corner_error_px_filtered": _corner_error(a, b, kept, pair.b_from_a),
+            "num_matches_filtered": len(kept),
+        }
+    return figures
+
+
+def _corner_error(a: Features, b: Features, matches: Matches, b_from_a: Tensor) -> float:
+    """Error of the homography that OpenCV's MAGSAC++ finds; infinite where it finds none."""
+    if len(matches) < 4:
+        return math.inf
+    estimated, _ = cv2.findHomography(
+        a.keypoints.xy[matches.index[:, 0]].numpy(),
+        b.keypoints.xy[matches.index[:, 1]].numpy(),
+        cv2.USAC_MAGSAC,
+        ROBUST_THRESHOLD_PX,
+        maxIters=10_000,
+        confidence=0.99999,
+    )
+    if estimated is None:
+        return math.inf
+    return corner_error(torch.from_numpy(estimated), b_from_a, a.image_size)
+
+
+def _strongest(features: Features, count: int) -> Features:
+    """The first ``count`` keypoints; features come strongest first."""
+    first = torch.arange(min(count, len(features)))
+    return Features(features.keypoints[first], features.descriptors[first], features.image_size)
+
+
+def _cut(keypoints: Keypoints, count: int) -> Keypoints:
+    return keypoints[torch.arange(min(count, len(keypoints)))]

@@ -1,0 +1,203 @@
+"""Runs methods over image pairs by one protocol, and makes its tables and curves.
+
+Sequences are independent: they may run in several threads, and what is extracted is kept.
+"""
+
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from evaluation.extractors.cache import FeatureCache, image_key
+from evaluation.extractors.registry import Method
+from evaluation.homography.frames import Placement, place_image, render_frame, to_frame
+from evaluation.homography.homographies import HomographyPair
+from evaluation.homography.measures import THRESHOLDS_PX, Figures, PairInput
+from evaluation.homography.protocols import Column, Protocol
+from evaluation.homography.release import kind_of
+from evaluation.reporting.curves import FILTERED, Plot
+from evaluation.reporting.report import Table
+from rekd_hloc.types import Features
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """Figures of one method on one image pair."""
+
+    sequence: str
+    pair: str
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What all methods of a run share."""
+
+    protocol: Protocol
+    pairs: Sequence[HomographyPair]
+    num_used: int
+    cache_dir: Path
+    num_threads: int = 1
+
+
+def run_method(suite: Suite, method: Method) -> list[PairResult]:
+    """One method over all pairs, in their order; each image is extracted once."""
+    by_sequence: dict[str, list[HomographyPair]] = {}
+    for pair in suite.pairs:
+        by_sequence.setdefault(pair.sequence, []).append(pair)
+    with (
+        FeatureCache(suite.cache_dir, method, {"frame": suite.protocol.frame}) as cache,
+        tempfile.TemporaryDirectory() as scratch,
+        ThreadPoolExecutor(suite.num_threads) as pool,
+    ):
+        work = _Work(suite, method, cache, Path(scratch))
+        done = pool.map(work.run_sequence, by_sequence.values())
+        bar = tqdm(done, method.name, len(by_sequence), unit="sequence", disable=None)
+        return [result for results in bar for result in results]
+
+
+class _Work:
+    """One method at work; its methods run in several threads."""
+
+    def __init__(self, suite: Suite, method: Method, cache: FeatureCache, scratch: Path) -> None:
+        self.suite, self.method, self.cache, self.scratch = suite, method, cache, scratch
+
+    def run_sequence(self, pairs: Sequence[HomographyPair]) -> list[PairResult]:
+        known: dict[Path, tuple[Features, Placement]] = {}
+        results = []
+        for pair in pairs:
+            for path in (pair.path_a, pair.path_b):
+                if path not in known:
+                    known[path] = self.extract(path)
+            (a, place_a), (b, place_b) = known[pair.path_a], known[pair.path_b]
+            b_from_a = place_b.frame_from_image @ pair.b_from_a @ place_a.frame_from_image.inverse()
+            given = PairInput(a, b, b_from_a, self.suite.num_used, self.method.has_orientation)
+            figures = self.suite.protocol.measure(given)
+            results.append(PairResult(pair.sequence, pair.name, figures))
+        return results
+
+    def extract(self, path: Path) -> tuple[Features, Placement]:
+        with Image.open(path) as image:
+            placement = place_image(image.size, self.suite.protocol.frame)
+        if self.method.is_stored:
+            return to_frame(self.method(path), placement), placement
+
+        def compute() -> Features:
+            if self.suite.protocol.frame == "original":
+                return self.method(path)
+            framed = self.scratch / f"{threading.get_ident()}.png"
+            render_frame(path, placement, framed)
+            return self.method(framed)
+
+        return self.cache.get(image_key(path), compute), placement
+
+
+def make_tables(
+    protocol: Protocol, results: Mapping[str, Sequence[PairResult]], split: str
+) -> list[Table]:
+    """The protocol's table for the split, and for its view and illum sequences if both occur."""
+    tables = []
+    for part in _parts(results, split):
+        chosen = {name: select_kind(rows, part) for name, rows in results.items()}
+        one = next(iter(chosen.values()))
+        count = len({result.sequence for result in one})
+        title = f"{part or split}: protocol {protocol.name}, sequences: {count}, pairs: {len(one)}"
+        rows = [
+            [name, *read_columns(protocol, protocol.summarise([r.figures for r in found]))]
+            for name, found in chosen.items()
+        ]
+        tables.append(Table(title, ["method", *(c.header for c in protocol.columns)], rows))
+    return tables
+
+
+def make_sequence_rows(
+    protocol: Protocol, results: Mapping[str, Sequence[PairResult]]
+) -> tuple[list[str], list[list[str | float | None]]]:
+    """Header and rows of the CSV: one row for each method and sequence, accuracy at 1..10 px."""
+    columns = csv_columns(protocol)
+    rows: list[list[str | float | None]] = []
+    for name, found in results.items():
+        for sequence in dict.fromkeys(result.sequence for result in found):
+            figures = [r.figures for r in found if r.sequence == sequence]
+            means = protocol.summarise(figures)
+            values = [_read_column(column, means) for column in columns]
+            rows.append([protocol.name, name, sequence, kind_of(sequence), len(figures), *values])
+    header = ["protocol", "method", "sequence", "kind", "pairs"]
+    return header + [column.header for column in columns], rows
+
+
+def csv_columns(protocol: Protocol) -> list[Column]:
+    """The table's columns, with matching accuracy at every threshold instead of a few."""
+    columns: dict[str, Column] = {}
+    for column in protocol.columns:
+        chosen = [column]
+        if column.key in ("mma", "mma_filtered"):
+            stem = column.header.split("@")[0]
+            chosen = [
+                Column(f"{stem}@{threshold:.0f}", column.key, index)
+                for index, threshold in enumerate(THRESHOLDS_PX.tolist())
+            ]
+        columns |= {one.header: one for one in chosen}
+    return list(columns.values())
+
+
+def make_plots(
+    protocol: Protocol, results: Mapping[str, Sequence[PairResult]], split: str
+) -> list[Plot]:
+    """The protocol's curve over 1..10 px, where it has one, for the split and its parts."""
+    if protocol.curve is None:
+        return []
+    key, label = protocol.curve
+    plots = []
+    for part in _parts(results, split):
+        curves: dict[str, list[float]] = {}
+        for name, rows in results.items():
+            means = protocol.summarise([r.figures for r in select_kind(rows, part)])
+            for suffix, mark in (("", ""), ("_filtered", FILTERED)):
+                values = means.get(key + suffix)
+                if isinstance(values, list):
+                    curves[name + mark] = [100 * value for value in values]
+        starred = " (dotted: orientation filter)" if any(map(_is_filtered, curves)) else ""
+        title = f"protocol {protocol.name}, {part or split}{starred}"
+        x = THRESHOLDS_PX.tolist()
+        plots.append(
+            Plot(f"curve-{part or split}", title, "threshold, px", f"{label}, %", x, curves)
+        )
+    return plots
+
+
+def _is_filtered(label: str) -> bool:
+    return label.endswith(FILTERED)
+
+
+def select_kind(rows: Sequence[PairResult], kind: str) -> list[PairResult]:
+    """Results on sequences of that kind; all for the empty name."""
+    return [row for row in rows if not kind or kind_of(row.sequence) == kind]
+
+
+def read_columns(protocol: Protocol, means: Figures) -> list[str | float | None]:
+    """The figures that the protocol's table shows, shares in per cent."""
+    return [_read_column(column, means) for column in protocol.columns]
+
+
+def _read_column(column: Column, means: Figures) -> float | None:
+    value = means.get(column.key)
+    if isinstance(value, list):
+        assert column.index is not None
+        value = value[column.index]
+    if value is None:
+        return None
+    return float(value) * (100 if column.percent else 1)
+
+
+def _parts(results: Mapping[str, Sequence[PairResult]], split: str) -> list[str]:
+    """The whole split (the empty name), then its view and illum sequences if it has more kinds."""
+    kinds = {kind_of(row.sequence) for rows in results.values() for row in rows}
+    if len(kinds) < 2:
+        return [""]
+    return ["", *(kind for kind in ("view", "illum") if kind in kinds)]

@@ -1,0 +1,149 @@
+"""Submissions to IMC from stereo runs, and their check, for ``python -m evaluation.imc``.
+
+``--export DIR`` writes the features and matches of each method: all images and all pairs of the
+scenes, with the settings that the tasks chose; without the multiview task stereo's matching is
+taken for it too. ``--validate DIR`` looks at a folder.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from evaluation.command_line import exit_status, make_parser
+from evaluation.extractors.cache import safe_name
+from evaluation.extractors.extraction import extract_images
+from evaluation.imc.dataset import Scene, list_scenes
+from evaluation.imc.multiview_table import MultiviewRun
+from evaluation.imc.submission_config import Labels, Metadata
+from evaluation.imc.submission_export import STEREO_RUNS, Submission, export_submission
+from evaluation.imc.submission_inliers import keep_inliers
+from evaluation.imc.submission_validate import validate_submission
+from evaluation.relative_pose.dataset import all_pairs
+from evaluation.relative_pose.matching import MatchSettings, match_pairs
+from evaluation.relative_pose.stereo import MethodRun, Workplace
+from rekd_hloc.storage.validation_issues import Finding, format_findings
+
+logger = logging.getLogger(__name__)
+
+VALIDATE = "--validate"
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    """Options of writing and checking a submission."""
+    add = parser.add_argument_group("submission").add_argument
+    add("--export", type=Path, metavar="DIR",
+        help="write an official submission; of several methods each to DIR/METHOD")  # fmt: skip
+    add("--export-runs", type=int, choices=STEREO_RUNS, default=max(STEREO_RUNS),
+        help="files of stereo matches; the 2021 challenge took one; default 3")  # fmt: skip
+    add("--metadata", type=Path, metavar="JSON",
+        help="authors, contact_email, method_name, method_description, ...")  # fmt: skip
+    add(VALIDATE, type=Path, metavar="DIR",
+        help="look at a submission for ROOT, and do nothing else")  # fmt: skip
+
+
+def validate_main(argv: Sequence[str]) -> int:
+    """``--validate DIR --data ROOT [--scenes NAME ...]``: prints a table; 1 if there are errors."""
+    parser = make_parser("evaluation.imc", "Look at a submission.")
+    parser.add_argument(VALIDATE, type=Path, required=True, metavar="DIR")
+    parser.add_argument("--data", type=Path, required=True, metavar="ROOT")
+    parser.add_argument("--scenes", nargs="+", default=[], metavar="NAME")
+    arguments = parser.parse_args(argv)
+
+    def work() -> int:
+        found = _validate(arguments.validate, list_scenes(arguments.data, arguments.scenes))
+        sys.stdout.write(format_findings(found) + "\n")
+        return int(has_errors(found))
+
+    return exit_status(work)
+
+
+def has_errors(found: Sequence[Finding]) -> bool:
+    """Whether a submission would be refused."""
+    return any(finding.level == "error" for finding in found)
+
+
+def export_runs(
+    scenes: Sequence[Scene], runs: Sequence[MethodRun], multiview: Mapping[str, MultiviewRun],
+    place: Workplace, arguments: argparse.Namespace,
+) -> list[Finding]:  # fmt: skip
+    """Write a submission of each method, and look at it.
+
+    Raises:
+        ValueError: turned images, an estimator that the challenge forbids, too many keypoints, or
+            metadata that cannot be read.
+        FileNotFoundError: there is no metadata file.
+    """
+    if arguments.turned is not None:
+        raise ValueError("turned images are no part of the benchmark; leave --turned out")
+    found: list[Finding] = []
+    for run in runs:
+        name = safe_name(run.method.name)
+        folder = arguments.export if len(runs) == 1 else arguments.export / name
+        matches = run.chosen.match
+        bags = multiview[run.method.name].chosen if run.method.name in multiview else matches
+        labels = Labels(
+            f"{name}-{arguments.num_keypoints}-{matches.label}",
+            name, f"{name}-descriptor", matches.label, bags.label,
+        )  # fmt: skip
+        metadata = read_metadata(arguments.metadata, run)
+        parts = [_submission(scene, run, bags, place, arguments.export_runs) for scene in scenes]
+        category = export_submission(folder, parts, labels, metadata)
+        logger.info("%s: a submission of category %d in %s", run.method.name, category, folder)
+        found += _validate(folder, scenes)
+    return found
+
+
+def read_metadata(path: Path | None, run: MethodRun) -> Metadata:
+    """What the file says; without it, and for what it leaves open, the method's name and setting.
+
+    Raises:
+        ValueError: it is no JSON object, or has other fields.
+        FileNotFoundError: there is none.
+    """
+    given: dict[str, Any] = {
+        "method_name": run.method.name,
+        "method_description": f"{run.method.name}, {run.chosen.label}",
+    }
+    if path is None:
+        return Metadata(**given)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"metadata {path} is no JSON: {error}") from error
+    known = [field.name for field in fields(Metadata)]
+    if not isinstance(content, dict) or set(content) - set(known):
+        raise ValueError(f"metadata {path} must be an object with fields of {', '.join(known)}")
+    return Metadata(**{**given, **content})
+
+
+def _submission(
+    scene: Scene, run: MethodRun, multiview: MatchSettings, place: Workplace, num_runs: int
+) -> Submission:
+    """Everything of one scene; what stereo and earlier runs have done is taken from the caches."""
+    label = scene.key.replace("/", "-")
+    features = extract_images(scene.images, run.method, place.folder / "features", label=label)
+    pairs = all_pairs(scene.images)
+    matched = {
+        settings: match_pairs(
+            features.path, pairs, settings, place.folder / "matches",
+            jobs=place.jobs, device=place.device,
+        ).path
+        for settings in dict.fromkeys((run.chosen.match, multiview))
+    }  # fmt: skip
+    stereo = [
+        keep_inliers(
+            features.path, matched[run.chosen.match], pairs, run.chosen.ransac, seed,
+            place.folder / "inliers", pool=place.pool,
+        )
+        for seed in range(num_runs)
+    ]  # fmt: skip
+    return Submission(scene, features.path, stereo, matched[multiview])
+
+
+def _validate(folder: Path, scenes: Sequence[Scene]) -> list[Finding]:
+    return validate_submission(folder, {scene.key: list(scene.images) for scene in scenes})

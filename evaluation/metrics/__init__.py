@@ -1,0 +1,1 @@
+"""Measures on arrays: matching under homographies, and relative poses."""

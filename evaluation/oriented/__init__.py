@@ -1,1 +1,0 @@
-"""Parts of the study of oriented minimal samples: scenes, trials, real photos."""

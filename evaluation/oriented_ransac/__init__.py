@@ -1,0 +1,1 @@
+"""RANSAC on oriented features: samples that use angles and scales, and a study of them."""

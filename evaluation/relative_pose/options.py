@@ -1,0 +1,160 @@
+"""What the command lines of ``evaluation.imc`` and ``evaluation.pose`` share."""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from evaluation.extractors.options import add_method_options
+from evaluation.extractors.registry import Method, load_method
+from evaluation.relative_pose.matching import FILTERS, MATCHERS, MatchSettings, describe_ratios
+from evaluation.relative_pose.pair_work import num_cores, open_pool
+from evaluation.relative_pose.report import (
+    CSV_COLUMNS,
+    describe_run,
+    make_pair_rows,
+    make_plots,
+    make_tables,
+)
+from evaluation.relative_pose.stereo import MethodRun, StereoPlan, Workplace
+from evaluation.relative_pose.two_view import (
+    DEFAULT_ESTIMATOR,
+    DEFAULT_THRESHOLD_PX,
+    ESTIMATORS,
+    RansacOptions,
+)
+from evaluation.reporting.report import today, write_csv, write_report
+
+NUM_SEEDS = 3
+NUM_KEYPOINTS = 2048
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say what extracts, and where results go."""
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for results and caches"
+    )
+    add_method_options(parser, NUM_KEYPOINTS)
+
+
+def add_stereo_options(parser: argparse.ArgumentParser) -> None:
+    """Options of matching and robust estimation."""
+    add = parser.add_argument_group("stereo").add_argument
+    add("--estimator", choices=list(ESTIMATORS), default=DEFAULT_ESTIMATOR,
+        help=f"default {DEFAULT_ESTIMATOR}; essential* know the intrinsics, *-oriented and "
+        "*-frames sample fewer matches, with their angles and scales")  # fmt: skip
+    add("--thresholds", type=float, nargs="+", metavar="PX",
+        help="of inliers; several: chosen on one half of the pairs, reported on the other",
+    )  # fmt: skip
+    add("--ratio", nargs="+", default=["none"], metavar="R",
+        help="ratio test from both images, or none (default); several as above")  # fmt: skip
+    add("--filter", choices=FILTERS, default="none", help="orientation filter; default none")
+    add("--matcher", choices=MATCHERS, default="nn", help="default nn: mutual nearest neighbours")
+    add("--seeds", type=int, default=NUM_SEEDS, metavar="N", help=f"default {NUM_SEEDS}")
+    add("--max-iterations", type=int, default=100_000, metavar="N", help="default 100000")
+    add("--num-pairs", type=int, metavar="N", help="of each scene, to try things out")
+    add("--jobs", type=int, default=0, metavar="N", help="processes; default: one a core")
+
+
+def read_plan(arguments: argparse.Namespace) -> StereoPlan:
+    """The settings to try.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+    if arguments.seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {arguments.seeds}")
+    thresholds = arguments.thresholds or [DEFAULT_THRESHOLD_PX[arguments.estimator]]
+    ratios = [_read_ratio(text) for text in arguments.ratio]
+    return StereoPlan(
+        matches=[
+            MatchSettings(arguments.matcher, ratio, arguments.filter)
+            for ratio in dict.fromkeys(ratios)
+        ],
+        ransacs=[
+            RansacOptions(arguments.estimator, threshold, max_iterations=arguments.max_iterations)
+            for threshold in sorted(set(thresholds))
+        ],
+        seeds=tuple(range(arguments.seeds)),
+    )
+
+
+def load_methods(arguments: argparse.Namespace) -> list[Method]:
+    """The methods in the order given.
+
+    Raises:
+        ValueError: no such method, or one given twice.
+        FileNotFoundError: weights are not there.
+    """
+    if len(set(arguments.method)) < len(arguments.method):
+        raise ValueError(f"a method is given twice: {', '.join(arguments.method)}")
+    if arguments.num_keypoints < 1:
+        raise ValueError(f"num_keypoints must be at least 1, got {arguments.num_keypoints}")
+    if stored := [name for name in arguments.method if name.startswith("file:")]:
+        raise ValueError(f"{stored[0]}: stored features cannot be used here")
+    return [
+        load_method(
+            name, arguments.num_keypoints, device=arguments.device,
+            overrides=arguments.set, weights=arguments.weights,
+        )
+        for name in arguments.method
+    ]  # fmt: skip
+
+
+@contextmanager
+def open_workplace(arguments: argparse.Namespace) -> Iterator[Workplace]:
+    """Caches under ``--out`` and the processes of ``--jobs``."""
+    jobs = arguments.jobs or num_cores()
+    device = "cpu" if arguments.device == "auto" else arguments.device
+    with open_pool(jobs) as pool:
+        yield Workplace(arguments.out / "cache", pool, jobs, device)
+
+
+def write_stereo(
+    out: Path,
+    runs: Sequence[MethodRun],
+    plan: StereoPlan,
+    record: Mapping[str, Any],
+) -> str:
+    """Write results.json, table.md, pairs.csv, curves and report.html.
+
+    Args:
+        out: folder.
+        runs: of all methods.
+        plan: that they followed.
+        record: ``protocol``, ``description``, ``data``, and whatever else belongs into the file.
+
+    Returns:
+        The text of table.md.
+    """
+    write_csv(out / "pairs.csv", CSV_COLUMNS, make_pair_rows(runs))
+    methods = {run.method.name: describe_run(run) for run in runs}
+    described = {"date": today(), "seeds": list(plan.seeds), **record, "methods": methods}
+    return write_report(out, described, make_tables(runs), make_plots(runs))
+
+
+def describe_stereo(plan: StereoPlan, num_keypoints: int) -> str:
+    """One line on what was done."""
+    estimator = plan.ransacs[0].estimator
+    text = (
+        f"relative poses by {estimator} ({plan.ransacs[0].max_iterations} iterations at most), "
+        f"error = max of rotation and sign-free translation direction, mAA over 1..10 degrees; "
+        f"best {num_keypoints} keypoints; seeds: {len(plan.seeds)} (mean, least..largest)"
+    )
+    if len(plan.settings) == 1:
+        return text
+    thresholds = ", ".join(f"{r.threshold_px:g}" for r in plan.ransacs)
+    return (
+        f"{text}; chosen on one half of the pairs from thresholds {thresholds} px and ratios "
+        f"{describe_ratios(plan.matches)}, reported on the other half"
+    )
+
+
+def _read_ratio(text: str) -> float:
+    if text == "none":
+        return 1.0
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"ratio must be a number in (0, 1] or none, got {text!r}") from error

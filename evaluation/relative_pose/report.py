@@ -1,0 +1,179 @@
+"""Tables, curves and records of stereo runs, for ``evaluation.imc`` and ``evaluation.pose``."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from evaluation.metrics.pose import AUC_THRESHOLDS_DEG, NUM_BINS, accuracy, area_under_curve
+from evaluation.relative_pose.estimation import PairResult
+from evaluation.relative_pose.stereo import MethodRun, SceneRun, maa_of
+from evaluation.reporting.curves import Plot
+from evaluation.reporting.report import Cell, Table
+
+COLUMNS = (
+    "method", "matches by", "threshold px", "keypoints", "matches", "inliers", "mAA(10)", "seeds",
+    *(f"AUC@{threshold:.0f}" for threshold in AUC_THRESHOLDS_DEG), "failed %", "s/pair",
+)  # fmt: skip
+CSV_COLUMNS = (
+    "scene", "method", "seed", "image_a", "image_b", "reported", "rotation_error_deg",
+    "direction_error_deg", "num_matches", "num_inliers", "seconds",
+)  # fmt: skip
+
+
+def summarise(results: Sequence[PairResult]) -> dict[str, Any]:
+    """Figures of one seed, shares in 0..1; errors are those of :mod:`evaluation.metrics.pose`."""
+    errors = [result.error_deg for result in results]
+    return {
+        "num_pairs": len(results),
+        "maa10": maa_of(results),
+        "accuracy": accuracy(errors).tolist(),
+        "auc": {f"{t:.0f}": area_under_curve(errors, t) for t in AUC_THRESHOLDS_DEG},
+        "median_error_deg": float(np.median(errors)) if errors else None,
+        "failed": float(np.mean(~np.isfinite(errors))) if errors else None,
+        "num_matches": float(np.mean([r.num_matches for r in results])),
+        "num_inliers": float(np.mean([r.num_inliers for r in results])),
+        "seconds_per_pair": float(np.mean([r.seconds for r in results])),
+    }
+
+
+def summarise_scene(run: SceneRun) -> dict[str, Any]:
+    """Figures of a scene: by seed, their mean, and the mAA of every setting that was tried."""
+    by_seed = {seed: summarise(run.reported_results(seed)) for seed in run.by_seed}
+    maa = [figures["maa10"] for figures in by_seed.values()]
+    first = next(iter(by_seed.values()))
+    mean: dict[str, Any] = {
+        key: float(np.mean([figures[key] for figures in by_seed.values()]))
+        for key, value in first.items()
+        if isinstance(value, float)
+    }
+    mean["auc"] = {
+        key: float(np.mean([figures["auc"][key] for figures in by_seed.values()]))
+        for key in first["auc"]
+    }
+    mean["accuracy"] = np.mean([f["accuracy"] for f in by_seed.values()], axis=0).tolist()
+    sweep = [
+        {**asdict(setting.match), **asdict(setting.ransac), "maa10_all_pairs": maa_of(results),
+         "num_matches": float(np.mean([r.num_matches for r in results]))}
+        for setting, results in run.sweep.items()
+    ]  # fmt: skip
+    return {
+        "scene": run.key,
+        "keypoints_per_image": run.keypoints_per_image,
+        "num_pairs": first["num_pairs"],
+        "mean": mean,
+        "maa10_spread": [min(maa), max(maa)],
+        "by_seed": by_seed,
+        "sweep": sweep,
+        "timing": {
+            "images_extracted": run.features.num_extracted,
+            "extraction_seconds": run.features.seconds,
+            "pairs_matched": sum(m.num_matched for m in run.matched.values()),
+            "matching_seconds": sum(m.seconds for m in run.matched.values()),
+        },
+    }
+
+
+def describe_run(run: MethodRun) -> dict[str, Any]:
+    """A method's entry in results.json."""
+    return {
+        "provenance": run.method.provenance,
+        "weights": run.method.weights,
+        "setting": {**asdict(run.chosen.match), **asdict(run.chosen.ransac)},
+        "scenes": [summarise_scene(scene) for scene in run.scenes],
+    }
+
+
+def make_tables(runs: Sequence[MethodRun]) -> list[Table]:
+    """One table a scene, and one of the means where there are several; mAA and AUC in 0..1."""
+    entries = [(run, [summarise_scene(scene) for scene in run.scenes]) for run in runs]
+    tables = []
+    for number, scene in enumerate(runs[0].scenes):
+        rows = [_row(run, [scenes[number]]) for run, scenes in entries]
+        pairs = entries[0][1][number]["num_pairs"]
+        tables.append(Table(f"Stereo, {scene.key}, pairs: {pairs}", COLUMNS, rows))
+    if len(runs[0].scenes) > 1:
+        rows = [_row(run, scenes) for run, scenes in entries]
+        title = f"Stereo, mean over {len(runs[0].scenes)} scenes"
+        tables.append(Table(title, COLUMNS, rows))
+    return tables
+
+
+def make_plots(runs: Sequence[MethodRun]) -> list[Plot]:
+    """Accuracy over 1..10 degrees, and where thresholds were swept mAA(10) over them."""
+    plots = []
+    for number, scene in enumerate(runs[0].scenes):
+        name = scene.key.replace("/", "-")
+        curves = {
+            run.method.name: _percent(summarise_scene(run.scenes[number])["mean"]["accuracy"])
+            for run in runs
+        }
+        x = [float(degree) for degree in range(1, NUM_BINS + 1)]
+        plots.append(Plot(f"accuracy-{name}", f"stereo, {scene.key}", "pose error, degrees",
+                          "pairs below, %", x, curves))  # fmt: skip
+        if plot := _threshold_plot(runs, number, name):
+            plots.append(plot)
+    return plots
+
+
+def make_pair_rows(runs: Sequence[MethodRun]) -> list[list[Cell]]:
+    """Rows of the CSV of all pairs with the chosen settings; see ``CSV_COLUMNS``."""
+    rows: list[list[Cell]] = []
+    for run in runs:
+        for scene in run.scenes:
+            for seed, results in scene.by_seed.items():
+                for result, is_reported in zip(results, scene.reported, strict=True):
+                    rows.append([
+                        scene.key, run.method.name, seed, result.a, result.b, int(is_reported),
+                        result.rotation_error_deg, result.direction_error_deg,
+                        result.num_matches, result.num_inliers, result.seconds,
+                    ])  # fmt: skip
+    return rows
+
+
+def _threshold_plot(runs: Sequence[MethodRun], number: int, name: str) -> Plot | None:
+    """Over thresholds, for the chosen way of matching; all pairs, first seed."""
+    curves, x = {}, []
+    for run in runs:
+        scene = run.scenes[number]
+        swept = {
+            setting.ransac.threshold_px: maa_of(results)
+            for setting, results in scene.sweep.items()
+            if setting.match == run.chosen.match
+        }
+        x = sorted(swept)
+        curves[run.method.name] = _percent([swept[threshold] for threshold in x])
+    if len(x) < 2:
+        return None
+    estimator = runs[0].chosen.ransac.estimator
+    return Plot(f"threshold-{name}", f"stereo, {runs[0].scenes[number].key}, all pairs",
+                f"threshold of {estimator}, px", "mAA(10), %", x, curves)  # fmt: skip
+
+
+def _row(run: MethodRun, scenes: Sequence[dict[str, Any]]) -> list[Cell]:
+    means = [scene["mean"] for scene in scenes]
+    by_seed = np.mean(
+        [[figures["maa10"] for figures in scene["by_seed"].values()] for scene in scenes], axis=0
+    )
+
+    def mean(key: str) -> float:
+        return float(np.mean([m[key] for m in means]))
+
+    return [
+        run.method.name,
+        run.chosen.match.label,
+        f"{run.chosen.ransac.threshold_px:g}",
+        float(np.mean([scene["keypoints_per_image"] for scene in scenes])),
+        mean("num_matches"),
+        mean("num_inliers"),
+        f"{by_seed.mean():.4f}",
+        f"{by_seed.min():.4f}..{by_seed.max():.4f}",
+        *(f"{np.mean([m['auc'][f'{t:.0f}'] for m in means]):.4f}" for t in AUC_THRESHOLDS_DEG),
+        100 * mean("failed"),
+        f"{mean('seconds_per_pair'):.3f}",
+    ]
+
+
+def _percent(values: Sequence[float]) -> list[float]:
+    return [100 * value for value in values]

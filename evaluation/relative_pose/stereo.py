@@ -1,0 +1,209 @@
+"""The stereo task: one method over sets of image pairs, settings chosen on one half of the pairs.
+
+With more than one setting (ratios, thresholds) all are tried with the first seed. The one with the
+best mAA(10) on the tuning pairs, averaged over scenes, is chosen; its figures are those of the
+other pairs. With one setting the figures are those of all pairs.
+"""
+
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.extractors.extraction import Extracted, extract_images
+from evaluation.extractors.registry import Method
+from evaluation.metrics.pose import mean_average_accuracy
+from evaluation.relative_pose.dataset import PairSet
+from evaluation.relative_pose.estimation import PairResult, estimate_pairs
+from evaluation.relative_pose.matching import Matched, MatchSettings, match_pairs
+from evaluation.relative_pose.two_view import RansacOptions, refuse_without_angles
+from rekd_hloc.storage.features import FeatureStore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method is used with."""
+
+    match: MatchSettings
+    ransac: RansacOptions
+
+    @property
+    def label(self) -> str:
+        """In short, for tables."""
+        return f"{self.match.label}, {self.ransac.estimator} {self.ransac.threshold_px:g} px"
+
+
+@dataclass(frozen=True)
+class StereoPlan:
+    """What to run; every combination of ``matches`` and ``ransacs`` is a setting."""
+
+    matches: Sequence[MatchSettings]
+    ransacs: Sequence[RansacOptions]
+    seeds: Sequence[int] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        if not (self.matches and self.ransacs and self.seeds):
+            raise ValueError("a stereo run needs a ratio, a threshold and a seed at least")
+
+    @property
+    def settings(self) -> list[Setting]:
+        """All of them, thresholds fastest."""
+        return [Setting(m, r) for m, r in itertools.product(self.matches, self.ransacs)]
+
+    def for_method(self, method: Method) -> "StereoPlan":
+        """Without orientation filters if the method has no angles: they would pass everything."""
+        if method.has_orientation:
+            return self
+        matches = dict.fromkeys(replace(settings, filter="none") for settings in self.matches)
+        return replace(self, matches=list(matches))
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where things are kept and what computes them."""
+
+    folder: Path
+    pool: Executor | None = None
+    jobs: int = 1
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class SceneRun:
+    """One method on one scene.
+
+    Attributes:
+        key: of the scene.
+        keypoints_per_image: mean.
+        features: file of features, and what extracting took.
+        matched: file of matches by match settings.
+        sweep: results of all pairs by setting, with the first seed.
+        by_seed: results of all pairs with the chosen setting.
+        reported: which pairs the figures are of.
+    """
+
+    key: str
+    keypoints_per_image: float
+    features: Extracted
+    matched: Mapping[MatchSettings, Matched]
+    sweep: Mapping[Setting, Sequence[PairResult]] = field(repr=False)
+    by_seed: Mapping[int, Sequence[PairResult]] = field(repr=False)
+    reported: Sequence[bool] = field(repr=False)
+
+    def reported_results(self, seed: int) -> list[PairResult]:
+        """The results that the figures are made of."""
+        return list(itertools.compress(self.by_seed[seed], self.reported))
+
+
+@dataclass(frozen=True)
+class MethodRun:
+    """One method on all scenes."""
+
+    method: Method
+    chosen: Setting
+    scenes: Sequence[SceneRun]
+
+
+def run_stereo(
+    sets: Sequence[PairSet], method: Method, plan: StereoPlan, place: Workplace
+) -> MethodRun:
+    """Extract, match and estimate what earlier runs have not; choose the setting.
+
+    Raises:
+        ValueError: an image cannot be read, features cannot be matched, a scene has too few pairs
+            to choose a setting on one half of them, or the estimator needs angles that a method
+            has not.
+        ImportError: the estimator's package is missing.
+    """
+    plan = plan.for_method(method)
+    if not method.has_orientation:
+        for ransac in plan.ransacs:
+            refuse_without_angles(ransac.estimator, f"the features of {method.name}")
+    is_sweep = len(plan.settings) > 1
+    if is_sweep:
+        _require_both_halves(sets)
+    runs = [_sweep_scene(pairs, method, plan, place) for pairs in sets]
+    chosen = _choose(plan.settings, sets, runs)
+    if is_sweep:
+        logger.info("%s: chosen %s", method.name, chosen.label)
+    finished = []
+    for pairs, run in zip(sets, runs, strict=True):
+        by_seed = {plan.seeds[0]: run.sweep[chosen]}
+        for seed in plan.seeds[1:]:
+            by_seed[seed] = _estimate(pairs, run, chosen, seed, place, method.name)
+        finished.append(replace(run, by_seed=by_seed))
+    return MethodRun(method, chosen, finished)
+
+
+def maa_of(results: Sequence[PairResult]) -> float:
+    """mAA(10) of results."""
+    return mean_average_accuracy([result.error_deg for result in results])
+
+
+def _sweep_scene(pairs: PairSet, method: Method, plan: StereoPlan, place: Workplace) -> SceneRun:
+    label = pairs.key.replace("/", "-")
+    used = pairs.used_images()
+    extracted = extract_images(
+        pairs.images, method, place.folder / "features",
+        wanted=used, masks=pairs.masks, label=label,
+    )  # fmt: skip
+    with FeatureStore(extracted.path) as store:
+        counts = [len(store.read(name)) for name in used]
+    names = [pair.names for pair in pairs.pairs]
+    matched = {
+        settings: match_pairs(
+            extracted.path, names, settings, place.folder / "matches",
+            jobs=place.jobs, device=place.device,
+        )
+        for settings in plan.matches
+    }  # fmt: skip
+    is_sweep = len(plan.settings) > 1
+    reported = [not (is_sweep and pair.is_for_tuning) for pair in pairs.pairs]
+    run = SceneRun(pairs.key, float(np.mean(counts)), extracted, matched, {}, {}, reported)
+    sweep = {
+        setting: _estimate(pairs, run, setting, plan.seeds[0], place, method.name)
+        for setting in plan.settings
+    }
+    return replace(run, sweep=sweep)
+
+
+def _estimate(
+    pairs: PairSet, run: SceneRun, setting: Setting, seed: int, place: Workplace, method: str
+) -> list[PairResult]:
+    return estimate_pairs(
+        pairs.pairs, run.features.path, run.matched[setting.match].path, setting.ransac, seed,
+        place.folder / "poses", pool=place.pool,
+        label=f"{run.key} {method} {setting.ransac.threshold_px:g} px, seed {seed}",
+    )  # fmt: skip
+
+
+def _choose(
+    settings: Sequence[Setting], sets: Sequence[PairSet], runs: Sequence[SceneRun]
+) -> Setting:
+    """The best setting on the tuning pairs; of equal ones the first."""
+    if len(settings) == 1:
+        return settings[0]
+
+    def score(setting: Setting) -> float:
+        return float(np.mean([
+            maa_of([r for p, r in zip(s.pairs, run.sweep[setting], strict=True) if p.is_for_tuning])
+            for s, run in zip(sets, runs, strict=True)
+        ]))  # fmt: skip
+
+    return max(settings, key=score)
+
+
+def _require_both_halves(sets: Sequence[PairSet]) -> None:
+    for pairs in sets:
+        num_tuning = sum(pair.is_for_tuning for pair in pairs.pairs)
+        if num_tuning in (0, len(pairs.pairs)):
+            raise ValueError(
+                f"{pairs.key} has {len(pairs.pairs)} pairs, too few to choose a setting on one "
+                "half and report it on the other; give one ratio and one threshold"
+            )

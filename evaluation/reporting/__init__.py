@@ -1,0 +1,1 @@
+"""Tables, curves, pages, and the results document."""

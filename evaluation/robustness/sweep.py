@@ -1,0 +1,229 @@
+"""Features of images and of their changed copies: what survives, as a curve over the change.
+
+Keypoints nearer than a margin to the image's own border are left out on both sides, so neither the
+canvas nor the border is ever counted; the strongest of the rest are used.
+"""
+
+import math
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from evaluation.extractors.cache import FeatureCache, image_key
+from evaluation.extractors.registry import Method, limit
+from evaluation.metrics.homography import match_errors, matching_accuracy, repeatability_rekd
+from evaluation.robustness.transforms import ChangeKind, change_image
+from rekd_hloc.geometry import angle_difference, warp_angles, warp_points
+from rekd_hloc.images import read_color
+from rekd_hloc.matching.consistency import filter_paper
+from rekd_hloc.matching.nearest import match_nearest
+from rekd_hloc.types import Features, Matches
+
+FOUND_PX = 1.5
+"""A keypoint is found again, for the comparison of angles, within this distance."""
+SAME_PLACE_PX = 0.01
+"""Keypoints this much farther than the nearest share its place; SIFT gives a place several."""
+ANGLE_TOLERANCE_DEG = 15.0
+MARGIN_PX = 16.0
+"""Half of a 32x32 patch: keypoints nearer to the image's border are left out."""
+THRESHOLDS_PX = torch.tensor([1.0, 3.0, 5.0, 10.0])
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Figures at one value of the change, means over images; shares in [0, 1]."""
+
+    value: float
+    repeatability: float
+    """REKD's, 3 px, over keypoints off the border."""
+    mma: list[float]
+    """Share of mutual nearest neighbours within 1, 3, 5 and 10 px."""
+    num_matches: float
+    found: float
+    """Share of keypoints off the border that are found again within 1.5 px."""
+    angle_accuracy: float | None
+    """Share of keypoints found again within 1.5 px whose angle is right within 15 degrees."""
+    angle_median_deg: float | None
+    mma_filtered: list[float] | None
+    """After the paper's orientation filter."""
+    num_matches_filtered: float | None
+    num_keypoints: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Figures of one image and its changed copy."""
+
+    repeatability: float
+    mma: list[float]
+    num_matches: int
+    found: float
+    angle_errors_deg: Float[Tensor, " found"]
+    mma_filtered: list[float]
+    num_matches_filtered: int
+    num_keypoints: int
+
+
+def compare(
+    upright: Features, changed: Features, changed_from_image: Float[Tensor, "3 3"], count: int
+) -> Comparison:
+    """Compare the strongest ``count`` keypoints off the border of an image and its copy."""
+    size = upright.image_size
+    identity = torch.eye(3, dtype=torch.float64)
+    a = limit(_off_border(upright, identity, size), count)
+    b = limit(_off_border(changed, torch.linalg.inv(changed_from_image), size), count)
+    matches = match_nearest(a.descriptors, b.descriptors)
+    kept = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
+    errors = angle_errors(a, b, changed_from_image)
+    return Comparison(
+        repeatability=repeatability_rekd(a.keypoints.xy, b.keypoints.xy, changed_from_image),
+        mma=_accuracy(a, b, matches, changed_from_image),
+        num_matches=len(matches),
+        found=len(errors) / max(len(a), 1),
+        angle_errors_deg=errors,
+        mma_filtered=_accuracy(a, b, kept, changed_from_image),
+        num_matches_filtered=len(kept),
+        num_keypoints=len(a),
+    )
+
+
+def angle_errors(
+    a: Features, b: Features, b_from_a: Float[Tensor, "3 3"]
+) -> Float[Tensor, " found"]:
+    """Error in degrees of the angle of each keypoint of a that is found again in b.
+
+    Where b has several keypoints at the nearest place, the one whose angle fits best counts.
+    """
+    if len(a) == 0 or len(b) == 0:
+        return torch.zeros(0)
+    warped = warp_points(b_from_a, a.keypoints.xy)
+    distance = torch.cdist(warped.double(), b.keypoints.xy.double())
+    nearest = distance.amin(dim=1)
+    expected = warp_angles(b_from_a, a.keypoints.xy, a.keypoints.angle)
+    error = angle_difference(b.keypoints.angle[None, :], expected[:, None]).abs()
+    error = error.where(distance <= nearest[:, None] + SAME_PLACE_PX, torch.tensor(math.inf))
+    return error.amin(dim=1)[nearest <= FOUND_PX].rad2deg()
+
+
+def summarise(
+    value: float, comparisons: Sequence[Comparison], *, has_orientation: bool
+) -> SweepResult:
+    """Means over images; angle errors are pooled."""
+
+    def mean(pick: Callable[[Comparison], float | list[float]]) -> list[float]:
+        values = torch.tensor([pick(c) for c in comparisons], dtype=torch.float64)
+        return values.reshape(len(comparisons), -1).mean(dim=0).tolist()
+
+    errors = torch.cat([c.angle_errors_deg for c in comparisons])
+    within = float((errors <= ANGLE_TOLERANCE_DEG).float().mean()) if len(errors) else 0.0
+    median = float(errors.median()) if len(errors) else 180.0
+    return SweepResult(
+        value=value,
+        repeatability=mean(lambda c: c.repeatability)[0],
+        mma=mean(lambda c: c.mma),
+        num_matches=mean(lambda c: c.num_matches)[0],
+        found=mean(lambda c: c.found)[0],
+        angle_accuracy=within if has_orientation else None,
+        angle_median_deg=median if has_orientation else None,
+        mma_filtered=mean(lambda c: c.mma_filtered) if has_orientation else None,
+        num_matches_filtered=(
+            mean(lambda c: c.num_matches_filtered)[0] if has_orientation else None
+        ),
+        num_keypoints=mean(lambda c: c.num_keypoints)[0],
+    )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all methods of a run share."""
+
+    kind: ChangeKind
+    values: Sequence[float]
+    paths: Sequence[Path]
+    num_keypoints: int
+    cache_dir: Path
+    half_pixel: bool = True
+    num_threads: int = 1
+
+
+def run_sweep(sweep: Sweep, method: Method) -> list[SweepResult]:
+    """One method over all images and values.
+
+    Raises:
+        ValueError: the method has stored features, which know nothing of changed images.
+    """
+    if method.is_stored:
+        raise ValueError(f"{method.name}: stored features cannot be had of changed images")
+    key = {"change": f"{sweep.kind}, half pixel {sweep.half_pixel}"}
+    with (
+        FeatureCache(sweep.cache_dir, method, key) as cache,
+        tempfile.TemporaryDirectory() as scratch,
+        ThreadPoolExecutor(sweep.num_threads) as pool,
+    ):
+        count = len(sweep.paths) * len(sweep.values)
+        with tqdm(total=count, desc=method.name, unit="image", disable=None) as bar:
+
+            def run_image(path: Path) -> list[Comparison]:
+                return _run_image(sweep, method, cache, path, Path(scratch), bar)
+
+            by_image = list(pool.map(run_image, sweep.paths))
+    return [
+        summarise(value, [row[number] for row in by_image], has_orientation=method.has_orientation)
+        for number, value in enumerate(sweep.values)
+    ]
+
+
+def _run_image(
+    sweep: Sweep,
+    method: Method,
+    cache: FeatureCache,
+    path: Path,
+    scratch: Path,
+    bar: "tqdm[Any]",
+) -> list[Comparison]:
+    name = image_key(path)
+    upright = cache.get(name, lambda: method(path))
+    image = read_color(path)
+    file = scratch / f"{threading.get_ident()}.png"
+    comparisons = []
+    for value in sweep.values:
+        changed = change_image(image, sweep.kind, value, half_pixel=sweep.half_pixel)
+
+        def extract(pixels: np.ndarray = changed.image) -> Features:
+            cv2.imwrite(str(file), np.ascontiguousarray(pixels[..., ::-1]))
+            return method(file)
+
+        features = cache.get(f"{name}@{value:.6g}", extract)
+        comparisons.append(
+            compare(upright, features, changed.changed_from_image, sweep.num_keypoints)
+        )
+        bar.update()
+    return comparisons
+
+
+def _off_border(
+    features: Features, image_from_features: Float[Tensor, "3 3"], size: tuple[int, int]
+) -> Features:
+    """Keypoints whose place in the unchanged image is a margin off its border."""
+    xy = warp_points(image_from_features, features.keypoints.xy.double())
+    limit_xy = xy.new_tensor(size) - 1 - MARGIN_PX
+    inside = ((xy >= MARGIN_PX) & (xy <= limit_xy)).all(dim=1)
+    return Features(features.keypoints[inside], features.descriptors[inside], features.image_size)
+
+
+def _accuracy(
+    a: Features, b: Features, matches: Matches, b_from_a: Float[Tensor, "3 3"]
+) -> list[float]:
+    errors = match_errors(a.keypoints.xy, b.keypoints.xy, matches.index, b_from_a)
+    return matching_accuracy(errors, THRESHOLDS_PX).tolist()

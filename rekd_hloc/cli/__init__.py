@@ -1,0 +1,1 @@
+"""The program ``rekd-hloc``."""

@@ -1,0 +1,99 @@
+"""Options that several commands share, and what they resolve to."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rekd_hloc.config import (
+    ExtractConfig,
+    MatchConfig,
+    get_preset,
+    load_config,
+    with_max_keypoints,
+)
+
+Conf = Annotated[
+    str | None,
+    typer.Option(
+        "--conf",
+        help="Preset: rekd, rekd-upright, rekd-fast, rekd-c36 or rekd-paper. "
+        "Without it, rekd on a GPU and rekd-fast on a CPU.",
+    ),
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="YAML with what differs from the preset.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="key=value, for example detector.border_px=20; may be repeated."),
+]
+MaxKeypoints = Annotated[int | None, typer.Option(help="Best keypoints kept in an image.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
+Seed = Annotated[int, typer.Option(help="Of all that draws at random.")]
+Force = Annotated[
+    bool, typer.Option("--overwrite", help="Start anew instead of going on with what is there.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+def resolve_conf(
+    conf: str | None,
+    config: Path | None,
+    settings: list[str] | None,
+    max_keypoints: int | None,
+    device: str,
+    *,
+    preset: Callable[[str], ExtractConfig] = get_preset,
+) -> tuple[str, ExtractConfig]:
+    """The preset's name and its options with file, settings and budget applied, in that order.
+
+    ``preset`` gives the options that a name stands for.
+
+    Raises:
+        ValueError, FileNotFoundError: no such preset, device, file or option.
+    """
+    from rekd_hloc.features.extractor import choose_device
+
+    place = choose_device(device)
+    name = conf
+    if name is None:
+        name = "rekd" if place.type == "cuda" else "rekd-fast"
+        typer.echo(f"conf {name} on {place} (choose with --conf)", err=True)
+    resolved = load_config(preset(name), config, settings or [])
+    if max_keypoints is not None:
+        resolved = with_max_keypoints(resolved, max_keypoints)
+    return name, resolved
+
+
+def read_match_config(filter_name: str, ratio: float) -> MatchConfig:
+    """Matching options from the command line.
+
+    Raises:
+        ValueError: no such filter, or a ratio out of range.
+    """
+    return load_config(MatchConfig(), None, [f"filter={filter_name}", f"ratio={ratio}"])
+
+
+def read_numbers(name: str, text: str | None) -> list[float] | None:
+    """Numbers with commas between; None where there is no text.
+
+    Raises:
+        ValueError: a part is no number.
+    """
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must be numbers with commas between, like 1000,320,240, got {text!r}"
+        ) from error
+
+
+def say(as_json: bool, record: Any, text: str) -> None:
+    """Print a command's result on stdout, for a program or for a person."""
+    typer.echo(json.dumps(record, indent=1, default=str) if as_json else text)

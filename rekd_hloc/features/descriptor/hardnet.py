@@ -1,0 +1,232 @@
+"""Descriptor networks by name: this project's HardNet, or published ones on request.
+
+The architecture is kornia's HardNet (Mishchuk et al., NIPS 2017). Batch normalisation is folded
+into the convolutions when weights are loaded, which changes no value by more than rounding and
+saves 40 % of the time. Files of other programs are recognised by the tensors in them.
+"""
+
+import importlib
+import json
+import logging
+import shutil
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kornia.feature
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from rekd_hloc.features.descriptor.tfeat import TFeat
+from rekd_hloc.features.precision import full_precision
+from rekd_hloc.features.weights import PRETRAINED, read_weights, write_weights
+from rekd_hloc.files import atomic_write
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTOR_FORMAT = "rekd_hloc descriptor 1"
+DIMENSION = 128
+"""Numbers in a descriptor, of every network here."""
+CPU_BATCH = 64
+GPU_BATCH = 2048
+"""Patches at once, unless said otherwise."""
+DOWNLOAD_TIMEOUT_S = 30
+
+ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
+    "HardNet": lambda: kornia.feature.HardNet(pretrained=False),
+    "TFeat": TFeat,
+    "SOSNet": lambda: kornia.feature.SOSNet(pretrained=False),
+    "HyNet": lambda: kornia.feature.HyNet(pretrained=False),
+}
+"""Networks that a weights file may belong to."""
+
+PUBLISHED = {
+    "official": ("HardNet", "kornia.feature.hardnet", "hardnet++"),
+    "sosnet": ("SOSNet", "kornia.feature.sosnet", "lib"),
+    "hynet": ("HyNet", "kornia.feature.hynet", "liberty"),
+}
+"""Names of published weights: architecture, and where kornia lists their address."""
+
+
+def resolve_hardnet(name: str) -> Path:
+    """The file behind a name.
+
+    Args:
+        name: ``default`` (shipped), ``official`` (HardNet++), ``sosnet``, ``hynet`` (downloaded to
+            torch hub's folder if they are not there yet), ``sosnet:FILE``, ``hynet:FILE``, or a
+            file of any of these networks.
+
+    Raises:
+        FileNotFoundError: there is no such file, or it cannot be downloaded.
+    """
+    if name == "default":
+        path = PRETRAINED / "hardnet.safetensors"
+    elif name in PUBLISHED:
+        return _cached_or_downloaded(name)
+    else:
+        path = _split_prefix(name)[1]
+    if not path.is_file():
+        known = ", ".join(["default", *PUBLISHED])
+        raise FileNotFoundError(f"no descriptor weights {path}: give one of {known}, or a file")
+    return path
+
+
+def load_hardnet(name: str) -> nn.Module:
+    """The network of that name (see :func:`resolve_hardnet`), in eval mode, without gradients.
+
+    Raises:
+        FileNotFoundError: as :func:`resolve_hardnet`.
+        ValueError: the file holds none of the known networks.
+    """
+    path = resolve_hardnet(name)
+    wanted = PUBLISHED[name][0] if name in PUBLISHED else _split_prefix(name)[0]
+    state = _read_state(path)
+    for architecture in [wanted] if wanted else ARCHITECTURES:
+        network = ARCHITECTURES[architecture]()
+        expected = network.state_dict()
+        if _fits(state, expected):
+            network.load_state_dict({key: state.get(key, expected[key]) for key in expected})
+            network.eval().requires_grad_(False)
+            if architecture == "HardNet":
+                _fold_normalisation(network)
+            return network
+    kinds = wanted or ", ".join(ARCHITECTURES)
+    raise ValueError(f"{path} does not hold the weights of a descriptor network ({kinds})")
+
+
+def read_hardnet(name: str) -> dict[str, Tensor]:
+    """The tensors of a HardNet as it was trained, for a training that goes on from them.
+
+    Args:
+        name: as for :func:`resolve_hardnet`.
+
+    Raises:
+        FileNotFoundError: as :func:`resolve_hardnet`.
+        ValueError: the file holds no HardNet.
+    """
+    path = resolve_hardnet(name)
+    expected = ARCHITECTURES["HardNet"]().state_dict()
+    state = _read_state(path)
+    if not _fits(state, expected):
+        raise ValueError(f"{path} does not hold the weights of a HardNet")
+    return {key: state.get(key, expected[key]) for key in expected}
+
+
+def save_descriptor(path: Path, network: nn.Module, provenance: dict[str, Any]) -> None:
+    """Write HardNet weights as they ship.
+
+    Args:
+        path: the file to write.
+        network: kornia's HardNet, not folded.
+        provenance: where the weights come from: data hash, steps, figures; any JSON values.
+    """
+    metadata = {
+        "format": DESCRIPTOR_FORMAT,
+        "architecture": "HardNet",
+        "provenance": json.dumps(provenance),
+    }
+    write_weights(path, {k: t.detach() for k, t in network.state_dict().items()}, metadata)
+
+
+@torch.no_grad()
+def describe(
+    network: nn.Module, patches: Float[Tensor, "patch 1 32 32"], batch_size: int
+) -> Float[Tensor, "patch 128"]:
+    """Descriptors of unit length, ``batch_size`` patches at once (0: what the device does best).
+
+    A patch that the network maps to zero, as it may a flat one, gets the unit vector of equal
+    entries, so that every descriptor can be compared.
+    """
+    if len(patches) == 0:
+        return patches.new_zeros(0, DIMENSION)
+    count = batch_size or (CPU_BATCH if patches.device.type == "cpu" else GPU_BATCH)
+    with full_precision(patches.device):
+        parts = [network(part) for part in torch.split(patches, count)]
+    raw = torch.cat(parts).nan_to_num(posinf=0.0, neginf=0.0)
+    length = raw.norm(dim=1, keepdim=True)
+    flat = torch.full_like(raw, raw.shape[1] ** -0.5)
+    return torch.where(length > 1e-6, raw / length.clamp(min=1e-6), flat)
+
+
+def _split_prefix(name: str) -> tuple[str, Path]:
+    """Architecture that a name like ``sosnet:FILE`` asks for (or none), and the file."""
+    prefix, colon, rest = name.partition(":")
+    if colon and prefix in PUBLISHED:
+        return PUBLISHED[prefix][0], Path(rest)
+    return "", Path(name)
+
+
+def _cached_or_downloaded(name: str) -> Path:
+    architecture, module, key = PUBLISHED[name]
+    listed = importlib.import_module(module).urls[key]
+    addresses = [listed] if isinstance(listed, str) else list(listed)
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    for address in addresses:
+        if (folder / address.rsplit("/", 1)[1]).is_file():
+            return folder / address.rsplit("/", 1)[1]
+    reasons = []
+    for address in addresses:
+        try:
+            return _download(address, folder / address.rsplit("/", 1)[1])
+        except OSError as error:  # no network, no such host, no right to write
+            reasons.append(str(error))
+    raise FileNotFoundError(
+        f"descriptor weights {name!r} ({architecture}) are not in {folder} and cannot be "
+        f"downloaded ({'; '.join(reasons)}); fetch {addresses[0]} into that folder by hand, or use "
+        "descriptor.weights=default"
+    )
+
+
+def _download(address: str, path: Path) -> Path:
+    logger.info("downloading %s to %s", address, path)
+    with (
+        urllib.request.urlopen(address, timeout=DOWNLOAD_TIMEOUT_S) as source,
+        atomic_write(path) as scratch,
+    ):
+        with scratch.open("wb") as target:
+            shutil.copyfileobj(source, target)
+        if getattr(source, "length", 0):  # bytes announced and not received
+            raise ConnectionError(f"the download of {address} ended early")
+    return path
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        tensors, metadata = read_weights(path)
+        if metadata.get("format") != DESCRIPTOR_FORMAT:
+            raise ValueError(
+                f"{path} has format {metadata.get('format')!r}, a descriptor has "
+                f"{DESCRIPTOR_FORMAT!r}"
+            )
+        return tensors
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is not a weights file: {reason}") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _fits(state: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    """Whether every tensor of a network is in a file; counters of batches may be missing."""
+    needed = {k: v.shape for k, v in expected.items() if not k.endswith("num_batches_tracked")}
+    return all(key in state and state[key].shape == shape for key, shape in needed.items())
+
+
+def _fold_normalisation(network: nn.Module) -> None:
+    """Put each batch normalisation into the convolution before it; drop the dropout."""
+    folded: list[nn.Module] = []
+    for layer in network.features.children():  # type: ignore[union-attr]
+        if isinstance(layer, nn.BatchNorm2d):
+            convolution = folded.pop()
+            assert isinstance(convolution, nn.Conv2d)
+            folded.append(fuse_conv_bn_eval(convolution, layer))
+        elif isinstance(layer, nn.ReLU):
+            folded.append(nn.ReLU(inplace=True))
+        elif not isinstance(layer, nn.Dropout):
+            folded.append(layer)
+    network.features = nn.Sequential(*folded).requires_grad_(False)

@@ -1,0 +1,165 @@
+"""Rekd: an image pyramid through one equivariant backbone gives a score map and histograms.
+
+The figure of Lee et al. (CVPR 2022), line by line: the image at three sizes, each normalised and
+run through the backbone; the group-pooled features resized and concatenated into the score head;
+the orientation logits resized and summed.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rekd_hloc.config import NetworkConfig
+from rekd_hloc.features.detector.frozen import FrozenBackbone
+from rekd_hloc.features.detector.normalise import normalise_contrast
+from rekd_hloc.features.precision import full_precision
+
+Maps = tuple[Float[Tensor, "batch 1 height width"], list[Float[Tensor, "batch bin _ _"]]]
+
+
+class Rekd(nn.Module):
+    """Score map and orientation histogram of a grey image.
+
+    Args:
+        backbone: gives (features, logits) of one inner level: a
+            :class:`~rekd_hloc.features.detector.steerable.SteerableBackbone` to train, or its baked
+            form.
+        num_fields: channels of the backbone's features (d3).
+        inner_levels, inner_factor, pixel_range, norm_window_px, blur_gain, orientation_blur_px: see
+            :class:`~rekd_hloc.config.NetworkConfig`.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        num_fields: int = 2,
+        inner_levels: int = 3,
+        inner_factor: float = 1.2,
+        pixel_range: float = 255.0,
+        norm_window_px: int = 65,
+        blur_gain: float = 1.0,
+        orientation_blur_px: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.score_norm: nn.Module = nn.BatchNorm2d(num_fields * inner_levels)
+        self.score_head = nn.Conv2d(num_fields * inner_levels, 1, 1)
+        with torch.no_grad():  # positive weights: a head that starts below ReLU's kink never learns
+            self.score_head.weight.abs_()
+            self.score_head.bias.fill_(0.5)  # type: ignore[union-attr]
+        self.inner_levels = inner_levels
+        self.inner_factor = inner_factor
+        self.pixel_range = pixel_range
+        self.norm_window_px = norm_window_px
+        self._blur: Tensor
+        self.register_buffer("_blur", _gaussian_kernel(1.5, 3, blur_gain), persistent=False)
+        pool = _gaussian_taps(orientation_blur_px) if orientation_blur_px > 0 else torch.ones(1)
+        self._pool: Tensor
+        self.register_buffer("_pool", pool, persistent=False)
+
+    def forward(
+        self, image: Float[Tensor, "batch 1 height width"]
+    ) -> tuple[Float[Tensor, "batch 1 height width"], Float[Tensor, "batch bin height width"]]:
+        """Scores (not negative) and, for each pixel, the logits of the orientation histogram.
+
+        Bin k of N stands for the direction 2 pi k / N counter-clockwise on the screen; the
+        histogram is the softmax of the logits over the bins.
+
+        Args:
+            image: grey, 0..1.
+        """
+        score, levels = self.level_maps(image)
+        size = image.shape[2:]
+        logits = torch.stack([_resize(level, size) for level in levels]).sum(dim=0)
+        return score, logits
+
+    def level_maps(self, image: Float[Tensor, "batch 1 height width"]) -> Maps:
+        """The score map, and the logits of each inner level at that level's own size.
+
+        Inference reads the logits at a few thousand points, so resizing them everywhere would be
+        wasted; the sum of bilinear reads is what :meth:`forward` gives at whole pixels.
+
+        In low precision the backbone alone runs so: scores in bfloat16 would be equal over many
+        pixels, and equal scores have no maximum.
+        """
+        size = image.shape[2:]
+        pooled, logits = [], []
+        for level in range(self.inner_levels):
+            with full_precision(image.device):
+                inner = self._inner_image(image, level)
+            features, level_logits = self.backbone(inner)
+            with full_precision(image.device):
+                pooled.append(_resize(features.float(), size))
+                logits.append(self._pool_logits(level_logits.float()))
+        with full_precision(image.device):
+            score = F.relu(self.score_head(self.score_norm(torch.cat(pooled, dim=1))))
+        return score, logits
+
+    @torch.no_grad()
+    def _inner_image(self, image: Tensor, level: int) -> Tensor:
+        image = image * self.pixel_range
+        height, width = image.shape[2:]
+        if level > 0:
+            image = F.conv2d(image, self._blur, padding=3)
+            shrink = self.inner_factor**level
+            image = _resize(image, (max(int(height / shrink), 1), max(int(width / shrink), 1)))
+        return normalise_contrast(image, self.norm_window_px)
+
+    def _pool_logits(self, logits: Tensor) -> Tensor:
+        taps = self._pool
+        radius = len(taps) // 2
+        if radius == 0:
+            return logits
+        bins = logits.shape[1]
+        rows = taps.view(1, 1, -1, 1).expand(bins, 1, -1, 1)
+        columns = taps.view(1, 1, 1, -1).expand(bins, 1, 1, -1)
+        logits = F.conv2d(logits, rows, padding=(radius, 0), groups=bins)
+        return F.conv2d(logits, columns, padding=(0, radius), groups=bins)
+
+
+def build_network(config: NetworkConfig, backbone: nn.Module) -> Rekd:
+    """A network of that configuration around a backbone."""
+    return Rekd(
+        backbone=backbone,
+        num_fields=config.fields[2],
+        inner_levels=config.inner_levels,
+        inner_factor=config.inner_factor,
+        pixel_range=config.pixel_range,
+        norm_window_px=config.norm_window_px,
+        blur_gain=config.blur_gain,
+        orientation_blur_px=config.orientation_blur_px,
+    )
+
+
+def build_frozen(config: NetworkConfig, *, tile_rows: int = -1) -> Rekd:
+    """An inference network of that configuration, its weights still to be loaded."""
+    backbone = FrozenBackbone(
+        group_order=config.group_order, fields=config.fields, tile_rows=tile_rows
+    )
+    network = build_network(config, backbone)
+    network.score_norm = nn.Identity()  # folded into the score head
+    return network.eval()
+
+
+def _resize(maps: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    if maps.shape[2:] == torch.Size(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
+
+
+def _gaussian_kernel(sigma: float, radius: int, gain: float) -> Tensor:
+    taps = torch.exp(-(torch.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))
+    kernel = torch.outer(taps, taps)
+    # gain 0: the paper's code divides by sqrt(2 pi) sigma, the norm of a one-dimensional Gaussian
+    norm = kernel.sum() / gain if gain > 0 else torch.tensor(math.sqrt(2 * math.pi) * sigma)
+    return (kernel / norm)[None, None]
+
+
+def _gaussian_taps(sigma: float) -> Tensor:
+    radius = max(math.ceil(3 * sigma), 1)
+    taps = torch.exp(-(torch.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))
+    return taps / taps.sum()

@@ -1,0 +1,215 @@
+"""From an image to features: reads, shrinks, detects, describes, and maps back. Nothing else."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rekd_hloc.config import ExtractConfig, config_hash, get_preset
+from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, resolve_hardnet
+from rekd_hloc.features.descriptor.patches import cut_patches
+from rekd_hloc.features.detector.detect import Detector
+from rekd_hloc.features.weights import load_detector, resolve_weights, weights_hash
+from rekd_hloc.geometry import warp_points, warp_scales
+from rekd_hloc.images import read_image, shrink
+from rekd_hloc.types import Features, Keypoints
+
+Image = str | Path | NDArray[np.generic] | Tensor
+
+GPU_READERS = 4
+"""Threads that read photos ahead for a GPU; a processor is kept busy by what one reads."""
+
+
+class Extractor:
+    """Extracts oriented keypoints with descriptors.
+
+    Args:
+        detector: finds keypoints.
+        descriptor: HardNet, in eval mode, on the detector's device.
+        config: the resolved options.
+        name: what the preset is called.
+        provenance: what a features file must record: configuration, its hash, weights' hashes.
+
+    Example:
+        >>> features = Extractor.from_pretrained("rekd")("photo.jpg")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        *,
+        detector: Detector,
+        descriptor: nn.Module,
+        config: ExtractConfig,
+        name: str,
+        provenance: dict[str, str],
+    ) -> None:
+        self.detector = detector
+        self.descriptor = descriptor
+        self.config = config
+        self.name = name
+        self.provenance = provenance
+
+    @classmethod
+    def from_pretrained(
+        cls, preset: str = "rekd", *, device: str = "auto", config: ExtractConfig | None = None
+    ) -> Self:
+        """An extractor with the weights that ship with the package.
+
+        Args:
+            preset: ``rekd``, ``rekd-upright``, ``rekd-fast``, ``rekd-c36`` or ``rekd-paper``.
+            device: ``auto`` (CUDA where there is one), or any torch device.
+            config: options in place of the preset's own.
+
+        Raises:
+            ValueError: no such preset or device.
+            FileNotFoundError: the configuration names weights that are not there.
+        """
+        config = config or get_preset(preset)
+        place = choose_device(device)
+        weights = resolve_weights(config.weights)
+        network, _ = load_detector(weights, tile_rows=config.detector.tile_rows)
+        descriptor = load_hardnet(config.descriptor.weights)
+        provenance = {
+            "preset": preset,
+            "config": json.dumps(asdict(config), sort_keys=True),
+            "config_hash": config_hash(config),
+            "detector_weights": weights_hash(weights),
+            "descriptor_weights": weights_hash(resolve_hardnet(config.descriptor.weights)),
+        }
+        return cls(
+            detector=Detector(network.to(place), config.detector),
+            descriptor=descriptor.to(place),
+            config=config,
+            name=preset,
+            provenance=provenance,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where extraction runs."""
+        return self.detector.device
+
+    @property
+    def num_readers(self) -> int:
+        """Threads that read photos ahead of it."""
+        return 1 if self.device.type == "cpu" else GPU_READERS
+
+    @torch.inference_mode()
+    def __call__(self, image: Image, mask: NDArray[np.generic] | Tensor | None = None) -> Features:
+        """Extract from a file, or from an array.
+
+        Args:
+            image: a path; or grey (height, width) or RGB (height, width, 3), uint8, uint16, or
+                floats in 0..1.
+            mask: (height, width), zero where pixels must be ignored; no patch touches one.
+
+        Returns:
+            Features on the CPU, strongest first, in pixels of the original image.
+
+        Raises:
+            ImageReadError: the file is no readable image.
+            ValueError: an array of another shape or type, or a mask of another size.
+        """
+        grey = read_image(Path(image)) if isinstance(image, str | Path) else grey_from_array(image)
+        height, width = grey.shape
+        usable = _usable_pixels(mask, grey.shape)
+        small, small_from_image = shrink(grey, self.config.max_side_px)
+        small = small.to(self.device)
+        if usable is not None:
+            usable = _shrink_mask(usable, small.shape)
+        descriptor = self.config.descriptor
+        keypoints = self.detector.detect(
+            small, usable, descriptor.support, oriented=descriptor.oriented
+        )
+        patches = cut_patches(
+            small,
+            keypoints,
+            support=descriptor.support,
+            oriented=descriptor.oriented,
+            antialias=descriptor.antialias,
+        )
+        descriptors = describe(self.descriptor, patches, descriptor.batch_size)
+        in_image = _to_original(keypoints.to("cpu"), torch.linalg.inv(small_from_image))
+        return Features(in_image, descriptors.cpu(), (width, height))
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of that name; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: torch does not know the device, or this machine lacks it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"no device {name!r}; use auto, cpu, cuda or cuda:0") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} asked for, but torch sees no CUDA here; use cpu")
+    return device
+
+
+def grey_from_array(image: NDArray[np.generic] | Tensor) -> Float[Tensor, "height width"]:
+    """Grey in 0..1 from an array that holds an image, by ITU-R 601 luma.
+
+    Raises:
+        ValueError: another shape, an empty side, or values out of range.
+    """
+    if isinstance(image, Tensor):
+        tensor = image
+    else:  # torch takes neither Pillow's read-only arrays nor views that run backwards
+        tensor = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+    if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and tensor.shape[2] != 3):
+        raise ValueError(
+            f"image must be (height, width) or (height, width, 3), got {tuple(tensor.shape)}"
+        )
+    if 0 in tensor.shape:
+        raise ValueError(f"image has no pixel: shape {tuple(tensor.shape)}")
+    white = {torch.uint8: 255.0, torch.uint16: 65535.0}.get(tensor.dtype, 1.0)
+    values = tensor.float() / white
+    if not tensor.dtype.is_floating_point and white == 1.0:
+        raise ValueError(f"image must be uint8, uint16 or floats in 0..1, got {tensor.dtype}")
+    if not bool(torch.isfinite(values).all()) or values.min() < 0 or values.max() > 1.0 + 1e-4:
+        raise ValueError(
+            f"a float image must lie in 0..1, got {float(values.min())}..{float(values.max())}; "
+            "divide by its white"
+        )
+    if tensor.ndim == 2:
+        return values
+    return values @ values.new_tensor([0.299, 0.587, 0.114])
+
+
+def _usable_pixels(
+    mask: NDArray[np.generic] | Tensor | None, shape: torch.Size
+) -> Bool[Tensor, "height width"] | None:
+    if mask is None:
+        return None
+    usable = mask != 0 if isinstance(mask, Tensor) else torch.from_numpy(np.asarray(mask != 0))
+    if usable.shape != shape:
+        raise ValueError(
+            f"mask has shape {tuple(usable.shape)}, its image {tuple(shape)}; they must be equal"
+        )
+    return usable
+
+
+def _shrink_mask(usable: Tensor, shape: torch.Size) -> Tensor:
+    """A small pixel is usable if every pixel that it stands for is."""
+    if usable.shape == shape:
+        return usable
+    ignored = (~usable).float()[None, None]
+    share = torch.nn.functional.adaptive_max_pool2d(ignored, tuple(shape))
+    return share[0, 0] == 0
+
+
+def _to_original(keypoints: Keypoints, image_from_small: Float[Tensor, "3 3"]) -> Keypoints:
+    exact = keypoints.xy.double()
+    scale = warp_scales(image_from_small, exact, keypoints.scale.double())
+    xy = warp_points(image_from_small, exact)
+    return Keypoints(xy.float(), scale.float(), keypoints.angle, keypoints.score)

@@ -1,0 +1,198 @@
+"""Features and matches become a COLMAP database.
+
+Keypoints keep all they have: COLMAP stores (x, y, scale, angle), its origin is the first pixel's
+corner, its angles are radians in the house sense. Descriptors can come along as bytes on which
+COLMAP's own matchers work. Verification and mapping are in :mod:`rekd_hloc.sfm.mapping`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+import torch
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from rekd_hloc.files import beside
+from rekd_hloc.matching.pairs import Pair, unique_pairs
+from rekd_hloc.sfm import pycolmap_compat as compat
+from rekd_hloc.sfm.cameras import (
+    add_missing_image,
+    check_camera,
+    check_size,
+    image_ids,
+    import_images,
+)
+from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.types import Features, Keypoints
+
+SIFT_SUPPORT = 12.0
+"""Side of a SIFT patch in units of COLMAP's scale: 4 cells of 3 sigma each."""
+SIFT_CHANNELS = 128
+CODE_NORM = 512.0
+"""Length that COLMAP's matchers take SIFT's byte vectors to have."""
+CODE_OFFSET = 0.25
+"""Added to a unit descriptor's entries before they become bytes; 2.8 standard deviations."""
+SPACE_BYTES = 2 << 20
+SPACE_BYTES_PER_IMAGE = 4 << 10
+"""Free space without which importing images is not started: pycolmap 4.2 ends the process when the
+disk becomes full there."""
+
+
+def colmap_keypoints(keypoints: Keypoints, support: float = SIFT_SUPPORT) -> NDArray[np.float32]:
+    """Rows (x, y, scale, angle) as COLMAP defines them, shape (keypoint, 4).
+
+    Args:
+        keypoints: in pixels of the original image.
+        support: side in pixels of the patch that describes a keypoint of scale 1. COLMAP's scale
+            is a sigma, and SIFT's patch has 12 of them on a side; so the factor support / 12 makes
+            the SIFT patch at that keypoint exactly as large as the patch that was described. The
+            default leaves scales as they are: right for stores that hold sigmas already.
+    """
+    scale = keypoints.scale * (support / SIFT_SUPPORT)
+    rows = torch.cat([keypoints.xy + 0.5, scale[:, None], keypoints.angle[:, None]], dim=1)
+    return np.asarray(rows.numpy(), dtype=np.float32)
+
+
+def quantise(
+    descriptors: Float[Tensor, "keypoint channel"],
+) -> UInt8[np.ndarray, "keypoint channel"]:
+    """Bytes among which COLMAP's SIFT matchers find the neighbours that cosine finds.
+
+    SIFT has no negative entries, and COLMAP takes its bytes to have norm 512: dot products become
+    angles with it. A signed descriptor gets there by an affine map. Its mean is removed and its
+    length restored, then it becomes ``s (x + 0.25)`` with s such that the norm is 512. Dot products
+    of codes are then affine in the cosine, distances proportional to distances: the order of
+    neighbours stays, and so do ratios of distances. Entries below -0.25 are clipped.
+    """
+    centred = descriptors.double() - descriptors.double().mean(dim=1, keepdim=True)
+    unit = centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    gain = CODE_NORM / (1.0 + descriptors.shape[1] * CODE_OFFSET**2) ** 0.5
+    codes = (gain * (unit + CODE_OFFSET)).round().clamp(0, 255)
+    return np.asarray(codes.numpy(), dtype=np.uint8)
+
+
+def stored_support(features: FeatureStore) -> float:
+    """The ``support`` that :func:`colmap_keypoints` needs for a file of features.
+
+    Files of this package state it in their configuration; others hold sigmas already.
+    """
+    descriptor = stored_config(features.provenance).get("descriptor", {})
+    return float(descriptor.get("support", SIFT_SUPPORT))
+
+
+def stored_config(provenance: Mapping[str, str]) -> dict[str, Any]:
+    """The extractor's configuration that a file of this package records; empty for others."""
+    try:
+        config = json.loads(provenance.get("config", "{}"))
+    except ValueError:
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def export_database(
+    database_path: Path,
+    image_dir: Path | None,
+    features: FeatureStore,
+    matches: MatchStore | None,
+    pairs: Iterable[Pair],
+    *,
+    names: Iterable[str] | None = None,
+    camera_model: str = "SIMPLE_RADIAL",
+    camera_mode: str = "auto",
+    intrinsics: Sequence[float] | None = None,
+    support: float = SIFT_SUPPORT,
+    quantise_descriptors: bool = False,
+    progress: bool = False,
+) -> dict[str, int]:
+    """Write a new COLMAP database with cameras, images, 4-column keypoints and matches.
+
+    The file appears whole or not at all; one that was there is replaced.
+
+    Args:
+        database_path: the file to write.
+        image_dir: where COLMAP reads the images' focal length (EXIF); None assumes its default.
+        features: of the images to export.
+        matches: of the pairs; None writes none.
+        pairs: (name, name); repeated and reversed ones count once.
+        names: images to export; all in ``features`` when None.
+        camera_model: COLMAP's name of it.
+        camera_mode: who shares a camera: ``auto`` (COLMAP's choice), ``single``, ``per_folder``
+            or ``per_image``.
+        intrinsics: known parameters of the camera model, for every image.
+        support: see :func:`colmap_keypoints`.
+        quantise_descriptors: also write descriptors, by :func:`quantise`.
+        progress: show bars on stderr.
+
+    Returns:
+        The image id of each name.
+
+    Raises:
+        ValueError: unknown camera model or mode, parameters that do not fit it, one camera for
+                images of several sizes, a pair without matches, descriptors without 128 channels.
+        OSError: the database could not be written; the message says where and why.
+    """
+    names = sorted(features.names() if names is None else names)
+    pairs = unique_pairs(pairs, names)
+    check_camera(camera_model, camera_mode, intrinsics)
+    camera = (camera_model, camera_mode, intrinsics)
+    scratch = beside(database_path, ".tmp")
+    remove_database(scratch)
+    scratch.touch()  # raises what is wrong with the folder; COLMAP would not say
+    compat.require_space(scratch, SPACE_BYTES + SPACE_BYTES_PER_IMAGE * len(names))
+    with compat.quiet(), compat.write_errors(database_path):
+        import_images(scratch, image_dir, names, *camera)
+        with pycolmap.Database.open(str(scratch)) as database:
+            ids = image_ids(database)
+            counts: dict[str, int] = {}
+            for name in tqdm(names, "database", disable=None if progress else True):
+                entry = features.read(name)
+                if name not in ids:
+                    ids[name] = add_missing_image(database, name, entry.image_size, *camera)
+                check_size(database, ids[name], entry.image_size, camera_mode)
+                counts[name] = len(entry)
+                database.write_keypoints(ids[name], colmap_keypoints(entry.keypoints, support))
+                if quantise_descriptors:
+                    codes = _quantise_for_colmap(name, entry)
+                    compat.write_descriptor_codes(database, ids[name], codes)
+            if matches is not None:
+                for pair in pairs:
+                    index = _read_index(matches, pair, counts)
+                    database.write_matches(ids[pair[0]], ids[pair[1]], index)
+    remove_database(database_path)
+    scratch.replace(database_path)
+    return ids
+
+
+def remove_database(path: Path) -> None:
+    """Delete a database and the journals beside it, if they are there."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _read_index(matches: MatchStore, pair: Pair, counts: dict[str, int]) -> NDArray[np.uint32]:
+    """Matches that surely exist: COLMAP reads what lies beyond its keypoints without asking."""
+    index = matches.read(*pair).index.numpy()
+    for name, column in zip(pair, index.T, strict=True):
+        largest = int(column.max(initial=-1))
+        if largest >= counts[name]:
+            raise ValueError(
+                f"the matches of {pair} in {matches.path} name keypoint {largest} of {name!r}, "
+                f"which has {counts[name]}; match again"
+            )
+    return index.astype(np.uint32)
+
+
+def _quantise_for_colmap(name: str, features: Features) -> NDArray[np.uint8]:
+    channels = features.descriptors.shape[1]
+    if channels != SIFT_CHANNELS:
+        raise ValueError(
+            f"COLMAP's matchers take {SIFT_CHANNELS} channels, the descriptors of {name!r} "
+            f"have {channels}; export without descriptors"
+        )
+    return quantise(features.descriptors)

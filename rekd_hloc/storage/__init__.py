@@ -1,0 +1,1 @@
+"""HDF5 files in hloc's schema: safe against kills, resumable, validated."""

@@ -1,0 +1,257 @@
+"""An HDF5 file that is only ever replaced whole, and the journal beside it until then.
+
+Writers append to ``<file>.journal``. Closing copies the file to ``<file>.tmp``, adds the records,
+and renames it over the file. Whoever dies in between leaves the old file and the journal, and the
+next writer goes on with both. A file records what it was made with, and takes nothing else.
+"""
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+
+from rekd_hloc.files import atomic_write, beside, explain_os_error
+from rekd_hloc.storage.hdf5_groups import (
+    HDF5_ERRORS,
+    dataset_names,
+    group_attributes,
+    open_hdf5,
+    text_attributes,
+    walk,
+    write_group,
+)
+from rekd_hloc.storage.journal import Journal, Record
+from rekd_hloc.storage.provenance import refuse_other
+
+logger = logging.getLogger(__name__)
+
+FORMAT = ("v108", "latest")
+"""File format: as of HDF5 1.8, which keeps many groups small; parts added since may be newer."""
+RECORD_BYTES, FILE_BYTES = 8_192, 1 << 20
+"""More than HDF5 needs for a group's own records (about 2,000 bytes measured), and for a file's."""
+
+
+class Hdf5File:
+    """Groups of arrays in a file and in the journal beside it.
+
+    Attributes:
+        path: the HDF5 file.
+        provenance: the file's text attributes.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        file: h5py.File | None,
+        journal: Journal | None,
+        provenance: dict[str, str],
+        *,
+        is_writable: bool,
+    ) -> None:
+        """Use :meth:`open` or :meth:`resume`."""
+        self.path = path
+        self.provenance = provenance
+        self._file = file
+        self._journal = journal
+        self._is_writable = is_writable
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open to read.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no HDF5 file, or a damaged one.
+        """
+        journal_path = beside(path, ".journal")
+        if not path.exists():
+            hint = "; a run that writes it was interrupted: let it go on first"
+            raise FileNotFoundError(f"no file {path}{hint if journal_path.exists() else ''}")
+        file = open_hdf5(path)
+        journal = Journal(journal_path) if journal_path.is_file() else None
+        return cls(path, file, journal, text_attributes(file), is_writable=False)
+
+    @classmethod
+    def resume(cls, path: Path, provenance: Mapping[str, str], *, overwrite: bool = False) -> Self:
+        """Open to write: a new file, or one made with the same provenance.
+
+        Raises:
+            ValueError: the file was made with something else, or is no HDF5 file.
+            OSError: the folder cannot be written, or another process is writing the file.
+        """
+        journal_path = beside(path, ".journal")
+        try:
+            journal_path.parent.mkdir(parents=True, exist_ok=True)
+            for old in (journal_path, path) if overwrite else ():
+                old.unlink(missing_ok=True)
+            if path.exists() and not os.access(path, os.W_OK):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise explain_os_error(error, path) from error
+        file = open_hdf5(path) if path.exists() else None
+        self = cls(path, file, None, dict(provenance), is_writable=True)
+        try:
+            if file is not None:
+                refuse_other(path, text_attributes(file), provenance)
+            self._journal = Journal.resume(journal_path, provenance)
+            refuse_other(path, self._journal.provenance, provenance)
+            beside(path, ".tmp").unlink(missing_ok=True)
+        except BaseException:
+            self.release()
+            raise
+        return self
+
+    def __contains__(self, group: str) -> bool:
+        if self._journal is not None and group in self._journal:
+            return True
+        return self._find(group) is not None
+
+    def groups(self, marker: str) -> list[str]:
+        """Sorted paths of the groups that hold a dataset of this name."""
+        found = set(self._journal or ())
+        if self._file is not None:
+            found.update(walk(self._file, marker))
+        return sorted(found)
+
+    def datasets(self, group: str) -> set[str]:
+        """Names of the datasets in a group; none if there is no such group."""
+        if self._journal is not None and group in self._journal:
+            return self._journal.datasets(group)
+        found = self._find(group)
+        return set() if found is None else dataset_names(found)
+
+    def attributes(self, group: str) -> dict[str, Any]:
+        """Attributes of a group; none if there is no such group."""
+        if self._journal is not None and group in self._journal:
+            return self._journal.attributes(group)
+        found = self._find(group)
+        return {} if found is None else group_attributes(found)
+
+    def read(self, group: str, names: tuple[str, ...]) -> Record | None:
+        """The group with those of the named datasets it has, without attributes, or None.
+
+        Raises:
+            ValueError: the file is damaged there.
+        """
+        if self._journal is not None and group in self._journal:
+            return self._journal.read(group)
+        found = self._find(group)
+        if found is None:
+            return None
+        try:
+            present = [name for name in names if name in found]
+            return Record(group, {name: np.asarray(found[name][()]) for name in present})
+        except HDF5_ERRORS as error:
+            raise ValueError(f"{self.path}: {group!r} cannot be read: {error}") from error
+
+    def append(self, record: Record) -> None:
+        """Keep a record for good, though it enters the HDF5 file on closing only.
+
+        Raises:
+            ValueError: the file was opened to read.
+            OSError: the disk is full or gone.
+        """
+        if self._journal is None or not self._is_writable:
+            raise ValueError(f"{self.path} is not open for writing; open it with resume")
+        self._journal.append(record)
+
+    def close(self) -> None:
+        """Write what was appended into the HDF5 file, if it was opened to write.
+
+        Raises:
+            OSError: the disk is full or gone; the journal stays and nothing is lost.
+        """
+        journal, is_new = self._journal, self._file is None
+        self.release()
+        if not self._is_writable or journal is None:
+            return
+        self._is_writable = False
+        if is_new or len(journal):
+            self._merge(journal, is_new)
+        journal.remove()
+
+    def release(self) -> None:
+        """Close all handles; the journal stays as it is."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _find(self, group: str) -> h5py.Group | None:
+        if self._file is None or not group:
+            return None
+        try:
+            found = self._file.get(group)
+        except HDF5_ERRORS:  # damaged, or a name that no HDF5 file can hold
+            return None
+        return found if isinstance(found, h5py.Group) else None
+
+    def _merge(self, journal: Journal, is_new: bool) -> None:
+        try:
+            with atomic_write(self.path, kept_in=journal.path, durable=True) as scratch:
+                if is_new:
+                    with h5py.File(scratch, "w", libver=FORMAT) as file:
+                        file.attrs.update(self.provenance)
+                else:
+                    shutil.copy(self.path, scratch)
+                _reserve(scratch, journal.size() + len(journal) * RECORD_BYTES + FILE_BYTES)
+                with h5py.File(scratch, "r+", libver=FORMAT) as file:
+                    for group in journal:
+                        write_group(file, journal.read(group))
+        except OSError:
+            raise
+        except HDF5_ERRORS as error:
+            raise ValueError(
+                f"{self.path} is damaged ({error}); move it away: what this run wrote is in "
+                f"{journal.path}, and the same command goes on from there"
+            ) from error
+
+
+def check_name(name: str) -> None:
+    """Refuse an image name that HDF5 would not keep as it is.
+
+    Raises:
+        ValueError: empty, absolute, with ``.``, ``..`` or nothing between slashes, or no Unicode.
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\0" in name:
+        raise ValueError(
+            f"image name {name!r} must be a path relative to the image folder, like folder/a.jpg"
+        )
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"image name {name!r} is not UTF-8; rename the file") from error
+
+
+def close_after(file: Hdf5File, error: BaseException | None) -> None:
+    """Close at the end of a ``with`` block; an error of the block's own is the one to report."""
+    try:
+        file.close()
+    except OSError as second:
+        if error is None:
+            raise
+        logger.warning("%s", second)
+
+
+def _reserve(path: Path, num_bytes: int) -> None:
+    """Take disk space now: where HDF5 itself meets a full disk, it ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), path.stat().st_size, num_bytes)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+        else:
+            return
+    if shutil.disk_usage(path.parent).free < num_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

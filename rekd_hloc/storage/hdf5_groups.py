@@ -1,0 +1,131 @@
+"""Reading and writing groups of HDF5 files, some of which other programs have damaged."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from rekd_hloc.storage.journal import Record
+
+logger = logging.getLogger(__name__)
+
+DATASETS = frozenset(
+    ("keypoints", "descriptors", "scores", "scales", "oris", "image_size")
+    + ("matches0", "matching_scores0")
+)
+"""Names in a group of features or matches that need no look whether they are groups."""
+HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+"""What h5py raises on damaged files."""
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open to read.
+
+    Raises:
+        ValueError: it is no HDF5 file, or a damaged one.
+        OSError: it may not be read, or another program is writing it.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not an HDF5 file")
+    try:
+        file = h5py.File(path, "r")
+    except (BlockingIOError, PermissionError):
+        raise
+    except HDF5_ERRORS as error:
+        raise ValueError(f"{path} is no HDF5 file, or a damaged one ({error})") from error
+    try:
+        text_attributes(file)
+    except HDF5_ERRORS as error:
+        file.close()
+        raise ValueError(f"{path} is a damaged HDF5 file ({error})") from error
+    return file
+
+
+def text_attributes(file: h5py.File) -> dict[str, str]:
+    """A file's attributes that are text."""
+    return {str(key): value for key, value in file.attrs.items() if isinstance(value, str)}
+
+
+def walk(group: h5py.Group, marker: str, prefix: str = "") -> Iterator[str]:
+    """Paths of the groups below that hold a dataset named ``marker``; damaged ones are left out.
+
+    Example:
+        >>> list(walk(h5py.File("features.h5"), "keypoints"))  # doctest: +SKIP
+        ['a.jpg', 'folder/b.jpg']
+    """
+    names = member_names(group)
+    if prefix and marker in names and member_kind(group, marker) is h5py.Dataset:
+        yield prefix
+        names = [name for name in names if name not in DATASETS]
+    for name in names:
+        below = open_group(group, name)
+        if below is not None:
+            yield from walk(below, marker, f"{prefix}/{name}" if prefix else name)
+
+
+def member_names(group: h5py.Group) -> list[str]:
+    """Names in a group; none if it is damaged."""
+    try:
+        return [name for name in group if isinstance(name, str)]
+    except HDF5_ERRORS as error:
+        logger.debug("damaged group: %s", error)
+        return []
+
+
+def member_kind(group: h5py.Group, name: str) -> type | None:
+    """``h5py.Group``, ``h5py.Dataset`` or another; None if it cannot be read."""
+    try:
+        kind: type | None = group.get(name, getclass=True)
+    except HDF5_ERRORS as error:
+        logger.debug("damaged member %s: %s", name, error)
+        return None
+    return kind
+
+
+def open_group(group: h5py.Group, name: str) -> h5py.Group | None:
+    """The group of that name; None if it is none, or cannot be read."""
+    if member_kind(group, name) is not h5py.Group:
+        return None
+    try:
+        return group[name]
+    except HDF5_ERRORS as error:
+        logger.debug("damaged group %s: %s", name, error)
+        return None
+
+
+def dataset_names(group: h5py.Group) -> set[str]:
+    """Names of the datasets in a group that can be read."""
+    return {name for name in member_names(group) if member_kind(group, name) is h5py.Dataset}
+
+
+def write_group(file: h5py.File, record: Record) -> None:
+    """Write a record in place of the datasets that its group has."""
+    group = file.require_group(record.group)
+    for name in [name for name in group if isinstance(group[name], h5py.Dataset)]:
+        del group[name]
+    for name, array in record.arrays.items():
+        group.create_dataset(name, data=array)
+    for name, attrs in record.attrs.items():
+        place = (group[name] if name else group).attrs
+        for key, value in attrs.items():
+            if isinstance(value, str):
+                # of fixed length: HDF5 reads for ever in a damaged heap of other strings
+                text = value.encode()
+                place.create(key, text, dtype=h5py.string_dtype("utf-8", max(len(text), 1)))
+            else:
+                place[key] = value
+
+
+def group_attributes(group: h5py.Group) -> dict[str, Any]:
+    """A group's attributes, text as ``str``; none if they are damaged."""
+    try:
+        found = dict(group.attrs)
+        return {
+            key: value.decode() if isinstance(value, bytes) else value
+            for key, value in found.items()
+        }
+    except HDF5_ERRORS as error:
+        logger.debug("damaged attributes: %s", error)
+        return {}

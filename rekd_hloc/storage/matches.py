@@ -1,0 +1,244 @@
+"""Matches of image pairs in hloc's HDF5 schema: ``matches0`` and ``matching_scores0``.
+
+``matches0`` has one entry for each keypoint of the first image: its partner's index, or -1. The
+group's path is made of both names with ``-`` for ``/``; hloc's older files join them by ``_``.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rekd_hloc.storage.hdf5_file import Hdf5File, check_name, close_after
+from rekd_hloc.storage.journal import Record
+from rekd_hloc.types import Matches
+
+Pair = tuple[str, str]
+
+MATCH_DATASETS = ("matches0", "matching_scores0")
+INT16_MAX = 32_767
+"""hloc keeps matches as int16; larger indices are stored as int32 here, which hloc reads too."""
+OLD_GROUP = re.compile(r"(.+\.(?:jpe?g|png|ppm|pgm|bmp|tiff?|webp|jp2|gif))_(.+)", re.IGNORECASE)
+
+
+class MatchStore:
+    """Matches of many image pairs in one file of hloc's schema; a context manager.
+
+    hloc's names of groups do not tell ``a/b.jpg`` from ``a-b.jpg``, so the true names are stored
+    as attributes beside the matches. Scores are stored as hloc's (1 + cosine) / 2.
+
+    Attributes:
+        path: the HDF5 file.
+        provenance: what the matches were made with; empty for files of other programs.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open to read.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no HDF5 file, or a damaged one.
+        """
+        self._file = Hdf5File.open(path)
+        self.path = path
+        self.provenance = self._file.provenance
+
+    @classmethod
+    def resume(cls, path: Path, provenance: Mapping[str, str], *, overwrite: bool = False) -> Self:
+        """Open to write: a new file, or an old one to go on with, also after a kill.
+
+        Raises:
+            ValueError: the file holds matches made with something else, or is no HDF5 file.
+            OSError: the folder cannot be written, or another process is writing the file.
+        """
+        self = cls.__new__(cls)
+        self._file = Hdf5File.resume(path, provenance, overwrite=overwrite)
+        self.path = path
+        self.provenance = self._file.provenance
+        return self
+
+    def pairs(self, names: Iterable[str] | None = None) -> list[Pair]:
+        """All pairs in the file, sorted.
+
+        Args:
+            names: of the images. Files of hloc hold names with ``-`` for ``/``; this finds the
+                true ones. Without it, such pairs come back as they are in the file.
+
+        Raises:
+            ValueError: two of the names are one in the file.
+        """
+        true_name = names_by_key(names or ())
+        found = []
+        for group in self._file.groups("matches0"):
+            known = _stored_names(self._file.attributes(group))
+            found.append(known or split_group(group, true_name))
+        return sorted(found)
+
+    def __contains__(self, pair: object) -> bool:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            return False
+        return self._find(*pair) is not None
+
+    def read(self, a: str, b: str) -> Matches:
+        """Matches from image ``a`` to image ``b``, in whichever order they were stored.
+
+        Raises:
+            ValueError: the pair is not in the file, or its matches are damaged.
+        """
+        found = self._find(a, b)
+        if found is None:
+            raise ValueError(f"{self.path} has no matches of ({a!r}, {b!r}); match that pair first")
+        group, is_reversed = found
+        record = self._file.read(group, MATCH_DATASETS)
+        assert record is not None
+        try:
+            return _matches(record.arrays, is_reversed)
+        except ValueError as error:
+            raise ValueError(f"pair ({a!r}, {b!r}) in {self.path}: {error}") from error
+
+    def write(self, a: str, b: str, matches: Matches, num_keypoints_a: int) -> None:
+        """Add a pair, or replace it.
+
+        Args:
+            a: name of the first image.
+            b: name of the second image.
+            matches: each keypoint of ``a`` at most once.
+            num_keypoints_a: how many keypoints image ``a`` has.
+
+        Raises:
+            ValueError: indices out of range or repeated; the pair is there the other way round;
+                names that hloc's form cannot tell apart; a store that was opened to read.
+            OSError: the disk is full or gone; what was written before is safe.
+        """
+        check_name(a)
+        check_name(b)
+        if a == b:
+            raise ValueError(f"image {a!r} is paired with itself; remove that pair")
+        group = pair_group(a, b)
+        stored = _stored_names(self._file.attributes(group))
+        if stored is not None and stored != (a, b):
+            raise ValueError(
+                f"the pairs {stored} and {(a, b)} have one name in hloc's form, where '/' becomes "
+                "'-'; rename one of the images"
+            )
+        if self._find(b, a) == (pair_group(b, a), False):
+            raise ValueError(f"{self.path} has {(b, a)} already, which is {(a, b)} reversed")
+        try:
+            arrays = _match_arrays(matches, num_keypoints_a)
+        except ValueError as error:
+            raise ValueError(f"pair ({a!r}, {b!r}): {error}") from error
+        self._file.append(Record(group, arrays, {"": {"name0": a, "name1": b}}))
+
+    def close(self) -> None:
+        """Bring the file up to date with all that was written.
+
+        Raises:
+            OSError: the disk is full or gone; nothing is lost, resume and close again.
+        """
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        close_after(self._file, error)
+
+    def _find(self, a: str, b: str) -> tuple[str, bool] | None:
+        """The group that holds the pair, and whether as (b, a); hloc's older form comes last."""
+        for separator in ("/", "_"):
+            for first, second in ((a, b), (b, a)):
+                group = pair_group(first, second, separator)
+                if "matches0" in self._file.datasets(group):
+                    stored = _stored_names(self._file.attributes(group))
+                    if stored in (None, (first, second)):
+                        return group, (first, second) != (a, b)
+        return None
+
+
+def pair_group(a: str, b: str, separator: str = "/") -> str:
+    """Where hloc keeps a pair's matches; the separator was ``_`` in its older files."""
+    return separator.join((a.replace("/", "-"), b.replace("/", "-")))
+
+
+def names_by_key(names: Iterable[str]) -> dict[str, str]:
+    """The image name behind each part of a group's path.
+
+    Raises:
+        ValueError: two names have the same one.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        other = found.setdefault(name.replace("/", "-"), name)
+        if other != name:
+            raise ValueError(
+                f"hloc's form of match files cannot tell {other!r} from {name!r}; rename one"
+            )
+    return found
+
+
+def split_group(group: str, true_name: Mapping[str, str]) -> Pair:
+    """The two names in a group's path, the true ones where they are known.
+
+    Raises:
+        ValueError: a path of hloc's older form that can be split in no way, or in several.
+    """
+    a, slash, b = group.partition("/")
+    if slash:
+        return true_name.get(a, a), true_name.get(b, b)
+    cuts = [(group[:i], group[i + 1 :]) for i, letter in enumerate(group) if letter == "_"]
+    known = [(true_name[a], true_name[b]) for a, b in cuts if a in true_name and b in true_name]
+    if len(known) == 1:
+        return known[0]
+    if not known and (match := OLD_GROUP.fullmatch(group)):
+        return match[1], match[2]
+    raise ValueError(f"cannot tell the two image names in {group!r}; match these images again")
+
+
+def _stored_names(attributes: Mapping[str, Any]) -> Pair | None:
+    names = attributes.get("name0"), attributes.get("name1")
+    return (str(names[0]), str(names[1])) if None not in names else None
+
+
+def _matches(arrays: dict[str, NDArray[Any]], is_reversed: bool) -> Matches:
+    if "matches0" not in arrays:
+        raise ValueError("has no matches0; match that pair again")
+    partner = arrays["matches0"].astype(np.int64)
+    score = arrays.get("matching_scores0", np.ones(partner.shape))
+    if partner.ndim != 1 or score.shape != partner.shape:
+        raise ValueError(
+            f"matches have shape {partner.shape}, scores {score.shape}; both must be (keypoint,)"
+        )
+    if partner.min(initial=0) < -1:
+        raise ValueError(
+            f"has the index {partner.min()}: more than {INT16_MAX} keypoints were stored in 16 "
+            "bits; match again with fewer"
+        )
+    index_a = np.flatnonzero(partner >= 0)
+    columns = (index_a, partner[index_a])
+    index = np.stack(columns[::-1] if is_reversed else columns, axis=1)
+    cosine = 2.0 * score[index_a].astype(np.float64) - 1.0
+    return Matches(torch.from_numpy(index), torch.from_numpy(cosine.astype(np.float32)))
+
+
+def _match_arrays(matches: Matches, num_keypoints_a: int) -> dict[str, NDArray[Any]]:
+    index_a, index_b = matches.index.cpu().numpy().T
+    if len(index_a) and (index_a.max() >= num_keypoints_a or matches.index.min() < 0):
+        raise ValueError(
+            f"indices run from {int(matches.index.min())} to {index_a.max()} in the first image, "
+            f"which has {num_keypoints_a} keypoints"
+        )
+    if len(np.unique(index_a)) < len(index_a):
+        raise ValueError("a keypoint of the first image is matched twice; hloc's form keeps one")
+    dtype = np.int16 if index_b.max(initial=0) <= INT16_MAX else np.int32
+    partner = np.full(num_keypoints_a, -1, dtype=dtype)
+    partner[index_a] = index_b
+    score = np.zeros(num_keypoints_a, dtype=np.float32)
+    score[index_a] = (1.0 + matches.score.double().cpu().numpy()) / 2.0
+    return {"matches0": partner, "matching_scores0": score}

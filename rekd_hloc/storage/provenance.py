@@ -1,0 +1,68 @@
+"""What a file was made with: versions, and whether its settings are those of now."""
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "numpy", "opencv-python", "kornia", "h5py", "pycolmap", "e2cnn", "hloc")
+"""Packages that may change a result, or whose version a report of a fault needs."""
+
+
+def package_versions() -> dict[str, str | None]:
+    """The version of each of ``PACKAGES``; None for what is not installed."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def refuse_other(path: Path, found: Mapping[str, str], asked: Mapping[str, str]) -> None:
+    """Raise if a file's attributes are not the ones asked for.
+
+    Raises:
+        ValueError: names what differs, option by option, and the remedy.
+    """
+    different = [key for key in {**asked, **found} if found.get(key) != asked.get(key)]
+    if not different:
+        return
+    if not found:
+        raise ValueError(
+            f"{path} was made by another program and records no configuration; "
+            "choose another output, or overwrite it"
+        )
+    shown = "; ".join(_difference(key, found.get(key), asked.get(key)) for key in different)
+    raise ValueError(
+        f"{path} was made with other settings: {shown}; choose another output, or overwrite it"
+    )
+
+
+def _difference(key: str, found: str | None, asked: str | None) -> str:
+    """One attribute's difference; of two configurations, only the options that differ."""
+    try:
+        old, new = _leaves(json.loads(found or "")), _leaves(json.loads(asked or ""))
+    except ValueError:
+        old, new = {}, {}
+    lines = [
+        f"{key}.{name} {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    ]
+    return "; ".join(lines) or f"{key} {found or 'absent'} there, {asked or 'absent'} now"
+
+
+def _leaves(tree: Any, prefix: str = "") -> dict[str, str]:
+    if not isinstance(tree, dict):
+        raise ValueError("not a mapping")
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _leaves(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value)
+    return flat
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

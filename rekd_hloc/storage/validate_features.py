@@ -1,0 +1,233 @@
+"""Check a features file of hloc's form, image by image."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from rekd_hloc.storage.hdf5_groups import (
+    HDF5_ERRORS,
+    dataset_names,
+    member_kind,
+    open_group,
+    open_hdf5,
+)
+from rekd_hloc.storage.matches import INT16_MAX, names_by_key
+from rekd_hloc.storage.validation_issues import Findings
+
+NORM_TOLERANCE = 0.02
+"""How far a descriptor's length may be from 1; float16 alone makes 0.001."""
+EDGE_PX = 0.5
+"""From the centre of the outermost pixels to the edge of the image."""
+MIN_ANGLES = 20
+"""So few angles may all be small by chance."""
+NEEDED_BY = {
+    "oris": "NN-rekd, the orientation filter, AdaLAM, and LightGlue for SIFT need them",
+    "scales": "AdaLAM, and LightGlue for SIFT, need them",
+    "scores": "SuperGlue needs them",
+}
+PER_KEYPOINT = ("scores", "keypoint_scores", "scales", "oris")
+NEEDED = ("keypoints", "descriptors", "image_size")
+KNOWN = frozenset((*NEEDED, *PER_KEYPOINT, "global_descriptor"))
+
+
+def check_features(path: Path, found: Findings) -> dict[str, int]:
+    """Note what is wrong with a features file.
+
+    Returns:
+        How many keypoints each image has; images that cannot be read are left out.
+    """
+    counts: dict[str, int] = {}
+    present = dict.fromkeys(NEEDED_BY, 0)
+    channels: dict[int, str] = {}
+    file = open_to_check(path, found)
+    if file is None:
+        return counts
+    with file:
+        for name, group in walk_groups(file, path, found):
+            report = _Report(found, path.name, name)
+            try:
+                known = dataset_names(group) & KNOWN
+                arrays = {key: np.asarray(group[key][()]) for key in known}
+            except HDF5_ERRORS as error:
+                report.error("damaged", f"cannot be read: {error}")
+                continue
+            if _check_schema(arrays, report):
+                counts[name] = len(arrays["keypoints"])
+                _check_values(arrays, report)
+                channels.setdefault(len(arrays["descriptors"]), name)
+                for key in present:
+                    present[key] += key in arrays
+    if not counts:
+        found.add("error", path.name, "none", "", "no image with keypoints and descriptors in it")
+    _check_whole(path.name, counts, present, channels, found)
+    return counts
+
+
+def open_to_check(path: Path, found: Findings) -> h5py.File | None:
+    """The open file; None, and a finding, if it is none."""
+    if not path.is_file():
+        found.add("error", path.name, "missing", "", f"no file {path}")
+        return None
+    if path.with_name(path.name + ".journal").is_file():
+        message = "a run that writes it was interrupted; start the same command again to finish it"
+        found.add("warning", path.name, "journal", "", message)
+    try:
+        return open_hdf5(path)
+    except HDF5_ERRORS as error:
+        found.add("error", path.name, "hdf5", "", str(error).replace(f"{path} ", "", 1))
+        return None
+
+
+def walk_groups(
+    group: h5py.Group, path: Path, found: Findings, prefix: str = ""
+) -> Iterator[tuple[str, h5py.Group]]:
+    """Every group that holds datasets, with its path; damaged ones become findings."""
+    try:
+        names = [str(name) for name in group]
+    except HDF5_ERRORS as error:
+        found.add("error", path.name, "damaged", prefix or "/", f"cannot be read: {error}")
+        return
+    kinds = {name: member_kind(group, name) for name in names}
+    if prefix and h5py.Dataset in kinds.values():
+        yield prefix, group
+    for name, kind in kinds.items():
+        place = f"{prefix}/{name}" if prefix else name
+        below = open_group(group, name)
+        if below is not None:
+            yield from walk_groups(below, path, found, place)
+        elif kind is None or kind is h5py.Group:
+            found.add("error", path.name, "damaged", place, "cannot be read")
+
+
+class _Report:
+    """Adds findings about one image."""
+
+    def __init__(self, found: Findings, file: str, item: str) -> None:
+        self._found, self._file, self._item = found, file, item
+
+    def error(self, kind: str, message: str) -> bool:
+        self._found.add("error", self._file, kind, self._item, message)
+        return False
+
+    def warning(self, kind: str, message: str) -> None:
+        self._found.add("warning", self._file, kind, self._item, message)
+
+
+def _check_schema(arrays: dict[str, NDArray[Any]], report: _Report) -> bool:
+    """Whether names, kinds and shapes are such that the values can be looked at."""
+    if "global_descriptor" in arrays and "keypoints" not in arrays:
+        return report.error("global", "holds a global descriptor; give the file of keypoints")
+    for name in NEEDED:
+        if name not in arrays:
+            return report.error(f"no {name}", f"has no `{name}`; extract this image again")
+    for name, array in arrays.items():
+        if array.dtype.kind not in "iuf":
+            return report.error(f"kind {name}", f"`{name}` is {array.dtype}, not numbers")
+    xy, descriptors, size = arrays["keypoints"], arrays["descriptors"], arrays["image_size"]
+    if xy.ndim != 2 or xy.shape[1] < 2:
+        return report.error("xy shape", f"`keypoints` has shape {xy.shape}, not (keypoint, 2)")
+    if xy.shape[1] > 2:
+        report.warning("columns", f"`keypoints` has {xy.shape[1]} columns; hloc takes (x, y) only")
+    if size.shape != (2,) or not (size > 0).all():
+        return report.error("size", f"`image_size` is {size.tolist()}, not (width, height)")
+    count = len(xy)
+    if descriptors.ndim != 2 or descriptors.shape[1] != count:
+        hint = "transpose it" if descriptors.shape[:1] == (count,) else "extract this image again"
+        return report.error(
+            "descriptor shape",
+            f"`descriptors` has shape {descriptors.shape} for {count} keypoints, not "
+            f"(channel, keypoint); {hint}",
+        )
+    for name in PER_KEYPOINT:
+        if name in arrays and arrays[name].shape != (count,):
+            return report.error(
+                f"shape {name}", f"`{name}` has shape {arrays[name].shape} for {count} keypoints"
+            )
+    return True
+
+
+def _check_values(arrays: dict[str, NDArray[Any]], report: _Report) -> None:
+    for name in ("keypoints", "descriptors", *PER_KEYPOINT):
+        bad = np.size(arrays.get(name, 0)) - np.isfinite(arrays.get(name, 0)).sum()
+        if bad:
+            report.error(f"finite {name}", f"{bad} values of `{name}` are not finite")
+            return
+    if len(arrays["keypoints"]) == 0:
+        report.warning("empty", "has no keypoint: hloc's NN answers with a wrong length for it")
+        return
+    _check_positions(arrays["keypoints"], arrays["image_size"], report)
+    with np.errstate(over="ignore"):
+        norm = np.linalg.norm(arrays["descriptors"].astype(np.float64), axis=0)
+    far = int((np.abs(norm - 1.0) > NORM_TOLERANCE).sum())
+    if far:
+        report.warning(
+            "norm",
+            f"{far} descriptors have another length than 1, from {norm.min():.3g} to "
+            f"{norm.max():.3g}; NN matchers need unit length",
+        )
+    if (arrays.get("scales", np.ones(1)) <= 0).any():
+        report.warning("scales", "some `scales` are not positive")
+    oris = arrays.get("oris", np.zeros(0))
+    if len(oris) >= MIN_ANGLES and np.ptp(oris) > 0 and np.abs(oris).max() <= 2 * np.pi + 0.01:
+        report.warning("oris", "`oris` look like radians; hloc's are degrees")
+
+
+def _check_positions(keypoints: NDArray[Any], size: NDArray[Any], report: _Report) -> None:
+    xy = keypoints[:, :2].astype(np.float64)
+    count = len(xy)
+    if count > INT16_MAX:
+        report.warning(
+            "many",
+            f"has {count} keypoints; hloc stores matches in 16 bits, which end at {INT16_MAX}",
+        )
+    if keypoints.dtype == np.float16:
+        largest = float(np.abs(xy).max())
+        step = float(np.spacing(np.float16(largest))) / 2
+        report.warning(
+            "half",
+            f"`keypoints` are float16, wrong by up to {step:g} px at {largest:.0f} px; extract "
+            "with as_half=False",
+        )
+    outside = _num_outside(xy, size)
+    if outside and not _num_outside(xy[:, ::-1], size):
+        report.error("swapped", f"{outside} keypoints lie outside as (x, y), none as (y, x)")
+    elif outside:
+        report.warning(
+            "outside",
+            f"{outside} of {count} keypoints lie outside the {size[0]}x{size[1]} px image",
+        )
+
+
+def _num_outside(xy: NDArray[np.float64], size: NDArray[Any]) -> int:
+    return int(((xy < -EDGE_PX) | (xy > size - EDGE_PX)).any(axis=1).sum())
+
+
+def _check_whole(
+    file: str,
+    counts: dict[str, int],
+    present: dict[str, int],
+    channels: dict[int, str],
+    found: Findings,
+) -> None:
+    if len(channels) > 1:
+        listed = ", ".join(f"{number} ({name})" for number, name in channels.items())
+        message = f"descriptors with several numbers of channels: {listed}; do not mix extractors"
+        found.add("error", file, "channels", "", message)
+    try:
+        names_by_key(counts)
+    except ValueError as error:
+        found.add("error", file, "collision", "", str(error))
+    for name, number in present.items():
+        if counts and 0 < number < len(counts):
+            message = f"only {number} of {len(counts)} images have `{name}`; do not mix extractors"
+            found.add("warning", file, f"some {name}", "", message)
+        elif counts and number == 0:
+            found.add("info", file, f"no {name}", "", f"no `{name}`: {NEEDED_BY[name]}")
+    if counts:
+        low, high = min(counts.values()), max(counts.values())
+        message = f"{len(counts)} images with {low} to {high} keypoints of {min(channels)} channels"
+        found.add("info", file, "summary", "", message)

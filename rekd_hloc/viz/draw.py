@@ -1,0 +1,247 @@
+"""Pictures of keypoints and of matches.
+
+A keypoint is a circle with a tick: the circle's radius grows with the keypoint's scale, the tick
+points where its angle points, and the colour goes round the hues once as the angle goes round.
+"""
+
+import colorsys
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, UInt8
+from numpy.typing import NDArray
+
+from rekd_hloc.images import ImageReadError, list_images, read_color
+from rekd_hloc.matching.pairs import Pair
+from rekd_hloc.picture_file import write_image
+from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.types import Keypoints, Matches
+
+logger = logging.getLogger(__name__)
+
+RADIUS_PER_SCALE = 6.0
+"""Radius of the circle, in pixels of the image, around a keypoint of scale 1."""
+MAX_DRAWN = 400
+"""Best keypoints drawn; more hide the picture."""
+MAX_LINES = 150
+"""Matches drawn, inliers and others in their true proportion."""
+MAX_SIDE_PX = 900
+"""Longer side of a drawn picture."""
+GAP_PX = 8
+INLIER_RGB = (64, 200, 90)
+OUTLIER_RGB = (225, 70, 60)
+MATCH_RGB = (70, 150, 235)
+SUBPIXEL_BITS = 4
+
+RgbImage = UInt8[np.ndarray, "height width 3"]
+Picture = UInt8[np.ndarray, "rows columns 3"]
+Point = tuple[float, float]
+
+
+def draw_keypoints(
+    image_rgb: RgbImage,
+    keypoints: Keypoints,
+    *,
+    max_drawn: int = MAX_DRAWN,
+    radius_per_scale: float = RADIUS_PER_SCALE,
+    max_side_px: int = MAX_SIDE_PX,
+) -> Picture:
+    """A picture of the best keypoints on the paled image.
+
+    Args:
+        image_rgb: the image in which the keypoints lie.
+        keypoints: in its pixels.
+        max_drawn: the keypoints with the largest scores are drawn, at most so many.
+        radius_per_scale: see :data:`RADIUS_PER_SCALE`.
+        max_side_px: the picture is made smaller to this longer side, never larger.
+    """
+    factor = min(1.0, max_side_px / max(image_rgb.shape[:2]))
+    picture = _paled(_resized(image_rgb, factor))
+    best = keypoints.score.argsort(descending=True, stable=True)[:max_drawn]
+    chosen = keypoints[best]
+    xy = (chosen.xy.double().numpy() + 0.5) * factor - 0.5
+    radii = np.maximum(chosen.scale.double().numpy() * radius_per_scale * factor, 2.0)
+    angles = chosen.angle.tolist()
+    for (x, y), radius, angle in zip(xy.tolist(), radii.tolist(), angles, strict=True):
+        tip = (x + radius * math.cos(angle), y + radius * math.sin(angle))
+        for color, thickness in (((0, 0, 0), 3), (_hue(angle), 1)):
+            _circle(picture, (x, y), radius, color, thickness)
+            _line(picture, (x, y), tip, color, thickness)
+    return picture
+
+
+def draw_matches(
+    image_a: RgbImage,
+    image_b: UInt8[np.ndarray, "height_b width_b 3"],
+    keypoints_a: Keypoints,
+    keypoints_b: Keypoints,
+    matches: Matches,
+    is_inlier: Bool[np.ndarray, " match"] | None = None,
+    *,
+    max_lines: int = MAX_LINES,
+    max_side_px: int = MAX_SIDE_PX,
+) -> Picture:
+    """Two images side by side with lines between matching keypoints.
+
+    Args:
+        image_a: shown on the left.
+        image_b: shown on the right.
+        keypoints_a: of the left image.
+        keypoints_b: of the right image.
+        matches: between them.
+        is_inlier: inliers are green, others red; without it all are blue.
+        max_lines: drawn at most, spread evenly over the matches, inliers in their proportion.
+        max_side_px: longer side of each image in the picture.
+    """
+    factor = min(1.0, max_side_px / max(*image_a.shape[:2], *image_b.shape[:2]))
+    left, right = _paled(_resized(image_a, factor)), _paled(_resized(image_b, factor))
+    offset = left.shape[1] + GAP_PX
+    picture = np.full(
+        (max(left.shape[0], right.shape[0]), offset + right.shape[1], 3), 255, np.uint8
+    )
+    picture[: left.shape[0], : left.shape[1]] = left
+    picture[: right.shape[0], offset:] = right
+    index = matches.index.numpy()
+    xy_a = (keypoints_a.xy.double().numpy() + 0.5) * factor - 0.5
+    xy_b = (keypoints_b.xy.double().numpy() + 0.5) * factor - 0.5 + (offset, 0)
+    for row, color in _choose_lines(len(index), is_inlier, max_lines):
+        start, end = tuple(xy_a[index[row, 0]].tolist()), tuple(xy_b[index[row, 1]].tolist())
+        _line(picture, start, end, color, 1)
+        for tip in (start, end):
+            _circle(picture, tip, 2.0, color, cv2.FILLED)
+    return picture
+
+
+def plot_files(
+    features_path: Path,
+    image_dir: Path,
+    output: Path,
+    *,
+    names: Iterable[str] | None = None,
+    matches_path: Path | None = None,
+) -> list[Path]:
+    """Draw keypoints of images, and matches between them, into PNG files.
+
+    Args:
+        features_path: HDF5 file of this package or of hloc.
+        image_dir: folder of the images. Images that are gone or unreadable are skipped.
+        output: folder to write: ``keypoints/NAME.png`` and ``matches/NAME--NAME.png``.
+        names: images to draw; all in the file when None.
+        matches_path: HDF5 file; its pairs of two drawn images are drawn too.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: a name is not in the file, or a file is damaged.
+        FileNotFoundError: a file, or the image folder, does not exist.
+        OSError: a picture cannot be written.
+    """
+    with FeatureStore(features_path) as store:
+        known = store.names()
+        chosen = list(known if names is None else names)
+        for name in chosen:
+            if name not in store:
+                raise ValueError(f"no image {name!r} in {features_path}")
+        images = _read_images(image_dir, chosen)
+        keypoints = {name: store.read(name).keypoints for name in images}
+    written = []
+    for name, image in images.items():
+        written.append(output / "keypoints" / f"{name}.png")
+        write_image(written[-1], draw_keypoints(image, keypoints[name]))
+    if matches_path is not None:
+        with MatchStore(matches_path) as found:
+            pairs = [pair for pair in found.pairs(known) if images.keys() >= set(pair)]
+            for a, b in pairs:
+                written.append(output / "matches" / _pair_file((a, b)))
+                picture = draw_matches(
+                    images[a], images[b], keypoints[a], keypoints[b], found.read(a, b)
+                )
+                write_image(written[-1], picture)
+    return written
+
+
+def _read_images(image_dir: Path, names: Sequence[str]) -> dict[str, RgbImage]:
+    list_images(image_dir)
+    images = {}
+    for name in names:
+        try:
+            images[name] = read_color(image_dir / name)
+        except (FileNotFoundError, ImageReadError) as error:
+            logger.warning("%s is not drawn: %s", name, error)
+    return images
+
+
+def _pair_file(pair: Pair) -> str:
+    a, b = (name.replace("/", "-") for name in pair)
+    return f"{a}--{b}.png"
+
+
+def _choose_lines(
+    count: int, is_inlier: Bool[np.ndarray, " match"] | None, max_lines: int
+) -> list[tuple[int, tuple[int, int, int]]]:
+    """Rows to draw with their colours; inliers last, on top."""
+    rows = _spread(np.arange(count), max_lines)
+    if is_inlier is None:
+        return [(row, MATCH_RGB) for row in rows]
+    good, bad = np.flatnonzero(is_inlier), np.flatnonzero(~is_inlier)
+    num_good = round(len(rows) * len(good) / max(count, 1))
+    return [
+        *((row, OUTLIER_RGB) for row in _spread(bad, len(rows) - num_good)),
+        *((row, INLIER_RGB) for row in _spread(good, num_good)),
+    ]
+
+
+def _spread(rows: NDArray[np.int64], count: int) -> list[int]:
+    """At most ``count`` of the rows, evenly spaced."""
+    if len(rows) <= count:
+        return [int(row) for row in rows]
+    places = np.linspace(0, len(rows) - 1, count).round().astype(np.int64)
+    return [int(row) for row in rows[places]]
+
+
+def _resized(image: RgbImage, factor: float) -> Picture:
+    if factor >= 1.0:
+        return image
+    size = max(round(image.shape[1] * factor), 1), max(round(image.shape[0] * factor), 1)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _paled(image: RgbImage) -> RgbImage:
+    """Half grey and a little darker, so that coloured marks stand out; always a copy."""
+    grey = image.mean(axis=2, keepdims=True)
+    return np.asarray(0.8 * (0.5 * image + 0.5 * grey), dtype=np.uint8)
+
+
+def _hue(angle: float) -> tuple[int, int, int]:
+    red, green, blue = colorsys.hsv_to_rgb((angle / (2.0 * math.pi)) % 1.0, 0.85, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _fixed(xy: Point) -> tuple[int, int]:
+    return round(xy[0] * 2**SUBPIXEL_BITS), round(xy[1] * 2**SUBPIXEL_BITS)
+
+
+def _circle(
+    picture: Picture,
+    centre: Point,
+    radius: float,
+    color: tuple[int, int, int],
+    thickness: int,
+) -> None:
+    fine = round(radius * 2**SUBPIXEL_BITS)
+    cv2.circle(picture, _fixed(centre), fine, color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+
+
+def _line(
+    picture: Picture,
+    start: Point,
+    end: Point,
+    color: tuple[int, int, int],
+    thickness: int,
+) -> None:
+    cv2.line(picture, _fixed(start), _fixed(end), color, thickness, cv2.LINE_AA, SUBPIXEL_BITS)

@@ -1,0 +1,165 @@
+"""What a reconstruction left in its output folder, read for a report page."""
+
+import itertools
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64
+
+from rekd_hloc.matching.pairs import Pair
+from rekd_hloc.sfm import pycolmap_compat as compat
+from rekd_hloc.sfm.alignment import Pose, PoseErrors, align_to_reference, read_poses
+from rekd_hloc.sfm.cameras import image_ids
+from rekd_hloc.sfm.pycolmap_compat import pycolmap
+from rekd_hloc.sfm.verification import Counts
+from rekd_hloc.storage.features import FeatureStore
+from rekd_hloc.types import Keypoints, Matches
+
+
+@dataclass(frozen=True, eq=False)
+class RunFiles:
+    """The files of a run.
+
+    Attributes:
+        output: folder that ``reconstruct`` wrote.
+        image_dir: its photos.
+        report: what is in ``report.json``.
+        counts: matches and inliers of each pair; empty without a database.
+        names: images of those pairs, sorted.
+    """
+
+    output: Path
+    image_dir: Path
+    report: Mapping[str, Any]
+    counts: Counts
+    names: list[str]
+
+    @classmethod
+    def read(cls, output: Path, image_dir: Path) -> Self:
+        """Read report and database.
+
+        Raises:
+            FileNotFoundError: no ``report.json`` in the folder.
+            ValueError: the report is damaged.
+        """
+        report = _read_report(output)
+        counts = read_counts(output / "database.db")
+        names = sorted({name for pair in counts for name in pair})
+        return cls(output, image_dir, report, counts, names)
+
+    def find(self, kind: str) -> Path | None:
+        """``features.h5`` or ``matches.h5`` of the output, or the file that the report names."""
+        own = self.output / f"{kind}.h5"
+        if own.is_file():
+            return own
+        named = self.report.get("configuration", {}).get(kind)
+        return Path(named) if named and Path(named).is_file() else None
+
+
+@dataclass(frozen=True, eq=False)
+class SparseModel:
+    """The largest model, in the frame of the true poses where there are any.
+
+    Attributes:
+        poses: of the registered images, by name.
+        points: 3-D points, shape (point, 3).
+        errors: against the true poses; None without them, or if they cannot be aligned.
+    """
+
+    poses: dict[str, Pose]
+    points: Float64[np.ndarray, "point 3"]
+    errors: PoseErrors | None
+
+
+def read_keypoints(path: Path, names: list[str]) -> dict[str, Keypoints]:
+    """Keypoints of those images that are in a features file."""
+    with FeatureStore(path) as store:
+        return {name: store.read(name).keypoints for name in names if name in store}
+
+
+def read_counts(database_path: Path) -> Counts:
+    """Matches and inliers of every pair in a database; empty if there is no database."""
+    counts: Counts = {}
+    if not database_path.is_file():
+        return counts
+    with compat.quiet(), pycolmap.Database.open(str(database_path)) as database:
+        ids = image_ids(database)
+        for a, b in itertools.combinations(sorted(ids), 2):
+            if not database.exists_matches(ids[a], ids[b]):
+                continue
+            matches = len(database.read_matches(ids[a], ids[b]))
+            counts[a, b] = matches, len(_read_inliers(database, ids[a], ids[b]))
+    return counts
+
+
+def read_pair(database_path: Path, pair: Pair) -> tuple[Matches, Bool[np.ndarray, " match"]]:
+    """A pair's matches, and which of them agree with its geometry."""
+    with compat.quiet(), pycolmap.Database.open(str(database_path)) as database:
+        ids = image_ids(database)
+        id_a, id_b = (ids[name] for name in pair)
+        index = np.asarray(database.read_matches(id_a, id_b), dtype=np.int64).reshape(-1, 2)
+        inliers = {tuple(row) for row in _read_inliers(database, id_a, id_b).tolist()}
+    is_inlier = np.array([tuple(row) in inliers for row in index.tolist()], dtype=bool)
+    return Matches(torch.from_numpy(index), torch.ones(len(index))), is_inlier
+
+
+def count_matrix(names: list[str], counts: Counts) -> Int64[np.ndarray, "image image"]:
+    """Inliers of each pair as a symmetric matrix."""
+    place = {name: k for k, name in enumerate(names)}
+    matrix = np.zeros((len(names), len(names)), np.int64)
+    for (a, b), (_, inliers) in counts.items():
+        if a in place and b in place:
+            matrix[place[a], place[b]] = matrix[place[b], place[a]] = inliers
+    return matrix
+
+
+def read_model(output: Path, reference: Mapping[str, Pose] | None) -> SparseModel | None:
+    """``sparse/0`` of an output folder, moved into the reference's frame if that can be done.
+
+    Raises:
+        ValueError: the model is damaged.
+    """
+    folder = output / "sparse" / "0"
+    if not folder.is_dir():
+        return None
+    model = compat.read_reconstruction(folder)
+    poses = read_poses(model)
+    points = np.array([p.xyz for p in model.points3D.values()], dtype=np.float64).reshape(-1, 3)
+    errors = None
+    if reference is not None:
+        with suppress(ValueError):  # too few common images, or on one line
+            errors = align_to_reference(model, reference)
+    if errors is None:
+        return SparseModel(poses, points, None)
+    move = errors.reference_from_model
+    moved = {
+        name: Pose(pose.rotation @ move.rotation.T, move.apply(pose.centre[None])[0])
+        for name, pose in poses.items()
+    }
+    return SparseModel(moved, move.apply(points), errors)
+
+
+def _read_inliers(database: Any, id_a: int, id_b: int) -> Int64[np.ndarray, "inlier 2"]:
+    if not database.exists_two_view_geometry(id_a, id_b):
+        return np.zeros((0, 2), np.int64)
+    geometry = database.read_two_view_geometry(id_a, id_b)
+    return np.asarray(geometry.inlier_matches, dtype=np.int64).reshape(-1, 2)
+
+
+def _read_report(output: Path) -> dict[str, Any]:
+    path = output / "report.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; run `rekd-hloc reconstruct` into {output} first")
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(report, dict):
+        raise ValueError(f"{path} holds no report")
+    return report

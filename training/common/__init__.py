@@ -1,0 +1,1 @@
+"""What all trainers share: checkpoints, logs, signals, several processes."""
