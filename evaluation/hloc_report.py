@@ -29,7 +29,7 @@ from evaluation.reporting.hloc_metrics import (
     read_match_sets,
 )
 from evaluation.reporting.hloc_table import format_table
-from evaluation.rotated_images import turn_photo, turn_poses
+from evaluation.rotated_images import rotate_image, rotate_poses
 from rekd_hloc.cli.environment import describe_environment
 from rekd_hloc.files import write_json, write_text
 from rekd_hloc.images import list_images, read_color
@@ -85,7 +85,7 @@ class Result:
     model: ModelFigures
 
 
-def turn_by_quarters(images: Path, out: Path, seed: int) -> dict[str, float]:
+def rotate_by_quarters(images: Path, out: Path, seed: int) -> dict[str, float]:
     """Write each photo as PNG, turned by 0, 90, 180 or 270 degrees: hloc knows no masks.
 
     Returns:
@@ -97,7 +97,7 @@ def turn_by_quarters(images: Path, out: Path, seed: int) -> dict[str, float]:
     for name, turn in zip(names, turns, strict=True):
         new_name = Path(name).with_suffix(".png").as_posix()
         angles[new_name] = 90.0 * turn
-        write_image(out / new_name, turn_photo(read_color(images / name), angles[new_name])[0])
+        write_image(out / new_name, rotate_image(read_color(images / name), angles[new_name])[0])
     return angles
 
 
@@ -236,8 +236,8 @@ def _compare(arguments: argparse.Namespace) -> None:
         out.mkdir(parents=True, exist_ok=True)
         if photos == "turned":
             images = out / "images"
-            angles = turn_by_quarters(arguments.images, images, arguments.turn_seed)
-            reference = turn_poses(upright, angles)
+            angles = rotate_by_quarters(arguments.images, images, arguments.turn_seed)
+            reference = rotate_poses(upright, angles)
         results += evaluate(
             photos,
             images,

@@ -17,7 +17,7 @@ from typing import Any
 
 from evaluation.command_line import exit_status, make_parser
 from evaluation.extractors.classical import NO_CAP
-from evaluation.extractors.registry import METHODS, Method, load_method
+from evaluation.extractors.registry import EXTRACTORS, NamedExtractor, load_extractor
 from evaluation.homography.homographies import HomographyPair, list_pairs
 from evaluation.homography.protocols import PROTOCOLS, Protocol
 from evaluation.homography.release import SPLITS, select_split, what_is_missing
@@ -27,7 +27,7 @@ from evaluation.homography.suite import (
     make_plots,
     make_sequence_rows,
     make_tables,
-    run_method,
+    run_extractor,
     select_kind,
 )
 from evaluation.reporting.report import today, write_csv, write_report
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME",
-        help=f"may be given again: {', '.join(METHODS)}; DETECTOR+ours (a peer's keypoints with "
+        help=f"may be given again: {', '.join(EXTRACTORS)}; DETECTOR+ours (a peer's keypoints with "
         "our descriptor); file:PATH (features that hloc stored)",
     )
     add(
@@ -111,7 +111,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
     if missing := what_is_missing(everything, arguments.split):
         logger.warning("%s: %s", arguments.data, missing)
-    methods = _load_methods(arguments, protocol)
+    methods = _load_extractors(arguments, protocol)
     sys.stdout.write(_run(arguments, protocol, pairs, methods))
 
 
@@ -128,21 +128,23 @@ def read_overrides(arguments: argparse.Namespace) -> list[str]:
     return [f"{k}={v}" for k, v in given.items() if v is not None] + arguments.set
 
 
-def _load_methods(arguments: argparse.Namespace, protocol: Protocol) -> dict[str, Method]:
+def _load_extractors(
+    arguments: argparse.Namespace, protocol: Protocol
+) -> dict[str, NamedExtractor]:
     names = {name: name for name in arguments.method}
     if len(names) < len(arguments.method):
         raise ValueError(f"a method is given twice: {', '.join(arguments.method)}")
     if arguments.features is not None:
         names = _stored_names(arguments.features, arguments.method)
     if not names:
-        raise ValueError(f"give at least one --method: {', '.join(METHODS)}, or --features")
+        raise ValueError(f"give at least one --method: {', '.join(EXTRACTORS)}, or --features")
     for option in ("num_extracted", "num_keypoints", "num_threads"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
             raise ValueError(f"{option} must be at least 1, got {value}")
     is_folder = arguments.data.is_dir()
     return {
-        label: load_method(
+        label: load_extractor(
             name,
             arguments.num_extracted or protocol.num_extracted,
             device=arguments.device,
@@ -169,7 +171,7 @@ def _run(
     arguments: argparse.Namespace,
     protocol: Protocol,
     pairs: Sequence[HomographyPair],
-    methods: dict[str, Method],
+    methods: dict[str, NamedExtractor],
 ) -> str:
     out = arguments.out / arguments.name if arguments.name else arguments.out
     num_used = arguments.num_keypoints or protocol.num_used
@@ -180,7 +182,7 @@ def _run(
         cache_dir=arguments.out / "features",
         num_threads=arguments.num_threads,
     )
-    results = {name: run_method(suite, method) for name, method in methods.items()}
+    results = {name: run_extractor(suite, method) for name, method in methods.items()}
     record: dict[str, Any] = {
         "program": "hpatches",
         "protocol": protocol.name,
@@ -191,7 +193,7 @@ def _run(
         "experiment": arguments.name,
         "num_keypoints": num_used,
         "methods": {
-            name: _describe_method(protocol, method, results[name])
+            name: _describe_extractor(protocol, method, results[name])
             for name, method in methods.items()
         },
     }
@@ -218,8 +220,8 @@ def _describe_data(data: Path, pairs: Sequence[HomographyPair]) -> str:
     return f"{data.name} ({shown}), {len(pairs)} pairs"
 
 
-def _describe_method(
-    protocol: Protocol, method: Method, results: Sequence[PairResult]
+def _describe_extractor(
+    protocol: Protocol, method: NamedExtractor, results: Sequence[PairResult]
 ) -> dict[str, Any]:
     parts = {"all": "", "view": "view", "illum": "illum"}
     return {

@@ -11,7 +11,7 @@ from pathlib import Path
 from rekd_hloc.images import list_images
 
 
-def list_photos(folders: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+def list_image_paths(folders: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     """Photos of all folders as (training, validation), each sorted by path.
 
     Raises:
@@ -28,7 +28,7 @@ def is_validation(name: str) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 10 == 0
 
 
-def photos_hash(paths: Iterable[Path]) -> str:
+def images_hash(paths: Iterable[Path]) -> str:
     """Twelve hexadecimal digits that change when a photo's name or content does."""
     digest = hashlib.sha256()
     for path in sorted(paths, key=lambda p: p.name):

@@ -21,7 +21,7 @@ from evaluation.relative_pose.options import (
     add_common_options,
     add_stereo_options,
     describe_stereo,
-    load_methods,
+    load_extractors,
     open_workplace,
     read_plan,
     write_stereo,
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> str:
     require(arguments.estimator)
     plan = read_plan(arguments)
     pairs = _read_pairs(arguments).limit(arguments.num_pairs)
-    methods = load_methods(arguments)
+    methods = load_extractors(arguments)
     with open_workplace(arguments) as place:
         runs = [run_stereo([pairs], method, plan, place) for method in methods]
     source = arguments.pairs or arguments.model

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.extractors.registry import load_method
+from evaluation.extractors.registry import load_extractor
 from evaluation.reporting.results_document import (
     format_missing,
     format_part,
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _warn_of_other_weights(records)
         lines = write_document(arguments.document, figures, parts, records)
         for part in parts:
-            if missing := methods_to_measure(part, records):
+            if missing := extractors_to_measure(part, records):
                 words = str(data), str(places[0]), missing, _next_run(part, found)
                 lines.append(f"missing: {part.command(*words)}")
         sys.stdout.write("\n".join(lines) + "\n")
@@ -92,7 +92,7 @@ def write_document(
     for part in [*parts, *_other_parts(records)]:
         found = [record for record in records if part.shows(record.protocol)]
         if found:
-            missing = missing_methods(part, records)
+            missing = missing_extractors(part, records)
             body = format_part(part, found, missing, figures, path.parent)
             document = replace_block(document, part.name, part.title, body)
             lines.append(f"{part.name}: {len(found[0].methods)} methods written")
@@ -105,15 +105,15 @@ def write_document(
     return lines
 
 
-def missing_methods(part: Part, records: Sequence[Record]) -> list[str]:
+def missing_extractors(part: Part, records: Sequence[Record]) -> list[str]:
     """Methods that the part should show and no record has; all where there is no record."""
     have = {name for record in records if part.shows(record.protocol) for name in record.methods}
     return [name for name in part.methods if name not in have]
 
 
-def methods_to_measure(part: Part, records: Sequence[Record]) -> list[str]:
+def extractors_to_measure(part: Part, records: Sequence[Record]) -> list[str]:
     """Missing methods; all of a part whose methods compare only within one run."""
-    missing = missing_methods(part, records)
+    missing = missing_extractors(part, records)
     return list(part.methods) if missing and part.is_one_run else missing
 
 
@@ -134,11 +134,11 @@ def measure_missing(parts: Sequence[Part], data: Path, places: Sequence[Path]) -
     records = read_records(places)
     for part in parts:
         run = _next_run(part, records)
-        usable = _usable_methods(missing_methods(part, records))
+        usable = _usable_extractors(missing_extractors(part, records))
         if not usable and (run > 1 or part.methods):
             continue
         if part.is_one_run:
-            usable = _usable_methods(part.methods)
+            usable = _usable_extractors(part.methods)
         logger.info("measuring %s", part.name)
         words = part.words(str(data), str(places[0]), usable, run)
         if importlib.import_module(part.program).main(words) != 0:
@@ -150,11 +150,11 @@ def _next_run(part: Part, found: Sequence[Record]) -> int:
     return 1 + sum(part.shows(record.protocol) for record in found)
 
 
-def _usable_methods(names: Sequence[str]) -> list[str]:
+def _usable_extractors(names: Sequence[str]) -> list[str]:
     usable = []
     for name in names:
         try:
-            load_method(name, 10)
+            load_extractor(name, 10)
             usable.append(name)
         except (ValueError, FileNotFoundError) as error:
             logger.warning("left out: %s", error)

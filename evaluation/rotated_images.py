@@ -21,7 +21,7 @@ EDGE = 1e-6
 """Tolerance in pixels, so that quarter turns keep every pixel."""
 
 
-def canvas_from_photo(
+def canvas_from_image(
     size: tuple[int, int], angle_deg: float
 ) -> tuple[Float64[np.ndarray, "3 3"], tuple[int, int]]:
     """The map from a photo to the smallest canvas that holds it turned, and the canvas's size.
@@ -44,7 +44,7 @@ def canvas_from_photo(
     return shift @ turn, (canvas_width, canvas_height)
 
 
-def turn_photo(
+def rotate_image(
     image_rgb: UInt8[np.ndarray, "height width 3"], angle_deg: float
 ) -> tuple[
     UInt8[np.ndarray, "canvas_height canvas_width 3"],
@@ -57,21 +57,21 @@ def turn_photo(
         alone, 0 elsewhere. Multiples of 90 degrees move pixels without change.
     """
     height, width = image_rgb.shape[:2]
-    matrix, size = canvas_from_photo((width, height), angle_deg)
+    matrix, size = canvas_from_image((width, height), angle_deg)
     canvas = cv2.warpAffine(
         image_rgb, matrix[:2], size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )
-    photo_from_canvas = np.linalg.inv(matrix)
+    image_from_canvas = np.linalg.inv(matrix)
     rows, columns = np.mgrid[: size[1], : size[0]].astype(np.float64)
     inside = np.ones((size[1], size[0]), bool)
-    for row, side in ((photo_from_canvas[0], width), (photo_from_canvas[1], height)):
+    for row, side in ((image_from_canvas[0], width), (image_from_canvas[1], height)):
         place = row[0] * columns + row[1] * rows + row[2]
         inside &= (place >= -EDGE) & (place <= side - 1 + EDGE)
     mask = np.asarray(inside, dtype=np.uint8) * np.uint8(255)
     return np.asarray(canvas, dtype=np.uint8) * inside[..., None], mask
 
 
-def turn_folder(images: Path, out: Path, seed: int) -> dict[str, float]:
+def rotate_folder(images: Path, out: Path, seed: int) -> dict[str, float]:
     """Turn every photo of a folder by an angle of its own, anywhere in 0..360 degrees.
 
     Writes ``images/NAME.png``, ``masks/NAME.png.png`` (as COLMAP names masks) and ``angles.json``;
@@ -98,19 +98,19 @@ def turn_folder(images: Path, out: Path, seed: int) -> dict[str, float]:
         if new_name in angles:
             raise ValueError(f"two photos would become {new_name}; rename one of them")
         angles[new_name] = angle_deg
-        canvas, mask = turn_photo(read_color(images / name), angle_deg)
+        canvas, mask = rotate_image(read_color(images / name), angle_deg)
         write_image(out / "images" / new_name, canvas)
         write_image(out / "masks" / f"{new_name}.png", mask)
     (out / "angles.json").write_text(json.dumps(angles, indent=1), encoding="utf-8")
     return angles
 
 
-def turn_poses(reference: Mapping[str, Pose], angles: Mapping[str, float]) -> dict[str, Pose]:
+def rotate_poses(reference: Mapping[str, Pose], angles: Mapping[str, float]) -> dict[str, Pose]:
     """True poses of turned photos: each camera stays in its place and rolls about its axis.
 
     Args:
         reference: poses by the name of the upright photo, with or without ending.
-        angles: what :func:`turn_folder` returned; photos without a pose are left out.
+        angles: what :func:`rotate_folder` returned; photos without a pose are left out.
     """
     known = dict(reference) | {_bare(name): pose for name, pose in reference.items()}
     turned = {}

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.extractors.options import add_method_options
-from evaluation.extractors.registry import Method, load_method
+from evaluation.extractors.options import add_extractor_options
+from evaluation.extractors.registry import NamedExtractor, load_extractor
 from evaluation.image_folders import is_validation
 from evaluation.reporting.report import today, write_csv, write_report
 from evaluation.robustness.sweep import (
@@ -28,7 +28,7 @@ from evaluation.robustness.sweep import (
     run_sweep,
 )
 from evaluation.robustness.tables import make_plots, make_value_rows, roto360_table, sweep_tables
-from evaluation.robustness.transforms import KINDS, UNITS, ChangeKind, default_values
+from evaluation.robustness.transforms import KINDS, UNITS, TransformKind, default_values
 from rekd_hloc.images import list_images
 
 NUM_KEYPOINTS = 500
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="folders of images")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for results")
-    add_method_options(parser, NUM_KEYPOINTS)
+    add_extractor_options(parser, NUM_KEYPOINTS)
     add(
         "--sweep",
         action="append",
@@ -72,7 +72,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
     _check(arguments)
     paths = select_images(arguments)
     methods = {
-        name: load_method(
+        name: load_extractor(
             name,
             EXTRACTED_FOR_USED * arguments.num_keypoints,
             device=arguments.device,
@@ -128,9 +128,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _run(
     arguments: argparse.Namespace,
-    kind: ChangeKind,
+    kind: TransformKind,
     paths: Sequence[Path],
-    methods: Mapping[str, Method],
+    methods: Mapping[str, NamedExtractor],
     out: Path,
 ) -> str:
     sweep = Sweep(

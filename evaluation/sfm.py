@@ -21,7 +21,7 @@ import numpy as np
 import pycolmap
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.rotated_images import turn_folder, turn_poses
+from evaluation.rotated_images import rotate_folder, rotate_poses
 from rekd_hloc.config import ExtractConfig, reconstruction_preset, with_max_keypoints
 from rekd_hloc.files import write_json, write_text
 from rekd_hloc.images import list_images
@@ -45,7 +45,7 @@ class Photos:
     poses: Mapping[str, Pose]
 
 
-def run_method(
+def run_extractor(
     method: str, photos: Photos, out: Path, seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
     """One record a seed; features, and our matches, are made once."""
@@ -74,7 +74,7 @@ def _run_ours(
     for name in ("features.h5", "matches.h5"):
         if folder != first and not (folder / name).exists():
             shutil.copy(first / name, folder / name)
-    conf, config = resolve_method(method)
+    conf, config = resolve_preset(method)
     report = reconstruct(
         photos.images,
         folder,
@@ -88,7 +88,7 @@ def _run_ours(
     return [pycolmap.Reconstruction(str(path)) for path in found], report["weights"]
 
 
-def resolve_method(method: str) -> tuple[str, ExtractConfig]:
+def resolve_preset(method: str) -> tuple[str, ExtractConfig]:
     """The preset's name and its options, with the budget that ``-nN`` at the end asks for, or that
     of :func:`rekd_hloc.sfm.reconstruct.reconstruct`.
 
@@ -170,18 +170,18 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     methods = arguments.method or ["rekd-fast", COLMAP_SIFT]
     for method in methods:
         if method != COLMAP_SIFT:
-            resolve_method(method)  # before the long work
+            resolve_preset(method)  # before the long work
     sets = [Photos("upright", arguments.images, None, poses)]
     if arguments.turned:
         folder = arguments.out / "turned-photos"
-        angles = turn_folder(arguments.images, folder, arguments.turn_seed)
-        turned = turn_poses(poses, angles)
+        angles = rotate_folder(arguments.images, folder, arguments.turn_seed)
+        turned = rotate_poses(poses, angles)
         sets.append(Photos("turned", folder / "images", folder / "masks", turned))
     records = [
         record
         for photos in sets
         for method in methods
-        for record in run_method(method, photos, arguments.out, arguments.seeds)
+        for record in run_extractor(method, photos, arguments.out, arguments.seeds)
     ]
     table = f"Protocol: {PROTOCOL}; seeds {arguments.seeds}\n\n{format_table(records)}"
     write_text(arguments.out / "table.md", table)

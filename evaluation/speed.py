@@ -20,12 +20,12 @@ import torch
 from tqdm import tqdm
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.extractors.registry import Method, load_method
+from evaluation.extractors.registry import NamedExtractor, load_extractor
 from evaluation.rendering.scene import render_scene
 from evaluation.reporting.report import Cell, Table, format_markdown, today, write_report
 from rekd_hloc.images import read_color
 
-DEFAULT_METHODS = ("rekd-fast", "rekd", "rekd-upright", "sift", "colmap-sift")
+DEFAULT_EXTRACTORS = ("rekd-fast", "rekd", "rekd-upright", "sift", "colmap-sift")
 
 
 def measure(runs: dict[str, Callable[[], int]], repeats: int) -> dict[str, dict[str, float]]:
@@ -80,7 +80,7 @@ def _benchmark(arguments: argparse.Namespace) -> None:
         picture = _prepare(arguments.image, (width, height), Path(scratch))
         runs = {
             name: _bind(name, arguments.num_keypoints, arguments.device, picture)
-            for name in arguments.method or DEFAULT_METHODS
+            for name in arguments.method or DEFAULT_EXTRACTORS
         }
         rows = measure({name: run for name, (_, run) in runs.items()}, arguments.repeats)
     record = _describe(rows, {name: method for name, (method, _) in runs.items()}, (width, height))
@@ -110,13 +110,13 @@ def _prepare(source: Path | None, size: tuple[int, int], scratch: Path) -> Path:
 
 def _bind(
     name: str, num_keypoints: int, device: str, picture: Path
-) -> tuple[Method, Callable[[], int]]:
-    method = load_method(name, num_keypoints, device=device)
+) -> tuple[NamedExtractor, Callable[[], int]]:
+    method = load_extractor(name, num_keypoints, device=device)
     return method, lambda: len(method(picture))
 
 
 def _describe(
-    rows: dict[str, dict[str, float]], methods: dict[str, Method], size: tuple[int, int]
+    rows: dict[str, dict[str, float]], methods: dict[str, NamedExtractor], size: tuple[int, int]
 ) -> dict[str, Any]:
     processor = platform.processor() or platform.machine()
     memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

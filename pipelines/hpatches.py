@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.extractors.registry import METHODS, load_method
+from evaluation.extractors.registry import EXTRACTORS, load_extractor
 from evaluation.homography.homographies import list_pairs
 from evaluation.homography.protocols import PROTOCOLS
 from evaluation.homography.release import SPLITS, select_split
@@ -20,7 +20,7 @@ from evaluation.homography.suite import (
     make_plots,
     make_sequence_rows,
     make_tables,
-    run_method,
+    run_extractor,
 )
 from evaluation.reporting.report import today, write_csv, write_report
 
@@ -61,11 +61,13 @@ def run(
         num_threads=num_threads,
     )
 
-    # A method is a function from an image file to features; Method of
+    # A method is a function from an image file to features; NamedExtractor of
     # evaluation.extractors.registry makes one of your own function, and `file:PATH` reads
     # features that hloc stored.
-    loaded = {name: load_method(name, protocol.num_extracted, image_root=data) for name in methods}
-    results = {name: run_method(suite, method) for name, method in loaded.items()}
+    loaded = {
+        name: load_extractor(name, protocol.num_extracted, image_root=data) for name in methods
+    }
+    results = {name: run_extractor(suite, method) for name, method in loaded.items()}
 
     # One row for each method and sequence. Shares are in per cent in tables, in [0, 1] elsewhere.
     write_csv(out / "sequences.csv", *make_sequence_rows(protocol, results))
@@ -93,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser("pipelines.hpatches", __doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--method", action="append", metavar="NAME", help=", ".join(METHODS))
+    parser.add_argument("--method", action="append", metavar="NAME", help=", ".join(EXTRACTORS))
     parser.add_argument("--protocol", choices=list(PROTOCOLS), default="rekd")
     parser.add_argument("--split", choices=SPLITS, default="full")
     parser.add_argument("--num-threads", type=int, default=1, help="sequences at once")

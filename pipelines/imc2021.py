@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import evaluation.oriented_ransac.oriented_estimators  # noqa: F401  (registers its estimators)
 from evaluation.command_line import exit_status, make_parser
-from evaluation.extractors.registry import load_method
+from evaluation.extractors.registry import load_extractor
 from evaluation.imc.dataset import list_scenes
 from evaluation.metrics.pose import (
     area_under_curve,
@@ -48,7 +48,7 @@ def run(
     Args:
         data: root of the official layout.
         scene: its name.
-        methods: names that :func:`evaluation.extractors.registry.load_method` knows.
+        methods: names that :func:`evaluation.extractors.registry.load_extractor` knows.
         num_keypoints: most keypoints of an image; the benchmark's classes are 2048 and 8000.
         ratio: of the ratio test from both images; 1 for none.
         estimator: of the relative pose, one of ``ESTIMATORS``.
@@ -68,7 +68,7 @@ def run(
     rows: list[list[Cell]] = []
     for name in methods:
         # Features of every image, once.
-        extract = load_method(name, num_keypoints, weights=weights)
+        extract = load_extractor(name, num_keypoints, weights=weights)
         features = {n: extract(place.images[n]) for n in tqdm(names, name, unit="image")}
 
         errors, num_matches, num_inliers = [], [], []

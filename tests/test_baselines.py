@@ -11,11 +11,17 @@ from helpers import data_dir, descriptor_weights, random_features, textured_imag
 
 from evaluation.extractors import learned
 from evaluation.extractors.classical import unit_rows
-from evaluation.extractors.registry import METHODS, Method, limit, load_method, to_root
+from evaluation.extractors.registry import (
+    EXTRACTORS,
+    NamedExtractor,
+    limit,
+    load_extractor,
+    to_root,
+)
 from evaluation.homography.protocols import PROTOCOLS
 from evaluation.metrics.homography import match_errors, orientation_errors
 from evaluation.robustness.sweep import angle_errors
-from evaluation.robustness.transforms import turn_image
+from evaluation.robustness.transforms import rotate_image
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.storage.features import FeatureStore
 
@@ -23,12 +29,12 @@ ORIENTED = ("sift", "rootsift", "orb", "akaze", "colmap-sift")
 OURS = (f"descriptor.weights={descriptor_weights()}",)
 
 
-def load_or_skip(name: str, count: int, **options) -> Method:
+def load_or_skip(name: str, count: int, **options) -> NamedExtractor:
     """A method; skipped where OpenCV lacks AKAZE or the peers' weights are not there."""
     if name.split("+")[0] in learned.LEARNED:
         options.setdefault("weights", data_dir("weights"))
     try:
-        return load_method(name, count, device="cpu", **options)
+        return load_extractor(name, count, device="cpu", **options)
     except ValueError as error:
         if "has no AKAZE" in str(error):
             pytest.skip(str(error))
@@ -46,7 +52,7 @@ def picture(tmp_path_factory):
 def turned(tmp_path_factory, picture):
     """The picture turned by 40 degrees, and its matrix."""
     path = tmp_path_factory.mktemp("turned") / "b.png"
-    changed = turn_image(cv2.imread(str(picture)), math.radians(40.0))
+    changed = rotate_image(cv2.imread(str(picture)), math.radians(40.0))
     cv2.imwrite(str(path), changed.image)
     return path, changed.changed_from_image
 
@@ -97,20 +103,20 @@ def test_sift_finds_a_blob_where_it_is(tmp_path):
     path = tmp_path / "blob.png"
     cv2.imwrite(str(path), image)
     for name, bias in (("colmap-sift", 0.0), ("sift", 0.25)):
-        found = load_method(name, 50)(path).keypoints
+        found = load_extractor(name, 50)(path).keypoints
         nearest = found.xy[(found.xy - torch.tensor([70.0, 50.0])).norm(dim=1).argmin()]
         assert nearest.tolist() == pytest.approx([70 + bias, 50 + bias], abs=0.05), name
 
 
 def test_rootsift_is_sift_under_another_norm(picture):
-    sift, root = load_method("sift", 100)(picture), load_method("rootsift", 100)(picture)
+    sift, root = load_extractor("sift", 100)(picture), load_extractor("rootsift", 100)(picture)
     assert torch.equal(sift.keypoints.xy, root.keypoints.xy)
     again = torch.nn.functional.normalize(to_root(sift.descriptors), dim=1)
     assert torch.allclose(again, root.descriptors, atol=1e-5)
 
 
 def test_rootsift_upright_has_one_keypoint_for_each_place(picture):
-    features = load_method("rootsift-upright", 500)(picture)
+    features = load_extractor("rootsift-upright", 500)(picture)
     both = torch.cat([features.keypoints.xy, features.keypoints.scale[:, None]], dim=1)
     assert len(torch.unique(both.round(decimals=2), dim=0)) == len(features)
     assert not features.keypoints.angle.any()
@@ -121,11 +127,11 @@ def test_sift_fills_a_large_budget(name, tmp_path):
     path = tmp_path / "photo.png"
     noise = np.random.default_rng(0).uniform(118, 138, (240, 320))
     cv2.imwrite(str(path), cv2.GaussianBlur(noise, (0, 0), 1.5).astype(np.uint8))
-    few, many = load_method(name, 2048), load_method(name, 2049)
+    few, many = load_extractor(name, 2048), load_extractor(name, 2049)
     small, large = few(path), many(path)
     assert "every extremum" in many.provenance["version"]
     assert "every extremum" not in few.provenance["version"]
-    without_cap = load_method(name, PROTOCOLS["d2net"].num_extracted)
+    without_cap = load_extractor(name, PROTOCOLS["d2net"].num_extracted)
     assert "every extremum" not in without_cap.provenance["version"]
     assert len(without_cap(path)) == len(small)
     assert len(large) > 2 * max(len(small), 1)
@@ -136,7 +142,7 @@ def test_sift_fills_a_large_budget(name, tmp_path):
 
 
 def test_orb_compares_by_hamming_distance(picture):
-    features = load_method("orb", 40)(picture)
+    features = load_extractor("orb", 40)(picture)
     grey = cv2.imread(str(picture), cv2.IMREAD_GRAYSCALE)
     tool = cv2.ORB_create(40)
     _, described = tool.detectAndCompute(grey, None)
@@ -149,7 +155,7 @@ def test_an_image_without_structure_gives_no_keypoint(tmp_path):
     cv2.imwrite(str(tmp_path / "flat.png"), np.full((80, 80), 128, np.uint8))
     widths = {"sift": 128, "rootsift-upright": 128, "orb": 256, "colmap-sift": 128}
     for name, width in widths.items():
-        features = load_method(name, 50)(tmp_path / "flat.png")
+        features = load_extractor(name, 50)(tmp_path / "flat.png")
         assert features.descriptors.shape == (0, width), name
         assert features.image_size == (80, 80)
 
@@ -170,8 +176,8 @@ def test_limit_takes_the_strongest():
 
 @pytest.mark.parametrize("name", ["sift+ours", "orb+ours", "rootsift-upright+ours"])
 def test_our_descriptor_describes_a_detector_s_keypoints(name, picture):
-    base = load_method(name.removesuffix("+ours"), 80)
-    method = load_method(name, 80, device="cpu", overrides=OURS)
+    base = load_extractor(name.removesuffix("+ours"), 80)
+    method = load_extractor(name, 80, device="cpu", overrides=OURS)
     described, plain = method(picture), base(picture)
     assert torch.equal(described.keypoints.xy, plain.keypoints.xy)
     assert described.descriptors.shape == (len(plain), 128)
@@ -181,7 +187,7 @@ def test_our_descriptor_describes_a_detector_s_keypoints(name, picture):
 
 
 def test_oriented_patches_of_sift_match_across_a_rotation_even_untrained(picture, turned):
-    method = load_method("sift+ours", 200, device="cpu", overrides=OURS)
+    method = load_extractor("sift+ours", 200, device="cpu", overrides=OURS)
     a, b = method(picture), method(turned[0])
     matches = match_nearest(a.descriptors, b.descriptors)
     errors = match_errors(a.keypoints.xy, b.keypoints.xy, matches.index, turned[1])
@@ -190,12 +196,12 @@ def test_oriented_patches_of_sift_match_across_a_rotation_even_untrained(picture
 
 
 def test_features_files_are_read_by_name_with_a_budget(picture, tmp_path):
-    features = load_method("sift", 50)(picture)
+    features = load_extractor("sift", 50)(picture)
     path = tmp_path / "f.h5"
     with FeatureStore.resume(path, {"preset": "x"}) as store:
         store.write("sub/a.png", features)
     root = tmp_path / "images"
-    method = load_method(f"file:{path}", 20, image_root=root)
+    method = load_extractor(f"file:{path}", 20, image_root=root)
     got = method(root / "sub" / "a.png")
     assert torch.equal(got.keypoints.xy, features.keypoints.xy[:20])
     assert method.is_stored
@@ -207,26 +213,26 @@ def test_features_files_are_read_by_name_with_a_budget(picture, tmp_path):
 
 def test_features_files_need_images_and_content(tmp_path):
     with pytest.raises(FileNotFoundError):
-        load_method(f"file:{tmp_path / 'none.h5'}", 10, image_root=tmp_path)
+        load_extractor(f"file:{tmp_path / 'none.h5'}", 10, image_root=tmp_path)
     FeatureStore.resume(tmp_path / "e.h5", {}).close()
     with pytest.raises(ValueError):
-        load_method(f"file:{tmp_path / 'e.h5'}", 10, image_root=tmp_path)
+        load_extractor(f"file:{tmp_path / 'e.h5'}", 10, image_root=tmp_path)
     with pytest.raises(ValueError, match="cannot be used here"):
-        load_method(f"file:{tmp_path / 'e.h5'}", 10)
+        load_extractor(f"file:{tmp_path / 'e.h5'}", 10)
 
 
 def test_unknown_methods_are_answered_with_the_list():
     for name in ("surf", "surf+ours", "REKD"):
         with pytest.raises(ValueError) as caught:
-            load_method(name, 10, overrides=OURS)
-        assert all(method in str(caught.value) for method in METHODS)
+            load_extractor(name, 10, overrides=OURS)
+        assert all(method in str(caught.value) for method in EXTRACTORS)
         assert "file:PATH" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", learned.LEARNED)
 def test_absent_weights_are_told_with_place_and_origin(name, tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
-        load_method(name, 10, device="cpu", weights=tmp_path, overrides=OURS)
+        load_extractor(name, 10, device="cpu", weights=tmp_path, overrides=OURS)
     part, origin = learned.FILES[name]
     for text in (str(tmp_path / part), origin, "--weights", "file:PATH"):
         assert text in str(caught.value)
@@ -246,14 +252,14 @@ def test_a_kornia_without_aliked_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "aliked-n16.pth").write_bytes(b"")
     monkeypatch.delattr(kornia.feature, "ALIKED", raising=False)
     with pytest.raises(ValueError, match="pip install 'kornia>=0.9'"):
-        load_method("aliked-n16", 10, device="cpu", weights=tmp_path)
+        load_extractor("aliked-n16", 10, device="cpu", weights=tmp_path)
 
 
 def test_an_opencv_without_akaze_says_what_to_install(monkeypatch):
     monkeypatch.delattr(cv2, "AKAZE_create", raising=False)
     monkeypatch.delattr(cv2, "xfeatures2d", raising=False)
     with pytest.raises(ValueError, match="install opencv-python below 5"):
-        load_method("akaze", 10)
+        load_extractor("akaze", 10)
 
 
 @pytest.mark.data

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rekd_hloc.storage.features import FeatureStore, MatchStore
-from rekd_hloc.storage.validate import Finding, check_files, format_findings
+from rekd_hloc.storage.validate import ValidationIssue, check_files, format_issues
 from rekd_hloc.types import Matches
 from tests.helpers import random_features
 
@@ -65,7 +65,7 @@ def flaws(*paths):
 
 
 def only(found, level, place, *words):
-    assert len(found) == 1, format_findings(found)
+    assert len(found) == 1, format_issues(found)
     assert (found[0].level, found[0].place) == (level, place)
     for word in words:
         assert word in found[0].message
@@ -131,7 +131,7 @@ def test_a_damaged_file_never_raises(tmp_path):
         path.write_bytes(damaged)
         found = check_files(path, path)
         num_errors += any(finding.level == "error" for finding in found)
-        assert format_findings(found)
+        assert format_issues(found)
     assert num_errors > 20
 
 
@@ -396,19 +396,19 @@ def test_an_empty_pairs_file(features, tmp_path):
 
 def test_the_table_is_aligned_and_ends_with_totals():
     found = [
-        Finding("error", "f.h5: a.jpg", "broken"),
-        Finding("warning", "p.txt", "odd"),
-        Finding("warning", "p.txt: line 2", "odd too"),
-        Finding("info", "f.h5", "3 images"),
+        ValidationIssue("error", "f.h5: a.jpg", "broken"),
+        ValidationIssue("warning", "p.txt", "odd"),
+        ValidationIssue("warning", "p.txt: line 2", "odd too"),
+        ValidationIssue("info", "f.h5", "3 images"),
     ]
-    assert format_findings(found).splitlines() == [
+    assert format_issues(found).splitlines() == [
         "error    f.h5: a.jpg    broken",
         "warning  p.txt          odd",
         "warning  p.txt: line 2  odd too",
         "info     f.h5           3 images",
         "1 error, 2 warnings, 1 info",
     ]
-    assert format_findings([]) == "nothing to report"
+    assert format_issues([]) == "nothing to report"
 
 
 def test_the_worst_comes_first(features, matches):

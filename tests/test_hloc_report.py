@@ -5,7 +5,7 @@ import numpy as np
 import pycolmap
 import pytest
 
-from evaluation.hloc_report import ROWS, UNFILTERED, main, turn_by_quarters
+from evaluation.hloc_report import ROWS, UNFILTERED, main, rotate_by_quarters
 from evaluation.reporting.hloc_metrics import (
     MatchSets,
     compare_filter,
@@ -32,12 +32,12 @@ def test_photos_turn_by_quarters_and_nothing_else_changes(tmp_path):
     (tmp_path / "in" / "sub").mkdir(parents=True)
     for number in range(8):
         assert cv2.imwrite(str(tmp_path / "in" / "sub" / f"i{number}.png"), image)
-    angles = turn_by_quarters(tmp_path / "in", tmp_path / "out", seed=5)
+    angles = rotate_by_quarters(tmp_path / "in", tmp_path / "out", seed=5)
     assert set(angles.values()) == {0.0, 90.0, 180.0, 270.0}
     for name, angle in angles.items():
         turned = cv2.imread(str(tmp_path / "out" / name), cv2.IMREAD_GRAYSCALE)
         np.testing.assert_array_equal(turned, np.rot90(image, -int(angle) // 90))
-    assert angles == turn_by_quarters(tmp_path / "in", tmp_path / "again", seed=5)
+    assert angles == rotate_by_quarters(tmp_path / "in", tmp_path / "again", seed=5)
 
 
 def test_the_filter_is_judged_on_pairs_with_a_sure_geometry():

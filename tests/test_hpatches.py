@@ -13,7 +13,7 @@ import torch
 from helpers import data_dir, descriptor_weights, detector_weights, random_features, textured_image
 
 from evaluation import hpatches
-from evaluation.extractors.registry import Method, load_method
+from evaluation.extractors.registry import NamedExtractor, load_extractor
 from evaluation.homography.measures import PairInput
 from evaluation.homography.protocols import PROTOCOLS, average
 from evaluation.hpatches import build_parser, read_overrides
@@ -63,8 +63,10 @@ def _without_pictures(monkeypatch, rekd_run):
     monkeypatch.setattr(hpatches, "make_plots", lambda *args: [])
 
 
-def counting_method(calls: list[str], *, fail_at: int | None = None, budget: int = 300) -> Method:
-    inner = load_method("rootsift", budget)
+def counting_method(
+    calls: list[str], *, fail_at: int | None = None, budget: int = 300
+) -> NamedExtractor:
+    inner = load_extractor("rootsift", budget)
     lock = threading.Lock()
 
     def extract(path: Path) -> Features:
@@ -74,11 +76,11 @@ def counting_method(calls: list[str], *, fail_at: int | None = None, budget: int
             calls.append(f"{path.parent.name}/{path.name}")
         return inner(path)
 
-    return Method("counted", extract, dict(inner.provenance))
+    return NamedExtractor("counted", extract, dict(inner.provenance))
 
 
-def use_method(monkeypatch, method: Method) -> None:
-    monkeypatch.setattr(hpatches, "load_method", lambda *args, **kwargs: method)
+def use_method(monkeypatch, method: NamedExtractor) -> None:
+    monkeypatch.setattr(hpatches, "load_extractor", lambda *args, **kwargs: method)
 
 
 def test_sift_survives_a_mild_homography(rekd_run):
@@ -224,7 +226,7 @@ def test_threads_change_nothing(sequences, tmp_path):
 
 def test_stored_features_give_the_figures_of_the_method_that_made_them(sequences, tmp_path):
     direct = run(sequences, tmp_path / "direct")
-    method = load_method("rootsift", 1500)
+    method = load_extractor("rootsift", 1500)
     with FeatureStore.resume(tmp_path / "rootsift.h5", {"made": "here"}) as store:
         for path in sorted(sequences.glob("*/*.ppm")):
             store.write(path.relative_to(sequences).as_posix(), method(path))
@@ -372,7 +374,7 @@ def test_only_the_strongest_keypoints_are_used():
 
 
 def load_method_free_order(features: Features) -> Features:
-    return Method("any", lambda path: features, {})(Path("any"))
+    return NamedExtractor("any", lambda path: features, {})(Path("any"))
 
 
 def test_tables_print_dashes_and_json_has_no_infinity(tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.extractors.extraction import Extracted
-from evaluation.extractors.registry import Method
+from evaluation.extractors.registry import NamedExtractor
 from evaluation.imc import multiview_sweep
 from evaluation.imc.bag import BagResult
 from evaluation.imc.multiview_sweep import BagSet, require_both_halves, sweep_multiview
@@ -67,7 +67,7 @@ def work(bags, monkeypatch, tmp_path):
 
 
 def sweep(bags, matches, tmp_path, seeds=(0, 1), **options):
-    method = Method("any", lambda _: random_features(1), {}, **options)
+    method = NamedExtractor("any", lambda _: random_features(1), {}, **options)
     plan = StereoPlan(matches, [RansacOptions("magsac", 1.0)], seeds)
     return sweep_multiview(bags, method, plan, Workplace(tmp_path))
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from evaluation.extractors.extraction import extract_images
-from evaluation.extractors.registry import load_method
+from evaluation.extractors.registry import load_extractor
 from evaluation.imc import __main__ as imc
 from evaluation.imc.dataset import Camera, list_scenes, read_scene
 from evaluation.imc.multiview_table import MultiviewRun
-from evaluation.imc.rotation import turn_camera, turn_scene
+from evaluation.imc.rotation import rotate_camera, rotate_scene
 from evaluation.imc.submission_arrays import pair_key
 from evaluation.metrics.pose import FAILED, pose_error_deg, rotation_error_deg
 from evaluation.relative_pose import estimation
@@ -30,7 +30,7 @@ from evaluation.relative_pose.matching import MatchSettings, match_features, mat
 from evaluation.relative_pose.pair_work import open_pool
 from evaluation.relative_pose.stereo import StereoPlan, Workplace, run_stereo
 from evaluation.relative_pose.two_view import RansacOptions
-from evaluation.rotated_images import canvas_from_photo
+from evaluation.rotated_images import canvas_from_image
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from tests.helpers import random_features
 from tests.imc_photos import make_layout
@@ -56,7 +56,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def method():
-    return load_method("sift", 800)
+    return load_extractor("sift", 800)
 
 
 def plan(**options):
@@ -83,7 +83,7 @@ def _mirrored(camera):
 
 
 def _rolled(camera):
-    return turn_camera(camera, (360, 270), 90.0)
+    return rotate_camera(camera, (360, 270), 90.0)
 
 
 @pytest.mark.parametrize("spoil", [_inverted, _mirrored, _rolled])
@@ -187,8 +187,8 @@ def test_without_matches_a_pair_fails(scene):
 def test_turned_camera_sees_turned_pixels(scene, angle_deg):
     camera = next(iter(scene.calibration.values()))
     skewed = replace(camera, K=camera.K + [[0, 0, 0], [0, 40, 0], [0, 0, 0]])
-    canvas, _ = canvas_from_photo((360, 270), angle_deg)
-    turned = turn_camera(skewed, (360, 270), angle_deg)
+    canvas, _ = canvas_from_image((360, 270), angle_deg)
+    turned = rotate_camera(skewed, (360, 270), angle_deg)
     points = np.random.default_rng(0).uniform(0, 1, (20, 3))
     before = (points @ skewed.R.T + skewed.T) @ skewed.K.T @ canvas.T
     after = (points @ turned.R.T + turned.T) @ turned.K.T
@@ -199,7 +199,7 @@ def test_turned_camera_sees_turned_pixels(scene, angle_deg):
 
 
 def test_turned_scene_gives_true_poses(scene, method, tmp_path):
-    turned, masks = turn_scene(scene, 5, tmp_path / "turned")
+    turned, masks = rotate_scene(scene, 5, tmp_path / "turned")
     changed = [name for name in scene.images if turned.images[name] != scene.images[name]]
     assert changed == sorted(scene.images)[1::2] == sorted(masks)
     pairs = turned.pair_set(masks=masks)
@@ -209,7 +209,7 @@ def test_turned_scene_gives_true_poses(scene, method, tmp_path):
     wrong = run_stereo([unturned.pair_set(masks=masks)], method, plan(), Workplace(tmp_path))
     assert worst_median(wrong) > 5
     stamp = {path: path.stat().st_mtime_ns for path in turned.images.values()}
-    turn_scene(scene, 5, tmp_path / "turned")
+    rotate_scene(scene, 5, tmp_path / "turned")
     assert stamp == {path: path.stat().st_mtime_ns for path in turned.images.values()}
 
 
@@ -218,14 +218,14 @@ def test_turned_photos_follow_their_source(scene, tmp_path):
     source = tmp_path / "source.png"
     shutil.copy(scene.images[name], source)
     moved = replace(scene, images={**scene.images, name: source})
-    before = turn_scene(moved, 5, tmp_path / "turned")[0].images[name].read_bytes()
+    before = rotate_scene(moved, 5, tmp_path / "turned")[0].images[name].read_bytes()
     shutil.copy(scene.images[sorted(scene.images)[2]], source)
-    after = turn_scene(moved, 5, tmp_path / "turned")[0].images[name].read_bytes()
+    after = rotate_scene(moved, 5, tmp_path / "turned")[0].images[name].read_bytes()
     assert after != before
 
 
 def test_features_are_known_by_the_bytes_of_photos(scene, tmp_path):
-    method = load_method("sift", 50)
+    method = load_extractor("sift", 50)
     copies = {}
     for name, path in scene.images.items():
         copies[name] = tmp_path / "copy" / path.name
@@ -253,7 +253,7 @@ def test_features_are_known_by_the_bytes_of_photos(scene, tmp_path):
 
 
 def test_no_keypoint_lies_outside_a_turned_photo(scene, method, tmp_path):
-    turned, masks = turn_scene(scene, 1, tmp_path / "turned")
+    turned, masks = rotate_scene(scene, 1, tmp_path / "turned")
     found = extract_images(turned.images, method, tmp_path, wanted=set(masks), masks=masks)
     with h5py.File(found.path) as file:
         for name, mask_path in masks.items():
@@ -314,14 +314,14 @@ def test_options_are_checked():
 
 
 def test_methods_without_angles_are_not_filtered(scene, cache):
-    upright = load_method("rootsift-upright", 500)
+    upright = load_extractor("rootsift-upright", 500)
     filtered = [replace(MATCH, filter="ours"), replace(MATCH, filter="paper")]
     run = run_stereo([scene.pair_set().limit(2)], upright, plan(matches=filtered),
                      Workplace(cache))  # fmt: skip
     assert run.chosen.match == MATCH
 
 
-def run_program(part, out, *more):
+def run_cli(part, out, *more):
     root = part.parents[2]
     options = ["--data", str(root), "--scenes", "corner", "--method", "sift", "--jobs", "1"]
     ransac = ["--estimator", "magsac", "--max-iterations", "3000", "--ratio", "0.9"]
@@ -330,7 +330,7 @@ def run_program(part, out, *more):
 
 
 def test_the_program_writes_everything(part, tmp_path, capsys):
-    assert run_program(part, tmp_path, "--thresholds", "1", "20", "--covisibility", "0") == 0
+    assert run_cli(part, tmp_path, "--thresholds", "1", "20", "--covisibility", "0") == 0
     table = capsys.readouterr().out
     assert "Protocol imc2021-stereo" in table
     assert (tmp_path / "table.md").read_text() == table
@@ -352,7 +352,7 @@ def test_the_program_writes_everything(part, tmp_path, capsys):
 
 
 def test_the_program_turns_images(part, tmp_path):
-    assert run_program(part, tmp_path, "--turned", "3", "--num-pairs", "3") == 0
+    assert run_cli(part, tmp_path, "--turned", "3", "--num-pairs", "3") == 0
     record = json.loads((tmp_path / "results.json").read_text())
     assert "turned by any angle (seed 3)" in record["data"]
     assert record["methods"]["sift"]["scenes"][0]["num_pairs"] == 3
@@ -361,7 +361,7 @@ def test_the_program_turns_images(part, tmp_path):
 def test_the_program_runs_multiview_with_its_own_matching(part, tmp_path):
     sizes = ["--bag-sizes", "3", "5", "--num-bags", "4"]
     tasks = ["--task", "stereo,multiview", *sizes, "--ratio", "none", "0.9", "--seeds", "1"]
-    assert run_program(part, tmp_path, *tasks, "--export", str(tmp_path / "sub")) == 0
+    assert run_cli(part, tmp_path, *tasks, "--export", str(tmp_path / "sub")) == 0
     assert json.loads((tmp_path / "results.json").read_text())["protocol"] == "imc2021-stereo"
     record = json.loads((tmp_path / "multiview" / "results.json").read_text())
     assert record["protocol"] == "imc2021-multiview"
@@ -381,7 +381,7 @@ def test_the_program_runs_multiview_with_its_own_matching(part, tmp_path):
 def test_multiview_can_be_run_alone(part, tmp_path, capsys, caplog, monkeypatch):
     task = ["--task", "multiview", "--bag-sizes", "4", "--num-bags", "2", "--seeds", "1"]
     monkeypatch.setitem(sys.modules, "pydegensac", None)
-    assert run_program(part, tmp_path, *task, "--estimator", "degensac") == 0
+    assert run_cli(part, tmp_path, *task, "--estimator", "degensac") == 0
     printed = capsys.readouterr().out
     assert printed == (tmp_path / "multiview" / "table.md").read_text()
     assert "Multiview, phototourism/corner" in printed
@@ -395,7 +395,7 @@ def test_multiview_can_be_run_alone(part, tmp_path, capsys, caplog, monkeypatch)
     )
     assert (tmp_path / "multiview" / "multiview-phototourism-corner.png").is_file()
     assert not (tmp_path / "results.json").exists()
-    assert run_program(part, tmp_path, "--estimator", "degensac") == 2
+    assert run_cli(part, tmp_path, "--estimator", "degensac") == 2
     assert "pip install pydegensac" in caplog.text
 
 
@@ -404,8 +404,8 @@ def test_a_submission_has_the_matches_of_each_task(part, scene, tmp_path, monkey
     all_of_them = MatchSettings()
     monkeypatch.setattr(imc, "sweep_multiview", lambda *_: MultiviewRun(all_of_them, []))
     options = ["--task", "stereo,multiview", "--bag-sizes", "3", "--export", str(tmp_path / "sub")]
-    assert run_program(part, tmp_path, *options, "--export-runs", "1", "--seeds", "1") == 0
-    found = extract_images(scene.images, load_method("sift", 600), tmp_path / "again")
+    assert run_cli(part, tmp_path, *options, "--export-runs", "1", "--seeds", "1") == 0
+    found = extract_images(scene.images, load_extractor("sift", 600), tmp_path / "again")
     folder = tmp_path / "sub" / "phototourism" / "corner"
     with FeatureStore(found.path) as store, h5py.File(folder / "matches_multiview.h5") as file:
         assert len(file) == 10
@@ -428,7 +428,7 @@ def test_a_submission_has_the_matches_of_each_task(part, scene, tmp_path, monkey
     (("--turned", "-1"), "must not be negative"),
 ])  # fmt: skip
 def test_mistakes_are_told(part, tmp_path, caplog, options, message):
-    assert run_program(part, tmp_path, *options) == 2
+    assert run_cli(part, tmp_path, *options) == 2
     assert message in caplog.text
 
 

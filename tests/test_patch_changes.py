@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.patch_augmentation import PatchChanges, change_patches
+from training.patch_augmentation import PatchAugmentation, augment_patches
 
 
 def grey(count, value=128, seed=None):
@@ -14,7 +14,7 @@ def grey(count, value=128, seed=None):
 
 def change(patches, seed=0, **changes):
     rng = np.random.default_rng(seed)
-    return change_patches(rng, patches, PatchChanges(**{"max_gamma": 1.0, **changes}))
+    return augment_patches(rng, patches, PatchAugmentation(**{"max_gamma": 1.0, **changes}))
 
 
 def test_nothing_is_changed_without_changes():
@@ -83,4 +83,4 @@ def test_draws_depend_on_the_generator_alone():
 )
 def test_impossible_changes_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        PatchChanges(**changes)
+        PatchAugmentation(**changes)

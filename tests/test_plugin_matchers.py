@@ -9,7 +9,7 @@ import torch
 
 from rekd_hloc import plugin
 from rekd_hloc.plugin.confs import MAX_KEYPOINTS, matcher_confs, orientation_filter
-from rekd_hloc.plugin.guard import Guard
+from rekd_hloc.plugin.safe_matcher import SafeMatcher
 from tests.helpers import random_features
 from tests.hloc_home import KINDS, fresh_hloc
 
@@ -260,7 +260,7 @@ def test_a_matcher_that_changes_its_argument_does_no_harm(hloc, monkeypatch):
 
 
 def test_an_index_that_hloc_cannot_store_is_dropped_with_a_warning(caplog):
-    guard = Guard("any", [], "nothing")
+    guard = SafeMatcher("any", [], "nothing")
     partner = torch.tensor([[MAX_KEYPOINTS, MAX_KEYPOINTS + 1, -1]])
     data = {"keypoints0": torch.zeros(1, 3, 2), "keypoints1": torch.zeros(1, 40_000, 2)}
     answer = guard.run(lambda data: {"matches0": partner}, data)

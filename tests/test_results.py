@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from evaluation import results
-from evaluation.extractors.registry import METHODS
+from evaluation.extractors.registry import EXTRACTORS
 from evaluation.reporting.report import Table
 from evaluation.reporting.results_document import NOT_MEASURED, has_content, replace_block
 from evaluation.reporting.results_imc import make_overviews
@@ -209,7 +209,7 @@ def test_absent_data_is_told_before_measuring(tmp_path, caplog):
 
 
 def test_the_plan_covers_all_methods_and_sweeps():
-    assert set(METHODS) <= set(PLAN["rekd"].methods)
+    assert set(EXTRACTORS) <= set(PLAN["rekd"].methods)
     assert "sift+ours" in PLAN["rekd"].methods
     assert {"rotation", "gaussian", "motion", "scale", "homography-auc", "speed"} <= set(PLAN)
     assert {"sfm", "hloc", "imc"} <= set(PLAN)

@@ -11,7 +11,7 @@ import torch
 from helpers import random_features, textured_image
 
 from evaluation import rotation
-from evaluation.extractors.registry import Method, load_method
+from evaluation.extractors.registry import NamedExtractor, load_extractor
 from evaluation.image_folders import is_validation
 from evaluation.robustness.sweep import (
     Sweep,
@@ -25,10 +25,10 @@ from evaluation.robustness.tables import make_plots, make_value_rows, roto360_ta
 from evaluation.robustness.transforms import (
     blur_gaussian,
     blur_motion,
-    change_image,
     default_values,
     motion_kernel,
-    turn_image,
+    rotate_image,
+    transform_image,
 )
 from rekd_hloc.geometry import warp_angles, warp_points
 from rekd_hloc.types import Features, Keypoints
@@ -61,7 +61,7 @@ def centre_of(image: np.ndarray) -> list[float]:
     ],
 )
 def test_the_matrix_says_where_a_spot_has_gone(kind, value):
-    changed = change_image(spot((31, 44)), kind, value)
+    changed = transform_image(spot((31, 44)), kind, value)
     expected = warp_points(changed.changed_from_image, torch.tensor([[31.0, 44.0]]))[0]
     assert centre_of(changed.image) == pytest.approx(expected.tolist(), abs=0.12)
 
@@ -71,7 +71,7 @@ def test_the_matrix_says_where_a_spot_has_gone(kind, value):
 @pytest.mark.parametrize("half_pixel", [True, False])
 def test_the_canvas_holds_the_whole_image(size, angle_deg, half_pixel):
     image = colour(size[1], size[0])
-    turned = turn_image(image, math.radians(angle_deg), half_pixel=half_pixel)
+    turned = rotate_image(image, math.radians(angle_deg), half_pixel=half_pixel)
     right, bottom = size[0] - 1.0, size[1] - 1.0
     corners = torch.tensor([[0.0, 0.0], [right, 0.0], [right, bottom], [0.0, bottom]]).double()
     moved = warp_points(turned.changed_from_image, corners)
@@ -84,7 +84,7 @@ def test_the_canvas_holds_the_whole_image(size, angle_deg, half_pixel):
 
 
 def test_rotation_is_clockwise_as_the_house_angle():
-    turned = turn_image(colour(50, 50), math.radians(30.0))
+    turned = rotate_image(colour(50, 50), math.radians(30.0))
     direction = warp_angles(turned.changed_from_image, torch.zeros(1, 2), torch.zeros(1))
     assert float(direction) == pytest.approx(math.radians(30.0), abs=1e-6)
 
@@ -92,9 +92,9 @@ def test_rotation_is_clockwise_as_the_house_angle():
 @pytest.mark.parametrize("angle_deg", [0.0, 90.0, 180.0, 270.0])
 def test_whole_turns_are_resampled_by_half_a_pixel_unless_told(angle_deg):
     image = colour(40, 51)
-    halved = turn_image(image, math.radians(angle_deg)).changed_from_image[:2, 2]
+    halved = rotate_image(image, math.radians(angle_deg)).changed_from_image[:2, 2]
     assert torch.allclose(halved - halved.floor(), torch.full((2,), 0.5).double(), atol=1e-9)
-    exact = turn_image(image, math.radians(angle_deg), half_pixel=False)
+    exact = rotate_image(image, math.radians(angle_deg), half_pixel=False)
     expected = np.rot90(image, -int(angle_deg) // 90)
     x, y = warp_points(exact.changed_from_image, torch.zeros(1, 2).double())[0].round().int()
     assert tuple(exact.image[y, x]) == tuple(image[0, 0])
@@ -109,7 +109,7 @@ def test_images_are_not_changed_in_place():
     before = image.copy()
     for kind in ("rotation", "scale", "gaussian", "motion"):
         for value in (0.0 if kind != "scale" else 1.0, 1.5):
-            change_image(image, kind, value).image[:] = 0
+            transform_image(image, kind, value).image[:] = 0
     assert np.array_equal(image, before)
 
 
@@ -156,7 +156,7 @@ def features_at(xy: list[list[float]], angle: list[float], size: tuple[int, int]
 
 
 def test_angle_errors_follow_the_rotation_and_forgive_twins_of_one_place():
-    turned = turn_image(colour(100, 100), math.radians(90.0))
+    turned = rotate_image(colour(100, 100), math.radians(90.0))
     a = features_at([[50.0, 50.0], [30.0, 60.0], [70.0, 20.0]], [0.1, 0.2, 0.3], (100, 100))
     xy = warp_points(turned.changed_from_image, a.keypoints.xy)
     b = features_at(
@@ -181,7 +181,7 @@ def test_comparison_leaves_out_the_border_and_uses_the_strongest():
 
 
 def test_perfect_copies_are_perfect_and_a_wrong_sense_of_rotation_is_seen():
-    turned = turn_image(colour(120, 120), math.radians(40.0))
+    turned = rotate_image(colour(120, 120), math.radians(40.0))
     upright = random_features(200, (120, 120))
     keypoints = upright.keypoints
     xy = warp_points(turned.changed_from_image, keypoints.xy)
@@ -217,26 +217,26 @@ def photos(tmp_path_factory):
 def test_sift_turns_with_the_image_and_upright_sift_does_not(photos, tmp_path):
     base = {"kind": "rotation", "paths": sorted(photos.iterdir()), "num_keypoints": 150}
     sweep = Sweep(values=(0.0, 90.0, 140.0), cache_dir=tmp_path, **base)
-    rows = run_sweep(sweep, load_method("rootsift", 300))
+    rows = run_sweep(sweep, load_extractor("rootsift", 300))
     for row in rows:
         assert row.mma[1] > 0.85
         assert row.repeatability > 0.6
         assert row.angle_accuracy > 0.85
         assert row.angle_median_deg < 5
-    upright = run_sweep(sweep, load_method("rootsift-upright", 300))
+    upright = run_sweep(sweep, load_extractor("rootsift-upright", 300))
     assert upright[0].mma[1] > 0.85
     assert upright[2].mma[1] < 0.3
 
 
 def test_a_second_sweep_extracts_only_what_is_new(photos, tmp_path):
     calls = []
-    inner = load_method("orb", 100)
+    inner = load_extractor("orb", 100)
 
     def extract(path):
         calls.append(path)
         return inner(path)
 
-    method = Method("orb", extract, {})
+    method = NamedExtractor("orb", extract, {})
     paths = sorted(photos.iterdir())
 
     def sweep(values: tuple[float, ...], **options) -> Sweep:
@@ -252,7 +252,7 @@ def test_a_second_sweep_extracts_only_what_is_new(photos, tmp_path):
 
 
 def test_stored_features_cannot_be_swept(photos, tmp_path):
-    method = Method("file:x", lambda path: random_features(1), {}, is_stored=True)
+    method = NamedExtractor("file:x", lambda path: random_features(1), {}, is_stored=True)
     sweep = Sweep("rotation", (0.0,), sorted(photos.iterdir()), 10, tmp_path)
     with pytest.raises(ValueError, match="stored features"):
         run_sweep(sweep, method)

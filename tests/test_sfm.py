@@ -39,9 +39,9 @@ def test_a_missing_reference_is_named(tmp_path, caplog):
 
 
 def test_a_method_may_end_in_a_budget():
-    conf, config = sfm.resolve_method("rekd-fast-n8000")
+    conf, config = sfm.resolve_preset("rekd-fast-n8000")
     assert (conf, config) == ("rekd-fast", with_max_keypoints(get_preset("rekd-fast"), 8000))
-    assert sfm.resolve_method("rekd-c36") == ("rekd-c36", reconstruction_preset("rekd-c36"))
+    assert sfm.resolve_preset("rekd-c36") == ("rekd-c36", reconstruction_preset("rekd-c36"))
 
 
 def test_a_wrong_method_is_named_before_the_work(tmp_path, caplog):

@@ -32,7 +32,7 @@ from training.descriptor_run import (
     read_start,
 )
 from training.descriptor_validation import by_root_sift, evaluate, make_pairs, root_sift
-from training.patch_augmentation import PatchChanges
+from training.patch_augmentation import PatchAugmentation
 from training.track_cache import BatchPlan, TrackSet, generate_tracks
 from training.tracks import TrackConfig, agreeing, carry, make_tracks
 from training.warps import WarpConfig, draw_view, plain_view
@@ -190,7 +190,7 @@ def test_tracks_are_made_once_and_only_for_one_configuration(folder, tmp_path):
 
 def test_batches_pair_views_of_one_track(cache):
     tracks = TrackSet(cache)
-    plan = BatchPlan(batch_size=60, photos=2, changes=PatchChanges(max_gamma=1.0))
+    plan = BatchPlan(batch_size=60, photos=2, changes=PatchAugmentation(max_gamma=1.0))
     batch = tracks.batch(np.random.default_rng([0, 5]), plan)
     again = tracks.batch(np.random.default_rng([0, 5]), plan)
     assert torch.equal(batch.a, again.a)
@@ -413,7 +413,7 @@ def arguments(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(train_descriptor, "Detector", lambda network, config: CornerDetector())
     monkeypatch.setattr(
         train_descriptor,
-        "list_photos",
+        "list_image_paths",
         lambda folders: (sorted(folder.glob("*.png"))[:4], sorted(folder.glob("*.png"))[4:]),
     )
     return [

@@ -35,7 +35,7 @@ from training.detector_run import (
     network_state,
 )
 from training.export import export_checkpoint
-from training.pairs import PhotoSet
+from training.pairs import ImageSet
 from training.refine_group import main as refine_main
 from training.refine_group import refine_group
 from training.train_detector import main
@@ -151,7 +151,7 @@ def test_a_signal_leaves_a_checkpoint_of_its_step(
 
 def test_a_later_second_signal_interrupts_at_once(monkeypatch):
     monkeypatch.setattr(stopping, "PATIENCE_S", -1.0)
-    with stopping.StopRequest() as stop:
+    with stopping.SignalHandler() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):
@@ -228,7 +228,7 @@ def test_losses_with_bfloat16_convolutions(photos, tmp_path):
         overrides = [f"output={tmp_path / str(number)}", f"autocast={autocast}"]
         config = load_config(TrainDetectorConfig(), SMOKE, overrides)
         training = DetectorRun(config, "hash")
-        batch = PhotoSet(sorted(photos.glob("*.png"))[:4], config.pairs).batch(0, 0, 2)
+        batch = ImageSet(sorted(photos.glob("*.png"))[:4], config.pairs).batch(0, 0, 2)
         losses.append([training.advance(batch) for _ in range(2)])
         assert {p.dtype for p in training.network.parameters()} == {torch.float32}
         assert {p.grad.dtype for p in training.network.parameters()} == {torch.float32}
@@ -275,7 +275,7 @@ def test_mistakes_are_named(photos, tmp_path, caplog):
 
 def test_a_loss_that_is_no_number_stops_and_names_step_and_losses(photos, tmp_path, monkeypatch):
     config = load_config(TrainDetectorConfig(), SMOKE, [f"output={tmp_path / 'r'}"])
-    batch = PhotoSet(sorted(photos.glob("*.png")), config.pairs).batch(0, 0, 2)
+    batch = ImageSet(sorted(photos.glob("*.png")), config.pairs).batch(0, 0, 2)
     monkeypatch.setattr(
         detector_objective, "keypoint_loss", lambda *_, **__: torch.tensor(float("nan"))
     )
@@ -287,7 +287,7 @@ def test_the_loss_falls(photos, tmp_path):
     overrides = [f"output={tmp_path / 'r'}", "network.group_order=8", "learning_rate=0.005"]
     config = load_config(TrainDetectorConfig(), SMOKE, overrides)
     training = DetectorRun(config, "hash")
-    pairs = PhotoSet(sorted(photos.glob("*.png")), config.pairs)
+    pairs = ImageSet(sorted(photos.glob("*.png")), config.pairs)
     batch = pairs.batch(0, 0, 4)
     losses = [training.advance(batch) for _ in range(30)]
     first, last = losses[0], losses[-1]
@@ -313,7 +313,7 @@ def test_validation_knows_a_perfect_detector_and_leaves_the_mode_alone(photos):
     # the same crop twice: every point and angle must be found again
     fixed = load_config(TrainDetectorConfig(), SMOKE, ["pairs.max_angle_deg=1e-6"]).pairs
     plain = {"brightness": 0, "contrast": (1, 1), "hue_deg": 0, "saturation": (1, 1)}
-    held_out = PhotoSet(
+    held_out = ImageSet(
         sorted(photos.glob("*.png")),
         type(fixed)(**{**fixed.__dict__, **plain, "crop_px": 96}),
     )

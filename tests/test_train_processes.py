@@ -12,7 +12,7 @@ from tests.helpers import ROOT, textured_image
 from training.common.checkpoint import load_checkpoint
 from training.common.distributed import Process, any_process, average_over_processes, choose_device
 from training.loading import draw_share
-from training.pairs import PairConfig, PhotoSet
+from training.pairs import ImageSet, PairConfig
 from training.train_detector import main
 
 SMOKE = ROOT / "configs" / "train_rekd_smoke.yaml"
@@ -83,7 +83,7 @@ def test_two_processes_train_as_one_does_on_the_joint_batch(photos, tmp_path):
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_the_shares_together_are_the_joint_batch(photos, count):
-    source = PhotoSet(sorted(photos.glob("*.png")), PairConfig(crop_px=64))
+    source = ImageSet(sorted(photos.glob("*.png")), PairConfig(crop_px=64))
     joint = source.batch(0, 7, 6)
     shares = [
         draw_share(source, Process(rank, count, CPU), seed=0, step=7, batch_size=6)
@@ -94,7 +94,7 @@ def test_the_shares_together_are_the_joint_batch(photos, count):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(photos):
-    source = PhotoSet(sorted(photos.glob("*.png")), PairConfig(crop_px=64))
+    source = ImageSet(sorted(photos.glob("*.png")), PairConfig(crop_px=64))
     with pytest.raises(ValueError, match="multiple of the 4 processes, got 6"):
         draw_share(source, Process(0, 4, CPU), seed=0, step=0, batch_size=6)
 

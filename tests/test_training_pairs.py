@@ -8,7 +8,7 @@ import torch
 
 from tests.helpers import textured_image
 from training.pair_cache import PairCache, PairCacheConfig, generate
-from training.pairs import PairConfig, PhotoSet
+from training.pairs import ImageSet, PairConfig
 
 PLAIN = PairConfig(crop_px=96, brightness=0, contrast=(1, 1), hue_deg=0, saturation=(1, 1))
 
@@ -30,7 +30,7 @@ def paths(folder):
 @pytest.mark.parametrize("index", range(4))
 def test_the_map_takes_crop_a_to_crop_b(paths, index):
     config = PairConfig(**{**PLAIN.__dict__, "scale_range": (0.8, 1.25), "zoom_range": (0.8, 1.2)})
-    a, b, b_from_a, angle = PhotoSet(paths, config).pair(0, index)
+    a, b, b_from_a, angle = ImageSet(paths, config).pair(0, index)
     moved = cv2.warpPerspective(a, b_from_a, (96, 96), flags=cv2.INTER_LINEAR)
     seen = cv2.warpPerspective(np.ones_like(a), b_from_a, (96, 96), flags=cv2.INTER_NEAREST) > 0
     seen = cv2.erode(seen.astype(np.uint8), np.ones((7, 7))) > 0
@@ -43,7 +43,7 @@ def test_the_map_takes_crop_a_to_crop_b(paths, index):
 @pytest.mark.parametrize("index", range(4))
 def test_a_tilt_moves_the_crop_and_keeps_the_turn_at_its_centre(paths, index):
     tilted = {"crop_px": 96, "max_stretch": 1.6, "perspective": 0.2, "zoom_range": (1.0, 1.3)}
-    photos = PhotoSet(paths, PairConfig(**{**PLAIN.__dict__, **tilted}))
+    photos = ImageSet(paths, PairConfig(**{**PLAIN.__dict__, **tilted}))
     a, b, b_from_a, angle = photos.pair(0, index)
     moved = cv2.warpPerspective(a, b_from_a, (96, 96), flags=cv2.INTER_LINEAR)
     seen = cv2.warpPerspective(np.ones_like(a), b_from_a, (96, 96), flags=cv2.INTER_NEAREST) > 0
@@ -67,7 +67,7 @@ def test_impossible_tilts_are_refused(name, value):
 
 
 def test_a_pair_depends_on_seed_and_index_alone(paths):
-    first, second = PhotoSet(paths, PairConfig(crop_px=96)), PhotoSet(paths, PairConfig(crop_px=96))
+    first, second = ImageSet(paths, PairConfig(crop_px=96)), ImageSet(paths, PairConfig(crop_px=96))
     second.pair(0, 5)
     for got, wanted in zip(second.pair(3, 1), first.pair(3, 1), strict=True):
         assert np.array_equal(got, wanted)
@@ -76,7 +76,7 @@ def test_a_pair_depends_on_seed_and_index_alone(paths):
 
 
 def test_a_batch_is_its_pairs(paths):
-    photos = PhotoSet(paths, PairConfig(crop_px=96))
+    photos = ImageSet(paths, PairConfig(crop_px=96))
     batch = photos.batch(0, 2, 3)
     crop_a, crop_b, b_from_a, angle = photos.pair(0, 2 * 3 + 1)
     assert torch.equal(batch.image_a[1, 0], torch.from_numpy(crop_a).float() / 255)
@@ -90,18 +90,18 @@ def test_useless_files_are_skipped_and_counted(paths, tmp_path, caplog):
     assert cv2.imwrite(str(tmp_path / "small.png"), textured_image(90, 300))
     extra = [tmp_path / "text.png", tmp_path / "small.png"]
     with caplog.at_level(logging.WARNING):
-        photos = PhotoSet([*paths, *extra], PLAIN)
+        photos = ImageSet([*paths, *extra], PLAIN)
     assert len(photos.photos) == len(paths)
     assert set(photos.skipped) == {str(path) for path in extra}
     assert "2 of 14 photos skipped" in caplog.text
     with pytest.raises(ValueError, match="only 0 of 2 photos can be used.*short side of 136 px"):
-        PhotoSet(extra, PLAIN)
+        ImageSet(extra, PLAIN)
 
 
 def test_flat_photos_are_skipped_and_counted(paths, tmp_path):
     flat = tmp_path / "flat.png"
     assert cv2.imwrite(str(flat), np.full((200, 200, 3), 90, np.uint8))
-    photos = PhotoSet([*paths, flat], PLAIN)
+    photos = ImageSet([*paths, flat], PLAIN)
     assert photos.skipped == {str(flat): "no texture anywhere"}
     assert len(photos.photos) == len(paths)
 
@@ -112,7 +112,7 @@ def test_a_photo_with_one_edge_gives_crops_even_where_it_is_flat(tmp_path):
     for name in "ab":
         assert cv2.imwrite(str(tmp_path / f"{name}.png"), photo)
     config = PairConfig(**{**PLAIN.__dict__, "centred": True})
-    a, b, _, _ = PhotoSet(sorted(tmp_path.glob("*.png")), config).pair(0, 0)
+    a, b, _, _ = ImageSet(sorted(tmp_path.glob("*.png")), config).pair(0, 0)
     assert a.std() == b.std() == 0
 
 
@@ -120,7 +120,7 @@ def test_light_blur_noise_and_compression_change_the_second_view(paths):
     jitter = PairConfig(
         crop_px=96, max_angle_deg=0.001, blur_px=2, noise=5, jpeg_quality=40, centred=True
     )
-    photos = PhotoSet(paths, jitter)
+    photos = ImageSet(paths, jitter)
     changes = [
         np.abs(a.astype(int) - b).mean() for a, b, _, _ in (photos.pair(0, i) for i in range(8))
     ]
@@ -131,7 +131,7 @@ def test_a_cache_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
     config = PairCacheConfig(
         photos=(str(folder),), output=str(tmp_path / "cache"), pairs=PLAIN, num_pairs=6
     )
-    real, calls = PhotoSet.pair, []
+    real, calls = ImageSet.pair, []
 
     def stop_at_four(self, seed, index):
         calls.append(index)
@@ -139,7 +139,7 @@ def test_a_cache_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(self, seed, index)
 
-    monkeypatch.setattr(PhotoSet, "pair", stop_at_four)
+    monkeypatch.setattr(ImageSet, "pair", stop_at_four)
     with pytest.raises(KeyboardInterrupt):
         generate(config, quiet=True)
     with pytest.raises(FileNotFoundError, match="no finished pair cache"):
@@ -156,12 +156,12 @@ def test_a_cache_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
 
 
 def test_cached_crops_are_those_drawn_on_the_fly(folder, tmp_path):
-    from evaluation.image_folders import list_photos
+    from evaluation.image_folders import list_image_paths
 
     config = PairCacheConfig(
         photos=(str(folder),), output=str(tmp_path / "cache"), pairs=PLAIN, num_pairs=2
     )
     cache = PairCache(generate(config, quiet=True))
-    photos = PhotoSet(list_photos([folder])[0], PLAIN)
+    photos = ImageSet(list_image_paths([folder])[0], PLAIN)
     assert np.array_equal(cache.crops[1, 0], photos.pair(0, 1)[0])
     assert np.array_equal(cache.maps[1], photos.pair(0, 1)[2])

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluation.rotated_images import canvas_from_photo, turn_folder, turn_photo, turn_poses
+from evaluation.rotated_images import canvas_from_image, rotate_folder, rotate_image, rotate_poses
 from rekd_hloc.images import read_color, read_mask
 from rekd_hloc.sfm.alignment import Pose
 from tests.helpers import textured_image
@@ -17,14 +17,14 @@ def photo(height=60, width=90, seed=0):
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3, 4, 7])
 def test_quarter_turns_move_pixels_clockwise_without_change(quarters):
     image = photo()
-    canvas, mask = turn_photo(image, 90.0 * quarters)
+    canvas, mask = rotate_image(image, 90.0 * quarters)
     np.testing.assert_array_equal(canvas, np.rot90(image, -quarters))
     assert (mask == 255).all()
 
 
 @pytest.mark.parametrize("angle_deg", [10.0, 77.3, 200.0, 359.0])
 def test_canvas_is_the_smallest_that_holds_the_photo(angle_deg):
-    matrix, (width, height) = canvas_from_photo((90, 60), angle_deg)
+    matrix, (width, height) = canvas_from_image((90, 60), angle_deg)
     edges = np.array([(-0.5, -0.5), (89.5, -0.5), (89.5, 59.5), (-0.5, 59.5)])
     moved = edges @ matrix[:2, :2].T + matrix[:2, 2]
     assert (moved >= -0.5 - 1e-3).all()
@@ -36,8 +36,8 @@ def test_canvas_is_the_smallest_that_holds_the_photo(angle_deg):
 def test_a_dot_lands_where_the_map_says(angle_deg):
     image = np.zeros((60, 90, 3), np.uint8)
     cv2.circle(image, (70, 20), 3, (255, 255, 255), -1)
-    canvas, _ = turn_photo(image, angle_deg)
-    matrix, _ = canvas_from_photo((90, 60), angle_deg)
+    canvas, _ = rotate_image(image, angle_deg)
+    matrix, _ = canvas_from_image((90, 60), angle_deg)
     weight = canvas[..., 0].astype(float)
     rows, columns = np.indices(weight.shape)
     found = np.array([(columns * weight).sum(), (rows * weight).sum()]) / weight.sum()
@@ -51,7 +51,7 @@ def test_a_dot_lands_where_the_map_says(angle_deg):
 
 @pytest.mark.parametrize("angle_deg", [5.0, 45.0, 222.0])
 def test_mask_holds_photo_pixels_only_and_nearly_all_of_them(angle_deg):
-    canvas, mask = turn_photo(np.full((60, 90, 3), 200, np.uint8), angle_deg)
+    canvas, mask = rotate_image(np.full((60, 90, 3), 200, np.uint8), angle_deg)
     assert set(np.unique(mask)) == {0, 255}
     inside = mask == 255
     assert (np.abs(canvas[inside].astype(int) - 200) <= 1).all()
@@ -62,11 +62,11 @@ def test_mask_holds_photo_pixels_only_and_nearly_all_of_them(angle_deg):
 
 def test_one_pixel_and_input_unchanged():
     image = np.full((1, 1, 3), 9, np.uint8)
-    canvas, mask = turn_photo(image, 30.0)
+    canvas, mask = rotate_image(image, 30.0)
     assert canvas.shape[:2] == mask.shape
     image = photo()
     before = image.copy()
-    turn_photo(image, 12.0)
+    rotate_image(image, 12.0)
     np.testing.assert_array_equal(image, before)
 
 
@@ -75,13 +75,13 @@ def test_folder_is_turned_with_masks_named_as_colmap_does(tmp_path):
     (images / "sub").mkdir(parents=True)
     cv2.imwrite(str(images / "a b.jpg"), photo())
     cv2.imwrite(str(images / "sub" / "a b.png"), photo(seed=1))
-    angles = turn_folder(images, tmp_path / "out", seed=4)
+    angles = rotate_folder(images, tmp_path / "out", seed=4)
     assert list(angles) == ["a b.png", "sub/a b.png"]
-    assert angles == turn_folder(images, tmp_path / "again", seed=4)
-    assert angles != turn_folder(images, tmp_path / "other", seed=5)
+    assert angles == rotate_folder(images, tmp_path / "again", seed=4)
+    assert angles != rotate_folder(images, tmp_path / "other", seed=5)
     assert json.loads((tmp_path / "out" / "angles.json").read_text()) == angles
     for name, angle_deg in angles.items():
-        _, (width, height) = canvas_from_photo((90, 60), angle_deg)
+        _, (width, height) = canvas_from_image((90, 60), angle_deg)
         assert read_color(tmp_path / "out" / "images" / name).shape == (height, width, 3)
         mask = read_mask(tmp_path / "out" / "masks" / f"{name}.png")
         assert mask.shape == (height, width)
@@ -92,7 +92,7 @@ def test_two_photos_of_one_new_name_are_refused(tmp_path):
     for ending in ("png", "bmp"):
         cv2.imwrite(str(tmp_path / f"same.{ending}"), photo())
     with pytest.raises(ValueError, match=r"same\.png"):
-        turn_folder(tmp_path, tmp_path / "out", seed=0)
+        rotate_folder(tmp_path, tmp_path / "out", seed=0)
 
 
 @pytest.mark.parametrize("angle_deg", [90.0, 213.0])
@@ -100,11 +100,11 @@ def test_turned_pose_projects_to_turned_pixels(angle_deg):
     rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
     rotation *= np.linalg.det(rotation)
     pose = Pose(rotation, np.array((1.0, -2.0, 0.5)))
-    turned = turn_poses({"photo": pose}, {"photo.png": angle_deg, "unknown.png": 3.0})
+    turned = rotate_poses({"photo": pose}, {"photo.png": angle_deg, "unknown.png": 3.0})
     assert list(turned) == ["photo.png"]
     np.testing.assert_array_equal(turned["photo.png"].centre, pose.centre)
     points = pose.centre + np.random.default_rng(1).uniform(-1, 1, (5, 3)) + 4 * rotation[2]
-    matrix, size = canvas_from_photo((90, 60), angle_deg)
+    matrix, size = canvas_from_image((90, 60), angle_deg)
 
     def project(pose, size):
         x, y, z = ((points - pose.centre) @ pose.rotation.T).T

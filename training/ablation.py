@@ -16,17 +16,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evaluation.image_folders import list_photos
+from evaluation.image_folders import list_image_paths
 from evaluation.reporting.curves import Plot, draw_panels
 from evaluation.reporting.report import Cell, Table, format_markdown
 from rekd_hloc.config import config_json, load_config
 from rekd_hloc.files import write_json, write_text
 from training.common.checkpoint import load_start, require_same, start_path
-from training.common.cli import run_program
+from training.common.cli import run_cli
 from training.common.distributed import choose_device
 from training.detector_config import NO_INFLUENCE, TrainDetectorConfig
 from training.detector_run import build_trainable, load_network_state
-from training.pairs import PhotoSet
+from training.pairs import ImageSet
 from training.train_detector import train
 from training.validation import validate
 
@@ -65,7 +65,7 @@ class AblationConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return run_program("training.ablation", __doc__, AblationConfig(), run_ablation, argv)
+    return run_cli("training.ablation", __doc__, AblationConfig(), run_ablation, argv)
 
 
 def run_ablation(config: AblationConfig, *, quiet: bool = False) -> Path:
@@ -144,14 +144,14 @@ def _measure_start(path: Path, base: TrainDetectorConfig) -> dict[str, float]:
         return known
     if not base.photos:
         raise ValueError("no photos: give base.photos=[FOLDER,...] with natural images")
-    _, held_out = list_photos([Path(folder) for folder in base.photos])
+    _, held_out = list_image_paths([Path(folder) for folder in base.photos])
     pairs = replace(base.pairs, crop_px=base.validation_crop_px)
     network = build_trainable(base.network)
     if base.init:
         load_network_state(network, load_start(base.init))
     result = validate(
         network.to(choose_device(base.device)),
-        PhotoSet(held_out, pairs, min_photos=1),
+        ImageSet(held_out, pairs, min_photos=1),
         num_pairs=base.num_validation_pairs,
         seed=base.seed,
     )

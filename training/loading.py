@@ -10,7 +10,7 @@ from pathlib import Path
 
 from training.common.distributed import Process
 from training.pair_cache import PairCache
-from training.pairs import PairBatch, PhotoSet
+from training.pairs import ImageSet, PairBatch
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ NUM_NAMED = 3
 
 
 def draw_share(
-    source: PhotoSet | PairCache, process: Process, *, seed: int, step: int, batch_size: int
+    source: ImageSet | PairCache, process: Process, *, seed: int, step: int, batch_size: int
 ) -> PairBatch:
     """The pairs of a step's joint batch that fall to this process.
 
@@ -29,7 +29,7 @@ def draw_share(
         ValueError: the batch cannot be shared evenly.
     """
     share = process.share_of(batch_size)
-    if isinstance(source, PhotoSet):  # pairs are numbered through: draw no more than the share
+    if isinstance(source, ImageSet):  # pairs are numbered through: draw no more than the share
         return source.batch(seed, step * process.count + process.rank, share)
     joint = source.batch(seed, step, batch_size)
     own = slice(process.rank * share, (process.rank + 1) * share)

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from evaluation.image_folders import list_photos, photos_hash
+from evaluation.image_folders import images_hash, list_image_paths
 from rekd_hloc.files import write_json
 from training.common.checkpoint import require_same
-from training.common.cli import run_program
-from training.pairs import PairBatch, PairConfig, PhotoSet
+from training.common.cli import run_cli
+from training.pairs import ImageSet, PairBatch, PairConfig
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +82,11 @@ def generate(config: PairCacheConfig, *, quiet: bool = False) -> Path:
     """
     if not config.photos:
         raise ValueError("no photos: give photos=[FOLDER,...] with natural images")
-    paths, _ = list_photos([Path(p) for p in config.photos])
-    source = PhotoSet(paths, config.pairs)
+    paths, _ = list_image_paths([Path(p) for p in config.photos])
+    source = ImageSet(paths, config.pairs)
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
-    identity = json.loads(json.dumps({**asdict(config), "data_hash": photos_hash(paths)}))
+    identity = json.loads(json.dumps({**asdict(config), "data_hash": images_hash(paths)}))
     identity = {k: v for k, v in identity.items() if k not in ("output", "photos")}
     stated = folder / "config.json"
     if stated.is_file():
@@ -119,7 +119,7 @@ def _open(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> np.memm
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return run_program("training.pair_cache", __doc__, PairCacheConfig(), generate, argv)
+    return run_cli("training.pair_cache", __doc__, PairCacheConfig(), generate, argv)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ class PairBatch:
 
 
 @dataclass
-class PhotoSet:
+class ImageSet:
     """Photos in memory, with those that are of no use counted.
 
     Raises:

@@ -16,7 +16,7 @@ EDGE_PX = 1.5
 
 
 @dataclass(frozen=True)
-class PatchChanges:
+class PatchAugmentation:
     """How often patches are changed, and how much."""
 
     max_gamma: float = 1.25
@@ -43,8 +43,8 @@ class PatchChanges:
 Values = Float[np.ndarray, "patch side side"]
 
 
-def change_patches(
-    rng: np.random.Generator, patches: NDArray[np.uint8], changes: PatchChanges
+def augment_patches(
+    rng: np.random.Generator, patches: NDArray[np.uint8], changes: PatchAugmentation
 ) -> Values:
     """Patches in 0..1, each changed by draws of its own.
 

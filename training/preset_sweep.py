@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.image_folders import list_photos
+from evaluation.image_folders import list_image_paths
 from evaluation.metrics.homography import match_errors
 from rekd_hloc.config import MatchConfig, get_preset, load_config
 from rekd_hloc.features.extractor import Extractor
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        _, held_out = list_photos(arguments.photos)
+        _, held_out = list_image_paths(arguments.photos)
         pairs = draw_pairs(
             held_out, arguments.num_photos, arguments.seed, upright=arguments.upright
         )

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from evaluation.image_folders import photos_hash
+from evaluation.image_folders import images_hash
 from rekd_hloc.features.detector.detect import Detector
 from rekd_hloc.files import atomic_write, write_json
 from rekd_hloc.images import ImageReadError, read_color
 from training.common.checkpoint import require_same
-from training.patch_augmentation import PatchChanges, change_patches
+from training.patch_augmentation import PatchAugmentation, augment_patches
 from training.scene_tracks import SceneConfig, make_scene_tracks, scene_hash
 from training.tracks import TrackConfig, Tracks, make_tracks
 
@@ -67,7 +67,7 @@ def generate_tracks(
     folder.mkdir(parents=True, exist_ok=True)
     identity = {"tracks": asdict(config), "detector": detector_hash, "seed": seed}
     identity["version"] = VERSION
-    identity = json.loads(json.dumps({**identity, "data_hash": photos_hash(paths)}))
+    identity = json.loads(json.dumps({**identity, "data_hash": images_hash(paths)}))
     stated = folder / "config.json"
     if stated.is_file():
         require_same(stated, json.loads(stated.read_text()), identity)
@@ -161,8 +161,8 @@ class TrackSet:
         a, b = (self._read(tracks, view) for view in (first, second))
         a, b = _turn_alike(rng, a, b, self.is_upright[tracks])
         return PatchPairs(
-            a=torch.from_numpy(change_patches(rng, a, plan.changes))[:, None],
-            b=torch.from_numpy(change_patches(rng, b, plan.changes))[:, None],
+            a=torch.from_numpy(augment_patches(rng, a, plan.changes))[:, None],
+            b=torch.from_numpy(augment_patches(rng, b, plan.changes))[:, None],
             is_excluded=torch.from_numpy(self._same_place(tracks, plan.exclusion)),
         )
 
@@ -209,7 +209,7 @@ class BatchPlan:
     """Share of pairs of upright patches."""
     exclusion: float = 0.1
     """Two places of a photo or scene closer than this part of the larger patch's side are one."""
-    changes: PatchChanges = field(default_factory=PatchChanges)
+    changes: PatchAugmentation = field(default_factory=PatchAugmentation)
     """What is done to every patch."""
 
     def __post_init__(self) -> None:

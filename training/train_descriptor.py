@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.image_folders import list_photos, photos_hash
+from evaluation.image_folders import images_hash, list_image_paths
 from rekd_hloc.features.descriptor.hardnet import load_hardnet
 from rekd_hloc.features.detector.detect import Detector
 from rekd_hloc.features.extractor import choose_device
 from rekd_hloc.features.weights import load_detector, resolve_weights, weights_hash
-from training.common.cli import run_program
-from training.common.signal_handler import StopRequest
-from training.common.tensorboard_logger import Board
+from training.common.cli import run_cli
+from training.common.signal_handler import SignalHandler
+from training.common.tensorboard_logger import TensorBoardLogger
 from training.descriptor_run import (
     DescriptorRun,
     TrainDescriptorConfig,
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return run_program("training.train_descriptor", __doc__, TrainDescriptorConfig(), train, argv)
+    return run_cli("training.train_descriptor", __doc__, TrainDescriptorConfig(), train, argv)
 
 
 def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
@@ -63,7 +63,7 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
     """
     if not config.photos:
         raise ValueError("no photos: give photos=[FOLDER,...] with natural images")
-    training_paths, validation_paths = list_photos([Path(folder) for folder in config.photos])
+    training_paths, validation_paths = list_image_paths([Path(folder) for folder in config.photos])
     training_paths = _spread(training_paths, config.max_photos or len(training_paths))
     start = read_start(config)  # before the long work, as are the scenes
     weights = resolve_weights(config.detector)
@@ -86,7 +86,7 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
     logger.info("%d tracks with %d patches", len(tracks), tracks.num_patches)
     held_out = _make_validation(config, validation_paths, detector)
     identity = {
-        "data_hash": photos_hash([*training_paths, *validation_paths]),
+        "data_hash": images_hash([*training_paths, *validation_paths]),
         "detector_hash": weights_hash(weights),
         "scene_hashes": [folder.name for folder in scenes],
     }
@@ -108,9 +108,11 @@ def _run_steps(
 ) -> None:
     config, folder = run.config, run.folder.path
     with (
-        StopRequest() as stop,
+        SignalHandler() as stop,
         tqdm(total=config.steps, initial=run.step, disable=quiet, unit="step") as bar,
-        closing(Board(folder / "tensorboard", run.step + 1, wanted=config.tensorboard)) as board,
+        closing(
+            TensorBoardLogger(folder / "tensorboard", run.step + 1, wanted=config.tensorboard)
+        ) as board,
     ):
         while run.step < config.steps:
             rng = np.random.default_rng([config.seed, run.step])

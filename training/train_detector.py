@@ -16,17 +16,17 @@ from typing import Self
 
 from tqdm import tqdm
 
-from evaluation.image_folders import list_photos, photos_hash
-from training.common.cli import run_program
+from evaluation.image_folders import images_hash, list_image_paths
+from training.common.cli import run_cli
 from training.common.distributed import any_process, join_processes
-from training.common.signal_handler import StopRequest
-from training.common.tensorboard_logger import Board
+from training.common.signal_handler import SignalHandler
+from training.common.tensorboard_logger import TensorBoardLogger
 from training.detector_config import TrainDetectorConfig
 from training.detector_pictures import draw_validation
 from training.detector_run import DetectorRun
 from training.loading import draw_share, load_ahead, report_skipped
 from training.pair_cache import PairCache
-from training.pairs import PairBatch, PhotoSet
+from training.pairs import ImageSet, PairBatch
 from training.validation import ValidationResult, validate
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    return run_program("training.train_detector", __doc__, TrainDetectorConfig(), train, argv)
+    return run_cli("training.train_detector", __doc__, TrainDetectorConfig(), train, argv)
 
 
 def train(
@@ -60,12 +60,12 @@ def train(
     """
     if not config.photos:
         raise ValueError("no photos: give photos=[FOLDER,...] with natural images")
-    training_paths, validation_paths = list_photos([Path(folder) for folder in config.photos])
-    with join_processes(config.device) as process, StopRequest() as stop:
+    training_paths, validation_paths = list_image_paths([Path(folder) for folder in config.photos])
+    with join_processes(config.device) as process, SignalHandler() as stop:
         process.share_of(config.batch_size)
         judge = _Judge.open(judged_as or config, validation_paths)
         source = _open_source(config, training_paths)
-        run = DetectorRun(config, photos_hash([*training_paths, *validation_paths]), process)
+        run = DetectorRun(config, images_hash([*training_paths, *validation_paths]), process)
         _run_steps(run, source, judge, stop, quiet=quiet or not process.is_main)
         return run.last_result
 
@@ -74,31 +74,31 @@ def train(
 class _Judge:
     """The held-out photos, and how pairs are drawn from them."""
 
-    photos: PhotoSet
+    photos: ImageSet
     num_pairs: int
     seed: int
 
     @classmethod
     def open(cls, config: TrainDetectorConfig, paths: Sequence[Path]) -> Self:
         pairs = replace(config.pairs, crop_px=config.validation_crop_px)
-        photos = PhotoSet(paths, pairs, min_photos=1)
+        photos = ImageSet(paths, pairs, min_photos=1)
         report_skipped(photos.skipped, len(paths))
         return cls(photos, config.num_validation_pairs, config.seed)
 
 
-def _open_source(config: TrainDetectorConfig, paths: Sequence[Path]) -> PhotoSet | PairCache:
+def _open_source(config: TrainDetectorConfig, paths: Sequence[Path]) -> ImageSet | PairCache:
     if config.pair_cache:
         return PairCache(Path(config.pair_cache))
-    photos = PhotoSet(paths, config.pairs)
+    photos = ImageSet(paths, config.pairs)
     report_skipped(photos.skipped, len(paths))
     return photos
 
 
 def _run_steps(
     run: DetectorRun,
-    source: PhotoSet | PairCache,
+    source: ImageSet | PairCache,
     judge: _Judge,
-    stop: StopRequest,
+    stop: SignalHandler,
     *,
     quiet: bool,
 ) -> None:
@@ -114,7 +114,7 @@ def _run_steps(
     batches = load_ahead(draw, run.step, config.steps, config.load_threads)
     with (
         tqdm(total=config.steps, initial=run.step, disable=quiet, unit="step") as bar,
-        closing(Board(folder, run.step + 1, wanted=wanted)) as board,
+        closing(TensorBoardLogger(folder, run.step + 1, wanted=wanted)) as board,
         closing(batches),
     ):
         _validate_if_due(run, judge, board, bar)  # stopped between a step and its validation
@@ -131,7 +131,7 @@ def _run_steps(
                 _save(run)
 
 
-def _validate_if_due(run: DetectorRun, judge: _Judge, board: Board, bar: tqdm) -> None:
+def _validate_if_due(run: DetectorRun, judge: _Judge, board: TensorBoardLogger, bar: tqdm) -> None:
     if not (run.is_validation_due and run.process.is_main):
         return
     result = validate(run.network, judge.photos, num_pairs=judge.num_pairs, seed=judge.seed)

@@ -14,7 +14,7 @@ from rekd_hloc.features.detector.keypoints import find_local_maxima, refine_posi
 from rekd_hloc.features.detector.network import Rekd
 from rekd_hloc.features.detector.orientation import angle_from_bin, find_peak, read_logits
 from rekd_hloc.geometry import angle_difference, warp_points
-from training.pairs import PairBatch, PhotoSet
+from training.pairs import ImageSet, PairBatch
 
 NUM_POINTS = 60
 NMS_WINDOW_PX = 9
@@ -56,7 +56,7 @@ class FoundAgain:
 
 
 @torch.no_grad()
-def validate(network: Rekd, photos: PhotoSet, *, num_pairs: int, seed: int) -> ValidationResult:
+def validate(network: Rekd, photos: ImageSet, *, num_pairs: int, seed: int) -> ValidationResult:
     """Run the network on ``num_pairs`` pairs of held-out photos."""
     was_training = network.training
     network.eval()  # once for all pairs: e2cnn expands its filters at every change of mode

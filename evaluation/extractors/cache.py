@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from evaluation.extractors.registry import Method
+from evaluation.extractors.registry import NamedExtractor
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features
 
@@ -29,7 +29,7 @@ class FeatureCache:
         key: whatever else the features depend on, such as the protocol's frame.
     """
 
-    def __init__(self, folder: Path, method: Method, key: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, method: NamedExtractor, key: Mapping[str, str]) -> None:
         provenance = {**method.provenance, **key}
         text = json.dumps(provenance, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]

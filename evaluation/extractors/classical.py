@@ -23,8 +23,8 @@ from rekd_hloc.geometry import wrap_angle
 from rekd_hloc.images import read_image
 from rekd_hloc.types import Features, Keypoints
 
-OPENCV_METHODS = ("sift", "rootsift", "rootsift-upright", "orb", "akaze")
-CLASSICAL = (*OPENCV_METHODS, "colmap-sift")
+OPENCV_EXTRACTORS = ("sift", "rootsift", "rootsift-upright", "orb", "akaze")
+CLASSICAL = (*OPENCV_EXTRACTORS, "colmap-sift")
 BINARY = ("orb", "akaze")
 COLMAP_HALF_PIXEL = 0.5
 NO_CAP = 100_000
@@ -42,8 +42,8 @@ def read_grey_bytes(path: Path) -> UInt8[np.ndarray, "height width"]:
     return np.rint(read_image(path).numpy() * 255).astype(np.uint8)
 
 
-def opencv_method(name: str, num_keypoints: int) -> Extract:
-    """One of ``OPENCV_METHODS`` with a keypoint budget; thread-safe.
+def opencv_extractor(name: str, num_keypoints: int) -> Extract:
+    """One of ``OPENCV_EXTRACTORS`` with a keypoint budget; thread-safe.
 
     Raises:
         ValueError: this OpenCV lacks the method.
@@ -77,7 +77,7 @@ def takes_all_sift(name: str, num_keypoints: int) -> bool:
     return "sift" in name and SIFT_DEFAULT_BUDGET < num_keypoints < NO_CAP
 
 
-def colmap_sift_method(num_keypoints: int) -> Extract:
+def colmap_sift_extractor(num_keypoints: int) -> Extract:
     """SIFT as COLMAP extracts it, on the CPU.
 
     COLMAP gives no response and keeps the largest scales where there are too many; the score is

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from evaluation.extractors.cache import file_digest, safe_name
-from evaluation.extractors.registry import Method
+from evaluation.extractors.registry import NamedExtractor
 from rekd_hloc.images import read_mask
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features
@@ -41,7 +41,7 @@ class Extracted:
 
 def extract_images(
     images: Mapping[str, Path],
-    method: Method,
+    method: NamedExtractor,
     folder: Path,
     *,
     wanted: Collection[str] | None = None,

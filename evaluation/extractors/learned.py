@@ -62,7 +62,9 @@ def weights_file(name: str, folder: Path | None = None) -> Path:
     )
 
 
-def keynet_method(num_keypoints: int, device: torch.device, folder: Path | None = None) -> Extract:
+def keynet_extractor(
+    num_keypoints: int, device: torch.device, folder: Path | None = None
+) -> Extract:
     """Key.Net's keypoints without angles and without descriptors (rows of no number).
 
     A keypoint of the image's own size has scale 1.
@@ -85,7 +87,7 @@ def keynet_method(num_keypoints: int, device: torch.device, folder: Path | None 
     return extract
 
 
-def disk_method(num_keypoints: int, device: torch.device, folder: Path | None = None) -> Extract:
+def disk_extractor(num_keypoints: int, device: torch.device, folder: Path | None = None) -> Extract:
     """DISK with the weights trained on depth."""
     network = kornia.feature.DISK()
     network.load_state_dict(_read_state(weights_file("disk", folder), "extractor"))
@@ -100,7 +102,7 @@ def disk_method(num_keypoints: int, device: torch.device, folder: Path | None = 
     return extract
 
 
-def aliked_method(
+def aliked_extractor(
     name: str, num_keypoints: int, device: torch.device, folder: Path | None = None
 ) -> Extract:
     """ALIKED-n16 or -n16rot, its best keypoints whatever their score.

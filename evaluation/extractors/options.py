@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from evaluation.extractors.registry import METHODS
+from evaluation.extractors.registry import EXTRACTORS
 
 
-def add_method_options(parser: argparse.ArgumentParser, num_keypoints: int) -> None:
+def add_extractor_options(parser: argparse.ArgumentParser, num_keypoints: int) -> None:
     """``--method``, ``--num-keypoints``, ``--weights``, ``--device`` and ``--set``.
 
     Args:
@@ -19,7 +19,7 @@ def add_method_options(parser: argparse.ArgumentParser, num_keypoints: int) -> N
         action="append",
         required=True,
         metavar="NAME",
-        help=f"may be given again: {', '.join(METHODS)}; DETECTOR+ours",
+        help=f"may be given again: {', '.join(EXTRACTORS)}; DETECTOR+ours",
     )
     add(
         "--num-keypoints",

@@ -18,19 +18,19 @@ import torch
 
 from evaluation.extractors.classical import (
     CLASSICAL,
-    OPENCV_METHODS,
-    colmap_sift_method,
+    OPENCV_EXTRACTORS,
+    colmap_sift_extractor,
     keypoints_from_opencv,
-    opencv_method,
+    opencv_extractor,
     takes_all_sift,
     to_root,
 )
 from evaluation.extractors.learned import (
     KEYNET,
     LEARNED,
-    aliked_method,
-    disk_method,
-    keynet_method,
+    aliked_extractor,
+    disk_extractor,
+    keynet_extractor,
     weights_file,
 )
 from rekd_hloc.config import PRESETS, get_preset, load_config, with_max_keypoints
@@ -45,11 +45,18 @@ if TYPE_CHECKING:
     from rekd_hloc.storage.features import FeatureStore
 
 __all__ = [
-    "CLASSICAL", "LEARNED", "METHODS", "Method", "keypoints_from_opencv", "limit", "load_method",
-    "strongest_first", "to_root",
-]  # fmt: skip
+    "CLASSICAL",
+    "EXTRACTORS",
+    "LEARNED",
+    "NamedExtractor",
+    "keypoints_from_opencv",
+    "limit",
+    "load_extractor",
+    "strongest_first",
+    "to_root",
+]
 
-METHODS = (*PRESETS, *CLASSICAL, *LEARNED)
+EXTRACTORS = (*PRESETS, *CLASSICAL, *LEARNED)
 WITHOUT_ORIENTATION = ("rootsift-upright", "keynet", "disk", "aliked-n16", "aliked-n16rot")
 OURS = "+ours"
 FILE = "file:"
@@ -65,7 +72,7 @@ PATCH_SIDE = {
 
 
 @dataclass(frozen=True)
-class Method:
+class NamedExtractor:
     """A function from an image file to features, strongest first, and what it is made of."""
 
     name: str
@@ -90,7 +97,7 @@ class Method:
         return " ".join(parts) or "-"
 
 
-def load_method(
+def load_extractor(
     name: str,
     num_keypoints: int,
     *,
@@ -98,11 +105,11 @@ def load_method(
     overrides: Sequence[str] = (),
     weights: Path | None = None,
     image_root: Path | None = None,
-) -> Method:
+) -> NamedExtractor:
     """The method of that name with a keypoint budget.
 
     Args:
-        name: one of ``METHODS``, ``NAME+ours``, or ``file:PATH``.
+        name: one of ``EXTRACTORS``, ``NAME+ours``, or ``file:PATH``.
         num_keypoints: most keypoints of an image.
         device: where networks run; ``auto`` is CUDA where there is one.
         overrides: ``key=value`` options of this project's presets (and the descriptor of
@@ -115,19 +122,19 @@ def load_method(
         FileNotFoundError: weights or a features file are not there; the message says what to do.
     """
     if name.startswith(FILE):
-        return _file_method(name, num_keypoints, image_root)
+        return _file_extractor(name, num_keypoints, image_root)
     if name in PRESETS:
-        return _preset_method(name, num_keypoints, device, overrides)
+        return _preset_extractor(name, num_keypoints, device, overrides)
     place = choose_device(device)
     base_name = name.removesuffix(OURS)
-    if base_name not in METHODS:
+    if base_name not in EXTRACTORS:
         raise ValueError(
-            f"no method {name!r}; methods are {', '.join(METHODS)}, file:PATH, and any "
+            f"no method {name!r}; methods are {', '.join(EXTRACTORS)}, file:PATH, and any "
             "detector's name with +ours"
         )
     if base_name in PRESETS:
         raise ValueError(f"{name!r}: {base_name} has our descriptor already; leave {OURS} away")
-    peer = _peer_method(base_name, num_keypoints, place, weights)
+    peer = _peer_extractor(base_name, num_keypoints, place, weights)
     if name == KEYNET or name.endswith(OURS):
         return _with_our_descriptor(name, peer, place, overrides)
     return peer
@@ -149,38 +156,40 @@ def limit(features: Features, count: int) -> Features:
     )
 
 
-def _preset_method(name: str, num_keypoints: int, device: str, overrides: Sequence[str]) -> Method:
+def _preset_extractor(
+    name: str, num_keypoints: int, device: str, overrides: Sequence[str]
+) -> NamedExtractor:
     config = with_max_keypoints(load_config(get_preset(name), None, overrides), num_keypoints)
     extractor = Extractor.from_pretrained(name, device=device, config=config)
-    return Method(name, extractor, dict(extractor.provenance))
+    return NamedExtractor(name, extractor, dict(extractor.provenance))
 
 
-def _peer_method(
+def _peer_extractor(
     name: str, num_keypoints: int, device: torch.device, weights: Path | None
-) -> Method:
+) -> NamedExtractor:
     """A method of other people, as they publish it; Key.Net has no descriptor of its own."""
     version = f"kornia {kornia.__version__}"
-    if name in OPENCV_METHODS:
-        extract, version = opencv_method(name, num_keypoints), f"opencv {cv2.__version__}"
+    if name in OPENCV_EXTRACTORS:
+        extract, version = opencv_extractor(name, num_keypoints), f"opencv {cv2.__version__}"
         version += ", every extremum" if takes_all_sift(name, num_keypoints) else ""
     elif name == "colmap-sift":
-        extract, version = colmap_sift_method(num_keypoints), _pycolmap_version()
+        extract, version = colmap_sift_extractor(num_keypoints), _pycolmap_version()
     elif name == KEYNET:
-        extract = keynet_method(num_keypoints, device, weights)
+        extract = keynet_extractor(num_keypoints, device, weights)
     elif name == "disk":
-        extract = disk_method(num_keypoints, device, weights)
+        extract = disk_extractor(num_keypoints, device, weights)
     else:
-        extract = aliked_method(name, num_keypoints, device, weights)
+        extract = aliked_extractor(name, num_keypoints, device, weights)
     provenance = {"method": name, "version": version, "num_keypoints": str(num_keypoints)}
     if name in LEARNED:
         provenance["weights"] = weights_hash(weights_file(name, weights))
     side = PATCH_SIDE.get(name, LEVEL_PATCH_SIDE)
-    return Method(name, extract, provenance, name not in WITHOUT_ORIENTATION, side)
+    return NamedExtractor(name, extract, provenance, name not in WITHOUT_ORIENTATION, side)
 
 
 def _with_our_descriptor(
-    name: str, base: Method, device: torch.device, overrides: Sequence[str]
-) -> Method:
+    name: str, base: NamedExtractor, device: torch.device, overrides: Sequence[str]
+) -> NamedExtractor:
     """A detector's keypoints described by our network; upright where they have no angle."""
     config = load_config(get_preset("rekd"), None, overrides).descriptor
     network = load_hardnet(config.weights).to(device)
@@ -205,7 +214,7 @@ def _with_our_descriptor(
     return replace(base, name=name, extract=extract, provenance=provenance)
 
 
-def _file_method(name: str, num_keypoints: int, image_root: Path | None) -> Method:
+def _file_extractor(name: str, num_keypoints: int, image_root: Path | None) -> NamedExtractor:
     from rekd_hloc.storage.features import FeatureStore
 
     path = Path(name.removeprefix(FILE))
@@ -226,7 +235,9 @@ def _file_method(name: str, num_keypoints: int, image_root: Path | None) -> Meth
         "stored_provenance": json.dumps(store.provenance, sort_keys=True),
         "num_keypoints": str(num_keypoints),
     }
-    return Method(name, extract, provenance, store.has_orientation(names[0]), is_stored=True)
+    return NamedExtractor(
+        name, extract, provenance, store.has_orientation(names[0]), is_stored=True
+    )
 
 
 def _stored_name(store: "FeatureStore", image: Path, image_root: Path) -> str:

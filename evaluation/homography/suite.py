@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from evaluation.extractors.cache import FeatureCache, image_key
-from evaluation.extractors.registry import Method
+from evaluation.extractors.registry import NamedExtractor
 from evaluation.homography.frames import Placement, place_image, render_frame, to_frame
 from evaluation.homography.homographies import HomographyPair
 from evaluation.homography.measures import THRESHOLDS_PX, Figures, PairInput
@@ -45,7 +45,7 @@ class Suite:
     num_threads: int = 1
 
 
-def run_method(suite: Suite, method: Method) -> list[PairResult]:
+def run_extractor(suite: Suite, method: NamedExtractor) -> list[PairResult]:
     """One method over all pairs, in their order; each image is extracted once."""
     by_sequence: dict[str, list[HomographyPair]] = {}
     for pair in suite.pairs:
@@ -64,7 +64,9 @@ def run_method(suite: Suite, method: Method) -> list[PairResult]:
 class _Work:
     """One method at work; its methods run in several threads."""
 
-    def __init__(self, suite: Suite, method: Method, cache: FeatureCache, scratch: Path) -> None:
+    def __init__(
+        self, suite: Suite, method: NamedExtractor, cache: FeatureCache, scratch: Path
+    ) -> None:
         self.suite, self.method, self.cache, self.scratch = suite, method, cache, scratch
 
     def run_sequence(self, pairs: Sequence[HomographyPair]) -> list[PairResult]:

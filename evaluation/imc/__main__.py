@@ -19,7 +19,7 @@ from typing import Any
 
 import evaluation.oriented_ransac.oriented_estimators  # noqa: F401  (registers its estimators)
 from evaluation.command_line import exit_status, make_parser
-from evaluation.extractors.registry import Method
+from evaluation.extractors.registry import NamedExtractor
 from evaluation.imc.dataset import COVISIBILITY, Scene, list_scenes
 from evaluation.imc.multiview import BAG_SIZES
 from evaluation.imc.multiview_report import (
@@ -29,7 +29,7 @@ from evaluation.imc.multiview_report import (
 )
 from evaluation.imc.multiview_sweep import BagSet, require_both_halves, sweep_multiview
 from evaluation.imc.multiview_table import MultiviewRun
-from evaluation.imc.rotation import turn_scene
+from evaluation.imc.rotation import rotate_scene
 from evaluation.imc.submission import (
     VALIDATE,
     add_export_options,
@@ -43,14 +43,14 @@ from evaluation.relative_pose.options import (
     add_common_options,
     add_stereo_options,
     describe_stereo,
-    load_methods,
+    load_extractors,
     open_workplace,
     read_plan,
     write_stereo,
 )
-from evaluation.relative_pose.stereo import MethodRun, StereoPlan, run_stereo
+from evaluation.relative_pose.stereo import ExtractorRun, StereoPlan, run_stereo
 from evaluation.relative_pose.two_view import require
-from rekd_hloc.storage.validation_issues import Finding, format_findings
+from rekd_hloc.storage.validation_issues import ValidationIssue, format_issues
 
 logger = logging.getLogger(__name__)
 
@@ -89,13 +89,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         text, found = run(arguments)
         sys.stdout.write(text)
         if found:
-            sys.stdout.write("\n" + format_findings(found) + "\n")
+            sys.stdout.write("\n" + format_issues(found) + "\n")
         return int(has_errors(found))
 
     return exit_status(work)
 
 
-def run(arguments: argparse.Namespace) -> tuple[str, list[Finding]]:
+def run(arguments: argparse.Namespace) -> tuple[str, list[ValidationIssue]]:
     """Everything the command line asks for.
 
     Returns:
@@ -120,8 +120,8 @@ def run(arguments: argparse.Namespace) -> tuple[str, list[Finding]]:
     if MULTIVIEW in tasks:
         bags = _draw_bags(scenes, masks, arguments)
         require_both_halves(bags, plan)
-    methods = load_methods(arguments)
-    runs: list[MethodRun] = []
+    methods = load_extractors(arguments)
+    runs: list[ExtractorRun] = []
     multiview: dict[str, MultiviewRun] = {}
     with open_workplace(arguments) as place:
         for method in methods:
@@ -157,7 +157,7 @@ def _read_scenes(
     turned, masks = [], {}
     for scene in scenes:
         folder = arguments.out / "cache" / f"turned-{arguments.turned}" / scene.dataset / scene.name
-        new_scene, masks[scene.key] = turn_scene(scene, arguments.turned, folder)
+        new_scene, masks[scene.key] = rotate_scene(scene, arguments.turned, folder)
         turned.append(new_scene)
     return turned, masks
 
@@ -181,7 +181,7 @@ def _write_stereo(
     plan: StereoPlan,
     scenes: Sequence[Scene],
     sets: Sequence[PairSet],
-    runs: Sequence[MethodRun],
+    runs: Sequence[ExtractorRun],
 ) -> str:
     data = [
         _describe(scene, f"{len(pairs.pairs)} pairs")
@@ -199,7 +199,7 @@ def _write_multiview(
     arguments: argparse.Namespace,
     plan: StereoPlan,
     bags: Sequence[BagSet],
-    methods: Sequence[Method],
+    methods: Sequence[NamedExtractor],
     runs: dict[str, MultiviewRun],
 ) -> str:
     data = [_describe(of_scene.scene, describe_bags(of_scene)) for of_scene in bags]

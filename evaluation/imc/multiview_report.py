@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.extractors.registry import Method
+from evaluation.extractors.registry import NamedExtractor
 from evaluation.imc.multiview_sweep import BagSet
 from evaluation.imc.multiview_table import MultiviewRun, make_tables
 from evaluation.metrics.pose import NUM_BINS
@@ -21,7 +21,7 @@ PROTOCOL = "imc2021-multiview"
 
 def write_multiview(
     out: Path,
-    methods: Sequence[Method],
+    methods: Sequence[NamedExtractor],
     runs: Mapping[str, MultiviewRun],
     plan: StereoPlan,
     record: Mapping[str, Any],

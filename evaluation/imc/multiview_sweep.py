@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.extractors.extraction import Extracted, extract_images
-from evaluation.extractors.registry import Method
+from evaluation.extractors.registry import NamedExtractor
 from evaluation.imc.bags import Bag
 from evaluation.imc.dataset import Scene
 from evaluation.imc.multiview import choose_bags, run_multiview
@@ -83,7 +83,7 @@ def require_both_halves(sets: Sequence[BagSet], plan: StereoPlan) -> None:
 
 
 def sweep_multiview(
-    sets: Sequence[BagSet], method: Method, plan: StereoPlan, place: Workplace
+    sets: Sequence[BagSet], method: NamedExtractor, plan: StereoPlan, place: Workplace
 ) -> MultiviewRun:
     """Extract, match and reconstruct what earlier runs have not; choose the matching.
 
@@ -96,7 +96,7 @@ def sweep_multiview(
     Raises:
         ValueError: an image cannot be read, or there are too few bags to choose on.
     """
-    plan = plan.for_method(method)
+    plan = plan.for_extractor(method)
     require_both_halves(sets, plan)
     scores: dict[MatchSettings, float] = {}
     chosen = plan.matches[0]
@@ -122,7 +122,7 @@ def _run(
     wanted: Sequence[Bag],
     settings: MatchSettings,
     seed: int,
-    method: Method,
+    method: NamedExtractor,
     place: Workplace,
 ) -> MultiviewResult:
     features = _extract(bags, method, place)
@@ -138,7 +138,7 @@ def _run(
     )  # fmt: skip
 
 
-def _extract(bags: BagSet, method: Method, place: Workplace) -> Extracted:
+def _extract(bags: BagSet, method: NamedExtractor, place: Workplace) -> Extracted:
     return extract_images(
         bags.scene.images, method, place.folder / "features",
         wanted={name for bag in bags.bags for name in bag}, masks=bags.masks,

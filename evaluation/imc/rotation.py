@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from evaluation.extractors.cache import file_digest
 from evaluation.imc.dataset import Scene
-from evaluation.relative_pose.cameras import turn_camera, turn_image
+from evaluation.relative_pose.cameras import rotate_camera, rotate_image_file
 from rekd_hloc.files import write_text
 
 
-def turn_scene(scene: Scene, seed: int, folder: Path) -> tuple[Scene, dict[str, Path]]:
+def rotate_scene(scene: Scene, seed: int, folder: Path) -> tuple[Scene, dict[str, Path]]:
     """Turn the second, fourth, ... image of a scene in the order of names.
 
     Files that are there already are kept, unless an image has other bytes now; angles depend on
@@ -48,9 +48,9 @@ def turn_scene(scene: Scene, seed: int, folder: Path) -> tuple[Scene, dict[str, 
         images[name] = folder / "images" / f"{name}.png"
         masks[name] = folder / "masks" / f"{name}.png"
         if not (is_same and images[name].is_file() and masks[name].is_file()):
-            turn_image(scene.images[name], angle_deg, images[name], masks[name])
+            rotate_image_file(scene.images[name], angle_deg, images[name], masks[name])
         if name in cameras:
-            cameras[name] = turn_camera(cameras[name], size, angle_deg)
+            cameras[name] = rotate_camera(cameras[name], size, angle_deg)
     if not is_same:
         write_text(known, record)
     return replace(scene, images=images, calibration=cameras), masks

@@ -25,8 +25,8 @@ from evaluation.imc.submission_inliers import keep_inliers
 from evaluation.imc.submission_validate import validate_submission
 from evaluation.relative_pose.dataset import all_pairs
 from evaluation.relative_pose.matching import MatchSettings, match_pairs
-from evaluation.relative_pose.stereo import MethodRun, Workplace
-from rekd_hloc.storage.validation_issues import Finding, format_findings
+from evaluation.relative_pose.stereo import ExtractorRun, Workplace
+from rekd_hloc.storage.validation_issues import ValidationIssue, format_issues
 
 logger = logging.getLogger(__name__)
 
@@ -56,21 +56,21 @@ def validate_main(argv: Sequence[str]) -> int:
 
     def work() -> int:
         found = _validate(arguments.validate, list_scenes(arguments.data, arguments.scenes))
-        sys.stdout.write(format_findings(found) + "\n")
+        sys.stdout.write(format_issues(found) + "\n")
         return int(has_errors(found))
 
     return exit_status(work)
 
 
-def has_errors(found: Sequence[Finding]) -> bool:
+def has_errors(found: Sequence[ValidationIssue]) -> bool:
     """Whether a submission would be refused."""
     return any(finding.level == "error" for finding in found)
 
 
 def export_runs(
-    scenes: Sequence[Scene], runs: Sequence[MethodRun], multiview: Mapping[str, MultiviewRun],
+    scenes: Sequence[Scene], runs: Sequence[ExtractorRun], multiview: Mapping[str, MultiviewRun],
     place: Workplace, arguments: argparse.Namespace,
-) -> list[Finding]:  # fmt: skip
+) -> list[ValidationIssue]:  # fmt: skip
     """Write a submission of each method, and look at it.
 
     Raises:
@@ -80,7 +80,7 @@ def export_runs(
     """
     if arguments.turned is not None:
         raise ValueError("turned images are no part of the benchmark; leave --turned out")
-    found: list[Finding] = []
+    found: list[ValidationIssue] = []
     for run in runs:
         name = safe_name(run.method.name)
         folder = arguments.export if len(runs) == 1 else arguments.export / name
@@ -98,7 +98,7 @@ def export_runs(
     return found
 
 
-def read_metadata(path: Path | None, run: MethodRun) -> Metadata:
+def read_metadata(path: Path | None, run: ExtractorRun) -> Metadata:
     """What the file says; without it, and for what it leaves open, the method's name and setting.
 
     Raises:
@@ -122,7 +122,7 @@ def read_metadata(path: Path | None, run: MethodRun) -> Metadata:
 
 
 def _submission(
-    scene: Scene, run: MethodRun, multiview: MatchSettings, place: Workplace, num_runs: int
+    scene: Scene, run: ExtractorRun, multiview: MatchSettings, place: Workplace, num_runs: int
 ) -> Submission:
     """Everything of one scene; what stereo and earlier runs have done is taken from the caches."""
     label = scene.key.replace("/", "-")
@@ -145,5 +145,5 @@ def _submission(
     return Submission(scene, features.path, stereo, matched[multiview])
 
 
-def _validate(folder: Path, scenes: Sequence[Scene]) -> list[Finding]:
+def _validate(folder: Path, scenes: Sequence[Scene]) -> list[ValidationIssue]:
     return validate_submission(folder, {scene.key: list(scene.images) for scene in scenes})

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rekd_hloc.files import atomic_write
-from rekd_hloc.storage.validation_issues import Findings
+from rekd_hloc.storage.validation_issues import ValidationIssues
 
 UNREADABLE = (OSError, KeyError, RuntimeError, ValueError)
 
@@ -30,7 +30,7 @@ def write_arrays(path: Path, arrays: Iterable[tuple[str, NDArray[Any]]]) -> None
 
 
 def check_names(
-    arrays: Mapping[str, Any], wanted: Iterable[str], file: str, found: Findings
+    arrays: Mapping[str, Any], wanted: Iterable[str], file: str, found: ValidationIssues
 ) -> None:
     """Note datasets that are missing, and those that have no such image or pair."""
     names = set(wanted)
@@ -43,7 +43,7 @@ def check_names(
 
 
 def check_count(
-    name: str, count: int, counts: Mapping[str, int], file: str, found: Findings
+    name: str, count: int, counts: Mapping[str, int], file: str, found: ValidationIssues
 ) -> None:
     """Note an image whose rows are not as many as its keypoints."""
     if name in counts and counts[name] != count:
@@ -51,14 +51,14 @@ def check_count(
         found.add("error", file, "count", name, message)
 
 
-def check_finite(name: str, values: NDArray[Any], file: str, found: Findings) -> None:
+def check_finite(name: str, values: NDArray[Any], file: str, found: ValidationIssues) -> None:
     """Note values that are infinite or no numbers."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         found.add("error", file, "finite", name, "has values that are not finite")
 
 
 def read_arrays(
-    path: Path, file: str, found: Findings, *, needed: bool
+    path: Path, file: str, found: ValidationIssues, *, needed: bool
 ) -> dict[str, NDArray[Any]] | None:
     """All arrays of a file; None where it is not there or cannot be read."""
     if not path.is_file():

@@ -9,13 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.imc.submission_arrays import check_names, pair_key, read_arrays
-from rekd_hloc.storage.validation_issues import Findings
+from rekd_hloc.storage.validation_issues import ValidationIssues
 
 STEREO_RUNS = 3
 
 
 def check_matches(
-    folder: Path, scene: str, images: Sequence[str], counts: Mapping[str, int], found: Findings
+    folder: Path,
+    scene: str,
+    images: Sequence[str],
+    counts: Mapping[str, int],
+    found: ValidationIssues,
 ) -> None:
     """Note what is wrong with the files of matches of one scene.
 
@@ -41,7 +45,7 @@ def check_matches(
                 _check_index(key, index, counts.get(first), counts.get(second), file, found)
 
 
-def _check_match_files(present: Sequence[str], scene: str, found: Findings) -> None:
+def _check_match_files(present: Sequence[str], scene: str, found: ValidationIssues) -> None:
     """Either ``matches.h5`` alone, or files for stereo and for multiview."""
     stereo = [f"matches_stereo_{run}.h5" for run in range(STEREO_RUNS)]
     known = {"matches.h5", "matches_multiview.h5", "matches_stereo.h5", *stereo}
@@ -68,7 +72,12 @@ def _check_match_files(present: Sequence[str], scene: str, found: Findings) -> N
 
 
 def _check_index(
-    key: str, index: NDArray[Any], num_a: int | None, num_b: int | None, file: str, found: Findings
+    key: str,
+    index: NDArray[Any],
+    num_a: int | None,
+    num_b: int | None,
+    file: str,
+    found: ValidationIssues,
 ) -> None:
     if index.ndim != 2 or index.shape[0] != 2:
         found.add("error", file, "shape", key, f"has shape {index.shape}, it must be (2, match)")

@@ -16,7 +16,7 @@ from evaluation.imc.dataset import DATASETS
 from evaluation.imc.submission_arrays import check_count, check_finite, check_names, read_arrays
 from evaluation.imc.submission_config import CATEGORIES, CONFIG, check_config, uses_custom_matches
 from evaluation.imc.submission_matches import check_matches
-from rekd_hloc.storage.validation_issues import Finding, Findings, Level
+from rekd_hloc.storage.validation_issues import Level, ValidationIssue, ValidationIssues
 
 PER_IMAGE = ("scores", "scales", "angles")
 MIN_CHANNELS, MAX_CHANNELS = 64, 2048
@@ -25,7 +25,7 @@ MAX_BYTES_TO_MATCH = 512
 MAX_BYTES = 8192
 
 
-def validate_submission(folder: Path, scenes: Mapping[str, Sequence[str]]) -> list[Finding]:
+def validate_submission(folder: Path, scenes: Mapping[str, Sequence[str]]) -> list[ValidationIssue]:
     """What is wrong with a submission.
 
     Args:
@@ -41,7 +41,7 @@ def validate_submission(folder: Path, scenes: Mapping[str, Sequence[str]]) -> li
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no submission folder {folder}")
-    found = Findings()
+    found = ValidationIssues()
     datasets = sorted({scene.split("/")[0] for scene in scenes})
     content = _check_json(folder / CONFIG, datasets, found)
     largest, forms = 0, set()
@@ -64,7 +64,7 @@ def validate_submission(folder: Path, scenes: Mapping[str, Sequence[str]]) -> li
     return found.fold()
 
 
-def _check_json(path: Path, datasets: Sequence[str], found: Findings) -> Any:
+def _check_json(path: Path, datasets: Sequence[str], found: ValidationIssues) -> Any:
     """The config's content if it has no flaw, else None."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ def _check_json(path: Path, datasets: Sequence[str], found: Findings) -> Any:
     return None if flaws else content
 
 
-def _check_category(content: Any, largest: int, found: Findings) -> None:
+def _check_category(content: Any, largest: int, found: ValidationIssues) -> None:
     limit = CATEGORIES[-1]
     if content is not None and content[0]["config_common"]["num_keypoints"] != -1:
         limit = content[0]["config_common"]["num_keypoints"]
@@ -88,7 +88,9 @@ def _check_category(content: Any, largest: int, found: Findings) -> None:
     )  # fmt: skip
 
 
-def _check_scenes(folder: Path, scenes: Mapping[str, Sequence[str]], found: Findings) -> None:
+def _check_scenes(
+    folder: Path, scenes: Mapping[str, Sequence[str]], found: ValidationIssues
+) -> None:
     for path in sorted(folder.glob("*/*/")):
         name = path.relative_to(folder).as_posix()
         if name not in scenes and name.split("/")[0] in DATASETS:
@@ -96,7 +98,7 @@ def _check_scenes(folder: Path, scenes: Mapping[str, Sequence[str]], found: Find
 
 
 def _check_keypoints(
-    folder: Path, scene: str, images: Sequence[str], found: Findings
+    folder: Path, scene: str, images: Sequence[str], found: ValidationIssues
 ) -> dict[str, int]:
     """The number of keypoints of each image whose keypoints can be used."""
     file = f"{scene}/keypoints.h5"
@@ -121,7 +123,7 @@ def _check_keypoints(
 
 
 def _check_descriptors(
-    folder: Path, scene: str, counts: Mapping[str, int], found: Findings
+    folder: Path, scene: str, counts: Mapping[str, int], found: ValidationIssues
 ) -> set[tuple[int, str]]:
     """The (channels, type) that occur."""
     file = f"{scene}/descriptors.h5"
@@ -151,7 +153,9 @@ def _check_descriptors(
     return forms
 
 
-def _check_per_image(folder: Path, file: str, counts: Mapping[str, int], found: Findings) -> None:
+def _check_per_image(
+    folder: Path, file: str, counts: Mapping[str, int], found: ValidationIssues
+) -> None:
     arrays = read_arrays(folder / file, file, found, needed=False)
     if arrays is None:
         return
@@ -165,7 +169,7 @@ def _check_per_image(folder: Path, file: str, counts: Mapping[str, int], found: 
         check_finite(name, values, file, found)
 
 
-def _check_promise(folder: Path, scene: str, content: Any, found: Findings) -> None:
+def _check_promise(folder: Path, scene: str, content: Any, found: ValidationIssues) -> None:
     """Files of matches are there exactly if the config says so."""
     if content is None:
         return

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from evaluation.extractors.extraction import extract_images
-from evaluation.extractors.registry import load_method
+from evaluation.extractors.registry import load_extractor
 from evaluation.homography.homographies import HomographyPair, list_pairs
 from evaluation.metrics.homography import corner_error
 from evaluation.oriented_ransac.sample_consensus import ConsensusOptions, estimate_homography
@@ -64,7 +64,7 @@ def load_planar_pairs(
     """
     listed = list_pairs(data)
     images = {_key(path): path for pair in listed for path in (pair.path_a, pair.path_b)}
-    method = load_method(method_name, num_keypoints)
+    method = load_extractor(method_name, num_keypoints)
     store = FeatureStore(extract_images(images, method, cache, label="planes").path)
     return [_match(pair, store, ratio) for pair in listed]
 

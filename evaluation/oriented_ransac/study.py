@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from evaluation.command_line import exit_status, make_parser
 from evaluation.extractors.extraction import extract_images
-from evaluation.extractors.registry import load_method
+from evaluation.extractors.registry import load_extractor
 from evaluation.imc.dataset import Scene, list_scenes
 from evaluation.metrics.pose import mean_average_accuracy, paired_difference, relative_pose
 from evaluation.oriented_ransac.planes import load_planar_pairs, study_planes
@@ -40,7 +40,7 @@ from evaluation.reporting.report import Cell, Table, today, write_report
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.storage.features import FeatureStore
 
-METHODS = ("rekd-fast", "rootsift")
+EXTRACTORS = ("rekd-fast", "rootsift")
 NUM_PLANE_SEEDS = 5
 SHARES = (0.1, 0.3, 0.5)
 POSE_KINDS = ("fundamental", "essential")
@@ -153,7 +153,7 @@ def load_pairs(
         ValueError: the method or an image is wrong.
         FileNotFoundError: the method lacks its weights.
     """
-    method = load_method(method_name, options.num_keypoints)
+    method = load_extractor(method_name, options.num_keypoints)
     store = FeatureStore(extract_images(scene.images, method, cache, label=scene.name).path)
     everything = scene.pairs()
     chosen = np.random.default_rng(options.seed).permutation(len(everything))[: options.max_pairs]
@@ -218,8 +218,8 @@ def _run(arguments: argparse.Namespace, options: StudyOptions) -> str:
         raise ValueError(
             "nothing to measure: give --data or --homographies, or no --skip-synthetic"
         )
-    for name in (arguments.method or METHODS) if photos else ():
-        method = load_method(name, options.num_keypoints)
+    for name in (arguments.method or EXTRACTORS) if photos else ():
+        method = load_extractor(name, options.num_keypoints)
         methods[name] = {"weights": method.weights, "provenance": method.provenance}
         for ratio in options.ratios:
             label = f"{name}, ratio {ratio:g}"

@@ -1,7 +1,7 @@
 """Calibrated images, and turning them.
 
 To turn an image is to roll its camera. With A from
-:func:`evaluation.rotated_images.canvas_from_photo` (pixels of the canvas from pixels of the photo)
+:func:`evaluation.rotated_images.canvas_from_image` (pixels of the canvas from pixels of the photo)
 and Z the roll about the optical axis, ``R' = Z R``, ``T' = Z T`` and ``K' = A K Z^-1``, so that
 ``K' (R' X + T') = A K (R X + T)``.
 """
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float64
 
-from evaluation.rotated_images import canvas_from_photo, turn_photo
+from evaluation.rotated_images import canvas_from_image, rotate_image
 from rekd_hloc.geometry import rotation_about
 from rekd_hloc.images import read_color
 from rekd_hloc.picture_file import write_image
@@ -44,24 +44,24 @@ class Camera:
         return Pose(self.R, -self.R.T @ self.T)
 
 
-def turn_camera(camera: Camera, size: tuple[int, int], angle_deg: float) -> Camera:
+def rotate_camera(camera: Camera, size: tuple[int, int], angle_deg: float) -> Camera:
     """The camera of a photo of (width, height) turned clockwise on its canvas."""
-    canvas, _ = canvas_from_photo(size, angle_deg)
+    canvas, _ = canvas_from_image(size, angle_deg)
     roll = rotation_about(float(np.radians(angle_deg)), (0.0, 0.0)).numpy()
     return Camera(canvas @ camera.K @ roll.T, roll @ camera.R, roll @ camera.T)
 
 
-def turn_image(path: Path, angle_deg: float, image_out: Path, mask_out: Path) -> None:
+def rotate_image_file(path: Path, angle_deg: float, image_out: Path, mask_out: Path) -> None:
     """Write a photo turned clockwise on a canvas, and the mask of its pixels.
 
     Outside the photo the canvas repeats its edge: black would make corners that no photo has.
     """
     photo = read_color(path)
     height, width = photo.shape[:2]
-    matrix, size = canvas_from_photo((width, height), angle_deg)
+    matrix, size = canvas_from_image((width, height), angle_deg)
     canvas = cv2.warpAffine(
         photo, matrix[:2], size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
     )
-    _, mask = turn_photo(photo, angle_deg)
+    _, mask = rotate_image(photo, angle_deg)
     write_image(mask_out, mask)
     write_image(image_out, np.asarray(canvas, dtype=np.uint8))

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evaluation.extractors.options import add_method_options
-from evaluation.extractors.registry import Method, load_method
+from evaluation.extractors.options import add_extractor_options
+from evaluation.extractors.registry import NamedExtractor, load_extractor
 from evaluation.relative_pose.matching import FILTERS, MATCHERS, MatchSettings, describe_ratios
 from evaluation.relative_pose.pair_work import num_cores, open_pool
 from evaluation.relative_pose.report import (
@@ -17,7 +17,7 @@ from evaluation.relative_pose.report import (
     make_plots,
     make_tables,
 )
-from evaluation.relative_pose.stereo import MethodRun, StereoPlan, Workplace
+from evaluation.relative_pose.stereo import ExtractorRun, StereoPlan, Workplace
 from evaluation.relative_pose.two_view import (
     DEFAULT_ESTIMATOR,
     DEFAULT_THRESHOLD_PX,
@@ -35,7 +35,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for results and caches"
     )
-    add_method_options(parser, NUM_KEYPOINTS)
+    add_extractor_options(parser, NUM_KEYPOINTS)
 
 
 def add_stereo_options(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +80,7 @@ def read_plan(arguments: argparse.Namespace) -> StereoPlan:
     )
 
 
-def load_methods(arguments: argparse.Namespace) -> list[Method]:
+def load_extractors(arguments: argparse.Namespace) -> list[NamedExtractor]:
     """The methods in the order given.
 
     Raises:
@@ -94,7 +94,7 @@ def load_methods(arguments: argparse.Namespace) -> list[Method]:
     if stored := [name for name in arguments.method if name.startswith("file:")]:
         raise ValueError(f"{stored[0]}: stored features cannot be used here")
     return [
-        load_method(
+        load_extractor(
             name, arguments.num_keypoints, device=arguments.device,
             overrides=arguments.set, weights=arguments.weights,
         )
@@ -113,7 +113,7 @@ def open_workplace(arguments: argparse.Namespace) -> Iterator[Workplace]:
 
 def write_stereo(
     out: Path,
-    runs: Sequence[MethodRun],
+    runs: Sequence[ExtractorRun],
     plan: StereoPlan,
     record: Mapping[str, Any],
 ) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from evaluation.extractors.extraction import image_size
-from evaluation.relative_pose.cameras import CORNER_PX, Camera, turn_camera, turn_image
+from evaluation.relative_pose.cameras import CORNER_PX, Camera, rotate_camera, rotate_image_file
 from evaluation.relative_pose.dataset import PairSet, PosePair, all_pairs
 from rekd_hloc.sfm import pycolmap_compat as compat
 
@@ -141,8 +141,8 @@ def _show(
     if shown not in files:
         files[shown] = turned / "images" / f"{shown}.png"
         if not files[shown].is_file():
-            turn_image(path, angle_deg, files[shown], turned / "masks" / f"{shown}.png")
-    return shown, turn_camera(camera, image_size(path), angle_deg)
+            rotate_image_file(path, angle_deg, files[shown], turned / "masks" / f"{shown}.png")
+    return shown, rotate_camera(camera, image_size(path), angle_deg)
 
 
 def _intrinsics(camera: Any, name: str) -> Float64[np.ndarray, "3 3"]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from evaluation.metrics.pose import AUC_THRESHOLDS_DEG, NUM_BINS, accuracy, area_under_curve
 from evaluation.relative_pose.estimation import PairResult
-from evaluation.relative_pose.stereo import MethodRun, SceneRun, maa_of
+from evaluation.relative_pose.stereo import ExtractorRun, SceneRun, maa_of
 from evaluation.reporting.curves import Plot
 from evaluation.reporting.report import Cell, Table
 
@@ -75,7 +75,7 @@ def summarise_scene(run: SceneRun) -> dict[str, Any]:
     }
 
 
-def describe_run(run: MethodRun) -> dict[str, Any]:
+def describe_run(run: ExtractorRun) -> dict[str, Any]:
     """A method's entry in results.json."""
     return {
         "provenance": run.method.provenance,
@@ -85,7 +85,7 @@ def describe_run(run: MethodRun) -> dict[str, Any]:
     }
 
 
-def make_tables(runs: Sequence[MethodRun]) -> list[Table]:
+def make_tables(runs: Sequence[ExtractorRun]) -> list[Table]:
     """One table a scene, and one of the means where there are several; mAA and AUC in 0..1."""
     entries = [(run, [summarise_scene(scene) for scene in run.scenes]) for run in runs]
     tables = []
@@ -100,7 +100,7 @@ def make_tables(runs: Sequence[MethodRun]) -> list[Table]:
     return tables
 
 
-def make_plots(runs: Sequence[MethodRun]) -> list[Plot]:
+def make_plots(runs: Sequence[ExtractorRun]) -> list[Plot]:
     """Accuracy over 1..10 degrees, and where thresholds were swept mAA(10) over them."""
     plots = []
     for number, scene in enumerate(runs[0].scenes):
@@ -117,7 +117,7 @@ def make_plots(runs: Sequence[MethodRun]) -> list[Plot]:
     return plots
 
 
-def make_pair_rows(runs: Sequence[MethodRun]) -> list[list[Cell]]:
+def make_pair_rows(runs: Sequence[ExtractorRun]) -> list[list[Cell]]:
     """Rows of the CSV of all pairs with the chosen settings; see ``CSV_COLUMNS``."""
     rows: list[list[Cell]] = []
     for run in runs:
@@ -132,7 +132,7 @@ def make_pair_rows(runs: Sequence[MethodRun]) -> list[list[Cell]]:
     return rows
 
 
-def _threshold_plot(runs: Sequence[MethodRun], number: int, name: str) -> Plot | None:
+def _threshold_plot(runs: Sequence[ExtractorRun], number: int, name: str) -> Plot | None:
     """Over thresholds, for the chosen way of matching; all pairs, first seed."""
     curves, x = {}, []
     for run in runs:
@@ -151,7 +151,7 @@ def _threshold_plot(runs: Sequence[MethodRun], number: int, name: str) -> Plot |
                 f"threshold of {estimator}, px", "mAA(10), %", x, curves)  # fmt: skip
 
 
-def _row(run: MethodRun, scenes: Sequence[dict[str, Any]]) -> list[Cell]:
+def _row(run: ExtractorRun, scenes: Sequence[dict[str, Any]]) -> list[Cell]:
     means = [scene["mean"] for scene in scenes]
     by_seed = np.mean(
         [[figures["maa10"] for figures in scene["by_seed"].values()] for scene in scenes], axis=0

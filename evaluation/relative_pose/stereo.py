@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.extractors.extraction import Extracted, extract_images
-from evaluation.extractors.registry import Method
+from evaluation.extractors.registry import NamedExtractor
 from evaluation.metrics.pose import mean_average_accuracy
 from evaluation.relative_pose.dataset import PairSet
 from evaluation.relative_pose.estimation import PairResult, estimate_pairs
@@ -56,7 +56,7 @@ class StereoPlan:
         """All of them, thresholds fastest."""
         return [Setting(m, r) for m, r in itertools.product(self.matches, self.ransacs)]
 
-    def for_method(self, method: Method) -> "StereoPlan":
+    def for_extractor(self, method: NamedExtractor) -> "StereoPlan":
         """Without orientation filters if the method has no angles: they would pass everything."""
         if method.has_orientation:
             return self
@@ -102,17 +102,17 @@ class SceneRun:
 
 
 @dataclass(frozen=True)
-class MethodRun:
+class ExtractorRun:
     """One method on all scenes."""
 
-    method: Method
+    method: NamedExtractor
     chosen: Setting
     scenes: Sequence[SceneRun]
 
 
 def run_stereo(
-    sets: Sequence[PairSet], method: Method, plan: StereoPlan, place: Workplace
-) -> MethodRun:
+    sets: Sequence[PairSet], method: NamedExtractor, plan: StereoPlan, place: Workplace
+) -> ExtractorRun:
     """Extract, match and estimate what earlier runs have not; choose the setting.
 
     Raises:
@@ -121,7 +121,7 @@ def run_stereo(
             has not.
         ImportError: the estimator's package is missing.
     """
-    plan = plan.for_method(method)
+    plan = plan.for_extractor(method)
     if not method.has_orientation:
         for ransac in plan.ransacs:
             refuse_without_angles(ransac.estimator, f"the features of {method.name}")
@@ -138,7 +138,7 @@ def run_stereo(
         for seed in plan.seeds[1:]:
             by_seed[seed] = _estimate(pairs, run, chosen, seed, place, method.name)
         finished.append(replace(run, by_seed=by_seed))
-    return MethodRun(method, chosen, finished)
+    return ExtractorRun(method, chosen, finished)
 
 
 def maa_of(results: Sequence[PairResult]) -> float:
@@ -146,7 +146,9 @@ def maa_of(results: Sequence[PairResult]) -> float:
     return mean_average_accuracy([result.error_deg for result in results])
 
 
-def _sweep_scene(pairs: PairSet, method: Method, plan: StereoPlan, place: Workplace) -> SceneRun:
+def _sweep_scene(
+    pairs: PairSet, method: NamedExtractor, plan: StereoPlan, place: Workplace
+) -> SceneRun:
     label = pairs.key.replace("/", "-")
     used = pairs.used_images()
     extracted = extract_images(

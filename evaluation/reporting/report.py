@@ -111,11 +111,11 @@ def _page(record: Mapping[str, Any], tables: Sequence[Table], pictures: Sequence
         alt = html.escape(picture.stem)
         parts.append(f"<img alt='{alt}' src='data:image/svg+xml;base64,{data}'>")
     parts.append("<h2>Methods</h2>")
-    parts += [_html_method(name, entry) for name, entry in record["methods"].items()]
+    parts += [_html_extractor(name, entry) for name, entry in record["methods"].items()]
     return "\n".join([*parts, "</body></html>", ""])
 
 
-def _html_method(name: str, entry: Mapping[str, Any]) -> str:
+def _html_extractor(name: str, entry: Mapping[str, Any]) -> str:
     """A method's weights, and all that it was made with, folded away."""
     weights = entry.get("weights", "-")
     about = f"weights {html.escape(weights)}" if weights != "-" else "no weights"

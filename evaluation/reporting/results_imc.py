@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.reporting.report import Table
-from evaluation.reporting.results_records import Record, method_rank
+from evaluation.reporting.results_records import Record, extractor_rank
 
 FIGURE = "mAA(10)"
 TASKS = {"imc2021-stereo": "stereo", "imc2021-multiview": "multiview"}
@@ -112,7 +112,7 @@ def _format(title: str, columns: Mapping[Column, Mapping[str, Entry]]) -> Table:
     }
     rows = []
     for method in sorted(
-        {name for entries in columns.values() for name in entries}, key=method_rank
+        {name for entries in columns.values() for name in entries}, key=extractor_rank
     ):
         cells = []
         for column in ordered:

@@ -8,16 +8,16 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluation.extractors.registry import CLASSICAL, LEARNED, METHODS
+from evaluation.extractors.registry import CLASSICAL, EXTRACTORS, LEARNED
 from rekd_hloc.config import PRESETS
 
 SAME_DESCRIPTOR = ("sift+ours", "rootsift-upright+ours", "orb+ours", "disk+ours", "aliked-n16+ours")
 """Detectors compared alone, with this project's descriptor; keynet has no other anyway."""
-AUC_METHODS = tuple(name for name in METHODS if name != "rekd-paper")
+AUC_EXTRACTORS = tuple(name for name in EXTRACTORS if name != "rekd-paper")
 SWEPT = ("rekd", "rekd-fast", "sift", "rootsift-upright", "orb", "akaze", "colmap-sift", *LEARNED)
-SPEED_METHODS = ("rekd-fast", "rekd", "rekd-c36", "rekd-upright", *CLASSICAL, *LEARNED)
-SFM_METHODS = ("rekd-fast", "rekd", "colmap-sift")
-IMC_METHODS = (
+SPEED_EXTRACTORS = ("rekd-fast", "rekd", "rekd-c36", "rekd-upright", *CLASSICAL, *LEARNED)
+SFM_EXTRACTORS = ("rekd-fast", "rekd", "colmap-sift")
+IMC_EXTRACTORS = (
     *("rekd-fast", "rekd", "rekd-upright", "rootsift", "rootsift-upright"),
     *("keynet", "disk", "aliked-n16rot"),
 )
@@ -89,11 +89,13 @@ def _sweep(kind: str, title: str) -> Part:
 
 PARTS = (
     _homographies(
-        "rekd", "Matching under known homographies: REKD's protocol", (*METHODS, *SAME_DESCRIPTOR)
+        "rekd",
+        "Matching under known homographies: REKD's protocol",
+        (*EXTRACTORS, *SAME_DESCRIPTOR),
     ),
-    _homographies("homography-auc", "Homographies from matches", AUC_METHODS),
-    _homographies("keynet", "Repeatability by Key.Net's protocol", METHODS),
-    _homographies("superpoint", "Repeatability by SuperPoint's protocol", METHODS),
+    _homographies("homography-auc", "Homographies from matches", AUC_EXTRACTORS),
+    _homographies("keynet", "Repeatability by Key.Net's protocol", EXTRACTORS),
+    _homographies("superpoint", "Repeatability by SuperPoint's protocol", EXTRACTORS),
     _sweep("rotation", "Rotation"),
     _sweep("gaussian", "Gaussian blur"),
     _sweep("motion", "Motion blur"),
@@ -104,7 +106,7 @@ PARTS = (
         protocols=("speed",),
         program="evaluation.speed",
         arguments=(),
-        methods=SPEED_METHODS,
+        methods=SPEED_EXTRACTORS,
         is_one_run=True,
     ),
     Part(
@@ -113,7 +115,7 @@ PARTS = (
         protocols=("SfM",),
         program="evaluation.sfm",
         arguments=(*_SCENE, "--turned"),
-        methods=SFM_METHODS,
+        methods=SFM_EXTRACTORS,
     ),
     Part(
         name="hloc",
@@ -128,7 +130,7 @@ PARTS = (
         protocols=("imc2021-stereo", "imc2021-multiview"),
         program="evaluation.imc",
         arguments=("--data", "{data}/imc2021"),
-        methods=IMC_METHODS,
+        methods=IMC_EXTRACTORS,
     ),
 )
 PRESET_NAMES = tuple(PRESETS)

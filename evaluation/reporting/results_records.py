@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from evaluation.extractors.registry import METHODS
+from evaluation.extractors.registry import EXTRACTORS
 from evaluation.reporting.curves import FILTERED, Plot
 from evaluation.reporting.report import Table
 
@@ -147,22 +147,25 @@ def _sort(record: Record) -> Record:
     """Methods in the order of the command lines' list everywhere."""
     return replace(
         record,
-        methods={name: record.methods[name] for name in sorted(record.methods, key=method_rank)},
+        methods={name: record.methods[name] for name in sorted(record.methods, key=extractor_rank)},
         tables=[
-            replace(t, rows=sorted(t.rows, key=lambda r: method_rank(r[0]))) for t in record.tables
+            replace(t, rows=sorted(t.rows, key=lambda r: extractor_rank(r[0])))
+            for t in record.tables
         ],
         plots=[
-            replace(plot, curves={k: plot.curves[k] for k in sorted(plot.curves, key=method_rank)})
+            replace(
+                plot, curves={k: plot.curves[k] for k in sorted(plot.curves, key=extractor_rank)}
+            )
             for plot in record.plots
         ],
     )
 
 
-def method_rank(name: Any) -> tuple[int, str]:
+def extractor_rank(name: Any) -> tuple[int, str]:
     """Place of a method in the command lines' list; others follow by name."""
     base = str(name).removesuffix(FILTERED)
-    place = METHODS.index(base) if base in METHODS else len(METHODS)
-    return place, base if place == len(METHODS) else ""
+    place = EXTRACTORS.index(base) if base in EXTRACTORS else len(EXTRACTORS)
+    return place, base if place == len(EXTRACTORS) else ""
 
 
 def _weights(stored: Mapping[str, Any]) -> dict[str, str]:

@@ -21,9 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluation.extractors.cache import FeatureCache, image_key
-from evaluation.extractors.registry import Method, limit
+from evaluation.extractors.registry import NamedExtractor, limit
 from evaluation.metrics.homography import match_errors, matching_accuracy, repeatability_rekd
-from evaluation.robustness.transforms import ChangeKind, change_image
+from evaluation.robustness.transforms import TransformKind, transform_image
 from rekd_hloc.geometry import angle_difference, warp_angles, warp_points
 from rekd_hloc.images import read_color
 from rekd_hloc.matching.consistency import filter_paper
@@ -148,7 +148,7 @@ def summarise(
 class Sweep:
     """What all methods of a run share."""
 
-    kind: ChangeKind
+    kind: TransformKind
     values: Sequence[float]
     paths: Sequence[Path]
     num_keypoints: int
@@ -157,7 +157,7 @@ class Sweep:
     num_threads: int = 1
 
 
-def run_sweep(sweep: Sweep, method: Method) -> list[SweepResult]:
+def run_sweep(sweep: Sweep, method: NamedExtractor) -> list[SweepResult]:
     """One method over all images and values.
 
     Raises:
@@ -186,7 +186,7 @@ def run_sweep(sweep: Sweep, method: Method) -> list[SweepResult]:
 
 def _run_image(
     sweep: Sweep,
-    method: Method,
+    method: NamedExtractor,
     cache: FeatureCache,
     path: Path,
     scratch: Path,
@@ -198,7 +198,7 @@ def _run_image(
     file = scratch / f"{threading.get_ident()}.png"
     comparisons = []
     for value in sweep.values:
-        changed = change_image(image, sweep.kind, value, half_pixel=sweep.half_pixel)
+        changed = transform_image(image, sweep.kind, value, half_pixel=sweep.half_pixel)
 
         def extract(pixels: np.ndarray = changed.image) -> Features:
             cv2.imwrite(str(file), np.ascontiguousarray(pixels[..., ::-1]))

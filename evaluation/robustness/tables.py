@@ -7,7 +7,7 @@ import numpy as np
 from evaluation.reporting.curves import FILTERED, Plot
 from evaluation.reporting.report import Cell, Table
 from evaluation.robustness.sweep import THRESHOLDS_PX, SweepResult
-from evaluation.robustness.transforms import UNITS, ChangeKind
+from evaluation.robustness.transforms import UNITS, TransformKind
 
 Results = Mapping[str, Sequence[SweepResult]]
 Read = Callable[[SweepResult], float | None]
@@ -43,7 +43,7 @@ FIGURES: dict[str, dict[str, tuple[Read, Callable[[Sequence[float]], float]]]] =
 """For each table the figures of its columns, how they are read, and which value is the worst."""
 
 
-def sweep_tables(kind: ChangeKind, results: Results) -> list[Table]:
+def sweep_tables(kind: TransformKind, results: Results) -> list[Table]:
     """Each figure at no rotation, blur or change of size, at its worst, and on average."""
     start = 1 if kind == "scale" else 0
     tables = []
@@ -105,7 +105,7 @@ def make_value_rows(protocol: str, results: Results) -> tuple[list[str], list[li
     return header, rows
 
 
-def make_plots(kind: ChangeKind, results: Results) -> list[Plot]:
+def make_plots(kind: TransformKind, results: Results) -> list[Plot]:
     """Each figure as a curve over the change."""
     curves_of = {
         ("repeatability", "repeatability at 3 px, %"): {"": ("keypoints", "rep")},

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from rekd_hloc.geometry import resize_matrix, rotation_about
 
-ChangeKind = Literal["rotation", "scale", "gaussian", "motion"]
-KINDS: tuple[ChangeKind, ...] = ("rotation", "scale", "gaussian", "motion")
+TransformKind = Literal["rotation", "scale", "gaussian", "motion"]
+KINDS: tuple[TransformKind, ...] = ("rotation", "scale", "gaussian", "motion")
 UNITS = {
     "rotation": "angle, degrees (clockwise)",
     "scale": "size of the second image over the first",
@@ -40,7 +40,7 @@ class Changed:
     changed_from_image: Float[Tensor, "3 3"]
 
 
-def default_values(kind: ChangeKind, step_deg: float = 10.0) -> list[float]:
+def default_values(kind: TransformKind, step_deg: float = 10.0) -> list[float]:
     """The values of a sweep: a full turn in steps, 0.5..2, sigma 0..4 px, length 0..21 px."""
     if kind == "rotation":
         return [float(angle) for angle in np.arange(0.0, 360.0, step_deg)]
@@ -51,8 +51,8 @@ def default_values(kind: ChangeKind, step_deg: float = 10.0) -> list[float]:
     return [0.0, 3.0, 5.0, 9.0, 13.0, 17.0, 21.0]
 
 
-def change_image(
-    image: Image, kind: ChangeKind, value: float, *, half_pixel: bool = True
+def transform_image(
+    image: Image, kind: TransformKind, value: float, *, half_pixel: bool = True
 ) -> Changed:
     """Apply one change.
 
@@ -63,7 +63,7 @@ def change_image(
         half_pixel: move a rotated image by half a pixel, see the module's docstring.
     """
     if kind == "rotation":
-        return turn_image(image, math.radians(value), half_pixel=half_pixel)
+        return rotate_image(image, math.radians(value), half_pixel=half_pixel)
     if kind == "scale":
         return scale_image(image, value)
     unmoved = torch.eye(3, dtype=torch.float64)
@@ -71,7 +71,7 @@ def change_image(
     return Changed(blurred, unmoved)
 
 
-def turn_image(image: Image, angle: float, *, half_pixel: bool = True) -> Changed:
+def rotate_image(image: Image, angle: float, *, half_pixel: bool = True) -> Changed:
     """The whole image turned by a house angle in radians, on a canvas of its mean colour."""
     height, width = image.shape[:2]
     cos, sin = abs(math.cos(angle)), abs(math.sin(angle))

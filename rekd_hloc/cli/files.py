@@ -100,10 +100,10 @@ def check(
     """Validate feature, match and pair files of hloc or rekd-hloc before a long run."""
     from dataclasses import asdict
 
-    from rekd_hloc.storage.validate import check_files, format_findings
+    from rekd_hloc.storage.validate import check_files, format_issues
 
     findings = check_files(features, matches, pairs)
-    say(json_output, [asdict(finding) for finding in findings], format_findings(findings))
+    say(json_output, [asdict(finding) for finding in findings], format_issues(findings))
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)
 

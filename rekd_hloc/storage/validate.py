@@ -8,14 +8,14 @@ from pathlib import Path
 
 from rekd_hloc.storage.validate_features import check_features
 from rekd_hloc.storage.validate_matches import check_matches, check_pairs
-from rekd_hloc.storage.validation_issues import Finding, Findings, format_findings
+from rekd_hloc.storage.validation_issues import ValidationIssue, ValidationIssues, format_issues
 
-__all__ = ["Finding", "check_files", "format_findings"]
+__all__ = ["ValidationIssue", "check_files", "format_issues"]
 
 
 def check_files(
     features: Path, matches: Path | None = None, pairs: Path | None = None
-) -> list[Finding]:
+) -> list[ValidationIssue]:
     """What is wrong with a features file, and with matches and pairs that belong to it.
 
     Looked at are the schema, shapes, values that are not finite, descriptors without unit length,
@@ -23,12 +23,12 @@ def check_files(
     indices that overflowed or point nowhere, and names that do not occur elsewhere.
 
     Example:
-        >>> print(format_findings(check_files(Path("features.h5"))))  # doctest: +SKIP
+        >>> print(format_issues(check_files(Path("features.h5"))))  # doctest: +SKIP
         warning  features.h5: a.jpg  `keypoints` are float16, wrong by up to 0.5 px at 1500 px; ...
         info     features.h5         10 images with 1024 to 2048 keypoints of 128 channels
         1 warning, 1 info
     """
-    found = Findings()
+    found = ValidationIssues()
     num_keypoints = check_features(features, found)
     matched = check_matches(matches, num_keypoints, found) if matches is not None else None
     if pairs is not None:

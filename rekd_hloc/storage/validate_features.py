@@ -16,7 +16,7 @@ from rekd_hloc.storage.hdf5_groups import (
     open_hdf5,
 )
 from rekd_hloc.storage.matches import INT16_MAX, names_by_key
-from rekd_hloc.storage.validation_issues import Findings
+from rekd_hloc.storage.validation_issues import ValidationIssues
 
 NORM_TOLERANCE = 0.02
 """How far a descriptor's length may be from 1; float16 alone makes 0.001."""
@@ -34,7 +34,7 @@ NEEDED = ("keypoints", "descriptors", "image_size")
 KNOWN = frozenset((*NEEDED, *PER_KEYPOINT, "global_descriptor"))
 
 
-def check_features(path: Path, found: Findings) -> dict[str, int]:
+def check_features(path: Path, found: ValidationIssues) -> dict[str, int]:
     """Note what is wrong with a features file.
 
     Returns:
@@ -67,7 +67,7 @@ def check_features(path: Path, found: Findings) -> dict[str, int]:
     return counts
 
 
-def open_to_check(path: Path, found: Findings) -> h5py.File | None:
+def open_to_check(path: Path, found: ValidationIssues) -> h5py.File | None:
     """The open file; None, and a finding, if it is none."""
     if not path.is_file():
         found.add("error", path.name, "missing", "", f"no file {path}")
@@ -83,7 +83,7 @@ def open_to_check(path: Path, found: Findings) -> h5py.File | None:
 
 
 def walk_groups(
-    group: h5py.Group, path: Path, found: Findings, prefix: str = ""
+    group: h5py.Group, path: Path, found: ValidationIssues, prefix: str = ""
 ) -> Iterator[tuple[str, h5py.Group]]:
     """Every group that holds datasets, with its path; damaged ones become findings."""
     try:
@@ -106,7 +106,7 @@ def walk_groups(
 class _Report:
     """Adds findings about one image."""
 
-    def __init__(self, found: Findings, file: str, item: str) -> None:
+    def __init__(self, found: ValidationIssues, file: str, item: str) -> None:
         self._found, self._file, self._item = found, file, item
 
     def error(self, kind: str, message: str) -> bool:
@@ -211,7 +211,7 @@ def _check_whole(
     counts: dict[str, int],
     present: dict[str, int],
     channels: dict[int, str],
-    found: Findings,
+    found: ValidationIssues,
 ) -> None:
     if len(channels) > 1:
         listed = ", ".join(f"{number} ({name})" for number, name in channels.items())

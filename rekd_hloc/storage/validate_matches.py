@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from rekd_hloc.storage.hdf5_groups import HDF5_ERRORS, group_attributes
 from rekd_hloc.storage.matches import INT16_MAX, split_group
 from rekd_hloc.storage.validate_features import open_to_check, walk_groups
-from rekd_hloc.storage.validation_issues import Findings
+from rekd_hloc.storage.validation_issues import ValidationIssues
 
 Pair = tuple[str, str]
 
 
-def check_matches(path: Path, num_keypoints: dict[str, int], found: Findings) -> set[Pair] | None:
+def check_matches(
+    path: Path, num_keypoints: dict[str, int], found: ValidationIssues
+) -> set[Pair] | None:
     """Note what is wrong with a matches file.
 
     Args:
@@ -65,7 +67,7 @@ def check_matches(path: Path, num_keypoints: dict[str, int], found: Findings) ->
 
 
 def check_pairs(
-    path: Path, names: Collection[str], matched: set[Pair] | None, found: Findings
+    path: Path, names: Collection[str], matched: set[Pair] | None, found: ValidationIssues
 ) -> None:
     """Note what is wrong with a pairs file.
 
@@ -113,7 +115,7 @@ def _true_pair(key: str, attrs: dict[str, Any], true_name: dict[str, str]) -> Pa
     return split_group(key, true_name)
 
 
-def _check_names(file: str, pair: Pair, known: Collection[str], found: Findings) -> None:
+def _check_names(file: str, pair: Pair, known: Collection[str], found: ValidationIssues) -> None:
     for name in pair if known else ():
         if name not in known:
             message = f"image {name!r} has no features; they are not of this scene, or renamed"
@@ -147,7 +149,9 @@ def _problem(
     return None
 
 
-def _check_line(file: str, item: str, pair: Pair, known: Collection[str], found: Findings) -> None:
+def _check_line(
+    file: str, item: str, pair: Pair, known: Collection[str], found: ValidationIssues
+) -> None:
     if pair[0] == pair[1]:
         found.add("error", file, "self", item, f"{pair[0]} is paired with itself")
     for name in pair:

@@ -10,7 +10,7 @@ LEVELS: tuple[Level, ...] = ("error", "warning", "info")
 
 
 @dataclass(frozen=True)
-class Finding:
+class ValidationIssue:
     """One flaw, or one fact.
 
     Attributes:
@@ -25,7 +25,7 @@ class Finding:
 
 
 @dataclass
-class Findings:
+class ValidationIssues:
     """Collects findings; those of one kind in one file become one."""
 
     _first: dict[tuple[Level, str, str], tuple[str, str]] = field(default_factory=dict)
@@ -45,17 +45,19 @@ class Findings:
         self._first.setdefault(key, (item, message))
         self._count[key] += 1
 
-    def fold(self) -> list[Finding]:
+    def fold(self) -> list[ValidationIssue]:
         """One finding of each kind, the worst first, else in the order they came."""
         found = []
         for (level, file, kind), (item, message) in self._first.items():
             more = self._count[level, file, kind] - 1
             place = f"{file}: {item}" if item else file
-            found.append(Finding(level, place, message + (f" (and {more} more)" if more else "")))
+            found.append(
+                ValidationIssue(level, place, message + (f" (and {more} more)" if more else ""))
+            )
         return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 
-def format_findings(findings: list[Finding]) -> str:
+def format_issues(findings: list[ValidationIssue]) -> str:
     """A table for the terminal, and a last line with the totals."""
     width = max((len(finding.place) for finding in findings), default=0)
     lines = [f"{f.level:<7}  {f.place:<{width}}  {f.message}" for f in findings]

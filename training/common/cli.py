@@ -17,7 +17,7 @@ class Work(Protocol[Config]):
         """Do it; without a progress bar if ``quiet``."""
 
 
-def run_program(
+def run_cli(
     name: str,
     description: str | None,
     defaults: Config,

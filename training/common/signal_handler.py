@@ -12,7 +12,7 @@ PATIENCE_S = 2.0
 processes that the terminal has told already."""
 
 
-class StopRequest:
+class SignalHandler:
     """While open, Ctrl-C and SIGTERM set ``requested`` instead of ending the process.
 
     A later second signal interrupts at once. Outside the main thread, which alone may handle

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 Picture = UInt8[np.ndarray, "height width 3"]
 
 
-class Board:
+class TensorBoardLogger:
     """Event files of one run; without tensorboard, or if not ``wanted``, nothing is written.
 
     Args:

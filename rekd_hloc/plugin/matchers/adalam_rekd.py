@@ -8,7 +8,7 @@ import torch
 from hloc.utils.base_model import BaseModel
 from torch import Tensor
 
-from rekd_hloc.plugin.guard import Guard
+from rekd_hloc.plugin.safe_matcher import SafeMatcher
 
 MOVED = "kornia.utils.helpers"
 """Module of kornia up to 0.8.2 from which hloc's AdaLAM takes one function."""
@@ -22,7 +22,7 @@ class AdalamRekd(BaseModel):  # type: ignore[misc]  # hloc carries no types
         self.adalam = _load_adalam()({"name": "adalam", **options}).eval()
         remedy = "AdaLAM needs them; extract with rekd or sift, or match with NN-mutual"
         needs = ["keypoints", "descriptors", "scales", "oris"]
-        self.guard = Guard("adalam-rekd", needs, remedy)
+        self.guard = SafeMatcher("adalam-rekd", needs, remedy)
 
     def _forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.guard.run(self.adalam, data)

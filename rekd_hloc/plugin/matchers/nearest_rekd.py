@@ -9,7 +9,7 @@ from rekd_hloc.matching.match import match
 from rekd_hloc.plugin.answers import matches_to_hloc
 from rekd_hloc.plugin.features import features_from_hloc
 from rekd_hloc.plugin.filtering import ORIENTED_REMEDY, read_options
-from rekd_hloc.plugin.guard import Guard
+from rekd_hloc.plugin.safe_matcher import SafeMatcher
 
 
 class NearestRekd(BaseModel):  # type: ignore[misc]  # hloc carries no types
@@ -18,7 +18,7 @@ class NearestRekd(BaseModel):  # type: ignore[misc]  # hloc carries no types
     def _init(self, conf: dict[str, Any]) -> None:
         self.config = read_options(conf)
         needs = ["keypoints", "descriptors"] + ["oris"] * (self.config.filter != "none")
-        self.guard = Guard("NN-rekd", needs, ORIENTED_REMEDY)
+        self.guard = SafeMatcher("NN-rekd", needs, ORIENTED_REMEDY)
 
     def _forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.guard.run(self._match, data)

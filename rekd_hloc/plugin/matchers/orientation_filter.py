@@ -7,7 +7,7 @@ from hloc.utils.base_model import BaseModel, dynamic_load
 from torch import Tensor
 
 from rekd_hloc.plugin.filtering import ORIENTED_REMEDY, filter_answer, read_options
-from rekd_hloc.plugin.guard import Guard
+from rekd_hloc.plugin.safe_matcher import SafeMatcher
 
 
 class OrientationFilter(BaseModel):  # type: ignore[misc]  # hloc carries no types
@@ -20,7 +20,7 @@ class OrientationFilter(BaseModel):  # type: ignore[misc]  # hloc carries no typ
         self.config = read_options({k: v for k, v in conf.items() if k != "matcher"})
         self.matcher = dynamic_load(matchers, inner["name"])(dict(inner)).eval()
         needs = ["keypoints", "oris"] if self.config.filter != "none" else []
-        self.guard = Guard(f"orientation_filter on {inner['name']}", needs, ORIENTED_REMEDY)
+        self.guard = SafeMatcher(f"orientation_filter on {inner['name']}", needs, ORIENTED_REMEDY)
 
     def _forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.guard.run(self._match, data)

@@ -21,7 +21,7 @@ MIN_KEYPOINTS = 2
 """With a single keypoint there is nothing that could agree."""
 
 
-class Guard:
+class SafeMatcher:
     """Runs one matcher.
 
     Args:
