@@ -1,11 +1,13 @@
 # make demo      set everything up and reconstruct the packaged images
 # make test      set everything up, then style, types and tests
 # make check     the same without set-up (what `make test` runs)
+# make coverage  the same tests with the share of lines that they run
+# make nightly   the slow tests, those with real hloc (HLOC=its checkout), and the oldest pycolmap
 # make slow      the tests that take minutes;  make gpu: those that need a CUDA build of torch
 # make results   fill docs/results.md from what is measured in RESULTS, and name what is missing
 # make measure   measure what is missing first (a day on a CPU; goes on where it was interrupted)
-# Options: PYTHON=python3.12  VENV=.venv  RESULTS=runs/results  TORCH=torch==2.13.0  TORCH_INDEX=https://...
-.PHONY: demo test check style types setup results measure slow gpu clean
+# Options: PYTHON=python3.12  VENV=.venv  HLOC=../Hierarchical-Localization  RESULTS=runs/results  TORCH=torch==2.13.0  TORCH_INDEX=https://...
+.PHONY: demo test check style types setup results measure slow gpu coverage nightly hloc oldest clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -15,6 +17,9 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if 
 STAMP := $(VENV)/.installed
 JOBS ?= 2
 RESULTS ?= runs/results
+HLOC ?= ../Hierarchical-Localization
+OLDEST ?= pycolmap==3.13.0
+OLDEST_TESTS ?= tests
 
 demo: setup
 	$(BIN)/rekd-hloc demo demo
@@ -38,6 +43,24 @@ slow: setup
 gpu: setup
 	$(BIN)/python -m pytest -q -m gpu
 
+coverage: setup
+	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not gpu" --cov --cov-report=term:skip-covered
+
+nightly: slow hloc oldest
+
+# real hloc: git clone https://github.com/cvg/Hierarchical-Localization, its folder as HLOC
+hloc: setup
+	@test -d "$(HLOC)/hloc" || { echo "HLOC=$(HLOC) holds no hloc: clone it there"; exit 1; }
+	PYTHONPATH=$(HLOC) $(BIN)/python -m pytest -q -m "hloc and not gpu"
+
+# a second environment: its own pycolmap, all else from the first
+oldest: setup
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(OLDEST)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$($(VENV)-oldest/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth
+	$(VENV)-oldest/bin/python -m pytest -q -n $(JOBS) -m "not slow and not gpu" $(OLDEST_TESTS)
+
 results: setup
 	$(BIN)/python -m evaluation.results $(RESULTS)
 
@@ -55,19 +78,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -c constraints.txt -e '.[train,pose,dev]'
-	@$(BIN)/python -c 'import cv2' 2>/dev/null || $(MAKE) --no-print-directory system-libraries
-	@$(BIN)/python -c 'import cv2' || \
-	  { echo "OpenCV cannot be loaded: install libgl1 and libglib2.0-0, then run make again"; exit 1; }
 	touch $(STAMP)
 
-.PHONY: system-libraries
-system-libraries:
-	@echo "OpenCV needs libgl1 and libglib2.0-0"
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  apt-get update -qq && apt-get install -y -qq libgl1 libglib2.0-0; \
-	else \
-	  echo "install them: sudo apt-get install libgl1 libglib2.0-0"; exit 1; \
-	fi
-
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "numpy", "opencv-python", "kornia", "h5py", "pycolmap", "e2cnn", "hloc")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "opencv-python-headless",
+    "kornia",
+    "h5py",
+    "pycolmap",
+    "e2cnn",
+    "hloc",
+)
 """Packages that may change a result, or whose version a report of a fault needs."""
 
 
