@@ -174,9 +174,11 @@ def test_limit_takes_the_strongest():
     assert torch.equal(best.descriptors[0], features.descriptors[row])
 
 
-@pytest.mark.parametrize("name", ["sift+ours", "orb+ours", "rootsift-upright+ours"])
+@pytest.mark.parametrize(
+    "name", ["sift+rekd-hardnet", "orb+rekd-hardnet", "rootsift-upright+rekd-hardnet"]
+)
 def test_our_descriptor_describes_a_detector_s_keypoints(name, picture):
-    base = load_extractor(name.removesuffix("+ours"), 80)
+    base = load_extractor(name.removesuffix("+rekd-hardnet"), 80)
     method = load_extractor(name, 80, device="cpu", overrides=OURS)
     described, plain = method(picture), base(picture)
     assert torch.equal(described.keypoints.xy, plain.keypoints.xy)
@@ -187,7 +189,7 @@ def test_our_descriptor_describes_a_detector_s_keypoints(name, picture):
 
 
 def test_oriented_patches_of_sift_match_across_a_rotation_even_untrained(picture, turned):
-    method = load_extractor("sift+ours", 200, device="cpu", overrides=OURS)
+    method = load_extractor("sift+rekd-hardnet", 200, device="cpu", overrides=OURS)
     a, b = method(picture), method(turned[0])
     matches = match_nearest(a.descriptors, b.descriptors)
     errors = match_errors(a.keypoints.xy, b.keypoints.xy, matches.index, turned[1])
@@ -222,7 +224,7 @@ def test_features_files_need_images_and_content(tmp_path):
 
 
 def test_unknown_methods_are_answered_with_the_list():
-    for name in ("surf", "surf+ours", "REKD"):
+    for name in ("surf", "surf+rekd-hardnet", "REKD"):
         with pytest.raises(ValueError) as caught:
             load_extractor(name, 10, overrides=OURS)
         assert all(method in str(caught.value) for method in EXTRACTORS)

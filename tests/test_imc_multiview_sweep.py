@@ -61,7 +61,7 @@ def work(bags, monkeypatch, tmp_path):
     monkeypatch.setattr(multiview_sweep, "run_multiview", run_multiview)
     monkeypatch.setattr(multiview_sweep, "match_pairs", match_pairs)
     monkeypatch.setattr(
-        multiview_sweep, "extract_images", lambda *_, **__: Extracted(tmp_path, 0, 0.0)
+        multiview_sweep, "extract_images", lambda *_, **__: Extracted(tmp_path, 0, 0.0, {})
     )
     return asked
 

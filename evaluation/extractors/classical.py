@@ -1,15 +1,15 @@
 """Classical baselines: SIFT, ORB and AKAZE of OpenCV, SIFT of COLMAP.
 
-All work on grey bytes and give keypoints in the house frame: integer coordinates at pixel centres
-(COLMAP's are 0.5 more), angles in OpenCV's sense, which is ours. OpenCV's SIFT lies a quarter pixel
-to the right and down of what it finds, by its default way of doubling the image; it is taken as it
-comes, because undoing that changes no figure by more than 0.4 points.
+All of them work on grey bytes. Integer coordinates are pixel centres (COLMAP's are 0.5 more), and
+angles grow clockwise in image coordinates, as OpenCV's. OpenCV's SIFT lies a quarter pixel to the
+right and down of what it finds, by its default way of doubling the image; it is taken as it comes,
+because undoing that changes no metric by more than 0.4 points.
 """
 
 import threading
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rekd_hloc.geometry import wrap_angle
-from rekd_hloc.images import read_image
 from rekd_hloc.types import Features, Keypoints
 
 OPENCV_EXTRACTORS = ("sift", "rootsift", "rootsift-upright", "orb", "akaze")
@@ -34,24 +33,26 @@ SIFT_DEFAULT_BUDGET = 2048
 NO_THRESHOLD = -10_000.0
 """What the organisers of IMC give OpenCV as both thresholds of SIFT for 8,000 keypoints."""
 
-Extract = Callable[[Path], Features]
+Grey = Float[Tensor, "height width"]
+Extract = Callable[[Grey], Features]
+"""From a grey image, 0..1, to its features."""
 
 
-def read_grey_bytes(path: Path) -> UInt8[np.ndarray, "height width"]:
-    """The image as grey bytes, by the project's own reader."""
-    return np.rint(read_image(path).numpy() * 255).astype(np.uint8)
+def to_grey_bytes(image: Grey) -> UInt8[np.ndarray, "height width"]:
+    """Return the image as bytes, as OpenCV and COLMAP take it."""
+    return np.asarray(np.rint(image.numpy() * 255), dtype=np.uint8)
 
 
 def opencv_extractor(name: str, num_keypoints: int) -> Extract:
-    """One of ``OPENCV_EXTRACTORS`` with a keypoint budget; thread-safe.
+    """Return one of ``OPENCV_EXTRACTORS`` with a keypoint budget; it is thread-safe.
 
     Raises:
         ValueError: this OpenCV lacks the method.
     """
     _opencv_tool(name, num_keypoints)
 
-    def extract(path: Path) -> Features:
-        grey = read_grey_bytes(path)
+    def extract(image: Grey) -> Features:
+        grey = to_grey_bytes(image)
         tool = _opencv_tool(name, num_keypoints)
         points = sorted(tool.detect(grey, None), key=lambda p: -p.response)
         if name == "rootsift-upright":
@@ -68,17 +69,17 @@ def opencv_extractor(name: str, num_keypoints: int) -> Extract:
 
 
 def takes_all_sift(name: str, num_keypoints: int) -> bool:
-    """Whether OpenCV's SIFT is asked for every extremum, to fill a budget that needs them.
+    """Say whether OpenCV's SIFT is asked for every extremum, to fill a budget that needs them.
 
-    Its own thresholds leave 3,000 to 5,000 keypoints of a photo of 1024 pixels; the official
-    baselines of IMC lift them in the category of 8,000. The strongest are kept as ever. Without a
-    cap there is nothing to fill, and its thresholds decide.
+    SIFT's own thresholds leave 3,000 to 5,000 keypoints of an image of 1024 pixels; the official
+    baselines of IMC lift them in the category of 8,000. The strongest are taken as ever. Without a
+    cap there is nothing to fill, and SIFT's thresholds decide.
     """
     return "sift" in name and SIFT_DEFAULT_BUDGET < num_keypoints < NO_CAP
 
 
 def colmap_sift_extractor(num_keypoints: int) -> Extract:
-    """SIFT as COLMAP extracts it, on the CPU.
+    """Return SIFT as COLMAP extracts it, on the CPU.
 
     COLMAP gives no response and keeps the largest scales where there are too many; the score is
     therefore the scale.
@@ -88,7 +89,7 @@ def colmap_sift_extractor(num_keypoints: int) -> Extract:
     from rekd_hloc.sfm.pycolmap_compat import quiet, set_options
 
     kind = getattr(pycolmap, "FeatureExtractionOptions", None)
-    options = kind() if kind else pycolmap.SiftExtractionOptions()
+    options: Any = kind() if kind else pycolmap.SiftExtractionOptions()
     set_options(options, sift__max_num_features=num_keypoints, use_gpu=False)
     set_options(options, max_num_features=num_keypoints)
     with quiet(), warnings.catch_warnings():
@@ -96,11 +97,11 @@ def colmap_sift_extractor(num_keypoints: int) -> Extract:
         tool = pycolmap.Sift(options, device=pycolmap.Device.cpu)
     lock = threading.Lock()
 
-    def extract(path: Path) -> Features:
-        grey = read_grey_bytes(path)
+    def extract(image: Grey) -> Features:
+        grey = to_grey_bytes(image)
         with lock, quiet():
-            found, described = tool.extract(grey)
-        values = torch.from_numpy(np.array(found, dtype=np.float32).reshape(-1, 4))
+            rows, described = tool.extract(grey)
+        values = torch.from_numpy(np.array(rows, dtype=np.float32).reshape(-1, 4))
         order = torch.argsort(values[:, 2], descending=True, stable=True)[:num_keypoints]
         values = values[order]
         keypoints = Keypoints(
@@ -116,7 +117,7 @@ def colmap_sift_extractor(num_keypoints: int) -> Extract:
 
 
 def keypoints_from_opencv(points: list[cv2.KeyPoint]) -> Keypoints:
-    """OpenCV's keypoints as ours: angles have the same sense, scale is half of its diameter."""
+    """Convert OpenCV's keypoints: angles have the same sense, the scale is half of its diameter."""
     if not points:
         return Keypoints.empty()
     xy = torch.tensor([p.pt for p in points], dtype=torch.float32)
@@ -125,21 +126,22 @@ def keypoints_from_opencv(points: list[cv2.KeyPoint]) -> Keypoints:
 
 
 def to_root(descriptors: Float[Tensor, "keypoint channel"]) -> Float[Tensor, "keypoint channel"]:
-    """RootSIFT: square root of the L1-normalised histogram (Arandjelovic & Zisserman, 2012)."""
+    """Return RootSIFT, the root of the L1-normalised histogram (Arandjelovic & Zisserman, 2012)."""
     total = descriptors.abs().sum(dim=1, keepdim=True).clamp(min=1e-12)
     return (descriptors / total).clamp(min=0).sqrt()
 
 
 def unit_rows(vectors: Float[Tensor, "keypoint channel"]) -> Float[Tensor, "keypoint channel"]:
-    """Rows of length 1; a row of zeros becomes one of equal entries."""
+    """Scale rows to length 1; a row of zeros becomes one of equal entries."""
     length = vectors.norm(dim=1, keepdim=True)
     level = torch.full_like(vectors, max(vectors.shape[1], 1) ** -0.5)
     return torch.where(length > 1e-12, F.normalize(vectors, dim=1), level)
 
 
-def _opencv_tool(name: str, num_keypoints: int) -> cv2.Feature2D:
+def _opencv_tool(name: str, num_keypoints: int) -> Any:
+    opencv: Any = cv2  # its type hints lack these functions
     if name == "orb":
-        return cv2.ORB_create(num_keypoints)
+        return opencv.ORB_create(num_keypoints)
     if name == "akaze":
         contributed = getattr(cv2, "xfeatures2d", None)
         create = getattr(cv2, "AKAZE_create", None) or getattr(contributed, "AKAZE_create", None)
@@ -149,10 +151,12 @@ def _opencv_tool(name: str, num_keypoints: int) -> cv2.Feature2D:
                 "opencv-contrib-python in place of opencv-python"
             )
         return create()
-    kept = 0 if name == "rootsift-upright" else num_keypoints
+    budget = 0 if name == "rootsift-upright" else num_keypoints
     if takes_all_sift(name, num_keypoints):
-        return cv2.SIFT_create(kept, contrastThreshold=NO_THRESHOLD, edgeThreshold=NO_THRESHOLD)
-    return cv2.SIFT_create(kept)
+        return opencv.SIFT_create(
+            budget, contrastThreshold=NO_THRESHOLD, edgeThreshold=NO_THRESHOLD
+        )
+    return opencv.SIFT_create(budget)
 
 
 def _as_vectors(described: NDArray[np.generic], name: str) -> Tensor:
@@ -164,7 +168,7 @@ def _as_vectors(described: NDArray[np.generic], name: str) -> Tensor:
 
 
 def _upright(points: list[cv2.KeyPoint]) -> list[cv2.KeyPoint]:
-    """One keypoint for each place and size, turned to angle zero."""
+    """Keep one keypoint for each position and size, with angle zero."""
     seen: dict[tuple[float, float, float], cv2.KeyPoint] = {}
     for p in points:
         key = (round(p.pt[0], 2), round(p.pt[1], 2), round(p.size, 2))

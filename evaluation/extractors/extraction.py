@@ -1,23 +1,27 @@
-"""Features of a scene's images by one method, kept in a file that a hash of everything names.
+"""Features of named image files, extracted by the package's own loop and kept.
 
-What was extracted is there for the next run, for other pairs, seeds and matchers, and for the
-multiview task and the submission.
+The file's name holds a hash of everything that features depend on: the extractor, and the names and
+bytes of images and masks. What was extracted is there for the next run, for other pairs, seeds and
+matchers; another configuration, other weights or other images take another file.
 """
 
 import hashlib
 import json
-import time
-from collections.abc import Collection, Mapping
+import re
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
-import torch
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from evaluation.extractors.cache import file_digest, safe_name
-from evaluation.extractors.registry import NamedExtractor
-from rekd_hloc.images import read_mask
+from evaluation.extractors.named_extractor import NamedExtractor
+from rekd_hloc.picture_file import write_image
+from rekd_hloc.sfm import extraction
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features
 
@@ -31,32 +35,34 @@ class Extracted:
     Attributes:
         path: file of features by image name, in hloc's schema.
         num_extracted: images that this run extracted; the others were there.
-        seconds: that it took for them, without reading what was there.
+        seconds: that this run took.
+        num_keypoints: of each image that was wanted.
     """
 
     path: Path
     num_extracted: int
     seconds: float
+    num_keypoints: Mapping[str, int]
 
 
 def extract_images(
     images: Mapping[str, Path],
-    method: NamedExtractor,
+    extractor: NamedExtractor,
     folder: Path,
     *,
     wanted: Collection[str] | None = None,
     masks: Mapping[str, Path] | None = None,
     label: str = "",
 ) -> Extracted:
-    """Extract images that are not in the method's file yet.
+    """Extract images that are not in the extractor's file yet.
 
     Args:
         images: path of every image of the scene by its name in the file; another list, or images
             with other bytes, take another file of features.
-        method: what extracts.
+        extractor: from an image to its features.
         folder: for the file.
         wanted: names to extract; None for all.
-        masks: of images that are valid in part only: keypoints elsewhere are dropped.
+        masks: of images that are valid in part only: no patch touches a pixel where they are zero.
         label: of the scene, part of the file's name.
 
     Raises:
@@ -64,47 +70,132 @@ def extract_images(
         OSError: the file cannot be written.
     """
     masks = masks or {}
-    provenance = {**method.provenance, "images": _fingerprint(images, masks, label)}
-    path = folder / f"{safe_name(label)}-{safe_name(method.name)}-{digest_of(provenance)}.h5"
-    folder.mkdir(parents=True, exist_ok=True)
-    num_extracted, seconds = 0, 0.0
-    with FeatureStore.resume(path, provenance) as store:
-        missing = [n for n in images if (wanted is None or n in wanted) and n not in store]
-        bar = tqdm(missing, f"{label} {method.name}", unit="image", disable=None, leave=False)
-        for name in bar:
-            start = time.perf_counter()
-            features = method(images[name])
-            seconds += time.perf_counter() - start
-            if name in masks:
-                features = drop_masked(features, masks[name])
-            store.write(name, features)
-            num_extracted += 1
-    return Extracted(path, num_extracted, seconds)
+    provenance = {**extractor.provenance, "images": _fingerprint(images, masks, label)}
+    used = {name: path for name, path in images.items() if wanted is None or name in wanted}
+    extractor = replace(extractor, provenance=provenance)
+    return _extract(used, masks, extractor, folder, label, progress=True)
 
 
-def drop_masked(features: Features, mask_path: Path) -> Features:
-    """The features whose keypoint lies on a pixel that the mask allows.
+def extract_by_content(
+    images: Mapping[str, Path], extractor: NamedExtractor, folder: Path, *, label: str
+) -> dict[str, Features]:
+    """Extract images that may change or become more from run to run.
+
+    Args:
+        images: path of each image by its name.
+        extractor: from an image to its features.
+        folder: for the file. Features lie in it under a hash of the image's bytes and its name.
+        label: part of the file's name; two threads must not use one label at a time.
+
+    Returns:
+        Features by image name. They were read from the file, as those of a resumed run are.
 
     Raises:
-        ValueError: the mask is of another size than the image.
+        ValueError: an image cannot be read.
+        OSError: the file cannot be written.
     """
-    usable = torch.from_numpy(read_mask(mask_path))
-    width, height = features.image_size
-    if tuple(usable.shape) != (height, width):
-        raise ValueError(f"mask {mask_path} has another size than its image: {width} x {height}")
-    pixel = features.keypoints.xy.round().long()
-    inside = ((pixel >= 0) & (pixel < torch.tensor([width, height]))).all(dim=1)
-    pixel = pixel.clamp(min=0).minimum(torch.tensor([width - 1, height - 1]))
-    keep = inside & usable[pixel[:, 1], pixel[:, 0]]
-    return replace(
-        features, keypoints=features.keypoints[keep], descriptors=features.descriptors[keep]
-    )
+    keys = {name: f"{file_digest(path)[:DIGEST_LETTERS]}/{name}" for name, path in images.items()}
+    by_key = {keys[name]: path for name, path in images.items()}
+    extracted = _extract(by_key, {}, extractor, folder, label, progress=False)
+    with FeatureStore(extracted.path) as store:
+        return {name: store.read(key) for name, key in keys.items()}
+
+
+def _extract(
+    images: Mapping[str, Path],
+    masks: Mapping[str, Path],
+    extractor: NamedExtractor,
+    folder: Path,
+    label: str,
+    *,
+    progress: bool,
+) -> Extracted:
+    stem = "-".join(filter(None, (safe_name(label), safe_name(extractor.name))))
+    path = folder / f"{stem}-{digest_of(extractor.provenance)}.h5"
+    folder.mkdir(parents=True, exist_ok=True)
+    with link_images(images, masks) as (image_dir, mask_dir):
+        summary = extraction.extract_images(
+            extractor, image_dir, path,
+            names=list(images), mask_dir=mask_dir if masks else None, progress=progress,
+        )  # fmt: skip
+    if summary.skipped:
+        name, reason = next(iter(summary.skipped.items()))
+        raise ValueError(f"{images[name]}: {reason}")
+    num_extracted = len(summary.names) - summary.num_resumed
+    return Extracted(path, num_extracted, summary.seconds, summary.num_keypoints)
+
+
+@contextmanager
+def link_images(
+    images: Mapping[str, Path], masks: Mapping[str, Path]
+) -> Iterator[tuple[Path, Path]]:
+    """Show files under names of their own, as the package's loop over a folder wants them.
+
+    Args:
+        images: path of each image by its name.
+        masks: of some of the images; the others get a white one where there is any.
+
+    Yields:
+        A folder of links to the images, and one of links to the masks. Both are gone afterwards.
+
+    Raises:
+        ValueError: an image that needs a white mask cannot be read.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        image_dir, mask_dir = Path(scratch) / "images", Path(scratch) / "masks"
+        for folder in (image_dir, mask_dir):
+            folder.mkdir()
+        white: dict[tuple[int, int], Path] = {}
+        for name, path in images.items():
+            _link(image_dir / name, path)
+            if not masks:
+                continue
+            if name not in masks and (size := image_size(path)) not in white:
+                white[size] = Path(scratch) / f"white-{size[0]}x{size[1]}.png"
+                write_image(white[size], np.full(size[::-1], 255, dtype=np.uint8))
+            _link(mask_dir / f"{name}.png", masks.get(name) or white[image_size(path)])
+        yield image_dir, mask_dir
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) in pixels, from the file's header.
+
+    Raises:
+        ValueError: the file is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except OSError as error:
+        raise ValueError(f"{path} is no image that can be read: {error}") from error
+
+
+def image_key(path: Path) -> str:
+    """Return folder and name of an image file, as its name among files of several folders."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def safe_name(name: str) -> str:
+    """Return an extractor's or a scene's name as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9.+-]+", "_", name)[-60:]
 
 
 def digest_of(values: Mapping[str, object]) -> str:
-    """A short hash of values that JSON can hold; their order does not matter."""
+    """Return a short hash of values that JSON can hold; their order does not matter."""
     text = json.dumps(dict(values), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LETTERS]
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file, which is read once in a process unless size or date change."""
+    state = path.stat()
+    return _digest_of_file(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _digest_of_file(path: Path, _size: int, _time_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fingerprint(images: Mapping[str, Path], masks: Mapping[str, Path], label: str) -> str:
@@ -115,14 +206,6 @@ def _fingerprint(images: Mapping[str, Path], masks: Mapping[str, Path], label: s
     return digest_of({name: file_digest(path) for name, path in bar})
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels, from the file's header.
-
-    Raises:
-        ValueError: it is no image.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except OSError as error:
-        raise ValueError(f"{path} is no image that can be read: {error}") from error
+def _link(link: Path, path: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(path.resolve())

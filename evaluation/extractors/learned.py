@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import kornia.feature
+import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from evaluation.extractors.classical import unit_rows
-from rekd_hloc.images import read_color, read_image
 from rekd_hloc.types import Features, Keypoints
 
 KEYNET = "keynet"
@@ -29,15 +30,17 @@ FILES = {
     "aliked-n16": ("aliked/aliked-n16.pth", "https://github.com/Shiaoming/ALIKED"),
     "aliked-n16rot": ("aliked/aliked-n16rot.pth", "https://github.com/Shiaoming/ALIKED"),
 }
-"""Weights of each method below the weights folder, and where they are published."""
+"""Weights of each extractor below the weights folder, and where they are published."""
 ALIKED_CONSTANT = "dkd.hw_grid"
 """A buffer of kornia's ALIKED that the published files do not hold."""
 
-Extract = Callable[[Path], Features]
+Colour = UInt8[np.ndarray, "height width 3"]
+ExtractGrey = Callable[[Float[Tensor, "height width"]], Features]
+ExtractColour = Callable[[Colour], Features]
 
 
 def weights_dir(given: Path | None = None) -> Path:
-    """The folder of the peers' weights; see the module's docstring."""
+    """Return the folder of the peers' weights; see the module's docstring."""
     if given is not None:
         return given
     data = os.environ.get("REKD_DATA")
@@ -46,7 +49,7 @@ def weights_dir(given: Path | None = None) -> Path:
 
 
 def weights_file(name: str, folder: Path | None = None) -> Path:
-    """The file of a learned method's weights.
+    """Return the file of a learned extractor's weights.
 
     Raises:
         FileNotFoundError: it is not there; the message says where it is published.
@@ -64,48 +67,49 @@ def weights_file(name: str, folder: Path | None = None) -> Path:
 
 def keynet_extractor(
     num_keypoints: int, device: torch.device, folder: Path | None = None
-) -> Extract:
-    """Key.Net's keypoints without angles and without descriptors (rows of no number).
+) -> ExtractGrey:
+    """Return Key.Net, whose keypoints have no angles and no descriptors (rows of no number).
 
     A keypoint of the image's own size has scale 1.
     """
     state = _read_state(weights_file(KEYNET, folder), "state_dict")
-    detector = kornia.feature.KeyNetDetector(pretrained=False, num_features=num_keypoints)
+    detector: Any = kornia.feature.KeyNetDetector(pretrained=False, num_features=num_keypoints)
     detector.model.load_state_dict(state)
     detector.eval().requires_grad_(False).to(device)
 
-    def extract(path: Path) -> Features:
-        grey = read_image(path)
+    def extract(grey: Float[Tensor, "height width"]) -> Features:
         with torch.inference_mode():
             frames, response = detector(grey[None, None].to(device))
         scale = kornia.feature.get_laf_scale(frames)[0, :, 0, 0].cpu() / detector.mr_size
-        found = scale > 0
-        xy, score = frames[0, :, :, 2].cpu()[found], response[0].cpu()[found]
-        keypoints = _without_angle(xy, score, scale[found])
+        exists = scale > 0
+        xy, score = frames[0, :, :, 2].cpu()[exists], response[0].cpu()[exists]
+        keypoints = _without_angle(xy, score, scale[exists])
         return Features(keypoints, torch.zeros(len(keypoints), 0), (grey.shape[1], grey.shape[0]))
 
     return extract
 
 
-def disk_extractor(num_keypoints: int, device: torch.device, folder: Path | None = None) -> Extract:
-    """DISK with the weights trained on depth."""
-    network = kornia.feature.DISK()
+def disk_extractor(
+    num_keypoints: int, device: torch.device, folder: Path | None = None
+) -> ExtractColour:
+    """Return DISK with the weights trained on depth."""
+    network: Any = kornia.feature.DISK()
     network.load_state_dict(_read_state(weights_file("disk", folder), "extractor"))
     network.eval().requires_grad_(False).to(device)
 
-    def extract(path: Path) -> Features:
-        rgb = _read_rgb(path, device)
+    def extract(image: Colour) -> Features:
+        rgb = _to_batch(image, device)
         with torch.inference_mode():
-            found = network(rgb, n=num_keypoints, pad_if_not_divisible=True)[0]
-        return _to_features(found.keypoints, found.detection_scores, found.descriptors, rgb)
+            disk = network(rgb, n=num_keypoints, pad_if_not_divisible=True)[0]
+        return _to_features(disk.keypoints, disk.detection_scores, disk.descriptors, rgb)
 
     return extract
 
 
 def aliked_extractor(
     name: str, num_keypoints: int, device: torch.device, folder: Path | None = None
-) -> Extract:
-    """ALIKED-n16 or -n16rot, its best keypoints whatever their score.
+) -> ExtractColour:
+    """Return ALIKED-n16 or -n16rot, which gives its best keypoints whatever their score.
 
     Raises:
         ValueError: this kornia has no ALIKED, or the file does not fit it.
@@ -117,11 +121,11 @@ def aliked_extractor(
         raise ValueError(f"{path} does not fit {name}: {lacking}")
     network.eval().requires_grad_(False).to(device)
 
-    def extract(path: Path) -> Features:
-        rgb = _read_rgb(path, device)
+    def extract(image: Colour) -> Features:
+        rgb = _to_batch(image, device)
         with torch.inference_mode():
-            found = network(rgb)[0]
-        return _to_features(found.keypoints, found.keypoint_scores, found.descriptors, rgb)
+            aliked = network(rgb)[0]
+        return _to_features(aliked.keypoints, aliked.keypoint_scores, aliked.descriptors, rgb)
 
     return extract
 
@@ -145,8 +149,8 @@ def _read_state(path: Path, key: str | None) -> dict[str, Tensor]:
     return state
 
 
-def _read_rgb(path: Path, device: torch.device) -> Tensor:
-    rgb = torch.from_numpy(read_color(path).copy()).to(device)
+def _to_batch(image: Colour, device: torch.device) -> Tensor:
+    rgb = torch.from_numpy(image.copy()).to(device)
     return rgb.permute(2, 0, 1)[None].float() / 255
 
 

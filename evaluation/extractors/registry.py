@@ -1,14 +1,14 @@
-"""Methods by name, ours and their peers, all as functions from an image file to features.
+"""Extractors by name: this project's presets and their peers.
 
-Every method is real and goes through the same matcher and metrics. ``file:PATH`` reads features
-that any hloc extractor stored. ``DETECTOR+ours`` describes a detector's keypoints with this
+Every extractor is real and goes through the same matcher and metrics. ``file:PATH`` reads features
+that any hloc extractor stored. ``DETECTOR+rekd-hardnet`` describes a detector's keypoints with this
 project's descriptor, so that detectors are compared alone.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,12 +33,19 @@ from evaluation.extractors.learned import (
     keynet_extractor,
     weights_file,
 )
+from evaluation.extractors.named_extractor import (
+    LEVEL_PATCH_SIDE,
+    Image,
+    NamedExtractor,
+    grey_of,
+    limit,
+    strongest_first,
+)
 from rekd_hloc.config import PRESETS, get_preset, load_config, with_max_keypoints
 from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, resolve_hardnet
 from rekd_hloc.features.descriptor.patches import cut_patches
-from rekd_hloc.features.extractor import Extractor, choose_device
+from rekd_hloc.features.extractor import GPU_READERS, Extractor, choose_device
 from rekd_hloc.features.weights import weights_hash
-from rekd_hloc.images import read_image
 from rekd_hloc.types import Features
 
 if TYPE_CHECKING:
@@ -57,44 +64,19 @@ __all__ = [
 ]
 
 EXTRACTORS = (*PRESETS, *CLASSICAL, *LEARNED)
+COLOUR = ("disk", "aliked-n16", "aliked-n16rot")
 WITHOUT_ORIENTATION = ("rootsift-upright", "keynet", "disk", "aliked-n16", "aliked-n16rot")
-OURS = "+ours"
+HARDNET = "+rekd-hardnet"
+OLD_HARDNET = "+ours"
+"""What :data:`HARDNET` was called; it is still read."""
 FILE = "file:"
 SIFT_PATCH_SIDE = 12.0
-"""Side in pixels, for scale 1, of the patch that ``METHOD+ours`` describes: 12 sigma of SIFT."""
-LEVEL_PATCH_SIDE = 64.0
-"""The same for detectors whose scale is that of a level: 64 px on it, as for REKD."""
+"""Side in pixels, for scale 1, of the patch that describes a keypoint: 12 sigma of SIFT."""
 PATCH_SIDE = {
     **dict.fromkeys(CLASSICAL, SIFT_PATCH_SIDE),
     "orb": LEVEL_PATCH_SIDE / 15.5,  # its scale is half of the 31 px that it describes
     KEYNET: 44.0,  # its frames have half sides of 22 px of their level
 }
-
-
-@dataclass(frozen=True)
-class NamedExtractor:
-    """A function from an image file to features, strongest first, and what it is made of."""
-
-    name: str
-    extract: Callable[[Path], Features] = field(repr=False)
-    provenance: dict[str, str]
-    """Configuration, versions and hashes of weights; equal ones give equal features."""
-    has_orientation: bool = True
-    """False where all angles are zero, so that orientation filters do not apply."""
-    patch_side: float = LEVEL_PATCH_SIDE
-    """Side in pixels, for scale 1, of the patch that ``METHOD+ours`` describes."""
-    is_stored: bool = False
-    """Whether features are read from a file, so that changed images cannot be asked for."""
-
-    def __call__(self, path: Path) -> Features:
-        """Features of an image file, strongest first."""
-        return strongest_first(self.extract(path))
-
-    @property
-    def weights(self) -> str:
-        """Hashes of the weights in short; ``-`` for methods without any."""
-        parts = [v for k, v in sorted(self.provenance.items()) if k.endswith("weights")]
-        return " ".join(parts) or "-"
 
 
 def load_extractor(
@@ -106,54 +88,40 @@ def load_extractor(
     weights: Path | None = None,
     image_root: Path | None = None,
 ) -> NamedExtractor:
-    """The method of that name with a keypoint budget.
+    """Return the extractor of that name with a keypoint budget.
 
     Args:
-        name: one of ``EXTRACTORS``, ``NAME+ours``, or ``file:PATH``.
+        name: one of ``EXTRACTORS``, ``NAME+rekd-hardnet``, or ``file:PATH``.
         num_keypoints: most keypoints of an image.
         device: where networks run; ``auto`` is CUDA where there is one.
         overrides: ``key=value`` options of this project's presets (and the descriptor of
-            ``+ours``); other methods ignore them.
+            ``+rekd-hardnet``); other extractors ignore them.
         weights: folder of the peers' weights.
         image_root: folder that the image names in a ``file:`` are relative to.
 
     Raises:
-        ValueError: no such method; the message lists them.
+        ValueError: no such extractor; the message lists them.
         FileNotFoundError: weights or a features file are not there; the message says what to do.
     """
+    if name.endswith(OLD_HARDNET):
+        name = name.removesuffix(OLD_HARDNET) + HARDNET
     if name.startswith(FILE):
         return _file_extractor(name, num_keypoints, image_root)
     if name in PRESETS:
         return _preset_extractor(name, num_keypoints, device, overrides)
-    place = choose_device(device)
-    base_name = name.removesuffix(OURS)
+    torch_device = choose_device(device)
+    base_name = name.removesuffix(HARDNET)
     if base_name not in EXTRACTORS:
         raise ValueError(
             f"no method {name!r}; methods are {', '.join(EXTRACTORS)}, file:PATH, and any "
-            "detector's name with +ours"
+            f"detector's name with {HARDNET}"
         )
     if base_name in PRESETS:
-        raise ValueError(f"{name!r}: {base_name} has our descriptor already; leave {OURS} away")
-    peer = _peer_extractor(base_name, num_keypoints, place, weights)
-    if name == KEYNET or name.endswith(OURS):
-        return _with_our_descriptor(name, peer, place, overrides)
+        raise ValueError(f"{name!r}: {base_name} has that descriptor already; leave {HARDNET} away")
+    peer = _peer_extractor(base_name, num_keypoints, torch_device, weights)
+    if name == KEYNET or name.endswith(HARDNET):
+        return _with_hardnet(name, peer, torch_device, overrides)
     return peer
-
-
-def strongest_first(features: Features) -> Features:
-    """The same features in order of falling score."""
-    order = torch.argsort(features.keypoints.score, descending=True, stable=True)
-    return replace(
-        features, keypoints=features.keypoints[order], descriptors=features.descriptors[order]
-    )
-
-
-def limit(features: Features, count: int) -> Features:
-    """The strongest ``count`` keypoints."""
-    order = torch.argsort(features.keypoints.score, descending=True, stable=True)[:count]
-    return replace(
-        features, keypoints=features.keypoints[order], descriptors=features.descriptors[order]
-    )
 
 
 def _preset_extractor(
@@ -161,13 +129,17 @@ def _preset_extractor(
 ) -> NamedExtractor:
     config = with_max_keypoints(load_config(get_preset(name), None, overrides), num_keypoints)
     extractor = Extractor.from_pretrained(name, device=device, config=config)
-    return NamedExtractor(name, extractor, dict(extractor.provenance))
+    return NamedExtractor(
+        name, extractor, dict(extractor.provenance),
+        takes_mask=True, num_readers=extractor.num_readers,
+    )  # fmt: skip
 
 
 def _peer_extractor(
     name: str, num_keypoints: int, device: torch.device, weights: Path | None
 ) -> NamedExtractor:
-    """A method of other people, as they publish it; Key.Net has no descriptor of its own."""
+    """An extractor of other people, as they publish it; Key.Net has no descriptor of its own."""
+    extract: Callable[..., Features]
     version = f"kornia {kornia.__version__}"
     if name in OPENCV_EXTRACTORS:
         extract, version = opencv_extractor(name, num_keypoints), f"opencv {cv2.__version__}"
@@ -184,21 +156,24 @@ def _peer_extractor(
     if name in LEARNED:
         provenance["weights"] = weights_hash(weights_file(name, weights))
     side = PATCH_SIDE.get(name, LEVEL_PATCH_SIDE)
-    return NamedExtractor(name, extract, provenance, name not in WITHOUT_ORIENTATION, side)
+    return NamedExtractor(
+        name, extract, provenance, name not in WITHOUT_ORIENTATION, side,
+        reads_color=name in COLOUR, num_readers=1 if device.type == "cpu" else GPU_READERS,
+    )  # fmt: skip
 
 
-def _with_our_descriptor(
+def _with_hardnet(
     name: str, base: NamedExtractor, device: torch.device, overrides: Sequence[str]
 ) -> NamedExtractor:
-    """A detector's keypoints described by our network; upright where they have no angle."""
+    """A detector's keypoints described by our HardNet; upright where they have no angle."""
     config = load_config(get_preset("rekd"), None, overrides).descriptor
     network = load_hardnet(config.weights).to(device)
 
     @torch.inference_mode()
-    def extract(path: Path) -> Features:
-        features = base(path)
+    def extract(image: Image) -> Features:
+        features = base(image)
         patches = cut_patches(
-            read_image(path).to(device),
+            grey_of(image).to(device),
             features.keypoints.to(device),
             support=base.patch_side,
             oriented=base.has_orientation,

@@ -4,16 +4,14 @@ Sequences are independent: they may run in several threads, and what is extracte
 """
 
 import tempfile
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
-from evaluation.extractors.cache import FeatureCache, image_key
+from evaluation.extractors.extraction import extract_by_content, image_key, image_size
 from evaluation.extractors.registry import NamedExtractor
 from evaluation.homography.frames import Placement, place_image, render_frame, to_frame
 from evaluation.homography.homographies import HomographyPair
@@ -46,57 +44,51 @@ class Suite:
 
 
 def run_extractor(suite: Suite, method: NamedExtractor) -> list[PairResult]:
-    """One method over all pairs, in their order; each image is extracted once."""
+    """Measure one extractor on all pairs, in their order; each image is extracted once."""
     by_sequence: dict[str, list[HomographyPair]] = {}
     for pair in suite.pairs:
         by_sequence.setdefault(pair.sequence, []).append(pair)
-    with (
-        FeatureCache(suite.cache_dir, method, {"frame": suite.protocol.frame}) as cache,
-        tempfile.TemporaryDirectory() as scratch,
-        ThreadPoolExecutor(suite.num_threads) as pool,
-    ):
-        work = _Work(suite, method, cache, Path(scratch))
-        done = pool.map(work.run_sequence, by_sequence.values())
+
+    def run_sequence(pairs: Sequence[HomographyPair]) -> list[PairResult]:
+        return _run_sequence(suite, method, pairs)
+
+    with ThreadPoolExecutor(suite.num_threads) as pool:
+        done = pool.map(run_sequence, by_sequence.values())
         bar = tqdm(done, method.name, len(by_sequence), unit="sequence", disable=None)
         return [result for results in bar for result in results]
 
 
-class _Work:
-    """One method at work; its methods run in several threads."""
+def _run_sequence(
+    suite: Suite, method: NamedExtractor, pairs: Sequence[HomographyPair]
+) -> list[PairResult]:
+    framed = _extract_frames(suite, method, pairs)
+    results = []
+    for pair in pairs:
+        (a, place_a), (b, place_b) = framed[pair.path_a], framed[pair.path_b]
+        b_from_a = place_b.frame_from_image @ pair.b_from_a @ place_a.frame_from_image.inverse()
+        given = PairInput(a, b, b_from_a, suite.num_used, method.has_orientation)
+        results.append(PairResult(pair.sequence, pair.name, suite.protocol.measure(given)))
+    return results
 
-    def __init__(
-        self, suite: Suite, method: NamedExtractor, cache: FeatureCache, scratch: Path
-    ) -> None:
-        self.suite, self.method, self.cache, self.scratch = suite, method, cache, scratch
 
-    def run_sequence(self, pairs: Sequence[HomographyPair]) -> list[PairResult]:
-        known: dict[Path, tuple[Features, Placement]] = {}
-        results = []
-        for pair in pairs:
-            for path in (pair.path_a, pair.path_b):
-                if path not in known:
-                    known[path] = self.extract(path)
-            (a, place_a), (b, place_b) = known[pair.path_a], known[pair.path_b]
-            b_from_a = place_b.frame_from_image @ pair.b_from_a @ place_a.frame_from_image.inverse()
-            given = PairInput(a, b, b_from_a, self.suite.num_used, self.method.has_orientation)
-            figures = self.suite.protocol.measure(given)
-            results.append(PairResult(pair.sequence, pair.name, figures))
-        return results
-
-    def extract(self, path: Path) -> tuple[Features, Placement]:
-        with Image.open(path) as image:
-            placement = place_image(image.size, self.suite.protocol.frame)
-        if self.method.is_stored:
-            return to_frame(self.method(path), placement), placement
-
-        def compute() -> Features:
-            if self.suite.protocol.frame == "original":
-                return self.method(path)
-            framed = self.scratch / f"{threading.get_ident()}.png"
-            render_frame(path, placement, framed)
-            return self.method(framed)
-
-        return self.cache.get(image_key(path), compute), placement
+def _extract_frames(
+    suite: Suite, method: NamedExtractor, pairs: Sequence[HomographyPair]
+) -> dict[Path, tuple[Features, Placement]]:
+    """Features of the images of one sequence, in the frame of the protocol."""
+    frame = suite.protocol.frame
+    paths = list(dict.fromkeys(path for pair in pairs for path in (pair.path_a, pair.path_b)))
+    placements = {path: place_image(image_size(path), frame) for path in paths}
+    if method.is_stored:
+        return {path: (to_frame(method(path), place), place) for path, place in placements.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        images = {image_key(path): path for path in paths}
+        if frame != "original":
+            images = {key: Path(scratch) / f"{i}.png" for i, key in enumerate(images)}
+            for path, framed in zip(paths, images.values(), strict=True):
+                render_frame(path, placements[path], framed)
+        label = f"{frame}-{pairs[0].sequence}"
+        features = extract_by_content(images, method, suite.cache_dir, label=label)
+    return {p: (features[k], placements[p]) for p, k in zip(paths, images, strict=True)}
 
 
 def make_tables(

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from evaluation.extractors.cache import file_digest
+from evaluation.extractors.extraction import file_digest
 from evaluation.imc.dataset import Scene
 from evaluation.relative_pose.cameras import rotate_camera, rotate_image_file
 from rekd_hloc.files import write_text

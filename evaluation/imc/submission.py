@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.extractors.cache import safe_name
-from evaluation.extractors.extraction import extract_images
+from evaluation.extractors.extraction import extract_images, safe_name
 from evaluation.imc.dataset import Scene, list_scenes
 from evaluation.imc.multiview_table import MultiviewRun
 from evaluation.imc.submission_config import Labels, Metadata

@@ -6,7 +6,6 @@ canvas nor the border is ever counted; the strongest of the rest are used.
 
 import math
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from evaluation.extractors.cache import FeatureCache, image_key
+from evaluation.extractors.extraction import digest_of, extract_by_content
 from evaluation.extractors.registry import NamedExtractor, limit
 from evaluation.metrics.homography import match_errors, matching_accuracy, repeatability_rekd
 from evaluation.robustness.transforms import TransformKind, transform_image
@@ -165,19 +164,16 @@ def run_sweep(sweep: Sweep, method: NamedExtractor) -> list[SweepResult]:
     """
     if method.is_stored:
         raise ValueError(f"{method.name}: stored features cannot be had of changed images")
-    key = {"change": f"{sweep.kind}, half pixel {sweep.half_pixel}"}
+    count = len(sweep.paths) * len(sweep.values)
     with (
-        FeatureCache(sweep.cache_dir, method, key) as cache,
-        tempfile.TemporaryDirectory() as scratch,
         ThreadPoolExecutor(sweep.num_threads) as pool,
+        tqdm(total=count, desc=method.name, unit="image", disable=None) as bar,
     ):
-        count = len(sweep.paths) * len(sweep.values)
-        with tqdm(total=count, desc=method.name, unit="image", disable=None) as bar:
 
-            def run_image(path: Path) -> list[Comparison]:
-                return _run_image(sweep, method, cache, path, Path(scratch), bar)
+        def run_image(path: Path) -> list[Comparison]:
+            return _run_image(sweep, method, path, bar)
 
-            by_image = list(pool.map(run_image, sweep.paths))
+        by_image = list(pool.map(run_image, sweep.paths))
     return [
         summarise(value, [row[number] for row in by_image], has_orientation=method.has_orientation)
         for number, value in enumerate(sweep.values)
@@ -185,28 +181,24 @@ def run_sweep(sweep: Sweep, method: NamedExtractor) -> list[SweepResult]:
 
 
 def _run_image(
-    sweep: Sweep,
-    method: NamedExtractor,
-    cache: FeatureCache,
-    path: Path,
-    scratch: Path,
-    bar: "tqdm[Any]",
+    sweep: Sweep, method: NamedExtractor, path: Path, bar: "tqdm[Any]"
 ) -> list[Comparison]:
-    name = image_key(path)
-    upright = cache.get(name, lambda: method(path))
+    """One image and its transformed copies, whose features are one file of the cache."""
     image = read_color(path)
-    file = scratch / f"{threading.get_ident()}.png"
+    with tempfile.TemporaryDirectory() as scratch:
+        images, maps = {"original": path}, []
+        for value in sweep.values:
+            changed = transform_image(image, sweep.kind, value, half_pixel=sweep.half_pixel)
+            images[f"{value:.6g}"] = copy = Path(scratch) / f"{len(images)}.png"
+            cv2.imwrite(str(copy), np.ascontiguousarray(changed.image[..., ::-1]))
+            maps.append(changed.changed_from_image)
+        label = f"{sweep.kind}-{path.stem}-{digest_of({'path': str(path.resolve())})}"
+        features = extract_by_content(images, method, sweep.cache_dir, label=label)
     comparisons = []
-    for value in sweep.values:
-        changed = transform_image(image, sweep.kind, value, half_pixel=sweep.half_pixel)
-
-        def extract(pixels: np.ndarray = changed.image) -> Features:
-            cv2.imwrite(str(file), np.ascontiguousarray(pixels[..., ::-1]))
-            return method(file)
-
-        features = cache.get(f"{name}@{value:.6g}", extract)
+    for value, changed_from_image in zip(sweep.values, maps, strict=True):
+        copied = features[f"{value:.6g}"]
         comparisons.append(
-            compare(upright, features, changed.changed_from_image, sweep.num_keypoints)
+            compare(features["original"], copied, changed_from_image, sweep.num_keypoints)
         )
         bar.update()
     return comparisons
