@@ -190,8 +190,9 @@ class MatchConfig:
 
     ratio: float = 1.0
     """Largest allowed distance ratio best/second; 1 switches the test off."""
-    filter: Literal["none", "paper", "density"] = "density"
-    """Orientation filter: none, the paper's mode of whole degrees, or circular density."""
+    filter: Literal["none", "paper", "density", "adalam"] = "density"
+    """Orientation filter: none, the paper's mode of whole degrees, or circular density; adalam is
+    another matcher, with a ratio test and a filter of its own."""
     tolerance_deg: float = 30.0
     """Half width of the band of accepted rotations about a mode (paper: 30)."""
     max_modes: int = 1
@@ -202,6 +203,8 @@ class MatchConfig:
     def __post_init__(self) -> None:
         _check_values(self)
         _require(0 < self.ratio <= 1, "ratio", "in (0, 1]", self.ratio)
+        if self.filter == "adalam":
+            _require(self.ratio == 1, "ratio", "1 with adalam, which has its own", self.ratio)
         _require(0 < self.tolerance_deg <= 180, "tolerance_deg", "in (0, 180]", self.tolerance_deg)
         _at_least(self, 1, "max_modes")
         factor = self.scale_tolerance

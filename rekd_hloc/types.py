@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+Pair = tuple[str, str]
+"""Names of two images, in the order in which they are matched."""
+
 Index = Int64[Tensor, " selected"] | Bool[Tensor, " keypoint"]
 
 

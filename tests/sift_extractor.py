@@ -8,19 +8,22 @@ from rekd_hloc.types import Features, Keypoints
 
 
 class SiftExtractor:
-    """Callable as the real one; ``seen`` counts the images and keeps their masks."""
+    """Callable as the real one, and picklable; ``seen`` counts images and keeps their masks."""
+
+    needs_color = False
 
     def __init__(self, num_keypoints=800, num_readers=1, **provenance):
+        self.num_keypoints = num_keypoints
         self.num_readers = num_readers
         self.provenance = {"method": "sift", **provenance}
         self.seen = []
-        self._sift = cv2.SIFT_create(num_keypoints, enable_precise_upscale=True)
 
     def __call__(self, image, mask=None):
         self.seen.append(mask)
         grey = (image.numpy() * 255).round().astype(np.uint8)
         usable = None if mask is None else mask.astype(np.uint8)
-        found, descriptors = self._sift.detectAndCompute(grey, usable)
+        sift = cv2.SIFT_create(self.num_keypoints, enable_precise_upscale=True)
+        found, descriptors = sift.detectAndCompute(grey, usable)
         if descriptors is None:
             descriptors = np.zeros((0, 128), np.float32)
         keypoints = Keypoints(

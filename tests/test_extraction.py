@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from rekd_hloc.sfm import extraction
-from rekd_hloc.sfm.extraction import ImageExtractor, extract_images, find_images, find_mask
+from rekd_hloc.sfm.extraction import ImageExtractor, extract_images
+from rekd_hloc.sfm.image_folder import find_images, find_mask
 from rekd_hloc.storage.features import FeatureStore
 from tests.helpers import ROOT, textured_image
 from tests.sift_extractor import SiftExtractor
@@ -203,8 +204,7 @@ def test_masks_are_where_colmap_looks_for_them(tmp_path):
     assert find_mask(tmp_path, "b.jpg").name == "b.png"
     assert find_mask(tmp_path, "b.png").name == "b.png"
     assert find_mask(tmp_path, "c.png").name == "c.png.png"
-    with pytest.raises(FileNotFoundError, match=r"no mask .*d\.jpg\.png; make one"):
-        find_mask(tmp_path, "d.jpg")
+    assert find_mask(tmp_path, "d.jpg").name == "d.jpg.png"
 
 
 def test_masks_and_results_inside_the_image_folder_are_no_images(tmp_path):

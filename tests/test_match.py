@@ -1,5 +1,6 @@
 import itertools
 from dataclasses import replace
+from typing import get_args
 
 import h5py
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 import torch
 
 from rekd_hloc.config import MatchConfig, config_hash
-from rekd_hloc.matching import match as module
-from rekd_hloc.matching.match import filter_matches, match, match_images
+from rekd_hloc.matching import match as two_images
+from rekd_hloc.matching import match_images as loop
+from rekd_hloc.matching.match import MATCHERS, NearestMatcher, filter_matches, make_matcher, match
+from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Keypoints
@@ -102,6 +105,19 @@ def test_images_without_keypoints_have_no_matches():
         assert len(match(features[a], features[b])) == 0
 
 
+def test_a_matcher_is_added_by_one_line(monkeypatch):
+    class FirstFive(NearestMatcher):
+        def __call__(self, a, b):
+            return super().__call__(a, b)[torch.arange(5)]
+
+    assert make_matcher(MatchConfig()) == NearestMatcher(MatchConfig())
+    assert set(MATCHERS) == set(get_args(MatchConfig.__annotations__["filter"]))
+    monkeypatch.setitem(MATCHERS, "none", FirstFive)
+    a = make_features()["a.jpg"]
+    assert len(match(a, a, MatchConfig(filter="none"))) == 5
+    assert len(match(a, a)) == 60
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -139,7 +155,9 @@ def test_finished_pairs_are_not_matched_again(features_path, tmp_path, pairs, mo
     first = match_images(features_path, out, pairs[:2])
     calls = []
     monkeypatch.setattr(
-        module, "match_nearest", lambda *args, **options: calls.append(1) or match_nearest(*args)
+        two_images,
+        "match_nearest",
+        lambda *args, **options: calls.append(1) or match_nearest(*args),
     )
     reversed_pairs = [(b, a) for a, b in pairs[:2]]
     summary = match_images(features_path, out, [*reversed_pairs, *pairs[2:]])
@@ -152,20 +170,22 @@ def test_finished_pairs_are_not_matched_again(features_path, tmp_path, pairs, mo
     assert len(calls) == len(pairs) - 2
 
 
-def test_an_interrupted_run_keeps_what_is_finished(features_path, tmp_path, pairs, monkeypatch):
-    out = tmp_path / "matches.h5"
-    done = []
+class InterruptedMatcher(NearestMatcher):
+    """Matches three pairs."""
 
-    def interrupted(a, b, config):
-        if len(done) == 3:
+    done = 0
+
+    def __call__(self, a, b):
+        if InterruptedMatcher.done == 3:
             raise KeyboardInterrupt
-        done.append(1)
-        return match(a, b, config)
+        InterruptedMatcher.done += 1
+        return super().__call__(a, b)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "match", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            match_images(features_path, out, pairs)
+
+def test_an_interrupted_run_keeps_what_is_finished(features_path, tmp_path, pairs):
+    out = tmp_path / "matches.h5"
+    with pytest.raises(KeyboardInterrupt):
+        match_images(features_path, out, pairs, InterruptedMatcher(MatchConfig()))
     with MatchStore(out) as store:
         assert len(store.pairs()) == 3
     summary = match_images(features_path, out, pairs)
@@ -214,20 +234,20 @@ class CountingStore(FeatureStore):
 @pytest.mark.parametrize(("num_kept", "most_reads"), [(16, 16), (8, 50), (1, 240)])
 def test_images_are_read_few_times_and_memory_is_bounded(num_kept, most_reads, monkeypatch):
     pairs = list(itertools.combinations([str(number) for number in range(16)], 2))
-    monkeypatch.setattr(module, "CACHE_BYTES", num_kept * module._num_bytes(random_features(4)))
-    ordered = module._order_for_cache(pairs)
+    monkeypatch.setattr(loop, "CACHE_BYTES", num_kept * loop._num_bytes(random_features(4)))
+    ordered = loop._order_for_cache(pairs)
     assert sorted(ordered) == sorted(pairs)
     store = CountingStore()
-    cache = module._FeatureCache(store, "cpu")
+    cache = loop._FeatureCache(store, "cpu")
     for name in itertools.chain.from_iterable(ordered):
         assert torch.equal(cache[name].descriptors, random_features(4, seed=int(name)).descriptors)
-        assert len(cache._kept) <= num_kept
+        assert len(cache._features) <= num_kept
     # in the order given, a cache of eight images reads 107 times for these 120 pairs
     assert len(store.reads) <= most_reads
 
 
 def test_an_image_larger_than_the_cache_is_matched(features_path, tmp_path, pairs, monkeypatch):
-    monkeypatch.setattr(module, "CACHE_BYTES", 0)
+    monkeypatch.setattr(loop, "CACHE_BYTES", 0)
     summary = match_images(features_path, tmp_path / "m.h5", pairs)
     assert summary.num_matches["a.jpg", "b.jpg"] >= 40
 

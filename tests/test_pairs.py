@@ -1,3 +1,4 @@
+import itertools
 import logging
 
 import pytest
@@ -5,8 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rekd_hloc.matching.pairs import (
+    PAIR_SELECTORS,
+    PairSelector,
     exhaustive_pairs,
     make_pairs,
+    make_selector,
     read_pairs,
     sequential_pairs,
     unique_pairs,
@@ -194,3 +198,25 @@ def test_what_is_written_is_read(tmp_path_factory, names):
     pairs = exhaustive_pairs(names)
     write_pairs(path, pairs)
     assert read_pairs(path, names) == pairs
+
+
+def test_a_selector_is_added_by_one_line(tmp_path, monkeypatch):
+    class ByFileSize:
+        """Pairs each image with the next larger file."""
+
+        def __init__(self, options):
+            self.overlap = options.overlap
+
+        def __call__(self, image_dir, names):
+            assert self.overlap == 3
+            ordered = sorted(names, key=lambda name: (image_dir / name).stat().st_size)
+            return list(itertools.pairwise(ordered))
+
+    monkeypatch.setitem(PAIR_SELECTORS, "file-size", ByFileSize)
+    for name, size in (("a", 3), ("b", 1), ("c", 2)):
+        (tmp_path / name).write_bytes(bytes(size))
+    pairs = make_pairs(["a", "b", "c"], "file-size", overlap=3, image_dir=tmp_path)
+    assert pairs == [("b", "c"), ("c", "a")]
+    assert isinstance(make_selector("sequential"), PairSelector)
+    with pytest.raises(FileNotFoundError, match="exhaustive, sequential, file-size or a file"):
+        make_pairs(["a", "b"], "nothing")

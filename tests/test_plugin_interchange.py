@@ -15,7 +15,7 @@ import torch
 
 from pipelines import localize, sfm
 from rekd_hloc import plugin
-from rekd_hloc.matching.match import match_images
+from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.matching.pairs import exhaustive_pairs, write_pairs
 from rekd_hloc.plugin.features import features_to_hloc
 from rekd_hloc.sfm.alignment import Pose, align_to_reference, read_poses

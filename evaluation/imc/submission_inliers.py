@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from evaluation.extractors.extraction import digest_of
 from evaluation.relative_pose.correspondences import Correspondences
-from evaluation.relative_pose.dataset import Pair
 from evaluation.relative_pose.pair_work import (
     correspondences_between,
     pair_seed,
@@ -23,6 +22,7 @@ from evaluation.relative_pose.pair_work import (
 )
 from evaluation.relative_pose.two_view import ESTIMATORS, RansacOptions, estimate_pose
 from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.types import Pair
 
 
 def keep_inliers(

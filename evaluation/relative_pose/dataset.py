@@ -15,8 +15,8 @@ from jaxtyping import Float64
 
 from evaluation.metrics.pose import relative_pose
 from evaluation.relative_pose.cameras import Camera
+from rekd_hloc.types import Pair
 
-Pair = tuple[str, str]
 Matrix = Float64[np.ndarray, "3 3"]
 
 

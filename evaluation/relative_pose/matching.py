@@ -6,19 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import kornia
-import torch
 from tqdm import tqdm
 
 from evaluation.extractors.extraction import digest_of
 from rekd_hloc.config import MatchConfig
+from rekd_hloc.matching.adalam import match_adalam
 from rekd_hloc.matching.match import match
 from rekd_hloc.storage.features import FeatureStore, MatchStore
-from rekd_hloc.types import Features, Matches
+from rekd_hloc.types import Features, Matches, Pair
 
-Pair = tuple[str, str]
 Filter = Literal["none", "paper", "ours", "scale"]
 
 FILTERS: tuple[Filter, ...] = ("none", "paper", "ours", "scale")
@@ -130,7 +129,7 @@ def match_features(a: Features, b: Features, settings: MatchSettings) -> Matches
         ValueError: as :func:`rekd_hloc.matching.match.match`.
     """
     if settings.matcher == "adalam":
-        return _match_adalam(a, b)
+        return match_adalam(a, b)
     return match(a, b, settings.config())
 
 
@@ -154,40 +153,3 @@ def _match_all(
             for (a, b), matches in zip(chunk, pool.map(run, chunk), strict=True):
                 out.write(a, b, matches, len(features[a]))
                 bar.update()
-
-
-@torch.no_grad()
-def _match_adalam(a: Features, b: Features) -> Matches:
-    """AdaLAM's matches; it keeps one for each keypoint of a, the best for each of b stays."""
-    from kornia.feature.adalam.adalam import AdalamFilter, get_adalam_default_config
-
-    if min(len(a), len(b)) < 2:
-        return Matches.empty()
-    parts = [
-        (f.keypoints.xy, f.descriptors.float(), f.keypoints.angle.rad2deg(), f.keypoints.scale)
-        for f in (a, b)
-    ]
-    (xy_a, vectors_a, angle_a, scale_a), (xy_b, vectors_b, angle_b, scale_b) = parts
-    adalam = AdalamFilter({**get_adalam_default_config(), "device": xy_a.device})
-    found: Any = adalam.match_and_filter(
-        k1=xy_a, k2=xy_b, d1=vectors_a, d2=vectors_b,
-        im1shape=a.image_size[::-1], im2shape=b.image_size[::-1],
-        o1=angle_a, o2=angle_b, s1=scale_a, s2=scale_b,
-    )  # fmt: skip
-    index = found.long()
-    score = (vectors_a[index[:, 0]] * vectors_b[index[:, 1]]).sum(dim=1).clamp(-1, 1)
-    keep = _best_of_each(index[:, 0], score) & _best_of_each(index[:, 1], score)
-    return Matches(index[keep], score[keep])
-
-
-def _best_of_each(keypoint: torch.Tensor, score: torch.Tensor) -> torch.Tensor:
-    """Whether a match is the first of the best-scored ones of its keypoint."""
-    order = torch.argsort(score, descending=True, stable=True)
-    ranked = keypoint[order]
-    by_keypoint = torch.argsort(ranked, stable=True)
-    sorted_keypoints = ranked[by_keypoint]
-    is_first = torch.ones_like(sorted_keypoints, dtype=torch.bool)
-    is_first[1:] = sorted_keypoints[1:] != sorted_keypoints[:-1]
-    keep = torch.zeros_like(is_first)
-    keep[order[by_keypoint]] = is_first
-    return keep

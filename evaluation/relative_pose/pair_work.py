@@ -25,9 +25,9 @@ PAIRS_A_TASK = 16
 VERSION = 1
 """Part of every hash: to be raised when the same inputs are to give other results."""
 
-Pair = TypeVar("Pair")
+AnyPair = TypeVar("AnyPair")
 Result = TypeVar("Result")
-Work = Callable[[Sequence[tuple[Pair, Correspondences]]], list[Result]]
+Work = Callable[[Sequence[tuple[AnyPair, Correspondences]]], list[Result]]
 """What is done with a chunk, perhaps in another process: it must be a function of a module."""
 
 
@@ -85,9 +85,9 @@ def correspondences_between(
 
 
 def work_in_chunks(
-    pairs: Sequence[Pair],
-    read: Callable[[Pair], Correspondences],
-    work: Work[Pair, Result],
+    pairs: Sequence[AnyPair],
+    read: Callable[[AnyPair], Correspondences],
+    work: Work[AnyPair, Result],
     pool: Executor | None,
 ) -> Iterator[Result]:
     """Results as they come, in any order.

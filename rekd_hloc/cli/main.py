@@ -54,9 +54,19 @@ Masks = Annotated[
     typer.Option("--mask-dir", help="Masks as COLMAP's: NAME.png, zero where to ignore."),
 ]
 Filter = Annotated[
-    str, typer.Option("--filter", help="Orientation filter: density, paper or none.")
+    str,
+    typer.Option(
+        "--filter",
+        help="Orientation filter: density, paper or none; or adalam, a matcher with its own.",
+    ),
 ]
-Ratio = Annotated[float, typer.Option(help="Largest ratio of best to second distance; 1 is off.")]
+Ratio = Annotated[
+    float | None,
+    typer.Option(
+        help="Largest ratio of best to second distance; 1 is off. "
+        f"Default: 1, and {RECONSTRUCTION_MATCHING.ratio} in a reconstruction."
+    ),
+]
 PairsSource = Annotated[
     str, typer.Option("--pairs", help="exhaustive, sequential, or a file of image name pairs.")
 ]
@@ -128,7 +138,7 @@ def match(
     source: PairsSource = "exhaustive",
     overlap: Overlap = 10,
     filter_name: Filter = "density",
-    ratio: Ratio = 1.0,
+    ratio: Ratio = None,
     device: Device = "auto",
     force: Force = False,
     json_output: Json = False,
@@ -136,7 +146,7 @@ def match(
 ) -> None:
     """Match by mutual nearest neighbours and keep what agrees on one rotation."""
     from rekd_hloc.features.extractor import choose_device
-    from rekd_hloc.matching.match import match_images
+    from rekd_hloc.matching.match_images import match_images
     from rekd_hloc.matching.pairs import make_pairs
     from rekd_hloc.storage.features import FeatureStore
 
@@ -183,7 +193,7 @@ def reconstruct(
     source: PairsSource = "exhaustive",
     overlap: Overlap = 10,
     filter_name: Filter = "density",
-    ratio: Ratio = RECONSTRUCTION_MATCHING.ratio,
+    ratio: Ratio = None,
     mapper: Annotated[str, typer.Option(help="incremental or global.")] = "incremental",
     camera_model: Annotated[str, typer.Option(help="A camera model of COLMAP.")] = "SIMPLE_RADIAL",
     camera_mode: Annotated[
@@ -220,8 +230,8 @@ def reconstruct(
         output,
         conf=name,
         config=resolved,
-        matching=read_match_config(filter_name, ratio),
-        pairs=source if source in ("exhaustive", "sequential") else Path(source),
+        matching=read_match_config(filter_name, ratio, RECONSTRUCTION_MATCHING),
+        pairs=source,
         overlap=overlap,
         mask_dir=mask_dir,
         mapper=mapper,

@@ -15,6 +15,8 @@ from rekd_hloc.config import (
     with_max_keypoints,
 )
 
+DEFAULT_MATCHING = MatchConfig()
+
 Conf = Annotated[
     str | None,
     typer.Option(
@@ -69,13 +71,18 @@ def resolve_conf(
     return name, resolved
 
 
-def read_match_config(filter_name: str, ratio: float) -> MatchConfig:
-    """Matching options from the command line.
+def read_match_config(
+    filter_name: str, ratio: float | None, defaults: MatchConfig = DEFAULT_MATCHING
+) -> MatchConfig:
+    """Matching options from the command line; AdaLAM takes none but its name.
 
     Raises:
         ValueError: no such filter, or a ratio out of range.
     """
-    return load_config(MatchConfig(), None, [f"filter={filter_name}", f"ratio={ratio}"])
+    if filter_name == "adalam":
+        defaults = DEFAULT_MATCHING
+    ratios = [] if ratio is None else [f"ratio={ratio}"]
+    return load_config(defaults, None, [f"filter={filter_name}", *ratios])
 
 
 def read_numbers(name: str, text: str | None) -> list[float] | None:

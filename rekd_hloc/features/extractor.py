@@ -96,8 +96,13 @@ class Extractor:
         return self.detector.device
 
     @property
+    def needs_color(self) -> bool:
+        """Whether the extractor takes colours; grey is enough for it."""
+        return False
+
+    @property
     def num_readers(self) -> int:
-        """Threads that read photos ahead of it."""
+        """How many threads read images ahead of the extractor."""
         return 1 if self.device.type == "cpu" else GPU_READERS
 
     @torch.inference_mode()

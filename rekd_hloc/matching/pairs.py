@@ -2,45 +2,129 @@
 
 A pairs file has one pair on a line, two names with white space between. hloc cannot read names that
 hold white space themselves; here a line is split where both parts are names of known images.
+
+To add a way of choosing pairs, write a :class:`PairSelector` in a file of its own and one line in
+:data:`PAIR_SELECTORS`.
 """
 
 import difflib
 import itertools
 import logging
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from rekd_hloc.files import write_text
+from rekd_hloc.types import Pair
 
 logger = logging.getLogger(__name__)
 
-Pair = tuple[str, str]
 EXHAUSTIVE = "exhaustive"
 SEQUENTIAL = "sequential"
 
 
-def make_pairs(names: Sequence[str], source: str | Path, *, overlap: int = 10) -> list[Pair]:
-    """Pairs among images as a user asks for them.
+@runtime_checkable
+class PairSelector(Protocol):
+    """Chooses which images to match."""
+
+    def __call__(self, image_dir: Path | None, names: Sequence[str]) -> list[Pair]:
+        """Pairs among the images of a folder, each pair once.
+
+        Args:
+            image_dir: the folder, None where only names are known; a selector that looks at images
+                raises a ValueError then.
+            names: of the images, relative to the folder.
+        """
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """What the selectors of :data:`PAIR_SELECTORS` take; each uses what concerns it."""
+
+    overlap: int = 10
+    """Images that follow in a sequence, as for :func:`sequential_pairs`."""
+
+
+DEFAULT_OPTIONS = PairOptions()
+
+
+@dataclass(frozen=True)
+class ExhaustiveSelector:
+    """Every image with every other one."""
+
+    options: PairOptions
+
+    def __call__(self, image_dir: Path | None, names: Sequence[str]) -> list[Pair]:
+        """See :func:`exhaustive_pairs`."""
+        return exhaustive_pairs(names)
+
+
+@dataclass(frozen=True)
+class SequentialSelector:
+    """Neighbours in the order of the numbers in the names: ``9.jpg`` comes before ``10.jpg``."""
+
+    options: PairOptions
+
+    def __call__(self, image_dir: Path | None, names: Sequence[str]) -> list[Pair]:
+        """See :func:`sequential_pairs`."""
+        return sequential_pairs(sorted(names, key=_natural_key), self.options.overlap)
+
+
+@dataclass(frozen=True)
+class FileSelector:
+    """The pairs of a file."""
+
+    path: Path
+
+    def __call__(self, image_dir: Path | None, names: Sequence[str]) -> list[Pair]:
+        """See :func:`read_pairs`."""
+        return read_pairs(self.path, names)
+
+
+PAIR_SELECTORS: dict[str, Callable[[PairOptions], PairSelector]] = {
+    EXHAUSTIVE: ExhaustiveSelector,
+    SEQUENTIAL: SequentialSelector,
+}
+"""What makes a selector, by the name that users give it; every other name is a pairs file's."""
+
+
+def make_selector(source: str | Path, options: PairOptions = DEFAULT_OPTIONS) -> PairSelector:
+    """Make the selector of a name in :data:`PAIR_SELECTORS`, or of a pairs file.
+
+    Raises:
+        FileNotFoundError: the source is neither.
+    """
+    if str(source) in PAIR_SELECTORS and not isinstance(source, Path):
+        return PAIR_SELECTORS[str(source)](options)
+    if not Path(source).is_file():
+        raise FileNotFoundError(
+            f"no pairs file {str(source)!r}; pairs are {', '.join(PAIR_SELECTORS)} or a file"
+        )
+    return FileSelector(Path(source))
+
+
+def make_pairs(
+    names: Sequence[str],
+    source: str | Path,
+    *,
+    overlap: int = 10,
+    image_dir: Path | None = None,
+) -> list[Pair]:
+    """Choose pairs among images as a user asks for them.
 
     Args:
         names: of the images.
         source: ``exhaustive``; ``sequential`` (in the order of the numbers in the names, so that
             ``9.jpg`` comes before ``10.jpg``); or a pairs file.
         overlap: as for :func:`sequential_pairs`.
+        image_dir: folder of the images, for selectors that look at them.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`read_pairs` and :func:`sequential_pairs`.
     """
-    if source == EXHAUSTIVE:
-        return exhaustive_pairs(names)
-    if source == SEQUENTIAL:
-        return sequential_pairs(sorted(names, key=_natural_key), overlap)
-    if not Path(source).is_file():
-        raise FileNotFoundError(
-            f"no pairs file {str(source)!r}; pairs are {EXHAUSTIVE}, {SEQUENTIAL} or a file"
-        )
-    return read_pairs(Path(source), names)
+    return make_selector(source, PairOptions(overlap))(image_dir, names)
 
 
 def exhaustive_pairs(names: Sequence[str]) -> list[Pair]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rekd_hloc.files import beside
-from rekd_hloc.matching.pairs import Pair, unique_pairs
+from rekd_hloc.matching.pairs import unique_pairs
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.cameras import (
     add_missing_image,
@@ -29,7 +29,7 @@ from rekd_hloc.sfm.cameras import (
     import_images,
 )
 from rekd_hloc.storage.features import FeatureStore, MatchStore
-from rekd_hloc.types import Features, Keypoints
+from rekd_hloc.types import Features, Keypoints, Pair
 
 SIFT_SUPPORT = 12.0
 """Side of a SIFT patch in units of COLMAP's scale: 4 cells of 3 sigma each."""

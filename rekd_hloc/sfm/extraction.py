@@ -1,13 +1,14 @@
-"""A folder of photographs becomes one file of features.
+"""A folder of images becomes one file of features.
 
 One bad file never ends a run: it is skipped, and the summary says why. What is finished is kept
-whenever and however a run ends, and the next one goes on from there.
+whenever and however a run ends, and the next one goes on from there. Images may be extracted by
+many workers, while this process alone writes the file.
 """
 
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from rekd_hloc.images import ImageReadError, list_images, read_image, read_mask
+from rekd_hloc.images import ImageReadError, read_color, read_image, read_mask
+from rekd_hloc.sfm.image_folder import check_names, find_mask
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.storage.hdf5_file import check_name
-from rekd_hloc.types import Features
+from rekd_hloc.types import Features, Keypoints
 
 logger = logging.getLogger(__name__)
 
@@ -40,15 +42,60 @@ class ImageExtractor(Protocol):
 
     @property
     def num_readers(self) -> int:
-        """Threads that read images ahead of it, each holding one: what keeps it busy."""
+        """How many threads read images ahead of the extractor, each holding one image."""
+
+    @property
+    def needs_color(self) -> bool:
+        """Whether the extractor takes colours."""
 
     def __call__(self, image: Tensor, mask: NDArray[np.bool_] | None = None) -> Features:
-        """Features of a grey image, (height, width) in 0..1; the mask is False where to ignore."""
+        """Features of an image.
+
+        Args:
+            image: grey floats (height, width) in 0..1, as of :func:`rekd_hloc.images.read_image`;
+                with ``needs_color`` RGB bytes (height, width, 3), as of ``read_color``.
+            mask: (height, width), False where pixels must be ignored.
+        """
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image to extract.
+
+    Attributes:
+        name: its name in the features file.
+        path: of the image.
+        mask: of a mask of the same size, zero where to ignore; None uses the whole image.
+    """
+
+    name: str
+    path: Path
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class FeatureArrays:
+    """Features as arrays, which go to another process by plain copying."""
+
+    xy: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    angle: NDArray[np.float32]
+    score: NDArray[np.float32]
+    descriptors: NDArray[np.float32]
+    image_size: tuple[int, int]
+
+
+MapImages = Callable[
+    [Callable[[ImageFile], FeatureArrays | str], Iterable[ImageFile]],
+    Iterable[FeatureArrays | str],
+]
+"""The interface of ``map`` and of ``concurrent.futures.Executor.map``; a text says why an image has
+no features."""
 
 
 @dataclass(frozen=True)
 class ExtractionSummary:
-    """What :func:`extract_images` did.
+    """What an extraction did.
 
     Attributes:
         names: images whose features are in the file now, in their order.
@@ -74,6 +121,7 @@ def extract_images(
     mask_dir: Path | None = None,
     overwrite: bool = False,
     progress: bool = False,
+    map_images: MapImages = map,
 ) -> ExtractionSummary:
     """Extract features of all images in a folder into an HDF5 file of hloc's form.
 
@@ -86,152 +134,164 @@ def extract_images(
             suffix, or NAME with ``.png`` for its suffix; zero where to ignore.
         overwrite: replace ``out`` instead of going on with it.
         progress: show a bar on stderr.
+        map_images: as for :func:`extract_files`.
 
     Raises:
         FileNotFoundError: no such folder, or one of ``names`` is not in it.
         ValueError: the folder holds no image, or ``out`` was made with other options.
         OSError: ``out`` cannot be written, or the disk is full; what was finished is kept.
     """
-    start = time.perf_counter()
     names = check_names(image_dir, names, mask_dir)
-    provenance = {**extractor.provenance, "masks": "none" if mask_dir is None else "used"}
-    skipped: dict[str, str] = {}
-    counts: dict[str, int] = {}
-    with FeatureStore.resume(out, provenance, overwrite=overwrite) as store:
-        todo = [name for name in names if name not in store]
-        resumed = [name for name in names if name in store]
-        bar = tqdm(todo, "extract", unit=" images", disable=None if progress else True)
-        loaded_images = _load_ahead(image_dir, mask_dir, todo, extractor.num_readers)
-        for name, loaded in zip(bar, loaded_images, strict=True):
-            found = loaded if isinstance(loaded, str) else _extract(extractor, *loaded)
-            if isinstance(found, str):
-                skipped[name] = found
-                logger.info("skipped %s: %s", name, found)
-            else:
-                store.write(name, found)
-                counts[name] = len(found)
-        counts |= {name: len(store.read(name)) for name in resumed}
-    kept = [name for name in names if name in counts]
-    seconds = time.perf_counter() - start
-    return ExtractionSummary(
-        kept, skipped, len(resumed), seconds, {name: counts[name] for name in kept}
+    return extract_files(
+        extractor,
+        [ImageFile(name, image_dir / name, _mask(mask_dir, name)) for name in names],
+        out,
+        provenance={"masks": "none" if mask_dir is None else "used"},
+        overwrite=overwrite,
+        progress=progress,
+        map_images=map_images,
     )
 
 
-def find_images(
-    image_dir: Path, *, mask_dir: Path | None = None, output: Path | None = None
-) -> list[str]:
-    """Names of the images in a folder that are neither masks nor results of ours.
+def extract_files(
+    extractor: ImageExtractor,
+    images: Sequence[ImageFile],
+    out: Path,
+    *,
+    provenance: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+    label: str = "extract",
+    map_images: MapImages = map,
+) -> ExtractionSummary:
+    """Extract features of image files, wherever they lie, into an HDF5 file of hloc's form.
 
     Args:
-        image_dir: searched with its subfolders.
-        mask_dir: if it lies in ``image_dir``, its files are no images; if it is that folder, a
-            file NAME.png beside an image NAME is none.
-        output: if it lies in ``image_dir``, its files are no images.
+        extractor: image to features.
+        images: each with a name of its own.
+        out: file to write, or to go on with if it was made with the same options.
+        provenance: what else the features depend on; recorded beside the extractor's own.
+        overwrite: replace ``out`` instead of going on with it.
+        progress: show a bar on stderr.
+        label: of the bar.
+        map_images: applies a function to images. The builtin ``map`` extracts here, while threads
+            read the next ``extractor.num_readers`` images; ``Executor.map`` of threads or processes
+            reads and extracts on many workers. Results must come in order. Function, images and
+            results can be pickled if the extractor can, which is pickled with each image for other
+            processes. Only the calling process writes ``out``, which is the same file for every
+            ``map``.
 
     Raises:
-        FileNotFoundError: no such folder.
-        ValueError: it holds no image.
+        ValueError: ``out`` was made with other options.
+        OSError: ``out`` cannot be written, or the disk is full; what was finished is kept.
     """
-    names = list_images(image_dir)
-    base = image_dir.resolve()
-    for folder in (mask_dir, output):
-        if folder is not None and base in folder.resolve().parents:
-            inside = folder.resolve().relative_to(base)
-            names = [name for name in names if inside not in Path(name).parents]
-    if mask_dir is not None and mask_dir.resolve() == base:
-        known = set(names)
-        names = [
-            name for name in names if name.removesuffix(".png") == name or name[:-4] not in known
-        ]
-    if not names:
-        raise ValueError(f"{image_dir} holds no image beside masks and results")
-    return names
+    start = time.perf_counter()
+    skipped: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    made_with = {**extractor.provenance, **(provenance or {})}
+    with FeatureStore.resume(out, made_with, overwrite=overwrite) as store:
+        missing = [image for image in images if image.name not in store]
+        resumed = [image.name for image in images if image.name in store]
+        bar = tqdm(missing, label, unit=" images", disable=None if progress else True)
+        work = _ImageWork(extractor)
+        results = work.read_ahead(missing) if map_images is map else map_images(work, missing)
+        for image, result in zip(bar, results, strict=True):
+            if isinstance(result, str):
+                skipped[image.name] = result
+                logger.info("skipped %s: %s", image.name, result)
+            else:
+                features = _to_features(result)
+                store.write(image.name, features)
+                counts[image.name] = len(features)
+        counts |= {name: len(store.read(name)) for name in resumed}
+    names = [image.name for image in images if image.name in counts]
+    seconds = time.perf_counter() - start
+    num_keypoints = {name: counts[name] for name in names}
+    return ExtractionSummary(names, skipped, len(resumed), seconds, num_keypoints)
 
 
-def check_names(
-    image_dir: Path, names: Sequence[str] | None, mask_dir: Path | None = None
-) -> list[str]:
-    """The images to take, each once; all of the folder when ``names`` is None.
-
-    Raises:
-        FileNotFoundError: no such folder of images or masks, or a name is not in it.
-        ValueError: there is no image.
-    """
-    if mask_dir is not None and not mask_dir.is_dir():
-        raise FileNotFoundError(f"no mask folder {mask_dir}")
-    if names is None:
-        return find_images(image_dir, mask_dir=mask_dir)
-    if not image_dir.is_dir():
-        raise FileNotFoundError(f"no image folder {image_dir}")
-    missing = [name for name in names if not (image_dir / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(names)} images are not in {image_dir}, such as {missing[0]!r}"
-        )
-    return list(dict.fromkeys(names))
-
-
-def find_mask(mask_dir: Path, name: str) -> Path:
-    """The mask of an image where COLMAP looks for it.
-
-    Raises:
-        FileNotFoundError: there is none; the message names the file to make.
-    """
-    mask = mask_dir / f"{name}.png"
-    shorter = (mask_dir / name).with_suffix(".png")
-    if mask.is_file() or not shorter.is_file():
-        if not mask.is_file():
-            raise FileNotFoundError(f"no mask {mask}; make one, white to use the whole image")
-        return mask
-    return shorter
+def _mask(mask_dir: Path | None, name: str) -> Path | None:
+    return None if mask_dir is None else find_mask(mask_dir, name)
 
 
 _Loaded = tuple[Tensor, NDArray[np.bool_] | None]
 
 
-def _load_ahead(
-    image_dir: Path, mask_dir: Path | None, names: Sequence[str], num_readers: int
-) -> Iterator[_Loaded | str]:
-    """Images with masks in order, or why one cannot be used; the next ones are read meanwhile."""
-    with ThreadPoolExecutor(num_readers) as readers:
-        ahead: deque[Future[_Loaded | str]] = deque()
-        for name in names:
-            ahead.append(readers.submit(_load, image_dir, mask_dir, name))
-            if len(ahead) > num_readers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+class _ImageWork:
+    """Reads one image with its mask and extracts its features; picklable if the extractor is."""
+
+    def __init__(self, extractor: ImageExtractor) -> None:
+        self._extractor = extractor
+
+    def __call__(self, image: ImageFile) -> FeatureArrays | str:
+        """The features, or why there are none."""
+        return self.extract(self.load(image))
+
+    def load(self, image: ImageFile) -> _Loaded | str:
+        """The image and its mask, or why they cannot be used."""
+        try:
+            check_name(image.name)
+        except ValueError as error:
+            return str(error)
+        try:
+            pixels = self._read(image.path)
+            if image.mask is None:
+                return pixels, None
+            if not image.mask.is_file():
+                return f"no mask {image.mask}; make one, white to use the whole image"
+            mask = read_mask(image.mask)
+        except SKIPPED_ERRORS as error:
+            return str(error)
+        except MemoryError:
+            return "not enough memory to read it"
+        if mask.shape != tuple(pixels.shape[:2]):
+            return (
+                f"mask {image.mask} is {mask.shape[1]}x{mask.shape[0]} px, its image {image.path} "
+                f"{pixels.shape[1]}x{pixels.shape[0]}; they must be equal"
+            )
+        return pixels, mask
+
+    def extract(self, loaded: _Loaded | str) -> FeatureArrays | str:
+        """The features of what :meth:`load` gave."""
+        if isinstance(loaded, str):
+            return loaded
+        pixels, mask = loaded
+        try:
+            return _to_arrays(self._extractor(pixels, mask))
+        except (MemoryError, torch.OutOfMemoryError):
+            size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+            return f"not enough memory for {size} px; set a smaller max_side_px"
+
+    def read_ahead(self, images: Sequence[ImageFile]) -> Iterator[FeatureArrays | str]:
+        """The results in order; threads read the next images while one is extracted here."""
+        num_readers = self._extractor.num_readers
+        with ThreadPoolExecutor(num_readers) as readers:
+            ahead: deque[Future[_Loaded | str]] = deque()
+            for image in images:
+                ahead.append(readers.submit(self.load, image))
+                if len(ahead) > num_readers:
+                    yield self.extract(ahead.popleft().result())
+            while ahead:
+                yield self.extract(ahead.popleft().result())
+
+    def _read(self, path: Path) -> Tensor:
+        if self._extractor.needs_color:
+            return torch.from_numpy(read_color(path).copy())  # Pillow's memory is read-only
+        return read_image(path)
 
 
-def _load(image_dir: Path, mask_dir: Path | None, name: str) -> _Loaded | str:
-    try:
-        check_name(name)
-    except ValueError as error:
-        return str(error)
-    try:
-        image = read_image(image_dir / name)
-        if mask_dir is None:
-            return image, None
-        path = find_mask(mask_dir, name)
-        mask = read_mask(path)
-    except SKIPPED_ERRORS as error:
-        return str(error)
-    except MemoryError:
-        return "not enough memory to read it"
-    if mask.shape != tuple(image.shape):
-        return (
-            f"mask {path} is {mask.shape[1]}x{mask.shape[0]} px, its image {image_dir / name} "
-            f"{image.shape[1]}x{image.shape[0]}; they must be equal"
-        )
-    return image, mask
+def _to_arrays(features: Features) -> FeatureArrays:
+    keypoints = features.keypoints
+    return FeatureArrays(
+        xy=keypoints.xy.numpy(),
+        scale=keypoints.scale.numpy(),
+        angle=keypoints.angle.numpy(),
+        score=keypoints.score.numpy(),
+        descriptors=features.descriptors.numpy(),
+        image_size=features.image_size,
+    )
 
 
-def _extract(
-    extractor: ImageExtractor, image: Tensor, mask: NDArray[np.bool_] | None
-) -> Features | str:
-    try:
-        return extractor(image, mask)
-    except (MemoryError, torch.OutOfMemoryError):
-        size = f"{image.shape[1]}x{image.shape[0]}"
-        return f"not enough memory for {size} px; set a smaller max_side_px"
+def _to_features(arrays: FeatureArrays) -> Features:
+    tensors = map(torch.from_numpy, (arrays.xy, arrays.scale, arrays.angle, arrays.score))
+    return Features(Keypoints(*tensors), torch.from_numpy(arrays.descriptors), arrays.image_size)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from rekd_hloc.files import replace_folder, write_json
-from rekd_hloc.matching.pairs import Pair
 from rekd_hloc.sfm.alignment import Pose, read_reference
 from rekd_hloc.sfm.cameras import check_camera
 from rekd_hloc.sfm.database import export_database, stored_support
@@ -32,6 +31,7 @@ from rekd_hloc.sfm.report import (
 )
 from rekd_hloc.sfm.verification import MAX_ERROR_PX, MAX_SEED, Counts, check_seed, verify
 from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.types import Pair
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,10 @@ import pycolmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from rekd_hloc.matching.pairs import Pair, unique_pairs
+from rekd_hloc.matching.pairs import unique_pairs
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.cameras import image_ids
+from rekd_hloc.types import Pair
 
 Counts = dict[Pair, tuple[int, int]]
 """Matches and inliers of each pair."""

@@ -19,10 +19,10 @@ from torch import Tensor
 from rekd_hloc.geometry import wrap_angle
 from rekd_hloc.storage.hdf5_file import Hdf5File, check_name, close_after
 from rekd_hloc.storage.journal import Record
-from rekd_hloc.storage.matches import MatchStore, Pair
+from rekd_hloc.storage.matches import MatchStore
 from rekd_hloc.types import Features, Keypoints
 
-__all__ = ["FeatureStore", "MatchStore", "Pair"]
+__all__ = ["FeatureStore", "MatchStore"]
 
 SCORES = ("scores", "keypoint_scores")
 """Names that hloc's extractors give to detector responses."""
@@ -87,6 +87,10 @@ class FeatureStore:
     def has_orientation(self, name: str) -> bool:
         """Whether the extractor gave the image's keypoints angles."""
         return "oris" in self._file.datasets(name)
+
+    def has_scale(self, name: str) -> bool:
+        """Whether the extractor gave the image's keypoints scales."""
+        return "scales" in self._file.datasets(name)
 
     def read(self, name: str) -> Features:
         """Features of one image; without scales they get scale 1, without angles angle 0.

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 
 from rekd_hloc.storage.hdf5_file import Hdf5File, check_name, close_after
 from rekd_hloc.storage.journal import Record
-from rekd_hloc.types import Matches
-
-Pair = tuple[str, str]
+from rekd_hloc.types import Matches, Pair
 
 MATCH_DATASETS = ("matches0", "matching_scores0")
 INT16_MAX = 32_767

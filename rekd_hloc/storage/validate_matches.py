@@ -12,8 +12,7 @@ from rekd_hloc.storage.hdf5_groups import HDF5_ERRORS, group_attributes
 from rekd_hloc.storage.matches import INT16_MAX, split_group
 from rekd_hloc.storage.validate_features import open_to_check, walk_groups
 from rekd_hloc.storage.validation_issues import ValidationIssues
-
-Pair = tuple[str, str]
+from rekd_hloc.types import Pair
 
 
 def check_matches(

@@ -16,10 +16,9 @@ from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 
 from rekd_hloc.images import ImageReadError, list_images, read_color
-from rekd_hloc.matching.pairs import Pair
 from rekd_hloc.picture_file import write_image
 from rekd_hloc.storage.features import FeatureStore, MatchStore
-from rekd_hloc.types import Keypoints, Matches
+from rekd_hloc.types import Keypoints, Matches, Pair
 
 logger = logging.getLogger(__name__)
 

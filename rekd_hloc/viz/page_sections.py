@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from rekd_hloc.images import ImageReadError, read_color
-from rekd_hloc.matching.pairs import Pair
 from rekd_hloc.picture_file import encode_image
 from rekd_hloc.sfm.alignment import Pose
-from rekd_hloc.types import Keypoints
+from rekd_hloc.types import Keypoints, Pair
 from rekd_hloc.viz import charts
 from rekd_hloc.viz.draw import MAX_LINES, RADIUS_PER_SCALE, RgbImage, draw_matches
 from rekd_hloc.viz.draw import draw_keypoints as draw_keypoints_on

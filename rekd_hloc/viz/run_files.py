@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
 
-from rekd_hloc.matching.pairs import Pair
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.alignment import Pose, PoseErrors, align_to_reference, read_poses
 from rekd_hloc.sfm.cameras import image_ids
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from rekd_hloc.sfm.verification import Counts
 from rekd_hloc.storage.features import FeatureStore
-from rekd_hloc.types import Keypoints, Matches
+from rekd_hloc.types import Keypoints, Matches, Pair
 
 
 @dataclass(frozen=True, eq=False)

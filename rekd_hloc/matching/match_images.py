@@ -1,0 +1,230 @@
+"""Matching all image pairs of a features file into a matches file.
+
+The pairs may be matched by many workers, while this process alone writes the file.
+"""
+
+import hashlib
+import json
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from rekd_hloc.config import MatchConfig
+from rekd_hloc.matching.match import DEFAULT_CONFIG, Matcher, make_matcher
+from rekd_hloc.matching.pairs import unique_pairs
+from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.types import Features, Matches, Pair
+
+CACHE_BYTES = 1 << 28
+"""Features that a worker keeps for other pairs: 230 images of 2,048 keypoints."""
+REMEDY = "match with filter=none, or extract oriented features"
+
+MatchArrays = tuple[NDArray[np.int64], NDArray[np.float32], int]
+"""Index and score of the matches of a pair, and the number of keypoints of its first image."""
+
+
+MapPairs = Callable[[Callable[[Pair], MatchArrays], Iterable[Pair]], Iterable[MatchArrays]]
+"""The interface of ``map`` and of ``concurrent.futures.Executor.map``."""
+
+
+@dataclass(frozen=True)
+class MatchingSummary:
+    """What :func:`match_images` did.
+
+    Attributes:
+        num_matches: of each pair, in the order asked for.
+        num_resumed: pairs that were in the file before.
+        seconds: this run took.
+    """
+
+    num_matches: dict[Pair, int]
+    num_resumed: int
+    seconds: float
+
+
+def match_images(
+    features_path: Path,
+    out: Path,
+    pairs: Iterable[Pair],
+    matching: MatchConfig | Matcher = DEFAULT_CONFIG,
+    *,
+    overwrite: bool = False,
+    device: str = "cpu",
+    progress: bool = False,
+    map_pairs: MapPairs = map,
+) -> MatchingSummary:
+    """Match pairs of the images of a features file into an HDF5 file of hloc's form.
+
+    Pairs that are in ``out`` already, in either direction, are not matched again. Each pair is safe
+    as soon as it is matched: after an interruption the same call goes on.
+
+    Args:
+        features_path: file of this package or of hloc; it must have what the matcher needs.
+        out: file to write, or to go on with if features and options are the same.
+        pairs: image names; repeated and reversed pairs count once.
+        matching: options of a matcher, or a matcher itself.
+        overwrite: delete an old ``out`` first.
+        device: torch device to match on.
+        progress: show a bar on stderr.
+        map_pairs: applies a function to pairs of names; the builtin ``map`` matches here, and
+            ``Executor.map`` of threads or processes matches on many workers. Results must come in
+            order. Function, pairs and results can be pickled; each worker reads features itself,
+            and only the calling process writes ``out``, which is the same file for every ``map``.
+
+    Raises:
+        FileNotFoundError: there is no features file.
+        ValueError: an unknown image or device, features without angles or scales that the matcher
+            needs, descriptors that cannot be compared, or an ``out`` that was made with other
+            features or options.
+        OSError: ``out`` cannot be written, or the disk is full; what is finished is kept.
+    """
+    start = time.perf_counter()
+    _require_device(device)
+    if out.resolve() == features_path.resolve():
+        raise ValueError(f"features and matches would both be {out}; choose another output")
+    matcher = make_matcher(matching) if isinstance(matching, MatchConfig) else matching
+    with FeatureStore(features_path) as features:
+        unique = unique_pairs(pairs, features.names())
+        _require_needs(matcher, features, unique)
+        provenance = {**matcher.provenance, "features_hash": _features_hash(features.provenance)}
+        counts: dict[Pair, int] = {}
+        with MatchStore.resume(out, provenance, overwrite=overwrite) as store:
+            missing = _order_for_cache([pair for pair in unique if pair not in store])
+            work = _PairWork(features_path, matcher, device, _FeatureCache(features, device))
+            bar = tqdm(missing, unit="pair", desc="match", disable=not progress)
+            for pair, (index, score, count) in zip(bar, map_pairs(work, missing), strict=True):
+                matches = Matches(torch.from_numpy(index), torch.from_numpy(score))
+                store.write(*pair, matches, count)
+                counts[pair] = len(matches)
+            for pair in unique:
+                if pair not in counts:
+                    counts[pair] = len(store.read(*pair))
+    num_matches = {pair: counts[pair] for pair in unique}
+    seconds = time.perf_counter() - start
+    return MatchingSummary(num_matches, len(unique) - len(missing), seconds)
+
+
+class _FeatureCache:
+    """Features of images in use, on one device, for several threads; the oldest go first."""
+
+    def __init__(self, store: FeatureStore, device: str) -> None:
+        self.store = store
+        self._device = device
+        self._features: OrderedDict[str, Features] = OrderedDict()
+        self._num_bytes = 0
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> Features:
+        with self._lock:
+            if name in self._features:
+                self._features.move_to_end(name)
+                return self._features[name]
+            features = self.store.read(name).to(self._device)
+            self._features[name] = features
+            self._num_bytes += _num_bytes(features)
+            while self._num_bytes > CACHE_BYTES and len(self._features) > 1:
+                _, dropped = self._features.popitem(last=False)
+                self._num_bytes -= _num_bytes(dropped)
+            return features
+
+
+class _PairWork:
+    """Matches one pair; in another process, where it arrives by pickle, it opens the file anew."""
+
+    _opened: tuple[str, _FeatureCache] | None = None
+    """The cache that a worker process keeps between pairs, and the run that it is for."""
+
+    def __init__(
+        self,
+        features_path: Path,
+        matcher: Matcher,
+        device: str,
+        cache: _FeatureCache | None = None,
+        run: str | None = None,
+    ) -> None:
+        self._features_path = features_path
+        self._matcher = matcher
+        self._device = device
+        self._cache = cache
+        self._run = run or uuid.uuid4().hex
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = (self._features_path, self._matcher, self._device, None, self._run)
+        return (type(self), arguments)
+
+    def __call__(self, pair: Pair) -> MatchArrays:
+        cache = self._cache or self._worker_cache()
+        a, b = (cache[name] for name in pair)
+        try:
+            matches = self._matcher(a, b).to("cpu")
+        except ValueError as error:
+            raise ValueError(f"images {pair[0]!r} and {pair[1]!r}: {error}") from error
+        return matches.index.numpy(), matches.score.numpy(), len(a)
+
+    def _worker_cache(self) -> _FeatureCache:
+        opened = _PairWork._opened
+        if opened is None or opened[0] != self._run:
+            if opened is not None:
+                opened[1].store.close()
+            opened = (self._run, _FeatureCache(FeatureStore(self._features_path), self._device))
+            _PairWork._opened = opened
+        return opened[1]
+
+
+def _num_bytes(features: Features) -> int:
+    keypoints = features.keypoints
+    tensors = (keypoints.xy, keypoints.scale, keypoints.angle, keypoints.score)
+    return sum(t.numel() * t.element_size() for t in (*tensors, features.descriptors))
+
+
+def _order_for_cache(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs along a Z-shaped curve through the matrix of images (Morton's order).
+
+    Squares of every size are finished one after the other, so whatever number of images the cache
+    holds, most images of the next pairs are in it.
+    """
+    names = dict.fromkeys(name for pair in pairs for name in pair)
+    rank = {name: number for number, name in enumerate(names)}
+    return sorted(pairs, key=lambda pair: _interleave_bits(rank[pair[0]], rank[pair[1]]))
+
+
+def _interleave_bits(a: int, b: int) -> int:
+    low, high = sorted((a, b))
+    return int(f"{low:b}", 4) * 2 + int(f"{high:b}", 4)
+
+
+def _features_hash(provenance: Mapping[str, str]) -> str:
+    """Twelve digits for what the features were made with; other programs do not record it."""
+    text = json.dumps(dict(provenance), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12] if provenance else "unknown"
+
+
+def _require_needs(matcher: Matcher, features: FeatureStore, pairs: Sequence[Pair]) -> None:
+    for name in dict.fromkeys(name for pair in pairs for name in pair):
+        lacks = []
+        if "angles" in matcher.needs and not features.has_orientation(name):
+            lacks.append("orientation")
+        if "scales" in matcher.needs and not features.has_scale(name):
+            lacks.append("scale")
+        if lacks:
+            raise ValueError(
+                f"image {name!r} in {features.path} has keypoints without {' and '.join(lacks)}, "
+                f"which the matcher needs; {REMEDY}"
+            )
+
+
+def _require_device(name: str) -> None:
+    try:
+        torch.zeros(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"no device {name!r} here; use cpu, cuda or cuda:0") from error
