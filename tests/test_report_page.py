@@ -101,7 +101,7 @@ def test_every_picture_has_a_caption_and_is_not_blank(path):
         assert picture.std() > 5
 
 
-def test_figures_of_the_page_are_those_of_the_report(run, path):
+def test_numbers_of_the_page_are_those_of_the_report(run, path):
     report = json.loads((run / "out" / "report.json").read_text())
     text = read_page(path).text
     pairs = report["pairs"]
@@ -117,12 +117,12 @@ def test_figures_of_the_page_are_those_of_the_report(run, path):
 def test_missing_parts_are_left_out(run, tmp_path):
     report = json.loads((run / "out" / "report.json").read_text())
     few = {key: report[key] for key in ("num_images", "num_registered", "seconds")}
-    few |= {"skipped": {"broken <1>.jpg": "the file is empty"}, "diagnosis": "Add photos."}
+    few |= {"skipped": {"broken <1>.jpg": "the file is empty"}, "diagnosis": "Add images."}
     (tmp_path / "report.json").write_text(json.dumps(few))
     page = read_page(write_html_report(tmp_path, tmp_path / "no images", title="x"))
     assert page.headings == ["What went wrong", "Time", "Skipped files"]
     assert "broken <1>.jpg" in page.text
-    assert "Add photos." in page.text
+    assert "Add images." in page.text
 
 
 def test_images_that_are_gone_leave_the_rest(run, tmp_path):

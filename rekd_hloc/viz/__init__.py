@@ -1,1 +1,1 @@
-"""Pictures, charts and the page of a reconstruction."""
+"""Drawings, charts and the HTML page of a reconstruction."""

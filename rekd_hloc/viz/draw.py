@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 RADIUS_PER_SCALE = 6.0
 """Radius of the circle, in pixels of the image, around a keypoint of scale 1."""
 MAX_DRAWN = 400
-"""Best keypoints drawn; more hide the picture."""
+"""Best keypoints drawn; more hide the image."""
 MAX_LINES = 150
 """Matches drawn, inliers and others in their true proportion."""
 MAX_SIDE_PX = 900
@@ -49,7 +49,7 @@ def draw_keypoints(
     radius_per_scale: float = RADIUS_PER_SCALE,
     max_side_px: int = MAX_SIDE_PX,
 ) -> Picture:
-    """A picture of the best keypoints on the paled image.
+    """Draw the best keypoints on the paled image.
 
     Args:
         image_rgb: the image in which the keypoints lie.
@@ -59,7 +59,7 @@ def draw_keypoints(
         max_side_px: the picture is made smaller to this longer side, never larger.
     """
     factor = min(1.0, max_side_px / max(image_rgb.shape[:2]))
-    picture = _paled(_resized(image_rgb, factor))
+    picture = _pale(_shrink(image_rgb, factor))
     best = keypoints.score.argsort(descending=True, stable=True)[:max_drawn]
     chosen = keypoints[best]
     xy = (chosen.xy.double().numpy() + 0.5) * factor - 0.5
@@ -84,7 +84,7 @@ def draw_matches(
     max_lines: int = MAX_LINES,
     max_side_px: int = MAX_SIDE_PX,
 ) -> Picture:
-    """Two images side by side with lines between matching keypoints.
+    """Draw two images side by side with lines between matching keypoints.
 
     Args:
         image_a: shown on the left.
@@ -97,7 +97,7 @@ def draw_matches(
         max_side_px: longer side of each image in the picture.
     """
     factor = min(1.0, max_side_px / max(*image_a.shape[:2], *image_b.shape[:2]))
-    left, right = _paled(_resized(image_a, factor)), _paled(_resized(image_b, factor))
+    left, right = _pale(_shrink(image_a, factor)), _pale(_shrink(image_b, factor))
     offset = left.shape[1] + GAP_PX
     picture = np.full(
         (max(left.shape[0], right.shape[0]), offset + right.shape[1], 3), 255, np.uint8
@@ -127,7 +127,7 @@ def plot_files(
 
     Args:
         features_path: HDF5 file of this package or of hloc.
-        image_dir: folder of the images. Images that are gone or unreadable are skipped.
+        image_dir: folder of the images. An image that is missing or unreadable is skipped.
         output: folder to write: ``keypoints/NAME.png`` and ``matches/NAME--NAME.png``.
         names: images to draw; all in the file when None.
         matches_path: HDF5 file; its pairs of two drawn images are drawn too.
@@ -140,26 +140,25 @@ def plot_files(
         FileNotFoundError: a file, or the image folder, does not exist.
         OSError: a picture cannot be written.
     """
-    with FeatureStore(features_path) as store:
-        known = store.names()
+    with FeatureStore(features_path) as features:
+        known = features.names()
         chosen = list(known if names is None else names)
         for name in chosen:
-            if name not in store:
+            if name not in features:
                 raise ValueError(f"no image {name!r} in {features_path}")
         images = _read_images(image_dir, chosen)
-        keypoints = {name: store.read(name).keypoints for name in images}
+        keypoints = {name: features.read(name).keypoints for name in images}
     written = []
     for name, image in images.items():
         written.append(output / "keypoints" / f"{name}.png")
         write_image(written[-1], draw_keypoints(image, keypoints[name]))
     if matches_path is not None:
-        with MatchStore(matches_path) as found:
-            pairs = [pair for pair in found.pairs(known) if images.keys() >= set(pair)]
+        with MatchStore(matches_path) as store:
+            pairs = [pair for pair in store.pairs(known) if images.keys() >= set(pair)]
             for a, b in pairs:
+                matches = store.read(a, b)
                 written.append(output / "matches" / _pair_file((a, b)))
-                picture = draw_matches(
-                    images[a], images[b], keypoints[a], keypoints[b], found.read(a, b)
-                )
+                picture = draw_matches(images[a], images[b], keypoints[a], keypoints[b], matches)
                 write_image(written[-1], picture)
     return written
 
@@ -183,7 +182,7 @@ def _pair_file(pair: Pair) -> str:
 def _choose_lines(
     count: int, is_inlier: Bool[np.ndarray, " match"] | None, max_lines: int
 ) -> list[tuple[int, tuple[int, int, int]]]:
-    """Rows to draw with their colours; inliers last, on top."""
+    """Return the rows to draw with their colours; inliers come last, on top."""
     rows = _spread(np.arange(count), max_lines)
     if is_inlier is None:
         return [(row, MATCH_RGB) for row in rows]
@@ -196,22 +195,22 @@ def _choose_lines(
 
 
 def _spread(rows: NDArray[np.int64], count: int) -> list[int]:
-    """At most ``count`` of the rows, evenly spaced."""
+    """Return at most ``count`` of the rows, evenly spaced."""
     if len(rows) <= count:
         return [int(row) for row in rows]
-    places = np.linspace(0, len(rows) - 1, count).round().astype(np.int64)
-    return [int(row) for row in rows[places]]
+    index = np.linspace(0, len(rows) - 1, count).round().astype(np.int64)
+    return [int(row) for row in rows[index]]
 
 
-def _resized(image: RgbImage, factor: float) -> Picture:
+def _shrink(image: RgbImage, factor: float) -> Picture:
     if factor >= 1.0:
         return image
     size = max(round(image.shape[1] * factor), 1), max(round(image.shape[0] * factor), 1)
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _paled(image: RgbImage) -> RgbImage:
-    """Half grey and a little darker, so that coloured marks stand out; always a copy."""
+def _pale(image: RgbImage) -> RgbImage:
+    """Return the image half grey and a little darker, so that coloured marks stand out."""
     grey = image.mean(axis=2, keepdims=True)
     return np.asarray(0.8 * (0.5 * image + 0.5 * grey), dtype=np.uint8)
 

@@ -1,4 +1,7 @@
-"""One HTML page about a reconstruction: figures, keypoints, matches, pairs, cameras."""
+"""One HTML page about a reconstruction: numbers, keypoints, matches, pairs, cameras.
+
+This module turns a run's files into text and pictures; ``template.html`` puts them on the page.
+"""
 
 import json
 from collections.abc import Mapping
@@ -6,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from rekd_hloc.files import write_text
-from rekd_hloc.sfm.alignment import read_reference
-from rekd_hloc.viz import page_sections as figures
-from rekd_hloc.viz.page_html import (
-    make_details,
-    make_page,
-    make_paragraph,
-    make_section,
-    make_table,
-    make_tiles,
-)
+from rekd_hloc.sfm.alignment import Pose, PoseErrors, read_reference
+from rekd_hloc.viz import page_pictures as pictures
+from rekd_hloc.viz.draw import RADIUS_PER_SCALE
 from rekd_hloc.viz.run_files import RunFiles, read_model
+from rekd_hloc.viz.templates import render_template
+
+TEMPLATE = Path(__file__).with_name("template.html")
+
+Rows = list[tuple[str, ...]]
 
 
 def write_html_report(
@@ -24,11 +25,11 @@ def write_html_report(
 ) -> Path:
     """Write ``report.html`` about the reconstruction in a folder; it needs no other file.
 
-    Whatever is missing of database, features, images or model is left out of the page.
+    A section whose database, features, images or model are missing is left out of the page.
 
     Args:
         output: folder that ``reconstruct`` wrote.
-        image_dir: its photos.
+        image_dir: folder of the images.
         title: of the page.
         reference: true poses, as for ``reconstruct``; they are drawn beside the estimated ones.
 
@@ -41,29 +42,41 @@ def write_html_report(
         OSError: the page cannot be written.
     """
     run = RunFiles.read(output, image_dir)
-    report = run.report
     poses = read_reference(reference) if reference is not None else None
-    model = read_model(output, poses)
-    diagnosis = str(report.get("diagnosis") or "")
-    page = make_page(
-        title,
-        _describe_configuration(report),
-        [
-            make_tiles(_headline(report)),
-            make_section("What went wrong", make_paragraph(diagnosis), is_note=True),
-            make_section("Summary", make_table(("", ""), _summary(report))),
-            make_section("Time", figures.draw_stages(report)),
-            make_section("Keypoints", figures.draw_keypoints(run)),
-            make_section("Matches", figures.draw_pairs(run)),
-            make_section("Pairs", figures.draw_matrix(run)),
-            make_section("Cameras", figures.draw_cameras(model, poses)),
-            make_section("Skipped files", _list_skipped(report)),
-            make_section("Configuration", _list_configuration(report)),
-        ],
-    )
     path = output / "report.html"
-    write_text(path, page)
+    lead = _describe_configuration(run.report)
+    values = {"title": title, "lead": lead, **_read_text(run.report), **_draw(run, poses)}
+    write_text(path, render_template(TEMPLATE, **values))
     return path
+
+
+def _read_text(report: Mapping[str, Any]) -> dict[str, object]:
+    """Return what the template shows of a report in words and numbers."""
+    configuration = report.get("configuration")
+    skipped = report.get("skipped") or {}
+    return {
+        "tiles": _headline(report),
+        "diagnosis": str(report.get("diagnosis") or ""),
+        "summary": _summary(report),
+        "weakest_pairs": _list_weakest_pairs(report),
+        "skipped": [(name, str(reason)) for name, reason in skipped.items()],
+        "versions": _list_versions(report),
+        "options": json.dumps(configuration, indent=1) if configuration else "",
+    }
+
+
+def _draw(run: RunFiles, reference: Mapping[str, Pose] | None) -> dict[str, object]:
+    """Return what the template shows as pictures, and the errors of the cameras drawn there."""
+    model = read_model(run.output, reference)
+    return {
+        "stages": pictures.draw_stages(run.report),
+        "radius_per_scale": RADIUS_PER_SCALE,
+        "keypoints": pictures.draw_keypoints(run),
+        "pairs": pictures.draw_pairs(run),
+        "pair_matrix": pictures.draw_matrix(run),
+        "cameras": pictures.draw_cameras(model, reference),
+        "camera_errors": _list_camera_errors(model.errors if model else None),
+    }
 
 
 def _headline(report: Mapping[str, Any]) -> dict[str, str]:
@@ -78,7 +91,7 @@ def _headline(report: Mapping[str, Any]) -> dict[str, str]:
     return {name: value for name, value in tiles.items() if value is not None}
 
 
-def _summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _summary(report: Mapping[str, Any]) -> Rows:
     pairs = report.get("pairs", {})
     rows = [
         ("Models", report.get("num_models")),
@@ -101,17 +114,32 @@ def _summary(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _list_skipped(report: Mapping[str, Any]) -> str:
-    skipped = report.get("skipped") or {}
-    return make_table(("file", "reason"), [(name, str(why)) for name, why in skipped.items()])
+def _list_weakest_pairs(report: Mapping[str, Any]) -> Rows:
+    weakest = report.get("pairs", {}).get("weakest") or []
+    return [
+        (
+            *map(str, pair.get("images", ("", ""))),
+            str(pair.get("matches")),
+            str(pair.get("inliers")),
+        )
+        for pair in weakest
+    ]
 
 
-def _list_configuration(report: Mapping[str, Any]) -> str:
-    rows = [(f"{kind} weights", str(code)) for kind, code in report.get("weights", {}).items()]
-    rows += [(name, str(version)) for name, version in report.get("versions", {}).items()]
-    configuration = report.get("configuration")
-    text = json.dumps(configuration, indent=1) if configuration else ""
-    return make_table(("", ""), rows) + (make_details("All options", text) if text else "")
+def _list_camera_errors(errors: PoseErrors | None) -> Rows:
+    if errors is None:
+        return []
+    values = zip(errors.names, errors.rotation_deg, errors.center_rel, strict=True)
+    return [(name, f"{rotation:.3f}", f"{100 * center:.3f}") for name, rotation, center in values]
+
+
+def _list_versions(report: Mapping[str, Any]) -> Rows:
+    rows: Rows = [(f"{kind} weights", str(code)) for kind, code in _items(report, "weights")]
+    return rows + [(name, str(version)) for name, version in _items(report, "versions")]
+
+
+def _items(report: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
+    return list(report.get(key, {}).items())
 
 
 def _describe_configuration(report: Mapping[str, Any]) -> str:

@@ -23,11 +23,11 @@ from rekd_hloc.types import Keypoints, Matches, Pair
 
 @dataclass(frozen=True, eq=False)
 class RunFiles:
-    """The files of a run.
+    """What a run of ``reconstruct`` wrote, without its model.
 
     Attributes:
         output: folder that ``reconstruct`` wrote.
-        image_dir: its photos.
+        image_dir: folder of its images.
         report: what is in ``report.json``.
         counts: matches and inliers of each pair; empty without a database.
         names: images of those pairs, sorted.
@@ -41,7 +41,7 @@ class RunFiles:
 
     @classmethod
     def read(cls, output: Path, image_dir: Path) -> Self:
-        """Read report and database.
+        """Read a run's report and database.
 
         Raises:
             FileNotFoundError: no ``report.json`` in the folder.
@@ -52,18 +52,21 @@ class RunFiles:
         names = sorted({name for pair in counts for name in pair})
         return cls(output, image_dir, report, counts, names)
 
-    def find(self, kind: str) -> Path | None:
-        """``features.h5`` or ``matches.h5`` of the output, or the file that the report names."""
-        own = self.output / f"{kind}.h5"
-        if own.is_file():
-            return own
+    def find_store(self, kind: str) -> Path | None:
+        """Return ``features.h5`` or ``matches.h5``; None if there is no such file.
+
+        A run from files of another folder has none in its output, but its report names them.
+        """
+        inside = self.output / f"{kind}.h5"
+        if inside.is_file():
+            return inside
         named = self.report.get("configuration", {}).get(kind)
         return Path(named) if named and Path(named).is_file() else None
 
 
 @dataclass(frozen=True, eq=False)
 class SparseModel:
-    """The largest model, in the frame of the true poses where there are any.
+    """The largest model of a run, in the frame of the true poses where there are any.
 
     Attributes:
         poses: of the registered images, by name.
@@ -77,13 +80,13 @@ class SparseModel:
 
 
 def read_keypoints(path: Path, names: list[str]) -> dict[str, Keypoints]:
-    """Keypoints of those images that are in a features file."""
+    """Read the keypoints of images; those that the features file does not hold are left out."""
     with FeatureStore(path) as store:
         return {name: store.read(name).keypoints for name in names if name in store}
 
 
 def read_counts(database_path: Path) -> Counts:
-    """Matches and inliers of every pair in a database; empty if there is no database."""
+    """Count matches and inliers of every pair in a database; empty if there is no database."""
     counts: Counts = {}
     if not database_path.is_file():
         return counts
@@ -98,7 +101,7 @@ def read_counts(database_path: Path) -> Counts:
 
 
 def read_pair(database_path: Path, pair: Pair) -> tuple[Matches, Bool[np.ndarray, " match"]]:
-    """A pair's matches, and which of them agree with its geometry."""
+    """Read a pair's matches, and which of them agree with its two-view geometry."""
     with compat.quiet(), pycolmap.Database.open(str(database_path)) as database:
         ids = image_ids(database)
         id_a, id_b = (ids[name] for name in pair)
@@ -109,17 +112,20 @@ def read_pair(database_path: Path, pair: Pair) -> tuple[Matches, Bool[np.ndarray
 
 
 def count_matrix(names: list[str], counts: Counts) -> Int64[np.ndarray, "image image"]:
-    """Inliers of each pair as a symmetric matrix."""
-    place = {name: k for k, name in enumerate(names)}
+    """Return the inliers of each pair as a symmetric matrix; other images are left out."""
+    row = {name: k for k, name in enumerate(names)}
     matrix = np.zeros((len(names), len(names)), np.int64)
     for (a, b), (_, inliers) in counts.items():
-        if a in place and b in place:
-            matrix[place[a], place[b]] = matrix[place[b], place[a]] = inliers
+        if a in row and b in row:
+            matrix[row[a], row[b]] = matrix[row[b], row[a]] = inliers
     return matrix
 
 
 def read_model(output: Path, reference: Mapping[str, Pose] | None) -> SparseModel | None:
-    """``sparse/0`` of an output folder, moved into the reference's frame if that can be done.
+    """Read ``sparse/0`` of an output folder and move it into the reference's frame if possible.
+
+    Returns:
+        The model; None if there is none.
 
     Raises:
         ValueError: the model is damaged.

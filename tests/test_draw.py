@@ -40,7 +40,7 @@ def is_marked(picture, x, y):
 @pytest.mark.parametrize(
     ("angle", "tip"), [(0.0, (1, 0)), (0.5, (0, 1)), (1.0, (-1, 0)), (1.5, (0, -1))]
 )
-def test_tick_points_right_at_zero_and_down_at_a_quarter_turn(angle, tip):
+def test_tick_points_right_at_zero_and_down_at_ninety_degrees(angle, tip):
     picture = draw_keypoints(GREY, one_keypoint(angle * math.pi), radius_per_scale=6.0)
     for direction in ((1, 0), (0, 1), (-1, 0), (0, -1)):
         half_way = 50 + 12 * direction[0], 50 + 12 * direction[1]
@@ -134,12 +134,12 @@ def test_at_most_so_many_lines_are_drawn(monkeypatch):
 @pytest.fixture
 def files(tmp_path):
     """Features and matches of two images that are there, and of one that is not."""
-    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    (tmp_path / "images" / "sub").mkdir(parents=True)
     names = ["a.png", "gone.png", "sub/ü b.png"]
     for name in (names[0], names[2]):
         done, data = cv2.imencode(".png", textured_image(60, 80))
         assert done
-        (tmp_path / "photos" / name).write_bytes(data.tobytes())
+        (tmp_path / "images" / name).write_bytes(data.tobytes())
     with FeatureStore.resume(tmp_path / "features.h5", {"made": "by hand"}) as store:
         for seed, name in enumerate(names):
             store.write(name, random_features(40, (80, 60), seed))
@@ -153,7 +153,7 @@ def files(tmp_path):
 def test_files_of_all_images_and_pairs_that_can_be_drawn(files, caplog):
     written = plot_files(
         files / "features.h5",
-        files / "photos",
+        files / "images",
         files / "out",
         matches_path=files / "matches.h5",
     )
@@ -170,7 +170,7 @@ def test_files_of_all_images_and_pairs_that_can_be_drawn(files, caplog):
 
 
 def test_chosen_images_only_and_unknown_ones_are_named(files):
-    arguments = (files / "features.h5", files / "photos", files / "out")
+    arguments = (files / "features.h5", files / "images", files / "out")
     written = plot_files(*arguments, names=["a.png"])
     assert [path.name for path in written] == ["a.png.png"]
     with pytest.raises(ValueError, match=r"zebra\.png"):
