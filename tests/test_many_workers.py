@@ -9,6 +9,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from rekd_hloc.config import DescriptorConfig, DetectorConfig, ExtractConfig, MatchConfig
 from rekd_hloc.features.extractor import Extractor
@@ -96,8 +97,8 @@ class ColorExtractor(SiftExtractor):
 
     def __call__(self, image, mask=None):
         assert image.shape == (72, 96, 3)
-        red = image[..., 0].float() / 255
-        return super().__call__(red, mask)
+        red = image[..., 0].astype(np.float32) / 255
+        return super().__call__(torch.from_numpy(red), mask)
 
 
 def test_an_extractor_may_take_colours(tmp_path, threads):

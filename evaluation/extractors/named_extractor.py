@@ -30,7 +30,7 @@ class NamedExtractor:
 
     name: str
     extract: Callable[..., Features] = field(repr=False)
-    """Takes a grey image, 0..1, or RGB bytes if ``reads_color``, or a path if ``is_stored``."""
+    """Takes a grey image, 0..1, or RGB bytes if ``needs_color``, or a path if ``is_stored``."""
     provenance: dict[str, str]
     """Configuration, versions and hashes of weights; equal ones give equal features."""
     has_orientation: bool = True
@@ -39,7 +39,7 @@ class NamedExtractor:
     """Side in pixels, for scale 1, of the patch that describes a keypoint."""
     is_stored: bool = False
     """Whether features are read from a file, so that other images cannot be asked for."""
-    reads_color: bool = False
+    needs_color: bool = False
     """Whether it looks at RGB bytes instead of grey values."""
     takes_mask: bool = False
     """Whether ``extract`` has a second argument, the mask; other extractors lose the keypoints
@@ -55,7 +55,7 @@ class NamedExtractor:
             mask: (height, width), False where to ignore pixels; no patch touches one.
         """
         if isinstance(image, Path) and not self.is_stored:
-            image = read_color(image) if self.reads_color else read_image(image)
+            image = read_color(image) if self.needs_color else read_image(image)
         if self.takes_mask:
             return strongest_first(self.extract(image, mask))
         features = strongest_first(self.extract(image))

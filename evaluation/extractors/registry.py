@@ -158,7 +158,7 @@ def _peer_extractor(
     side = PATCH_SIDE.get(name, LEVEL_PATCH_SIDE)
     return NamedExtractor(
         name, extract, provenance, name not in WITHOUT_ORIENTATION, side,
-        reads_color=name in COLOUR, num_readers=1 if device.type == "cpu" else GPU_READERS,
+        needs_color=name in COLOUR, num_readers=1 if device.type == "cpu" else GPU_READERS,
     )  # fmt: skip
 
 

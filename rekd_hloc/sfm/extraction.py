@@ -32,6 +32,10 @@ SKIPPED_ERRORS = (ImageReadError, FileNotFoundError, PermissionError)
 """Of an image or its mask: these concern one file, any other ends the run."""
 
 
+Pixels = Tensor | NDArray[np.uint8]
+"""Grey floats (height, width) in 0..1, or RGB bytes (height, width, 3)."""
+
+
 @runtime_checkable
 class ImageExtractor(Protocol):
     """What :func:`extract_images` needs; :class:`rekd_hloc.features.extractor.Extractor` is one."""
@@ -48,12 +52,12 @@ class ImageExtractor(Protocol):
     def needs_color(self) -> bool:
         """Whether the extractor takes colours."""
 
-    def __call__(self, image: Tensor, mask: NDArray[np.bool_] | None = None) -> Features:
+    def __call__(self, image: Pixels, mask: NDArray[np.bool_] | None = None) -> Features:
         """Features of an image.
 
         Args:
-            image: grey floats (height, width) in 0..1, as of :func:`rekd_hloc.images.read_image`;
-                with ``needs_color`` RGB bytes (height, width, 3), as of ``read_color``.
+            image: what :func:`rekd_hloc.images.read_image` gives; with ``needs_color``, what
+                :func:`rekd_hloc.images.read_color` gives.
             mask: (height, width), False where pixels must be ignored.
         """
 
@@ -214,7 +218,7 @@ def _mask(mask_dir: Path | None, name: str) -> Path | None:
     return None if mask_dir is None else find_mask(mask_dir, name)
 
 
-_Loaded = tuple[Tensor, NDArray[np.bool_] | None]
+_Loaded = tuple[Pixels, NDArray[np.bool_] | None]
 
 
 class _ImageWork:
@@ -274,10 +278,8 @@ class _ImageWork:
             while ahead:
                 yield self.extract(ahead.popleft().result())
 
-    def _read(self, path: Path) -> Tensor:
-        if self._extractor.needs_color:
-            return torch.from_numpy(read_color(path).copy())  # Pillow's memory is read-only
-        return read_image(path)
+    def _read(self, path: Path) -> Pixels:
+        return read_color(path) if self._extractor.needs_color else read_image(path)
 
 
 def _to_arrays(features: Features) -> FeatureArrays:
