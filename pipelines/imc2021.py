@@ -16,8 +16,8 @@ import evaluation.oriented_ransac.oriented_estimators  # noqa: F401  (registers 
 from evaluation.command_line import exit_status, make_parser
 from evaluation.extractors.registry import load_extractor
 from evaluation.imc.dataset import list_scenes
+from evaluation.metrics.auc import area_under_curve
 from evaluation.metrics.pose import (
-    area_under_curve,
     mean_average_accuracy,
     pose_error_deg,
     relative_pose,

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluation.metrics.auc import area_under_curve
 from evaluation.metrics.homography import (
     choose_one_to_one,
     circle_overlap,
     corner_error,
     distinct_points,
-    error_auc,
     match_errors,
     matching_accuracy,
     nearest_distance,
@@ -266,26 +266,26 @@ def test_corner_error_of_opencv_s_exact_fit_is_zero(seed):
 
 
 def test_auc_of_hand_worked_cases():
-    thresholds = torch.tensor([1.0, 4.0])
     # no error is within 1; up to 4, recall rises to 1/2 at 2 and stays: (2 / 4 + 2 / 2) / 4
-    got = error_auc(torch.tensor([2.0, 9.0]), thresholds)
-    assert got.tolist() == pytest.approx([0.0, (0.5 * 2 * 0.5 + 2 * 0.5) / 4])
-    assert error_auc(torch.zeros(3), thresholds).tolist() == [1.0, 1.0]
-    assert error_auc(torch.full((3,), math.inf), thresholds).tolist() == [0.0, 0.0]
-    assert error_auc(torch.zeros(0), thresholds).tolist() == [0.0, 0.0]
+    got = [area_under_curve([2.0, 9.0], threshold) for threshold in (1.0, 4.0)]
+    assert got == pytest.approx([0.0, (0.5 * 2 * 0.5 + 2 * 0.5) / 4])
+    for threshold in (1.0, 4.0):
+        assert area_under_curve([0.0] * 3, threshold) == 1.0
+        assert area_under_curve([math.inf] * 3, threshold) == 0.0
+        assert math.isnan(area_under_curve([], threshold))
 
 
 @settings(deadline=None, max_examples=30)
 @given(errors=st.lists(st.floats(0, 20), min_size=1, max_size=20))
 def test_auc_equals_numeric_integration_and_grows_with_the_threshold(errors):
-    thresholds = torch.tensor([3.0, 5.0, 10.0])
-    got = error_auc(torch.tensor(errors, dtype=torch.float64), thresholds).tolist()
-    shuffled = error_auc(torch.tensor(errors[::-1], dtype=torch.float64), thresholds).tolist()
+    thresholds = (3.0, 5.0, 10.0)
+    got = [area_under_curve(errors, threshold) for threshold in thresholds]
+    shuffled = [area_under_curve(errors[::-1], threshold) for threshold in thresholds]
     assert got == pytest.approx(shuffled)
     assert all(0 <= value <= 1 for value in got)
     ordered = sorted(errors)
     recall = [(i + 1) / len(errors) for i in range(len(errors))]
-    for threshold, value in zip(thresholds.tolist(), got, strict=True):
+    for threshold, value in zip(thresholds, got, strict=True):
         inside = [e for e in ordered if e < threshold]
         x = np.linspace(0, threshold, 20_001)
         level = recall[len(inside) - 1] if inside else 0.0

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluation.metrics.auc import area_under_curve
 from evaluation.metrics.pose import (
     FAILED,
     accuracy,
-    area_under_curve,
     direction_error_deg,
     mean_average_accuracy,
     paired_difference,

@@ -27,9 +27,10 @@ from evaluation.homography.measures import (
     measure_rekd,
     measure_superpoint,
 )
-from evaluation.metrics.homography import error_auc, matching_accuracy
+from evaluation.metrics.auc import area_under_curve
+from evaluation.metrics.homography import matching_accuracy
 
-AUC_THRESHOLDS_PX = torch.tensor([1.0, 3.0, 5.0])
+AUC_THRESHOLDS_PX = (1.0, 3.0, 5.0)
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _summarise_homography(rows: Sequence[Figures]) -> Figures:
             means |= {f"auc{suffix}": None, f"homography_accuracy{suffix}": None}
             continue
         values = torch.tensor(errors, dtype=torch.float64)
-        means[f"auc{suffix}"] = error_auc(values, AUC_THRESHOLDS_PX).tolist()
+        means[f"auc{suffix}"] = [area_under_curve(errors, t) for t in AUC_THRESHOLDS_PX]
         means[f"homography_accuracy{suffix}"] = matching_accuracy(values, THRESHOLDS_PX).tolist()
     return means
 

@@ -223,27 +223,6 @@ def corner_error(
     return error if math.isfinite(error) else math.inf
 
 
-def error_auc(
-    errors: Float[Tensor, " pair"], thresholds: Float[Tensor, " threshold"]
-) -> Float[Tensor, " threshold"]:
-    """Area under the recall curve up to each threshold, over the threshold; in [0, 1].
-
-    The curve runs in straight lines from (0, 0) through (k-th smallest error, k / pairs), as in
-    SuperGlue and its successors; it is level from the last error below the threshold to it.
-    """
-    ordered = errors.double().sort().values
-    recall = torch.arange(1, len(ordered) + 1, dtype=torch.float64) / max(len(ordered), 1)
-    ordered = torch.cat([ordered.new_zeros(1), ordered])
-    recall = torch.cat([recall.new_zeros(1), recall])
-    areas = []
-    for threshold in thresholds.double():
-        count = int(torch.searchsorted(ordered, threshold))
-        x = torch.cat([ordered[:count], threshold[None]])
-        y = torch.cat([recall[:count], recall[max(count - 1, 0)][None]])
-        areas.append(torch.trapezoid(y, x) / threshold)
-    return torch.stack(areas) if areas else thresholds.new_zeros(0).double()
-
-
 def _least(value: Int64[Tensor, " pair"], group: Int64[Tensor, " pair"]) -> Int64[Tensor, " group"]:
     """The least value of each group."""
     top = torch.iinfo(torch.int64).max

@@ -1,4 +1,4 @@
-"""Errors of relative poses, and the figures that benchmarks make of them.
+"""Errors of relative poses, and the metrics that benchmarks make of them.
 
 A relative pose is ``x_b = rotation @ x_a + translation`` between the frames of two cameras; from
 images alone the translation is known as a direction only, and without its sign. Errors are degrees;
@@ -15,6 +15,10 @@ from rekd_hloc.sfm.alignment import rotation_angle_deg
 
 Rotation = Float64[np.ndarray, "3 3"]
 Vector = Float64[np.ndarray, " 3"]
+RelativePose = tuple[Rotation, Vector]
+"""Rotation and translation. A plain tuple and no ``pycolmap.Rigid3d``, because the numbers of
+calibration files stay as they are (a quaternion rounds them), arrays go to other processes, and the
+metrics need no pycolmap."""
 
 FAILED = float("inf")
 """Error of a pair without an estimated pose."""
@@ -25,8 +29,8 @@ AUC_THRESHOLDS_DEG = (5.0, 10.0, 20.0)
 
 def relative_pose(
     rotation_a: Rotation, translation_a: Vector, rotation_b: Rotation, translation_b: Vector
-) -> tuple[Rotation, Vector]:
-    """Rotation and translation from the frame of camera a to that of camera b.
+) -> RelativePose:
+    """Return rotation and translation from the frame of camera a to that of camera b.
 
     Args:
         rotation_a: of camera a, from the world: ``x_a = rotation_a @ X + translation_a``.
@@ -39,12 +43,12 @@ def relative_pose(
 
 
 def rotation_error_deg(estimated: Rotation, true: Rotation) -> float:
-    """Angle in degrees between two rotations, in [0, 180]."""
+    """Return the angle in degrees between two rotations, in [0, 180]."""
     return rotation_angle_deg(estimated, true)
 
 
 def direction_error_deg(estimated: Vector, true: Vector) -> float:
-    """Angle in degrees between two directions regardless of sign, in [0, 90].
+    """Return the angle in degrees between two directions regardless of sign, in [0, 90].
 
     It is 90 where one of them has no length: a direction that is not known is not right.
     """
@@ -55,10 +59,8 @@ def direction_error_deg(estimated: Vector, true: Vector) -> float:
     return float(np.degrees(np.arctan2(sine, abs(float(estimated @ true)))))
 
 
-def pose_error_deg(
-    estimated: tuple[Rotation, Vector] | None, true: tuple[Rotation, Vector]
-) -> float:
-    """The larger of the rotation's and the direction's error in degrees; ``FAILED`` for None."""
+def pose_error_deg(estimated: RelativePose | None, true: RelativePose) -> float:
+    """Return the larger of the rotation's and the direction's error in degrees; ``FAILED`` for None."""
     if estimated is None or not all(np.isfinite(part).all() for part in estimated):
         return FAILED
     return max(
@@ -67,7 +69,7 @@ def pose_error_deg(
 
 
 def accuracy(errors_deg: Sequence[float]) -> Float64[np.ndarray, " bin"]:
-    """Share of pairs with an error of at most 1, 2, ... 10 degrees.
+    """Return the share of pairs with an error of at most 1, 2, ... 10 degrees.
 
     The benchmark makes a histogram with edges at whole degrees, closed on the left but for the last
     bin, which holds 10 as well; an error of exactly 1 therefore counts from 2 on. Without any pair
@@ -82,7 +84,7 @@ def accuracy(errors_deg: Sequence[float]) -> Float64[np.ndarray, " bin"]:
 
 
 def mean_average_accuracy(errors_deg: Sequence[float]) -> float:
-    """mAA(10): the mean of :func:`accuracy` over its ten thresholds, in [0, 1]."""
+    """Return mAA(10), the mean of :func:`accuracy` over its ten thresholds, in [0, 1]."""
     return float(accuracy(errors_deg).mean())
 
 
@@ -94,9 +96,10 @@ def paired_difference(
     num_draws: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """How much better the first errors are in mAA(10), and the interval of that by chance of pairs.
+    """Return how much better the first errors are in mAA(10), and the interval of the difference.
 
-    Paired bootstrap: the same image pairs are drawn with replacement for both.
+    The interval is that of a paired bootstrap: the same image pairs are drawn with replacement for
+    both.
 
     Args:
         errors_deg: of one estimator, pair by pair.
@@ -120,27 +123,3 @@ def paired_difference(
     drawn = np.random.default_rng(seed).integers(0, len(each), (num_draws, len(each)))
     ends = np.quantile(difference[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
     return float(difference.mean()), float(ends[0]), float(ends[1])
-
-
-def area_under_curve(errors_deg: Sequence[float], threshold_deg: float) -> float:
-    """AUC at a threshold, in [0, 1]: the mean recall over errors from 0 to it.
-
-    As in SuperGlue (Sarlin et al., 2020): the recall rises linearly from 0 at error 0 through
-    (k-th smallest error, k / number of pairs) and is constant from the last one below the
-    threshold; nan without any pair.
-
-    Raises:
-        ValueError: the threshold is not positive.
-    """
-    if not threshold_deg > 0:
-        raise ValueError(f"threshold_deg must be above 0, got {threshold_deg}")
-    errors = np.sort(np.asarray(errors_deg, dtype=np.float64))
-    if len(errors) == 0:
-        return float("nan")
-    recall = np.arange(1, len(errors) + 1) / len(errors)
-    inside = errors[errors < threshold_deg]
-    x = np.concatenate([[0.0], inside, [threshold_deg]])
-    y = np.concatenate(
-        [[0.0], recall[: len(inside)], [recall[len(inside) - 1] if len(inside) else 0.0]]
-    )
-    return float(np.trapezoid(y, x) / threshold_deg)

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.metrics.pose import AUC_THRESHOLDS_DEG, NUM_BINS, accuracy, area_under_curve
+from evaluation.metrics.auc import area_under_curve
+from evaluation.metrics.pose import AUC_THRESHOLDS_DEG, NUM_BINS, accuracy
 from evaluation.relative_pose.estimation import PairResult
 from evaluation.relative_pose.stereo import ExtractorRun, SceneRun, maa_of
 from evaluation.reporting.curves import Plot
