@@ -8,20 +8,16 @@ matchers; another configuration, other weights or other images take another file
 import hashlib
 import json
 import re
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from evaluation.extractors.named_extractor import NamedExtractor
-from rekd_hloc.picture_file import write_image
-from rekd_hloc.sfm import extraction
+from rekd_hloc.sfm.extraction import ImageFile, extract_files
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features
 
@@ -113,48 +109,15 @@ def _extract(
     stem = "-".join(filter(None, (safe_name(label), safe_name(extractor.name))))
     path = folder / f"{stem}-{digest_of(extractor.provenance)}.h5"
     folder.mkdir(parents=True, exist_ok=True)
-    with link_images(images, masks) as (image_dir, mask_dir):
-        summary = extraction.extract_images(
-            extractor, image_dir, path,
-            names=list(images), mask_dir=mask_dir if masks else None, progress=progress,
-        )  # fmt: skip
+    files = [ImageFile(name, path, masks.get(name)) for name, path in images.items()]
+    summary = extract_files(
+        extractor, files, path, progress=progress, label=f"{label} {extractor.name}"
+    )
     if summary.skipped:
         name, reason = next(iter(summary.skipped.items()))
-        raise ValueError(f"{images[name]}: {reason}")
+        raise ValueError(f"{name}: {reason}")
     num_extracted = len(summary.names) - summary.num_resumed
     return Extracted(path, num_extracted, summary.seconds, summary.num_keypoints)
-
-
-@contextmanager
-def link_images(
-    images: Mapping[str, Path], masks: Mapping[str, Path]
-) -> Iterator[tuple[Path, Path]]:
-    """Show files under names of their own, as the package's loop over a folder wants them.
-
-    Args:
-        images: path of each image by its name.
-        masks: of some of the images; the others get a white one where there is any.
-
-    Yields:
-        A folder of links to the images, and one of links to the masks. Both are gone afterwards.
-
-    Raises:
-        ValueError: an image that needs a white mask cannot be read.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        image_dir, mask_dir = Path(scratch) / "images", Path(scratch) / "masks"
-        for folder in (image_dir, mask_dir):
-            folder.mkdir()
-        white: dict[tuple[int, int], Path] = {}
-        for name, path in images.items():
-            _link(image_dir / name, path)
-            if not masks:
-                continue
-            if name not in masks and (size := image_size(path)) not in white:
-                white[size] = Path(scratch) / f"white-{size[0]}x{size[1]}.png"
-                write_image(white[size], np.full(size[::-1], 255, dtype=np.uint8))
-            _link(mask_dir / f"{name}.png", masks.get(name) or white[image_size(path)])
-        yield image_dir, mask_dir
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -204,8 +167,3 @@ def _fingerprint(images: Mapping[str, Path], masks: Mapping[str, Path], label: s
     files |= {f"mask {name}": path for name, path in masks.items()}
     bar = tqdm(files.items(), f"{label} read", unit="file", disable=None, leave=False)
     return digest_of({name: file_digest(path) for name, path in bar})
-
-
-def _link(link: Path, path: Path) -> None:
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(path.resolve())

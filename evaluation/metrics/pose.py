@@ -60,7 +60,7 @@ def direction_error_deg(estimated: Vector, true: Vector) -> float:
 
 
 def pose_error_deg(estimated: RelativePose | None, true: RelativePose) -> float:
-    """Return the larger of the rotation's and the direction's error in degrees; ``FAILED`` for None."""
+    """Return the larger of the two errors in degrees, or ``FAILED`` without an estimate."""
     if estimated is None or not all(np.isfinite(part).all() for part in estimated):
         return FAILED
     return max(
