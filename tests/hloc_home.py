@@ -15,7 +15,7 @@ from rekd_hloc.config import NetworkConfig
 from rekd_hloc.features import weights
 from rekd_hloc.features.descriptor import hardnet
 from rekd_hloc.features.detector.network import build_frozen
-from rekd_hloc.plugin.finder import Finder
+from rekd_hloc.plugin.import_hook import ImportHook
 
 DOUBLE = str(Path(__file__).parent / "hloc_double")
 REAL_MARKS = [
@@ -31,7 +31,7 @@ def fresh_hloc(kind):
     """No module of hloc is loaded and no hook is in place; afterwards all is as it was."""
     saved_path, saved_finders = list(sys.path), list(sys.meta_path)
     saved = {name: sys.modules.pop(name) for name in _loaded()}
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Finder)]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, ImportHook)]
     sys.path[:] = ([DOUBLE] if kind == "double" else []) + [p for p in sys.path if p != DOUBLE]
     importlib.invalidate_caches()
     try:

@@ -11,7 +11,7 @@ from rekd_hloc.config import PRESETS, get_preset, with_max_keypoints
 from rekd_hloc.features.extractor import Extractor
 from rekd_hloc.plugin.__main__ import main
 from rekd_hloc.plugin.confs import DETECTION_NOISE_PX, MAX_KEYPOINTS, extractor_confs
-from rekd_hloc.plugin.features import features_from_hloc, features_to_hloc
+from rekd_hloc.plugin.conversion import features_from_hloc, features_to_hloc
 from rekd_hloc.storage.features import FeatureStore
 from tests.helpers import random_features, textured_image
 from tests.hloc_home import KINDS, fresh_hloc, random_weights, write_random_weights
@@ -35,8 +35,8 @@ def hloc(request):
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     (folder / "sub").mkdir()
     assert cv2.imwrite(str(folder / "sub" / "a.png"), textured_image(170, 220))
     assert cv2.imwrite(str(folder / "b.png"), np.zeros((90, 100), np.uint8))
@@ -60,27 +60,27 @@ def as_hloc(image):
 
 
 @torch.no_grad()
-def test_the_answer_is_the_extractors_in_hlocs_form(hloc):
+def test_the_prediction_is_the_extractors_in_hlocs_form(hloc):
     image = textured_image(150, 200)
-    answer = build()(as_hloc(image))
+    prediction = build()(as_hloc(image))
     expected = direct(image)
     keypoints = expected.keypoints
     count = len(expected)
     assert count > 40
-    assert {key: tuple(value.shape) for key, value in answer.items()} == {
+    assert {key: tuple(value.shape) for key, value in prediction.items()} == {
         "keypoints": (1, count, 2),
         "scales": (1, count),
         "oris": (1, count),
         "scores": (1, count),
         "descriptors": (1, 128, count),
     }
-    torch.testing.assert_close(answer["keypoints"][0], keypoints.xy.double())
-    torch.testing.assert_close(answer["oris"][0], torch.rad2deg(keypoints.angle.double()))
-    torch.testing.assert_close(answer["descriptors"][0].T, expected.descriptors)
-    torch.testing.assert_close(answer["descriptors"].norm(dim=1), torch.ones(1, count))
+    torch.testing.assert_close(prediction["keypoints"][0], keypoints.xy.double())
+    torch.testing.assert_close(prediction["oris"][0], torch.rad2deg(keypoints.angle.double()))
+    torch.testing.assert_close(prediction["descriptors"][0].T, expected.descriptors)
+    torch.testing.assert_close(prediction["descriptors"].norm(dim=1), torch.ones(1, count))
     for name in ("keypoints", "scales", "oris", "scores"):
-        assert answer[name].dtype == torch.float64
-    assert 0 <= answer["oris"].min() < 10 < 350 < answer["oris"].max() < 360
+        assert prediction[name].dtype == torch.float64
+    assert 0 <= prediction["oris"].min() < 10 < 350 < prediction["oris"].max() < 360
 
 
 @torch.no_grad()
@@ -98,18 +98,19 @@ def test_colour_is_made_grey_and_overshoot_is_cut(hloc):
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (20, 30)])
 def test_an_image_without_keypoints_has_the_right_shapes(hloc, size):
-    answer = build()({"image": torch.zeros(1, 1, *size)})
-    assert answer["keypoints"].shape == (1, 0, 2)
-    assert answer["descriptors"].shape == (1, 128, 0)
-    assert answer["oris"].shape == answer["scales"].shape == answer["scores"].shape == (1, 0)
+    prediction = build()({"image": torch.zeros(1, 1, *size)})
+    assert prediction["keypoints"].shape == (1, 0, 2)
+    assert prediction["descriptors"].shape == (1, 128, 0)
+    for name in ("oris", "scales", "scores"):
+        assert prediction[name].shape == (1, 0)
 
 
 @torch.no_grad()
 def test_hlocs_resizing_is_the_only_one(hloc):
     wide = torch.from_numpy(textured_image(60, 2000))[None, None] / 255
-    answer = build()({"image": wide})
+    prediction = build()({"image": wide})
     assert build().extractor.config.max_side_px == 0
-    assert answer["keypoints"][0, :, 0].max() > 1700
+    assert prediction["keypoints"][0, :, 0].max() > 1700
 
 
 def test_networks_move_with_the_model(hloc):
@@ -143,17 +144,17 @@ def test_missing_weights_are_an_error_before_the_run(hloc, tmp_path):
         build()
 
 
-def extract(photos, out, **changes):
+def extract(images, out, **changes):
     extract_features = importlib.import_module("hloc.extract_features")
     conf = extract_features.confs["rekd-fast-n1500"]
     conf["preprocessing"] |= changes
-    return extract_features.main(conf, photos, out)
+    return extract_features.main(conf, images, out)
 
 
-def test_hlocs_loop_stores_whole_precision(hloc, photos, tmp_path):
-    path = extract(photos, tmp_path)
+def test_hlocs_loop_stores_whole_precision(hloc, images, tmp_path):
+    path = extract(images, tmp_path)
     assert path.name == "feats-rekd-fast-n1500-r1600.h5"
-    expected = direct(photos / "sub" / "a.png", 1500)
+    expected = direct(images / "sub" / "a.png", 1500)
     with h5py.File(path) as file:
         group = file["sub/a.png"]
         assert group["keypoints"].dtype == np.float64
@@ -166,9 +167,9 @@ def test_hlocs_loop_stores_whole_precision(hloc, photos, tmp_path):
     np.testing.assert_allclose(stored, expected.keypoints.xy.numpy(), atol=1e-3)
 
 
-def test_our_store_reads_what_hloc_wrote(hloc, photos, tmp_path):
-    expected = direct(photos / "sub" / "a.png", 1500)
-    with FeatureStore(extract(photos, tmp_path)) as store:
+def test_our_store_reads_what_hloc_wrote(hloc, images, tmp_path):
+    expected = direct(images / "sub" / "a.png", 1500)
+    with FeatureStore(extract(images, tmp_path)) as store:
         assert store.names() == ["b.png", "sub/a.png"]
         assert store.has_orientation("sub/a.png")
         features = store.read("sub/a.png")
@@ -180,10 +181,10 @@ def test_our_store_reads_what_hloc_wrote(hloc, photos, tmp_path):
     torch.testing.assert_close(features.descriptors, expected.descriptors, atol=1e-3, rtol=0)
 
 
-def test_keypoints_of_a_smaller_copy_come_back_to_the_original(hloc, photos, tmp_path):
-    path = extract(photos, tmp_path, resize_max=110)
+def test_keypoints_of_a_smaller_copy_come_back_to_the_original(hloc, images, tmp_path):
+    path = extract(images, tmp_path, resize_max=110)
     small = cv2.resize(
-        cv2.imread(str(photos / "sub" / "a.png"), 0), (110, 85), interpolation=cv2.INTER_AREA
+        cv2.imread(str(images / "sub" / "a.png"), 0), (110, 85), interpolation=cv2.INTER_AREA
     )
     expected = direct(small, 1500).keypoints
     with FeatureStore(path) as store:
@@ -197,9 +198,9 @@ def test_keypoints_of_a_smaller_copy_come_back_to_the_original(hloc, photos, tmp
     assert noise == pytest.approx(2 * DETECTION_NOISE_PX)
 
 
-def test_the_command_line_extracts_and_matches(hloc, photos, tmp_path, monkeypatch):
+def test_the_command_line_extracts_and_matches(hloc, images, tmp_path, monkeypatch):
     both = ["--export_dir", str(tmp_path)]
-    main(["extract_features", "--image_dir", str(photos), *both, "--conf", "rekd-fast-n1500"])
+    main(["extract_features", "--image_dir", str(images), *both, "--conf", "rekd-fast-n1500"])
     (tmp_path / "pairs.txt").write_text("sub/a.png sub/a.png\n")
     pairs = ["--pairs", str(tmp_path / "pairs.txt")]
     features = ["--features", "feats-rekd-fast-n1500-r1600"]

@@ -17,7 +17,7 @@ from pipelines import localize, sfm
 from rekd_hloc import plugin
 from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.matching.pairs import exhaustive_pairs, write_pairs
-from rekd_hloc.plugin.features import features_to_hloc
+from rekd_hloc.plugin.conversion import features_to_hloc
 from rekd_hloc.sfm.alignment import Pose, align_to_reference, read_poses
 from rekd_hloc.sfm.reconstruct import reconstruct_from_files
 from rekd_hloc.sfm.stages import MappingOptions
@@ -146,9 +146,9 @@ def test_our_reconstruction_runs_on_hlocs_files(hloc, scene, tmp_path, monkeypat
     features, matches, pairs = write_by_hloc(scene, tmp_path, monkeypatch)
     out = tmp_path / "out"
     options = scene.mapping
-    for listed in (pairs, None):
+    for pairs_file in (pairs, None):
         report = reconstruct_from_files(
-            features, matches, listed, scene.images, out, options=options
+            features, matches, pairs_file, scene.images, out, options=options
         )
         assert report["num_registered"] == len(scene.names)
     model = pycolmap.Reconstruction(str(out / "sparse" / "0"))
@@ -220,7 +220,7 @@ def test_hlocs_reconstruction_runs_on_our_files(real_hloc, scene, tmp_path):
     assert align_to_reference(model, read_poses(scene.model)).rotation_deg.max() < 0.05
 
 
-def test_the_recipes_make_a_model_and_find_a_new_photo_in_it(
+def test_the_recipes_make_a_model_and_find_a_new_image_in_it(
     real_hloc, scene, tmp_path, monkeypatch, capsys
 ):
     plugin.register()

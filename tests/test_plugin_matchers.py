@@ -8,8 +8,12 @@ import pytest
 import torch
 
 from rekd_hloc import plugin
+from rekd_hloc.matching.adalam import match_adalam
+from rekd_hloc.matching.match import MATCHERS
 from rekd_hloc.plugin.confs import MAX_KEYPOINTS, matcher_confs, orientation_filter
+from rekd_hloc.plugin.conversion import features_from_hloc, matches_from_hloc
 from rekd_hloc.plugin.safe_matcher import SafeMatcher
+from rekd_hloc.types import Matches
 from tests.helpers import random_features
 from tests.hloc_home import KINDS, fresh_hloc
 
@@ -48,26 +52,26 @@ def side(features, number, *, oris=None):
     return {f"{key}{number}": value[None] for key, value in data.items()}
 
 
-def turned_pair(rotation_deg=40.0):
-    """Image 1 is image 0 turned; the last descriptors match, but their keypoints turn otherwise."""
+def rotated_pair(rotation_deg=40.0):
+    """Image 1 is image 0 rotated; the last keypoints match, but rotate by other angles."""
     a = random_features(NUM_RIGHT + NUM_WRONG, seed=3)
     noise = torch.randn(len(a), generator=torch.Generator().manual_seed(0))
-    turn = torch.full((len(a),), rotation_deg) + 2 * noise
-    turn[NUM_RIGHT:] += torch.linspace(60, 300, NUM_WRONG)
+    rotation = torch.full((len(a),), rotation_deg) + 2 * noise
+    rotation[NUM_RIGHT:] += torch.linspace(60, 300, NUM_WRONG)
     oris = torch.rad2deg(a.keypoints.angle)
-    return side(a, 0, oris=oris) | side(a, 1, oris=(oris + turn) % 360)
+    return side(a, 0, oris=oris) | side(a, 1, oris=(oris + rotation) % 360)
 
 
 @torch.no_grad()
 def run(conf, data):
-    answer = build(conf)(dict(data))
-    return answer["matches0"], answer["matching_scores0"]
+    prediction = build(conf)(dict(data))
+    return prediction["matches0"], prediction["matching_scores0"]
 
 
 def test_without_filter_ours_are_hlocs_mutual_neighbours(hloc):
     data = side(random_features(70, seed=1), 0) | side(random_features(55, seed=2), 1)
     expected, expected_scores = run(NN, data)
-    got, scores = run({"name": "nearest_rekd", "filter": "none"}, data)
+    got, scores = run({"name": "rekd", "filter": "none"}, data)
     assert 10 < (got >= 0).sum() < 55
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(scores[got >= 0], expected_scores[got >= 0])
@@ -90,11 +94,11 @@ def test_the_ratio_is_hlocs(hloc):
 
 @pytest.mark.parametrize("rotation_deg", [40.0, 179.0, 355.0])
 @pytest.mark.parametrize("filter_name", ["density", "paper"])
-def test_matches_that_turn_otherwise_are_removed(hloc, rotation_deg, filter_name):
-    data = turned_pair(rotation_deg)
+def test_matches_that_rotate_otherwise_are_removed(hloc, rotation_deg, filter_name):
+    data = rotated_pair(rotation_deg)
     identity = torch.arange(NUM_RIGHT + NUM_WRONG)[None]
     torch.testing.assert_close(run(NN, data)[0], identity)
-    for conf in ({"name": "nearest_rekd"}, orientation_filter(NN)):
+    for conf in ({"name": "rekd"}, orientation_filter(NN)):
         matches, scores = run({**conf, "filter": filter_name}, data)
         torch.testing.assert_close(matches[:, :NUM_RIGHT], identity[:, :NUM_RIGHT])
         assert (matches[:, NUM_RIGHT:] >= 0).sum() <= 6
@@ -103,21 +107,21 @@ def test_matches_that_turn_otherwise_are_removed(hloc, rotation_deg, filter_name
 
 
 def test_the_wrapper_on_neighbours_equals_our_own_matcher(hloc):
-    data = turned_pair()
+    data = rotated_pair()
     torch.testing.assert_close(run(OURS["orientation-filter"], data), run(OURS["NN-rekd"], data))
 
 
 def test_angles_below_zero_are_understood(hloc):
-    data = turned_pair()
+    data = rotated_pair()
     for key in ("oris0", "oris1"):
         data[key] = torch.where(data[key] > 180, data[key] - 360, data[key])
     torch.testing.assert_close(
-        run(OURS["NN-rekd"], data)[0], run(OURS["NN-rekd"], turned_pair())[0]
+        run(OURS["NN-rekd"], data)[0], run(OURS["NN-rekd"], rotated_pair())[0]
     )
 
 
 def test_a_wider_tolerance_keeps_more(hloc):
-    data = turned_pair()
+    data = rotated_pair()
     narrow, wide = (
         run({**OURS["NN-rekd"], "tolerance_deg": width}, data)[0] for width in (10.0, 120.0)
     )
@@ -125,21 +129,21 @@ def test_a_wider_tolerance_keeps_more(hloc):
 
 
 def test_the_wrapper_takes_a_whole_conf_and_nests(hloc):
-    data = turned_pair()
+    data = rotated_pair()
     whole = {"output": "any", "model": NN}
     nested = orientation_filter(orientation_filter(whole))
     torch.testing.assert_close(run(nested, data)[0], run(orientation_filter(NN), data)[0])
 
 
-def test_without_filter_the_wrapper_only_guards_and_needs_no_angles(hloc):
-    data = {key: value for key, value in turned_pair().items() if not key.startswith("oris")}
-    guarded = run(orientation_filter(NN, filter="none"), data)
-    torch.testing.assert_close(guarded, run(NN, data))
-    assert (guarded[0] >= 0).all()
+def test_without_filter_the_wrapper_only_catches_errors_and_needs_no_angles(hloc):
+    data = {key: value for key, value in rotated_pair().items() if not key.startswith("oris")}
+    safe = run(orientation_filter(NN, filter="none"), data)
+    torch.testing.assert_close(safe, run(NN, data))
+    assert (safe[0] >= 0).all()
 
 
 def test_adalam_runs_on_any_kornia_and_leaves_no_trace(hloc):
-    data = turned_pair()
+    data = rotated_pair()
     matches, _ = run(OURS["adalam-rekd"], data)
     assert matches.shape == (1, NUM_RIGHT + NUM_WRONG)
     assert (matches[0, :NUM_RIGHT] == torch.arange(NUM_RIGHT)).sum() > NUM_RIGHT / 2
@@ -147,9 +151,45 @@ def test_adalam_runs_on_any_kornia_and_leaves_no_trace(hloc):
     assert helpers is None or hasattr(helpers, "__file__")
 
 
+def test_adalam_is_that_of_the_package(hloc):
+    data = rotated_pair()
+    matches, scores = run(OURS["adalam-rekd"], data)
+    expected = match_adalam(features_from_hloc(data, 0), features_from_hloc(data, 1))
+    assert matches_from_hloc({"matches0": matches}, len(matches[0])).index.tolist() == sorted(
+        expected.index.tolist()
+    )
+    assert bool((scores[matches >= 0] > 0.99).all())
+
+
+def test_adalam_is_no_filter_behind_another_matcher(hloc):
+    with pytest.raises(ValueError, match="use density"):
+        build(orientation_filter(NN, filter="adalam"))
+
+
+def test_a_matcher_that_is_added_to_the_package_runs_in_hloc(hloc, monkeypatch):
+    class Backwards:
+        provenance = {"made": "by hand"}
+        needs = ("scales",)
+
+        def __init__(self, config):
+            self.config = config
+
+        def __call__(self, a, b):
+            index = torch.arange(len(a))
+            return Matches(torch.stack([index, len(b) - 1 - index], dim=1), torch.ones(len(a)))
+
+    monkeypatch.setitem(MATCHERS, "density", Backwards)
+    data = rotated_pair()
+    count = NUM_RIGHT + NUM_WRONG
+    matches, _ = run({"name": "rekd"}, data)
+    assert matches[0].tolist() == list(range(count))[::-1]
+    without = {key: value for key, value in data.items() if not key.startswith("scales")}
+    assert_no_match(build({"name": "rekd"})(without), count)
+
+
 @pytest.mark.parametrize("option", [{"tolerance": 3.0}, {"ratio": 2.0}])
 def test_a_wrong_option_is_refused_before_the_run(hloc, option):
-    for conf in ({"name": "nearest_rekd"}, orientation_filter(NN)):
+    for conf in ({"name": "rekd"}, orientation_filter(NN)):
         with pytest.raises(ValueError, match=next(iter(option))):
             build({**conf, **option})
 
@@ -166,8 +206,8 @@ SOME = random_features(20)
 def test_too_few_keypoints_give_no_match_and_one_warning(hloc, name, first, second, caplog):
     model = build(OURS[name])
     for _ in range(3):
-        answer = model(side(first, 0) | side(second, 1))
-        assert_no_match(answer, len(first))
+        prediction = model(side(first, 0) | side(second, 1))
+        assert_no_match(prediction, len(first))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "fewer than 2 keypoints" in caplog.text
     assert "leave it out of the pairs" in caplog.text
@@ -176,7 +216,7 @@ def test_too_few_keypoints_give_no_match_and_one_warning(hloc, name, first, seco
 @pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("keys", [("oris0",), ("oris1",), ("oris0", "oris1")])
 def test_missing_orientations_give_no_match_and_one_warning(hloc, name, keys, caplog):
-    data = {key: value for key, value in turned_pair().items() if key not in keys}
+    data = {key: value for key, value in rotated_pair().items() if key not in keys}
     model = build(OURS[name])
     for _ in range(3):
         assert_no_match(model(dict(data)), NUM_RIGHT + NUM_WRONG)
@@ -186,7 +226,7 @@ def test_missing_orientations_give_no_match_and_one_warning(hloc, name, keys, ca
 
 
 def test_adalam_needs_scales_too(hloc, caplog):
-    data = {key: value for key, value in turned_pair().items() if key != "scales1"}
+    data = {key: value for key, value in rotated_pair().items() if key != "scales1"}
     assert_no_match(build(OURS["adalam-rekd"])(data), NUM_RIGHT + NUM_WRONG)
     assert "have no scales" in caplog.text
     assert (run(OURS["NN-rekd"], data)[0] >= 0).sum() >= NUM_RIGHT
@@ -204,7 +244,7 @@ def test_adalam_needs_scales_too(hloc, caplog):
     ],
 )
 def test_broken_features_never_raise(hloc, key, change, caplog):
-    data = turned_pair()
+    data = rotated_pair()
     data[key] = change(data[key])
     model = build(OURS["NN-rekd"])
     for _ in range(2):
@@ -233,16 +273,16 @@ def test_a_matcher_that_raises_is_caught(hloc, monkeypatch, caplog):
 
     model = build(put_matcher(monkeypatch, fail))
     for _ in range(3):
-        assert_no_match(model(turned_pair()), NUM_RIGHT + NUM_WRONG)
+        assert_no_match(model(rotated_pair()), NUM_RIGHT + NUM_WRONG)
     assert len(caplog.records) == 1
     assert "made_up" in caplog.text
     assert "out of memory" in caplog.text
 
 
-def test_an_answer_of_another_length_is_not_used(hloc, monkeypatch, caplog):
+def test_an_prediction_of_another_length_is_not_used(hloc, monkeypatch, caplog):
     wrong = {"matches0": torch.zeros(1, 128, dtype=torch.int64)}
     model = build(put_matcher(monkeypatch, lambda data: wrong))
-    assert_no_match(model(turned_pair()), NUM_RIGHT + NUM_WRONG)
+    assert_no_match(model(rotated_pair()), NUM_RIGHT + NUM_WRONG)
     assert "(1, 128)" in caplog.text
 
 
@@ -253,19 +293,19 @@ def test_a_matcher_that_changes_its_argument_does_no_harm(hloc, monkeypatch):
             data[key] = None
         return {"matches0": torch.arange(count)[None]}
 
-    answer = build(put_matcher(monkeypatch, careless))(turned_pair())
-    assert (answer["matches0"][0, :NUM_RIGHT] >= 0).all()
-    assert (answer["matches0"][0, NUM_RIGHT:] >= 0).sum() <= 6
-    assert set(answer) == {"matches0"}
+    prediction = build(put_matcher(monkeypatch, careless))(rotated_pair())
+    assert (prediction["matches0"][0, :NUM_RIGHT] >= 0).all()
+    assert (prediction["matches0"][0, NUM_RIGHT:] >= 0).sum() <= 6
+    assert set(prediction) == {"matches0"}
 
 
 def test_an_index_that_hloc_cannot_store_is_dropped_with_a_warning(caplog):
-    guard = SafeMatcher("any", [], "nothing")
+    safe_matcher = SafeMatcher("any", [])
     partner = torch.tensor([[MAX_KEYPOINTS, MAX_KEYPOINTS + 1, -1]])
     data = {"keypoints0": torch.zeros(1, 3, 2), "keypoints1": torch.zeros(1, 40_000, 2)}
-    answer = guard.run(lambda data: {"matches0": partner}, data)
-    assert answer["matches0"].tolist() == [[MAX_KEYPOINTS, -1, -1]]
-    assert answer["matches0"].short().tolist() == answer["matches0"].tolist()
+    prediction = safe_matcher.run(lambda data: {"matches0": partner}, data)
+    assert prediction["matches0"].tolist() == [[MAX_KEYPOINTS, -1, -1]]
+    assert prediction["matches0"].short().tolist() == prediction["matches0"].tolist()
     assert str(MAX_KEYPOINTS) in caplog.text
 
 
@@ -299,6 +339,6 @@ def test_hlocs_loop_ends_and_writes_a_row_for_each_keypoint(hloc, tmp_path, oris
     assert rows["d-a.jpg/d-b.jpg"].tolist() == expected
 
 
-def assert_no_match(answer, count):
-    assert answer["matches0"].tolist() == [[-1] * count]
-    assert answer["matching_scores0"].tolist() == [[0.0] * count]
+def assert_no_match(prediction, count):
+    assert prediction["matches0"].tolist() == [[-1] * count]
+    assert prediction["matching_scores0"].tolist() == [[0.0] * count]

@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from rekd_hloc.plugin.hook import install
+from rekd_hloc.plugin.import_hook import install
 
 HLOC_REMEDY = (
     "install hloc beside this package: git clone "
@@ -30,7 +30,7 @@ def register() -> None:
 
 
 def pick(confs: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any]:
-    """One of hloc's confs.
+    """Return one of hloc's confs.
 
     Args:
         confs: of one of hloc's modules, for example ``extract_features.confs``.
@@ -45,7 +45,7 @@ def pick(confs: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def hloc_is_importable() -> bool:
-    """Whether ``import hloc`` would find a package; imports nothing."""
+    """Return whether ``import hloc`` would find a package; imports nothing."""
     try:
         return importlib.util.find_spec("hloc") is not None
     except ValueError:  # a module put into sys.modules by hand, without a spec

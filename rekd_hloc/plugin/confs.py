@@ -14,11 +14,11 @@ BUDGETS = (1500, 2048, 4096, 8000)
 MAX_KEYPOINTS = 32_767
 """hloc stores the index of a keypoint as int16."""
 DETECTION_NOISE_PX = 0.54
-"""Standard deviation of a keypoint's place, in pixels of the image that hloc hands over.
+"""Standard deviation of a keypoint's position, in pixels of the image that hloc hands over.
 
 hloc's triangulation accepts matches within 4 times that. Measured as the column ``noise px`` of
-``evaluation.hloc_report``: residuals of ``rekd-fast`` in models of ten photos of a facade, three
-seeds. Warped photos give less (0.3, and 0.1 for ``rekd``), but lack what real views add."""
+``evaluation.hloc_report``: residuals of ``rekd-fast`` in models of ten images of a facade, three
+seeds. Warped images give less (0.3, and 0.1 for ``rekd``), but lack what real views add."""
 HLOC_NN_RATIO = 0.8
 """Distance ratio of hloc's conf NN-ratio."""
 
@@ -26,7 +26,10 @@ Conf = dict[str, Any]
 
 
 def extractor_confs() -> dict[str, Conf]:
-    """``rekd``, ``rekd-n1500``, ... for each preset; without a number, the preset's own budget."""
+    """Return the confs ``rekd``, ``rekd-n1500``, ... of each preset.
+
+    A name without a number stands for the preset's own budget.
+    """
     confs: dict[str, Conf] = {}
     for name, preset in PRESETS.items():
         confs[name] = _extractor_conf(name, preset, preset.detector.max_keypoints)
@@ -35,23 +38,26 @@ def extractor_confs() -> dict[str, Conf]:
 
 
 def matcher_confs() -> dict[str, Conf]:
-    """Our nearest neighbours, hloc's AdaLAM, and the filter behind hloc's nearest neighbours."""
+    """Return the confs of matchers: this package's own, and the filter behind hloc's.
+
+    To offer another matcher of :data:`rekd_hloc.matching.match.MATCHERS`, add its conf here.
+    """
     return {
         "NN-rekd": {
             "output": "matches-NN-rekd",
-            "model": {"name": "nearest_rekd"},
+            "model": {"name": "rekd"},
         },
         "NN-rekd-ratio": {
             "output": "matches-NN-rekd-ratio.8",
-            "model": {"name": "nearest_rekd", "ratio": HLOC_NN_RATIO},
+            "model": {"name": "rekd", "ratio": HLOC_NN_RATIO},
         },
         "NN-rekd-ratio.95": {
             "output": "matches-NN-rekd-ratio.95",
-            "model": {"name": "nearest_rekd", "ratio": RECONSTRUCTION_MATCHING.ratio},
+            "model": {"name": "rekd", "ratio": RECONSTRUCTION_MATCHING.ratio},
         },
         "adalam-rekd": {
             "output": "matches-adalam-rekd",
-            "model": {"name": "adalam_rekd"},
+            "model": {"name": "rekd", "filter": "adalam"},
         },
         "orientation-filter": {
             "output": "matches-NN-mutual-oriented",
@@ -61,7 +67,7 @@ def matcher_confs() -> dict[str, Conf]:
 
 
 def orientation_filter(matcher: Conf, **options: float | str) -> Conf:
-    """The model conf of any hloc matcher, followed by the orientation filter.
+    """Return the model conf that puts the orientation filter behind any matcher of hloc.
 
     Args:
         matcher: a matcher's model conf, for example ``match_features.confs["adalam"]["model"]``.

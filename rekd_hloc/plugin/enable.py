@@ -1,7 +1,8 @@
 """An opt-in for the shell: stock ``python -m hloc.extract_features --conf rekd`` works too.
 
 Two files go into the environment's site-packages. Python runs a ``.pth`` line at every start; this
-one puts a finder in place that waits for the first ``import hloc`` and only then loads the plugin.
+one installs an import hook that waits for the first ``import hloc`` and only then loads the plugin.
+The hook imports ``rekd_hloc.plugin`` and nothing else, so that it fits other versions too.
 """
 
 import importlib.metadata
@@ -39,7 +40,7 @@ sys.meta_path.insert(0, _WaitForHloc)
 
 
 def enable(site_dir: Path | None = None) -> str:
-    """Write the hook; returns what was installed where.
+    """Write the hook and return what was installed where.
 
     Raises:
         OSError: the folder cannot be written; a virtual environment can.
@@ -58,7 +59,7 @@ def enable(site_dir: Path | None = None) -> str:
 
 
 def disable(site_dir: Path | None = None) -> str:
-    """Remove the hook; returns what was removed."""
+    """Remove the hook and return what was removed."""
     folder = _site_packages(site_dir)
     removed = [folder / name for name in reversed(FILES) if (folder / name).exists()]
     for path in removed:  # the starter first
@@ -71,15 +72,15 @@ def disable(site_dir: Path | None = None) -> str:
 
 
 def status(site_dir: Path | None = None) -> str:
-    """Whether the hook is in place, and hloc installed."""
+    """Return whether the hook is installed, and where hloc is."""
     folder = _site_packages(site_dir)
-    there = [name for name in FILES if (folder / name).exists()]
-    if not there:
+    present = [name for name in FILES if (folder / name).exists()]
+    if not present:
         state = "not enabled"
-    elif all((folder / n).exists() and (folder / n).read_text() == FILES[n] for n in FILES):
+    elif all(name in present and (folder / name).read_text() == FILES[name] for name in FILES):
         state = "enabled: " + ", ".join(str(folder / name) for name in FILES)
     else:
-        state = f"damaged, or of another version: {', '.join(there)}; enable it again"
+        state = f"damaged, or of another version: {', '.join(present)}; enable it again"
     return f"hook in {folder}: {state}\n{_describe_hloc()}"
 
 
@@ -91,9 +92,9 @@ def _describe_hloc() -> str:
     if not hloc_is_importable():
         return f"hloc is not installed; {HLOC_REMEDY}"
     spec = importlib.util.find_spec("hloc")
-    place = Path(spec.origin).parent if spec and spec.origin else "an unknown place"
+    folder = Path(spec.origin).parent if spec and spec.origin else "an unknown folder"
     try:
         version = importlib.metadata.version("hloc")
     except importlib.metadata.PackageNotFoundError:
         version = "of unknown version"
-    return f"hloc {version} in {place}"
+    return f"hloc {version} in {folder}"

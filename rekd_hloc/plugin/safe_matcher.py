@@ -1,7 +1,7 @@
 """Keeps every failure of a matcher away from hloc, where an exception hangs the process for ever.
 
 hloc writes matches from threads that only its normal end stops. So a pair that cannot be matched
-gets an answer without a match, of the right length, and each reason is warned of once.
+gets a prediction without a match, of the right length, and each reason is warned of once.
 """
 
 import logging
@@ -10,61 +10,62 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rekd_hloc.plugin.answers import check_length, no_matches
 from rekd_hloc.plugin.confs import MAX_KEYPOINTS
-from rekd_hloc.plugin.features import count_keypoints
+from rekd_hloc.plugin.conversion import Tensors, check_length, count_keypoints, no_matches
 
 logger = logging.getLogger(__name__)
 
-Tensors = dict[str, Tensor]
 MIN_KEYPOINTS = 2
-"""With a single keypoint there is nothing that could agree."""
+"""A single keypoint has no other to agree with."""
+REMEDY = (
+    "extract with a conf that stores orientations and scales (rekd... or sift), "
+    "or use a matcher that needs neither, like NN-mutual"
+)
+"""What to do about features that lack what a matcher needs."""
 
 
 class SafeMatcher:
-    """Runs one matcher.
+    """Runs one matcher and catches what goes wrong.
 
     Args:
         name: of the matcher, for warnings.
         needs: what each image's features must hold, for example ``("descriptors", "oris")``.
-        remedy: what to do if they do not.
     """
 
-    def __init__(self, name: str, needs: Sequence[str], remedy: str) -> None:
+    def __init__(self, name: str, needs: Sequence[str]) -> None:
         self.name = name
         self.needs = needs
-        self.remedy = remedy
         self.warned: set[str] = set()
 
     def run(self, matcher: Callable[[Tensors], Tensors], data: Mapping[str, Tensor]) -> Tensors:
-        """The matcher's answer, or one without matches if it cannot be had. Never raises."""
+        """Return the matcher's prediction, or one without matches if it fails. Never raises."""
         try:
             obstacle = self._find_obstacle(data)
             if obstacle is not None:
                 self._warn(obstacle, obstacle)
                 return no_matches(count_keypoints(data, 0))
-            answer = matcher(dict(data))
-            check_length(answer, count_keypoints(data, 0))
-            return self._drop_large_index(answer)
-        except Exception as error:  # whatever it is, hloc must get an answer
+            prediction = matcher(dict(data))
+            check_length(prediction, count_keypoints(data, 0))
+            return self._drop_large_index(prediction)
+        except Exception as error:  # whatever it is, hloc must get a prediction
             self._warn(type(error).__name__, f"{type(error).__name__}: {error}")
             return no_matches(count_keypoints(data, 0))
 
     def _find_obstacle(self, data: Mapping[str, Tensor]) -> str | None:
         missing = [n for n in self.needs if f"{n}0" not in data or f"{n}1" not in data]
         if missing:
-            return f"the features have no {', '.join(missing)}; {self.remedy}"
+            return f"the features have no {', '.join(missing)}; {REMEDY}"
         if min(count_keypoints(data, 0), count_keypoints(data, 1)) < MIN_KEYPOINTS:
             return "an image has fewer than 2 keypoints; look at it, or leave it out of the pairs"
         return None
 
-    def _drop_large_index(self, answer: Tensors) -> Tensors:
-        partner = answer["matches0"]
+    def _drop_large_index(self, prediction: Tensors) -> Tensors:
+        partner = prediction["matches0"]
         if not bool((partner > MAX_KEYPOINTS).any()):
-            return answer
+            return prediction
         reason = f"hloc cannot store matches beyond keypoint {MAX_KEYPOINTS}; extract fewer"
         self._warn(reason, reason)
-        return answer | {"matches0": torch.where(partner > MAX_KEYPOINTS, -1, partner)}
+        return prediction | {"matches0": torch.where(partner > MAX_KEYPOINTS, -1, partner)}
 
     def _warn(self, kind: str, reason: str) -> None:
         if kind not in self.warned:

@@ -8,7 +8,7 @@ from torch import Tensor
 from rekd_hloc.config import get_preset, load_config, with_max_keypoints
 from rekd_hloc.features.extractor import Extractor
 from rekd_hloc.plugin.confs import DETECTION_NOISE_PX, MAX_KEYPOINTS
-from rekd_hloc.plugin.features import features_to_hloc
+from rekd_hloc.plugin.conversion import features_to_hloc
 
 
 class Rekd(BaseModel):  # type: ignore[misc]  # hloc carries no types

@@ -6,7 +6,13 @@ from hloc import matchers
 from hloc.utils.base_model import BaseModel, dynamic_load
 from torch import Tensor
 
-from rekd_hloc.plugin.filtering import ORIENTED_REMEDY, filter_answer, read_options
+from rekd_hloc.matching.match import filter_matches
+from rekd_hloc.plugin.conversion import (
+    features_from_hloc,
+    match_config_from_hloc,
+    matches_from_hloc,
+    select_matches,
+)
 from rekd_hloc.plugin.safe_matcher import SafeMatcher
 
 
@@ -17,14 +23,23 @@ class OrientationFilter(BaseModel):  # type: ignore[misc]  # hloc carries no typ
 
     def _init(self, conf: dict[str, Any]) -> None:
         inner = conf["matcher"].get("model", conf["matcher"])
-        self.config = read_options({k: v for k, v in conf.items() if k != "matcher"})
+        options = {key: value for key, value in conf.items() if key != "matcher"}
+        self.config = match_config_from_hloc(options)
+        if self.config.filter == "adalam":
+            raise ValueError("filter adalam is a matcher, not a filter behind one; use density")
         self.matcher = dynamic_load(matchers, inner["name"])(dict(inner)).eval()
+        name = f"orientation_filter on {inner['name']}"
         needs = ["keypoints", "oris"] if self.config.filter != "none" else []
-        self.guard = SafeMatcher(f"orientation_filter on {inner['name']}", needs, ORIENTED_REMEDY)
+        self.safe_matcher = SafeMatcher(name, needs)
 
     def _forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.guard.run(self._match, data)
+        return self.safe_matcher.run(self._match, data)
 
     def _match(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
-        answer = self.matcher(dict(data))  # a copy: LightGlue's wrapper changes its argument
-        return filter_answer(answer, data, self.config)
+        prediction = self.matcher(dict(data))  # a copy: LightGlue's wrapper changes its argument
+        if self.config.filter == "none":
+            return dict(prediction)
+        a, b = features_from_hloc(data, 0), features_from_hloc(data, 1)
+        matches = matches_from_hloc(prediction, len(a)).to(a.keypoints.xy.device)
+        consistent = filter_matches(matches, a.keypoints, b.keypoints, self.config)
+        return select_matches(prediction, consistent)
