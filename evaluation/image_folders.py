@@ -1,7 +1,7 @@
-"""Which photos train and which validate: one rule for the detector and the descriptor.
+"""Which images train and which validate: one rule for the detector and the descriptor.
 
-A photo belongs to the validation tenth by a hash of its file name, so the split does not depend on
-the folder, on the order or on which other photos are there.
+An image belongs to the validation tenth by a hash of its file name, so the split does not depend
+on the folder, on the order or on which other images are there.
 """
 
 import hashlib
@@ -11,25 +11,27 @@ from pathlib import Path
 from rekd_hloc.images import list_images
 
 
-def list_image_paths(folders: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Photos of all folders as (training, validation), each sorted by path.
+def list_image_paths(folders: Iterable[Path | str]) -> tuple[list[Path], list[Path]]:
+    """List the images of all folders as (training, validation), each sorted by path.
 
     Raises:
         FileNotFoundError: a folder does not exist.
-        ValueError: a folder holds no image.
+        ValueError: no folder is given, or a folder holds no image.
     """
     paths = [folder / name for folder in map(Path, folders) for name in list_images(folder)]
+    if not paths:
+        raise ValueError("no images: give images=[FOLDER,...] with natural images")
     training = sorted(path for path in paths if not is_validation(path.name))
     return training, sorted(path for path in paths if is_validation(path.name))
 
 
 def is_validation(name: str) -> bool:
-    """Whether the photo of that file name is held out: one in ten, by sha256."""
+    """Whether the image of that file name is held out: one in ten, by sha256."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 10 == 0
 
 
 def images_hash(paths: Iterable[Path]) -> str:
-    """Twelve hexadecimal digits that change when a photo's name or content does."""
+    """Twelve hexadecimal digits that change when an image's name or content does."""
     digest = hashlib.sha256()
     for path in sorted(paths, key=lambda p: p.name):
         digest.update(path.name.encode())

@@ -12,7 +12,7 @@ from tests.helpers import textured_image
 from training.ablation import AblationConfig, main, make_variants
 from training.common.checkpoint import load_checkpoint
 from training.detector_run import DetectorRun
-from training.validation import ValidationResult
+from training.detector_validation import ValidationResult
 
 BASE = """
 base:
@@ -32,29 +32,29 @@ variants:
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     for number in range(12):
         grey = textured_image(150, 180, seed=number)
         assert cv2.imwrite(str(folder / f"p{number}.png"), cv2.merge([grey, grey, grey]))
     return folder
 
 
-def run(photos, folder, *overrides):
+def run(images, folder, *overrides):
     (folder / "a.yaml").write_text(BASE)
-    places = [f"base.photos=[{photos}]", f"output={folder / 'out'}"]
+    places = [f"base.images=[{images}]", f"output={folder / 'out'}"]
     return main(["--quiet", "--config", str(folder / "a.yaml"), *places, *overrides])
 
 
 @pytest.mark.slow
-def test_variants_are_trained_from_one_start_and_compared(photos, tmp_path, caplog):
+def test_variants_are_trained_from_one_start_and_compared(images, tmp_path, caplog):
     out = tmp_path / "out"
-    assert run(photos, tmp_path, "only=[plain]") == 0
+    assert run(images, tmp_path, "only=[plain]") == 0
     start = (out / "start.json").read_bytes()
     first = json.loads((out / "results.json").read_text())
     assert list(first["variants"]) == ["plain"]
     plain = (out / "plain" / "last.pt").read_bytes()
-    assert run(photos, tmp_path) == 0
+    assert run(images, tmp_path) == 0
     assert (out / "plain" / "last.pt").read_bytes() == plain  # finished ones stay as they are
     assert (out / "start.json").read_bytes() == start
     record = json.loads((out / "results.json").read_text())
@@ -76,29 +76,29 @@ def test_variants_are_trained_from_one_start_and_compared(photos, tmp_path, capl
     assert table[-1].split("|")[3].strip() == f"{share:.1f}"
     assert cv2.imread(str(out / "curves.png")).std() > 1
     with caplog.at_level(logging.ERROR):
-        assert run(photos, tmp_path, "base.learning_rate=0.5") == 2
+        assert run(images, tmp_path, "base.learning_rate=0.5") == 2
     assert "learning_rate" in caplog.text
 
 
 @pytest.mark.slow
-def test_all_variants_start_alike_and_are_judged_on_the_pairs_of_the_base(
-    photos, tmp_path, monkeypatch
+def test_all_variants_start_alike_and_are_validated_on_the_pairs_of_the_base(
+    images, tmp_path, monkeypatch
 ):
     (tmp_path / "a.yaml").write_text(BASE)
     base = load_config(AblationConfig(), tmp_path / "a.yaml").base
     origin = DetectorRun(replace(base, output=str(tmp_path / "origin"), seed=5), "")
     origin.save()
-    judged = []
+    validated = []
 
-    def judge(network, photos, *, num_pairs, seed):
-        judged.append((photos.config, num_pairs, seed))
+    def record_validation(network, images, *, num_pairs, seed):
+        validated.append((images.config, num_pairs, seed))
         return ValidationResult(0.5, 0.5, 0.5, 1.0)
 
-    monkeypatch.setattr(train_detector, "validate", judge)
+    monkeypatch.setattr(train_detector, "validate", record_validation)
     still = [f"base.init={tmp_path / 'origin' / 'last.pt'}", "base.learning_rate=1e-12"]
-    assert run(photos, tmp_path, *still, "only=[plain,Other seed]") == 0
-    assert len(judged) == 4
-    assert all(seen == (replace(base.pairs, crop_px=96), 1, 0) for seen in judged)
+    assert run(images, tmp_path, *still, "only=[plain,Other seed]") == 0
+    assert len(validated) == 4
+    assert all(seen == (replace(base.pairs, crop_px=96), 1, 0) for seen in validated)
     for name in ("plain", "other-seed"):
         state = load_checkpoint(tmp_path / "out" / name / "last.pt")
         weight = state["backbone"]["convolutions.0"]
@@ -115,15 +115,15 @@ def test_no_variants_are_a_mistake(tmp_path, caplog):
     ("options", "message"),
     [
         (["only=[nothing]"], "are no variants; there are plain"),
-        (["variants={a: steps=3}"], "must not change photos"),
+        (["variants={a: steps=3}"], "must not change images"),
         (["variants={a b: seed=1, a-b: seed=2}"], "need names that differ"),
         (["variants={a: step=3}"], "unknown key 'step'"),
         (["base.init=none.pt"], "no checkpoint none.pt"),
     ],
 )
-def test_mistakes_are_named(photos, tmp_path, caplog, options, message):
+def test_mistakes_are_named(images, tmp_path, caplog, options, message):
     with caplog.at_level(logging.ERROR):
-        assert run(photos, tmp_path, *options) == 2
+        assert run(images, tmp_path, *options) == 2
     assert message in caplog.text
 
 

@@ -29,11 +29,11 @@ def test_the_figures_of_a_hand_worked_pair():
     assert result.error_px == 0.5
 
 
-def test_the_program_compares_variants_on_held_out_photos(tmp_path, capsys, caplog):
+def test_the_program_compares_variants_on_held_out_images(tmp_path, capsys, caplog):
     for number in range(12):
         grey = textured_image(120, 150, seed=number)
         assert cv2.imwrite(str(tmp_path / f"p{number}.png"), cv2.merge([grey] * 3))
-    arguments = ["--photos", str(tmp_path), "--num-photos", "1", "--out", str(tmp_path / "out")]
+    arguments = ["--images", str(tmp_path), "--num-images", "1", "--out", str(tmp_path / "out")]
     variant = "detector.max_keypoints=20 detector.levels_up=0"
     assert main([*arguments, "--variant", variant]) == 0
     assert f"| {variant} | " in capsys.readouterr().out

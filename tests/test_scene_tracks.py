@@ -14,7 +14,7 @@ from training.scene_tracks import SceneConfig, make_scene_tracks, scene_hash
 from training.track_cache import BatchPlan, TrackSet, generate_scene_tracks
 from training.tracks import TrackConfig
 
-TRACKS = TrackConfig(support=24.0, finer=(1.0,))
+TRACKS = TrackConfig(patch_size_px=24.0, size_factors=(1.0,))
 NO_LIMITS = SceneConfig()
 
 
@@ -33,7 +33,7 @@ def alike(a, b):
 
 
 def test_patches_of_a_track_show_one_place_whatever_the_roll_and_distance(wall):
-    (tracks,) = tracks_of(wall)  # all points are first seen in the first photo
+    (tracks,) = tracks_of(wall)  # all points are first seen in the first image
     assert (~tracks.is_upright).sum() == NUM_POINTS
     assert (np.diff(tracks.start)[~tracks.is_upright] == len(VIEWS)).all()
     first, last = tracks.start[:-1], tracks.start[1:] - 1
@@ -58,7 +58,7 @@ def test_tracks_are_grouped_by_the_first_photo_that_shows_them(tmp_path):
             for k in oriented
         ]
         assert np.median(same) > 0.9
-        # scales and distances differ from photo to photo, the square of the wall does not
+        # scales and distances differ from image to image, the square of the wall does not
         assert part.side == pytest.approx(np.full(len(part), 24 * 4 / FOCAL), rel=1e-5)
 
 
@@ -75,14 +75,14 @@ def test_upright_patches_come_from_photos_of_one_roll_only(wall):
     (tracks,) = tracks_of(wall)
     upright = np.diff(tracks.start)[tracks.is_upright]
     assert len(upright) == NUM_POINTS
-    assert (upright == 3).all()  # the photos turned by 80 and 170 degrees are left out
+    assert (upright == 3).all()  # the images turned by 80 and 170 degrees are left out
 
 
 def test_places_are_scene_points_and_sides_are_in_their_unit(wall):
     (tracks,) = tracks_of(wall)
-    assert tracks.place.shape == (len(tracks), 3)
-    assert np.abs(tracks.place[:, 2]).max() < 1e-6
-    # 24 px of the first photo, whose scale is 1, at a distance of 4
+    assert tracks.position.shape == (len(tracks), 3)
+    assert np.abs(tracks.position[:, 2]).max() < 1e-6
+    # 24 px of the first image, whose scale is 1, at a distance of 4
     assert tracks.side == pytest.approx(np.full(len(tracks), 24 * 4 / FOCAL), rel=1e-5)
 
 
@@ -102,31 +102,31 @@ def test_neighbours_of_one_scene_are_no_negatives_whoever_saw_them_first(wall, t
     again = generate_scene_tracks(tmp_path, scenes, TRACKS, seed=0, quiet=True)
     assert again == folders
     other = generate_scene_tracks(
-        tmp_path, scenes, replace(TRACKS, support=20.0), seed=0, quiet=True
+        tmp_path, scenes, replace(TRACKS, patch_size_px=20.0), seed=0, quiet=True
     )
     assert other != folders
     tracks = TrackSet(tmp_path / "none", folders)
-    plan = BatchPlan(batch_size=40, photos=200, upright_share=0.0, exclusion=1.0)
+    plan = BatchPlan(batch_size=40, images=200, upright_share=0.0, exclusion=1.0)
     drawn = tracks._draw_tracks(np.random.default_rng(0), plan)
     batch = tracks.batch(np.random.default_rng(0), plan)
     assert batch.a.shape == (40, 1, 32, 32)
-    place = tracks.place[drawn]
+    place = tracks.position[drawn]
     near = np.linalg.norm(place[:, None] - place[None], axis=2) < 24 * 4 / FOCAL
     assert near.sum() > len(drawn)
     assert np.array_equal(batch.is_excluded.numpy(), near)
-    tracks.photo = np.arange(len(tracks))  # as if each had another first photo
-    assert np.array_equal(tracks._same_place(drawn, plan.exclusion), near)
+    tracks.file = np.arange(len(tracks))  # as if each had another first image
+    assert np.array_equal(tracks._show_same_point(drawn, plan.exclusion), near)
 
 
 def test_files_of_another_run_are_refused(wall, tmp_path):
-    out, photos = make_wall(tmp_path / "a")
-    cv2.imwrite(str(photos / "v2.png"), np.zeros((240, 300), np.uint8))
+    out, images = make_wall(tmp_path / "a")
+    cv2.imwrite(str(images / "v2.png"), np.zeros((240, 300), np.uint8))
     with pytest.raises(ValueError, match=r"v2.png is 300x240, its features were made of 320x240"):
-        tracks_of((out, photos))
-    (photos / "v2.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no photo .*v2.png"):
-        tracks_of((out, photos))
-    out, photos = make_wall(tmp_path / "b")
+        tracks_of((out, images))
+    (images / "v2.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no image .*v2.png"):
+        tracks_of((out, images))
+    out, images = make_wall(tmp_path / "b")
     (out / "features.h5").unlink()
     with (
         FeatureStore.resume(out / "features.h5", {}) as store,
@@ -140,16 +140,16 @@ def test_files_of_another_run_are_refused(wall, tmp_path):
     with pytest.raises(
         ValueError, match="59 keypoints .* 60 in the model; both must be of one run"
     ):
-        tracks_of((out, photos))
+        tracks_of((out, images))
 
 
 def test_the_hash_follows_the_model(wall, tmp_path):
     out, _ = make_wall(tmp_path, np.full(NUM_POINTS, 0.7))
     assert scene_hash(out) != scene_hash(wall[0])
-    with pytest.raises(FileNotFoundError, match="rekd-hloc reconstruct PHOTOS"):
+    with pytest.raises(FileNotFoundError, match="rekd-hloc reconstruct IMAGES"):
         scene_hash(tmp_path)
 
 
 def test_folders_and_photos_must_be_as_many():
-    with pytest.raises(ValueError, match=r"scenes.folders and scenes.photos must be as many"):
+    with pytest.raises(ValueError, match=r"scenes.folders and scenes.images must be as many"):
         SceneConfig(("a",), ())

@@ -23,7 +23,6 @@ from tests.helpers import board_events, random_keypoints, textured_image
 from tests.wall_scene import make_wall
 from training import train_descriptor
 from training.common.checkpoint import load_checkpoint, save_checkpoint
-from training.descriptor_loss import hardest_in_batch_loss
 from training.descriptor_run import (
     DescriptorRun,
     TrainDescriptorConfig,
@@ -31,10 +30,17 @@ from training.descriptor_run import (
     learning_rate,
     read_start,
 )
-from training.descriptor_validation import by_root_sift, evaluate, make_pairs, root_sift
+from training.descriptor_validation import (
+    ValidationSet,
+    by_root_sift,
+    evaluate,
+    make_pairs,
+    root_sift,
+)
+from training.losses import hardest_in_batch_loss
 from training.patch_augmentation import PatchAugmentation
 from training.track_cache import BatchPlan, TrackSet, generate_tracks
-from training.tracks import TrackConfig, agreeing, carry, make_tracks
+from training.tracks import TrackConfig, make_tracks, match_by_map, warp_keypoints
 from training.warps import WarpConfig, draw_view, plain_view
 
 GENTLE = WarpConfig(scale_range=(0.9, 1.1), blur_px=0, noise=2, jpeg_quality=90, perspective=0.02)
@@ -53,7 +59,7 @@ class CornerDetector:
         return Keypoints(rows[:, :2], rows[:, 2], rows[:, 3], rows[:, 4])
 
 
-def photo(seed=0, height=240, width=320):
+def rgb_image(seed=0, height=240, width=320):
     return np.repeat(textured_image(height, width, seed)[..., None], 3, axis=2)
 
 
@@ -62,7 +68,7 @@ def folder(tmp_path_factory):
     """Photos of which the hash rule holds some out."""
     folder = tmp_path_factory.mktemp("photos")
     for i in range(6):
-        cv2.imwrite(str(folder / f"p{i}.png"), photo(i))
+        cv2.imwrite(str(folder / f"p{i}.png"), rgb_image(i))
     return folder
 
 
@@ -99,52 +105,52 @@ def test_a_view_shows_what_its_map_says(upright):
     config = WarpConfig(
         gamma=(1, 1), contrast=(1, 1), brightness=0, shading=0, noise=0, blur_px=0, jpeg_quality=100
     )
-    image = photo(1)
+    image = rgb_image(1)
     for seed in range(4):
         view = draw_view(np.random.default_rng(seed), image, config, upright=upright)
         assert view.is_upright == upright
         xy = torch.rand(400, 2, dtype=torch.float64) * torch.tensor([250, 180.0]) + 30
-        moved = warp_points(torch.from_numpy(view.view_from_photo), xy)
+        moved = warp_points(torch.from_numpy(view.view_from_image), xy)
         size = torch.tensor(view.grey.shape[::-1])
         inside = ((moved > 8) & (moved < size - 9)).all(dim=1)
         assert inside.sum() > 30
         truth = pixels_around(image[..., 0], xy[inside])
         seen = pixels_around(view.grey, moved[inside])
         assert float((truth - seen).abs().median()) < 4
-        turn = math.degrees(math.atan2(*view.view_from_photo[[1, 0], 0]))
+        turn = math.degrees(math.atan2(*view.view_from_image[[1, 0], 0]))
         assert abs(turn) < 40 or not upright
         assert view.grey.size < 1.35 * image[..., 0].size
 
 
 def test_plain_view_is_the_photo():
-    view = plain_view(photo())
-    assert np.abs(view.grey.astype(int) - photo()[..., 0]).max() <= 1
-    assert np.array_equal(view.view_from_photo, np.eye(3))
+    view = plain_view(rgb_image())
+    assert np.abs(view.grey.astype(int) - rgb_image()[..., 0]).max() <= 1
+    assert np.array_equal(view.view_from_image, np.eye(3))
 
 
 def test_keypoints_agree_only_within_all_tolerances():
     a = random_keypoints(30, (300, 300))
     b_from_a = torch.tensor([[0.0, -1.1, 320.0], [1.1, 0.0, 5.0], [0.0, 0.0, 1.0]]).double()
-    b = carry(a, b_from_a)
+    b = warp_keypoints(a, b_from_a)
     assert torch.allclose(b.scale, a.scale * 1.1, atol=1e-4)
     assert torch.allclose(
         (b.angle - a.angle) % (2 * torch.pi), torch.tensor(torch.pi / 2), atol=1e-4
     )
     order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
-    partner = agreeing(a, b[order], b_from_a, TRACKS, angles=True)
+    partner = match_by_map(a, b[order], b_from_a, TRACKS, angles=True)
     assert torch.equal(order[partner], torch.arange(30))
     turned = Keypoints(b.xy, b.scale, b.angle + 0.6, b.score)
-    assert (agreeing(a, turned, b_from_a, TRACKS, angles=True) == -1).all()
-    assert (agreeing(a, turned, b_from_a, TRACKS, angles=False) >= 0).all()
+    assert (match_by_map(a, turned, b_from_a, TRACKS, angles=True) == -1).all()
+    assert (match_by_map(a, turned, b_from_a, TRACKS, angles=False) >= 0).all()
     larger = Keypoints(b.xy, b.scale * 1.6, b.angle, b.score)
-    assert (agreeing(a, larger, b_from_a, TRACKS, angles=True) != torch.arange(30)).all()
+    assert (match_by_map(a, larger, b_from_a, TRACKS, angles=True) != torch.arange(30)).all()
     moved = Keypoints(b.xy + 3 * b.scale[:, None], b.scale, b.angle, b.score)
-    assert (agreeing(a, moved, b_from_a, TRACKS, angles=True) != torch.arange(30)).all()
-    assert len(agreeing(Keypoints.empty(), b, b_from_a, TRACKS, angles=True)) == 0
+    assert (match_by_map(a, moved, b_from_a, TRACKS, angles=True) != torch.arange(30)).all()
+    assert len(match_by_map(Keypoints.empty(), b, b_from_a, TRACKS, angles=True)) == 0
 
 
 def test_patches_of_a_track_look_alike():
-    tracks = make_tracks(photo(2), CornerDetector(), TRACKS, np.random.default_rng(0))
+    tracks = make_tracks(rgb_image(2), CornerDetector(), TRACKS, np.random.default_rng(0))
     assert len(tracks) > 20
     assert tracks.start[-1] == len(tracks.patches)
     assert (np.diff(tracks.start) >= 2).all()
@@ -161,13 +167,13 @@ def test_patches_of_a_track_look_alike():
 
 def test_lonely_keypoints_get_a_partner_by_the_true_map():
     config = TrackConfig(warps=GENTLE, num_views=1, min_tracks=30, distance_px=1e-9)
-    tracks = make_tracks(photo(3), CornerDetector(), config, np.random.default_rng(0))
+    tracks = make_tracks(rgb_image(3), CornerDetector(), config, np.random.default_rng(0))
     assert (~tracks.is_upright).sum() == 30
 
 
 def test_a_photo_without_keypoints_gives_no_track():
     tracks = make_tracks(
-        np.full_like(photo(), 90), CornerDetector(), TRACKS, np.random.default_rng(0)
+        np.full_like(rgb_image(), 90), CornerDetector(), TRACKS, np.random.default_rng(0)
     )
     assert len(tracks) == 0
     assert tracks.patches.shape == (0, 32, 32)
@@ -190,7 +196,7 @@ def test_tracks_are_made_once_and_only_for_one_configuration(folder, tmp_path):
 
 def test_batches_pair_views_of_one_track(cache):
     tracks = TrackSet(cache)
-    plan = BatchPlan(batch_size=60, photos=2, changes=PatchAugmentation(max_gamma=1.0))
+    plan = BatchPlan(batch_size=60, images=2, augmentation=PatchAugmentation(max_gamma=1.0))
     batch = tracks.batch(np.random.default_rng([0, 5]), plan)
     again = tracks.batch(np.random.default_rng([0, 5]), plan)
     assert torch.equal(batch.a, again.a)
@@ -236,9 +242,9 @@ def test_root_sift_at_given_keypoints_is_opencv_s_own():
     theirs = torch.from_numpy(theirs / theirs.sum(axis=1, keepdims=True)).sqrt()
     rows = torch.tensor([(*p.pt, p.size * 6 / 64, math.radians(p.angle)) for p in points])
     keypoints = Keypoints(rows[:, :2], rows[:, 2], rows[:, 3], torch.ones(len(points)))
-    ours = root_sift(grey, keypoints, support=64.0, oriented=True)
+    ours = root_sift(grey, keypoints, patch_size_px=64.0, oriented=True)
     assert float((ours * theirs).sum(dim=1).median()) > 0.97
-    upright = root_sift(grey, keypoints, support=64.0, oriented=False)
+    upright = root_sift(grey, keypoints, patch_size_px=64.0, oriented=False)
     assert float((upright * theirs).sum(dim=1).median()) < 0.9
 
 
@@ -262,9 +268,9 @@ def test_validation_knows_good_from_bad(folder):
 
 
 def run_config(folder, cache, output, **changes):
-    plan = BatchPlan(batch_size=16, photos=3)
+    plan = BatchPlan(batch_size=16, images=3)
     values = {
-        "photos": (str(folder),),
+        "images": (str(folder),),
         "output": str(output),
         "batch": plan,
         "steps": 6,
@@ -284,7 +290,7 @@ def run_steps(config, cache, count, pairs):
         values = run.advance(tracks.batch(rng, config.batch))
         losses.append(values["loss"])
         if run.step % config.validate_every == 0:
-            run.record(values, {"oriented": pairs})
+            run.record(ValidationSet({"oriented": pairs}).evaluate_network(run.network))
     return run, losses
 
 
@@ -417,7 +423,7 @@ def arguments(folder, tmp_path, monkeypatch):
         lambda folders: (sorted(folder.glob("*.png"))[:4], sorted(folder.glob("*.png"))[4:]),
     )
     return [
-        "--quiet", f"photos=[{folder}]", f"output={tmp_path}", "steps=2", "batch.batch_size=8",
+        "--quiet", f"images=[{folder}]", f"output={tmp_path}", "steps=2", "batch.batch_size=8",
         "validation_keypoints=20", "tracks.num_views=1", "tracks.min_tracks=4",
     ]  # fmt: skip
 
@@ -478,15 +484,15 @@ def test_a_signal_leaves_a_checkpoint_of_its_step(arguments, tmp_path, monkeypat
 
 
 def test_a_reconstruction_gives_tracks_too(arguments, tmp_path, caplog):
-    out, photos = make_wall(tmp_path / "wall")
-    scenes = [f"scenes.folders=[{out}]", f"scenes.photos=[{photos}]"]
+    out, images = make_wall(tmp_path / "wall")
+    scenes = [f"scenes.folders=[{out}]", f"scenes.images=[{images}]"]
     with caplog.at_level(logging.INFO):
         assert train_descriptor.main([*arguments, *scenes]) == 0
-    assert f"{out}: 60 scene points in 5 photos" in caplog.text
+    assert f"{out}: 60 scene points in 5 images" in caplog.text
     (out / "features.h5").unlink()
     fresh = tmp_path / "fresh"
     assert train_descriptor.main([*arguments, *scenes, f"output={fresh}"]) == 2
-    assert "rekd-hloc reconstruct PHOTOS" in caplog.text
+    assert "rekd-hloc reconstruct IMAGES" in caplog.text
     assert not fresh.exists()  # before any work on the photos
 
 
@@ -508,10 +514,11 @@ def test_a_run_on_a_gpu_is_close_to_one_on_the_cpu(folder, cache, pairs, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no photos"),
-        (["photos=[/nowhere]"], "/nowhere"),
+        ([], "no images"),
+        (["images=[/nowhere]"], "/nowhere"),
         (["optimiser=rmsprop"], "adam or sgd"),
         (["tracks.num_views=0"], "num_views"),
+        (["checkpoint_every=-1"], "checkpoint_every must not be negative"),
         (["batch.batch_size=1"], "batch_size must be at least 2"),
     ],
 )

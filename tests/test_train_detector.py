@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import rekd_hloc
-import training.common.run_folder as run_folder
+import training.common.checkpoint as checkpoint
 import training.common.signal_handler as stopping
-import training.detector_objective as detector_objective
+import training.detector_run as detector_run
 from evaluation.image_folders import is_validation
 from rekd_hloc.config import NetworkConfig, load_config
 from rekd_hloc.features.weights import (
@@ -34,20 +34,20 @@ from training.detector_run import (
     load_network_state,
     network_state,
 )
+from training.detector_validation import ValidationResult, validate
 from training.export import export_checkpoint
 from training.pairs import ImageSet
 from training.refine_group import main as refine_main
 from training.refine_group import refine_group
 from training.train_detector import main
-from training.validation import ValidationResult, validate
 
 SMOKE = ROOT / "configs" / "train_rekd_smoke.yaml"
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
+def images(tmp_path_factory):
     """Photos of which some are held out, by the rule on their names."""
-    folder = tmp_path_factory.mktemp("photos")
+    folder = tmp_path_factory.mktemp("images")
     for number in range(24):
         grey = textured_image(150, 180, seed=number)
         assert cv2.imwrite(str(folder / f"p{number}.png"), cv2.merge([grey, grey, grey]))
@@ -56,15 +56,15 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(photos, tmp_path_factory):
+def whole(images, tmp_path_factory):
     """The folder of a run that was never stopped."""
     folder = tmp_path_factory.mktemp("whole")
-    assert run(photos, folder) == 0
+    assert run(images, folder) == 0
     return folder
 
 
-def run(photos, output, *overrides):
-    arguments = ["--quiet", "--config", str(SMOKE), f"photos=[{photos}]", f"output={output}"]
+def run(images, output, *overrides):
+    arguments = ["--quiet", "--config", str(SMOKE), f"images=[{images}]", f"output={output}"]
     return main([*arguments, *overrides])
 
 
@@ -106,25 +106,25 @@ def assert_same_end(folder, whole):
     assert [line["step"] for line in lines[1]] == [2, 4]
 
 
-def test_resumed_equals_uninterrupted(photos, whole, tmp_path, monkeypatch):
+def test_resumed_equals_uninterrupted(images, whole, tmp_path, monkeypatch):
     def save_and_stop(path, state):
         save_checkpoint(path, state)
         if path.name == "best.pt":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder, "save_checkpoint", save_and_stop)
-    assert run(photos, tmp_path) == 130
+    monkeypatch.setattr(checkpoint, "save_checkpoint", save_and_stop)
+    assert run(images, tmp_path) == 130
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 2
     monkeypatch.undo()
     with (tmp_path / "log.jsonl").open("a") as log:  # as left by a kill between log and checkpoint
         log.write(json.dumps({"step": 4}) + "\n")
-    assert run(photos, tmp_path) == 0
+    assert run(images, tmp_path) == 0
     assert_same_end(tmp_path, whole)
 
 
 @pytest.mark.parametrize(("kind", "stop"), [(signal.SIGINT, 2), (signal.SIGTERM, 3)])
 def test_a_signal_leaves_a_checkpoint_of_its_step(
-    photos, whole, tmp_path, monkeypatch, caplog, kind, stop
+    images, whole, tmp_path, monkeypatch, caplog, kind, stop
 ):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     advance = DetectorRun.advance
@@ -138,13 +138,13 @@ def test_a_signal_leaves_a_checkpoint_of_its_step(
 
     monkeypatch.setattr(DetectorRun, "advance", advance_and_signal)
     with caplog.at_level(logging.INFO):
-        assert run(photos, tmp_path) == 130
+        assert run(images, tmp_path) == 130
     assert f"stopped at step {stop} of 4" in caplog.text
     assert "run the same command again" in caplog.text
     assert load_checkpoint(tmp_path / "last.pt")["step"] == stop
     assert {number: signal.getsignal(number) for number in handlers} == handlers
     monkeypatch.undo()
-    assert run(photos, tmp_path) == 0
+    assert run(images, tmp_path) == 0
     assert_same_end(tmp_path, whole)
     assert curve(tmp_path, "loss/keypoint") == curve(whole, "loss/keypoint")
 
@@ -175,7 +175,7 @@ def test_tensorboard_has_curves_and_pictures(whole):
         points = found.Scalars(f"validation/{name}")
         assert [event.step for event in points] == [2, 4]
         assert points[-1].value == pytest.approx(value)
-    for name, wide in (("score", False), ("orientation", False), ("found_again", True)):
+    for name, wide in (("score", False), ("orientation", False), ("repeated_points", True)):
         images = found.Images(f"validation/{name}")
         assert [event.step for event in images] == [2, 4]
         coded = np.frombuffer(images[-1].encoded_image_string, np.uint8)
@@ -194,7 +194,7 @@ def test_a_checkpoint_says_what_it_was_made_with(whole):
 
 
 def test_what_does_not_matter_may_change_and_new_options_had_their_defaults(
-    photos, whole, tmp_path
+    images, whole, tmp_path
 ):
     state = load_checkpoint(whole / "last.pt")
     for name in ("peakiness_weight", "autocast", "whole_bins"):
@@ -204,31 +204,31 @@ def test_what_does_not_matter_may_change_and_new_options_had_their_defaults(
     state["identity"]["tensorboard"] = True
     save_checkpoint(tmp_path / "last.pt", state)
     free = ["tensorboard=false", "checkpoint_every=3", "load_threads=0", "device=cpu"]
-    assert run(photos, tmp_path, *free) == 0
+    assert run(images, tmp_path, *free) == 0
     assert not (tmp_path / "tensorboard").exists()
-    assert run(photos, tmp_path, "peakiness_weight=1") == 2
+    assert run(images, tmp_path, "peakiness_weight=1") == 2
 
 
-def test_checkpoints_between_validations(photos, tmp_path, monkeypatch):
+def test_checkpoints_between_validations(images, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(
-        run_folder,
+        checkpoint,
         "save_checkpoint",
         lambda path, state: saved.append((path.name, state["step"])),
     )
     options = ["checkpoint_every=1", "steps=3", "validate_every=3", "tensorboard=false"]
-    assert run(photos, tmp_path, *options) == 0
+    assert run(images, tmp_path, *options) == 0
     assert [step for name, step in saved if name == "last.pt"][:3] == [1, 2, 3]
     assert [step for name, step in saved if name == "best.pt"] == [3]
 
 
-def test_losses_with_bfloat16_convolutions(photos, tmp_path):
+def test_losses_with_bfloat16_convolutions(images, tmp_path):
     losses = []
     for number, autocast in enumerate(("false", "true")):
         overrides = [f"output={tmp_path / str(number)}", f"autocast={autocast}"]
         config = load_config(TrainDetectorConfig(), SMOKE, overrides)
         training = DetectorRun(config, "hash")
-        batch = ImageSet(sorted(photos.glob("*.png"))[:4], config.pairs).batch(0, 0, 2)
+        batch = ImageSet(sorted(images.glob("*.png"))[:4], config.pairs).batch(0, 0, 2)
         losses.append([training.advance(batch) for _ in range(2)])
         assert {p.dtype for p in training.network.parameters()} == {torch.float32}
         assert {p.grad.dtype for p in training.network.parameters()} == {torch.float32}
@@ -238,9 +238,9 @@ def test_losses_with_bfloat16_convolutions(photos, tmp_path):
             assert rounded[name] == pytest.approx(exact[name], rel=0.03), name
 
 
-def test_skipped_photos_are_named_with_their_reasons(photos, tmp_path, caplog):
+def test_skipped_images_are_named_with_their_reasons(images, tmp_path, caplog):
     mixed = tmp_path / "mixed"
-    shutil.copytree(photos, mixed)
+    shutil.copytree(images, mixed)
     (mixed / "broken.png").write_bytes(b"no image")
     for number in range(5):
         name = f"small{number}.png"
@@ -254,40 +254,38 @@ def test_skipped_photos_are_named_with_their_reasons(photos, tmp_path, caplog):
     caplog.clear()
     with caplog.at_level(logging.ERROR):
         assert run(mixed, tmp_path / "none", "pairs.crop_px=150") == 2
-    assert "photos can be used, at least 2 are needed" in caplog.text
+    assert "images can be used, at least 2 are needed" in caplog.text
 
 
-def test_another_configuration_is_not_resumed(photos, whole, caplog):
+def test_another_configuration_is_not_resumed(images, whole, caplog):
     with caplog.at_level(logging.ERROR):
-        assert run(photos, whole, "learning_rate=0.5") == 2
+        assert run(images, whole, "learning_rate=0.5") == 2
     assert "learning_rate" in caplog.text
 
 
-def test_mistakes_are_named(photos, tmp_path, caplog):
+def test_mistakes_are_named(images, tmp_path, caplog):
     with caplog.at_level(logging.ERROR):
         assert main(["--quiet", f"output={tmp_path / 'r'}"]) == 2
-        assert run(photos, tmp_path / "r", "schedule=linear") == 2
-        assert run(photos, tmp_path / "r", "step=4") == 2
-    assert "no photos" in caplog.text
+        assert run(images, tmp_path / "r", "schedule=linear") == 2
+        assert run(images, tmp_path / "r", "step=4") == 2
+    assert "no images" in caplog.text
     assert "schedule must be halve or cosine, got 'linear'" in caplog.text
     assert "did you mean 'steps'" in caplog.text
 
 
-def test_a_loss_that_is_no_number_stops_and_names_step_and_losses(photos, tmp_path, monkeypatch):
+def test_a_loss_that_is_no_number_stops_and_names_step_and_losses(images, tmp_path, monkeypatch):
     config = load_config(TrainDetectorConfig(), SMOKE, [f"output={tmp_path / 'r'}"])
-    batch = ImageSet(sorted(photos.glob("*.png")), config.pairs).batch(0, 0, 2)
-    monkeypatch.setattr(
-        detector_objective, "keypoint_loss", lambda *_, **__: torch.tensor(float("nan"))
-    )
+    batch = ImageSet(sorted(images.glob("*.png")), config.pairs).batch(0, 0, 2)
+    monkeypatch.setattr(detector_run, "keypoint_loss", lambda *_, **__: torch.tensor(float("nan")))
     with pytest.raises(FloatingPointError, match="step 0.*keypoint.*nan"):
         DetectorRun(config, "hash").advance(batch)
 
 
-def test_the_loss_falls(photos, tmp_path):
+def test_the_loss_falls(images, tmp_path):
     overrides = [f"output={tmp_path / 'r'}", "network.group_order=8", "learning_rate=0.005"]
     config = load_config(TrainDetectorConfig(), SMOKE, overrides)
     training = DetectorRun(config, "hash")
-    pairs = ImageSet(sorted(photos.glob("*.png")), config.pairs)
+    pairs = ImageSet(sorted(images.glob("*.png")), config.pairs)
     batch = pairs.batch(0, 0, 4)
     losses = [training.advance(batch) for _ in range(30)]
     first, last = losses[0], losses[-1]
@@ -307,19 +305,19 @@ def test_export_runs_what_was_trained(whole, tmp_path):
             assert torch.allclose(got, wanted, atol=1e-4)
 
 
-def test_validation_knows_a_perfect_detector_and_leaves_the_mode_alone(photos):
+def test_validation_knows_a_perfect_detector_and_leaves_the_mode_alone(images):
     config = load_config(TrainDetectorConfig(), SMOKE)
     network = build_trainable(config.network).train()
     # the same crop twice: every point and angle must be found again
     fixed = load_config(TrainDetectorConfig(), SMOKE, ["pairs.max_angle_deg=1e-6"]).pairs
     plain = {"brightness": 0, "contrast": (1, 1), "hue_deg": 0, "saturation": (1, 1)}
     held_out = ImageSet(
-        sorted(photos.glob("*.png")),
+        sorted(images.glob("*.png")),
         type(fixed)(**{**fixed.__dict__, **plain, "crop_px": 96}),
     )
     result = validate(network, held_out, num_pairs=3, seed=0)
     assert network.training
-    # colour channels are permuted at times, and these photos are grey: nothing else differs
+    # colour channels are permuted at times, and these images are grey: nothing else differs
     assert result.repeatability_1px5 > 0.99
     assert result.orientation_accuracy > 0.99
     assert result.quality == pytest.approx(result.repeatability_1px5 * result.orientation_accuracy)
@@ -330,7 +328,7 @@ def test_the_best_checkpoint_is_the_one_of_best_quality(tmp_path):
     training = DetectorRun(config, "hash")
     for step, share in ((1, 0.5), (2, 0.9), (3, 0.7)):
         training.step = step
-        training.record({}, ValidationResult(share, share, 1.0, 1.0))
+        training.record(ValidationResult(share, share, 1.0, 1.0))
     assert load_checkpoint(tmp_path / "best.pt")["step"] == 2
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 3
 
@@ -396,9 +394,9 @@ def test_a_finer_group_computes_nearly_the_same(tmp_path):
     [([], 0.02), (["autocast=true"], 0.1), (["compile=true"], 0.02)],
     ids=["plain", "autocast", "compile"],
 )
-def test_a_run_on_a_gpu_is_close_to_one_on_the_cpu(photos, tmp_path, options, tolerance):
+def test_a_run_on_a_gpu_is_close_to_one_on_the_cpu(images, tmp_path, options, tolerance):
     for device, extra in (("cpu", []), ("cuda", options)):
-        assert run(photos, tmp_path / device, f"device={device}", *extra) == 0
+        assert run(images, tmp_path / device, f"device={device}", *extra) == 0
     lines = [
         [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         for name in ("cpu", "cuda")

@@ -5,7 +5,7 @@ from torch import nn
 
 from tests.helpers import without_shape_checks
 from training.common.amp import compile_loss
-from training.common.sync_batchnorm import JointBatchNorm2d, JointBatchNorm3d, join_statistics
+from training.common.sync_batchnorm import SyncBatchNorm2d, SyncBatchNorm3d, synchronise_batchnorm
 from training.losses import orientation_loss
 
 
@@ -28,9 +28,9 @@ def test_joint_statistics_of_one_process_are_its_own(group_of_one, shape):
     holder = nn.Sequential(nn.Identity(), nn.Sequential(plain))
     plain.running_mean.uniform_()
     before = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
-    join_statistics(holder)
+    synchronise_batchnorm(holder)
     joint = holder[1][0]
-    assert isinstance(joint, JointBatchNorm2d | JointBatchNorm3d)
+    assert isinstance(joint, SyncBatchNorm2d | SyncBatchNorm3d)
     assert all(torch.equal(tensor, before[name]) for name, tensor in joint.state_dict().items())
     values = 3 * torch.randn(shape) + 100
     weight = torch.randn(shape)
@@ -51,7 +51,7 @@ def test_joint_statistics_of_one_process_are_its_own(group_of_one, shape):
 
 def test_joint_statistics_keep_the_values_precision(group_of_one):
     values = torch.randn(2, 3, 4, 4, dtype=torch.bfloat16)
-    assert JointBatchNorm2d(3)(values).dtype == torch.bfloat16
+    assert SyncBatchNorm2d(3)(values).dtype == torch.bfloat16
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch):

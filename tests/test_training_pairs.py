@@ -15,7 +15,7 @@ PLAIN = PairConfig(crop_px=96, brightness=0, contrast=(1, 1), hue_deg=0, saturat
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("photos")
+    path = tmp_path_factory.mktemp("images")
     for number in range(12):
         grey = textured_image(200, 260, seed=number)
         assert cv2.imwrite(str(path / f"{number}.png"), cv2.merge([grey, grey, grey]))
@@ -36,15 +36,15 @@ def test_the_map_takes_crop_a_to_crop_b(paths, index):
     seen = cv2.erode(seen.astype(np.uint8), np.ones((7, 7))) > 0
     alike = np.corrcoef(moved[seen].astype(float), b[seen].astype(float))[0, 1]
     assert alike > 0.98
-    turn = math.atan2(b_from_a[1, 0], b_from_a[0, 0])  # house sense: +x towards +y
+    turn = math.atan2(b_from_a[1, 0], b_from_a[0, 0])  # clockwise in image coordinates
     assert math.cos(turn - angle) > 1 - 1e-9
 
 
 @pytest.mark.parametrize("index", range(4))
 def test_a_tilt_moves_the_crop_and_keeps_the_turn_at_its_centre(paths, index):
     tilted = {"crop_px": 96, "max_stretch": 1.6, "perspective": 0.2, "zoom_range": (1.0, 1.3)}
-    photos = ImageSet(paths, PairConfig(**{**PLAIN.__dict__, **tilted}))
-    a, b, b_from_a, angle = photos.pair(0, index)
+    images = ImageSet(paths, PairConfig(**{**PLAIN.__dict__, **tilted}))
+    a, b, b_from_a, angle = images.pair(0, index)
     moved = cv2.warpPerspective(a, b_from_a, (96, 96), flags=cv2.INTER_LINEAR)
     seen = cv2.warpPerspective(np.ones_like(a), b_from_a, (96, 96), flags=cv2.INTER_NEAREST) > 0
     seen = cv2.erode(seen.astype(np.uint8), np.ones((7, 7))) > 0
@@ -76,9 +76,9 @@ def test_a_pair_depends_on_seed_and_index_alone(paths):
 
 
 def test_a_batch_is_its_pairs(paths):
-    photos = ImageSet(paths, PairConfig(crop_px=96))
-    batch = photos.batch(0, 2, 3)
-    crop_a, crop_b, b_from_a, angle = photos.pair(0, 2 * 3 + 1)
+    images = ImageSet(paths, PairConfig(crop_px=96))
+    batch = images.batch(0, 2, 3)
+    crop_a, crop_b, b_from_a, angle = images.pair(0, 2 * 3 + 1)
     assert torch.equal(batch.image_a[1, 0], torch.from_numpy(crop_a).float() / 255)
     assert torch.equal(batch.image_b[1, 0], torch.from_numpy(crop_b).float() / 255)
     assert np.allclose(batch.b_from_a[1], b_from_a, atol=1e-4)
@@ -90,20 +90,20 @@ def test_useless_files_are_skipped_and_counted(paths, tmp_path, caplog):
     assert cv2.imwrite(str(tmp_path / "small.png"), textured_image(90, 300))
     extra = [tmp_path / "text.png", tmp_path / "small.png"]
     with caplog.at_level(logging.WARNING):
-        photos = ImageSet([*paths, *extra], PLAIN)
-    assert len(photos.photos) == len(paths)
-    assert set(photos.skipped) == {str(path) for path in extra}
-    assert "2 of 14 photos skipped" in caplog.text
-    with pytest.raises(ValueError, match="only 0 of 2 photos can be used.*short side of 136 px"):
+        images = ImageSet([*paths, *extra], PLAIN)
+    assert len(images.images) == len(paths)
+    assert set(images.skipped) == {str(path) for path in extra}
+    assert "2 of 14 images skipped" in caplog.text
+    with pytest.raises(ValueError, match="only 0 of 2 images can be used.*short side of 136 px"):
         ImageSet(extra, PLAIN)
 
 
 def test_flat_photos_are_skipped_and_counted(paths, tmp_path):
     flat = tmp_path / "flat.png"
     assert cv2.imwrite(str(flat), np.full((200, 200, 3), 90, np.uint8))
-    photos = ImageSet([*paths, flat], PLAIN)
-    assert photos.skipped == {str(flat): "no texture anywhere"}
-    assert len(photos.photos) == len(paths)
+    images = ImageSet([*paths, flat], PLAIN)
+    assert images.skipped == {str(flat): "no texture anywhere"}
+    assert len(images.images) == len(paths)
 
 
 def test_a_photo_with_one_edge_gives_crops_even_where_it_is_flat(tmp_path):
@@ -120,16 +120,16 @@ def test_light_blur_noise_and_compression_change_the_second_view(paths):
     jitter = PairConfig(
         crop_px=96, max_angle_deg=0.001, blur_px=2, noise=5, jpeg_quality=40, centred=True
     )
-    photos = ImageSet(paths, jitter)
+    images = ImageSet(paths, jitter)
     changes = [
-        np.abs(a.astype(int) - b).mean() for a, b, _, _ in (photos.pair(0, i) for i in range(8))
+        np.abs(a.astype(int) - b).mean() for a, b, _, _ in (images.pair(0, i) for i in range(8))
     ]
     assert np.median(changes) > 5
 
 
 def test_a_cache_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
     config = PairCacheConfig(
-        photos=(str(folder),), output=str(tmp_path / "cache"), pairs=PLAIN, num_pairs=6
+        images=(str(folder),), output=str(tmp_path / "cache"), pairs=PLAIN, num_pairs=6
     )
     real, calls = ImageSet.pair, []
 
@@ -159,9 +159,9 @@ def test_cached_crops_are_those_drawn_on_the_fly(folder, tmp_path):
     from evaluation.image_folders import list_image_paths
 
     config = PairCacheConfig(
-        photos=(str(folder),), output=str(tmp_path / "cache"), pairs=PLAIN, num_pairs=2
+        images=(str(folder),), output=str(tmp_path / "cache"), pairs=PLAIN, num_pairs=2
     )
     cache = PairCache(generate(config, quiet=True))
-    photos = ImageSet(list_image_paths([folder])[0], PLAIN)
-    assert np.array_equal(cache.crops[1, 0], photos.pair(0, 1)[0])
-    assert np.array_equal(cache.maps[1], photos.pair(0, 1)[2])
+    images = ImageSet(list_image_paths([folder])[0], PLAIN)
+    assert np.array_equal(cache.crops[1, 0], images.pair(0, 1)[0])
+    assert np.array_equal(cache.maps[1], images.pair(0, 1)[2])

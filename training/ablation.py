@@ -1,8 +1,8 @@
-"""What each option does: ``python -m training.ablation --config configs/ablation_rekd_cpu.yaml``.
+"""Compare options: ``python -m training.ablation --config configs/ablation_rekd_cpu.yaml``.
 
-Several variants of one training run, one after another, all from the same start and judged on the
-same held-out pairs: ``base.pairs`` and ``base.seed`` draw these whatever a variant trains on.
-Each variant resumes where it stopped, so the whole program does. Finished variants are in
+The program trains several variants of one run, one after another, all from the same start. It
+validates them on the same held-out pairs: ``base.pairs`` and ``base.seed`` draw these for every
+variant. Each variant resumes where it stopped, so the whole program does. Finished variants are in
 ``output/table.md``, ``results.json`` and ``curves.png``.
 """
 
@@ -20,20 +20,19 @@ from evaluation.image_folders import list_image_paths
 from evaluation.reporting.curves import Plot, draw_panels
 from evaluation.reporting.report import Cell, Table, format_markdown
 from rekd_hloc.config import config_json, load_config
+from rekd_hloc.features.extractor import choose_device
 from rekd_hloc.files import write_json, write_text
 from training.common.checkpoint import load_start, require_same, start_path
 from training.common.cli import run_cli
-from training.common.distributed import choose_device
 from training.detector_config import NO_INFLUENCE, TrainDetectorConfig
 from training.detector_run import build_trainable, load_network_state
-from training.pairs import ImageSet
+from training.detector_validation import ValidationSet, validate
 from training.train_detector import train
-from training.validation import validate
 
 logger = logging.getLogger(__name__)
 
 SHARED = (
-    "photos",
+    "images",
     "output",
     "init",
     "steps",
@@ -41,7 +40,7 @@ SHARED = (
     "num_validation_pairs",
     "validation_crop_px",
 )
-"""Options that are the same in all variants: without them, figures could not be compared."""
+"""Options that are the same in all variants: otherwise their metrics could not be compared."""
 CURVES = {
     "repeatability_3px": "repeatability at 3 px (%)",
     "repeatability_1px5": "repeatability at 1.5 px (%)",
@@ -51,7 +50,7 @@ CURVES = {
 
 @dataclass(frozen=True)
 class AblationConfig:
-    """Variants of one training run."""
+    """The variants of one training run."""
 
     base: TrainDetectorConfig = field(default_factory=TrainDetectorConfig)
     """What all variants share; ``base.init`` is their start, ``base.steps`` their length."""
@@ -69,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_ablation(config: AblationConfig, *, quiet: bool = False) -> Path:
-    """Train what is missing and report what is there.
+    """Train the variants that are missing, and report all that are finished.
 
     Returns:
         The table's path.
@@ -91,7 +90,7 @@ def run_ablation(config: AblationConfig, *, quiet: bool = False) -> Path:
             continue
         logger.info("variant %s: %s", name, config.variants[name] or "the base")
         try:
-            train(training, quiet=quiet, judged_as=config.base)
+            train(training, quiet=quiet, validated_as=config.base)
         except FloatingPointError as error:  # the others may still be trained
             logger.error("variant %s: %s", name, error)
         report = _report(folder, config, start)
@@ -99,7 +98,7 @@ def run_ablation(config: AblationConfig, *, quiet: bool = False) -> Path:
 
 
 def make_variants(config: AblationConfig) -> dict[str, TrainDetectorConfig]:
-    """The training run of each variant.
+    """Make the options of each variant's training run.
 
     Raises:
         ValueError: there is none, or one that is unknown in its options or cannot be compared.
@@ -125,7 +124,7 @@ def make_variants(config: AblationConfig) -> dict[str, TrainDetectorConfig]:
 
 
 def _claim(folder: Path, base: TrainDetectorConfig) -> None:
-    """Refuse a folder of another base: its variants started elsewhere."""
+    """Refuse a folder of another base: its variants had another start or other options."""
     identity = json.loads(config_json(base))
     for name in NO_INFLUENCE:
         identity.pop(name)
@@ -138,22 +137,19 @@ def _claim(folder: Path, base: TrainDetectorConfig) -> None:
 
 
 def _measure_start(path: Path, base: TrainDetectorConfig) -> dict[str, float]:
-    """Figures before the first step; measured once."""
+    """Read or measure the metrics before the first step."""
     if path.is_file():
         known: dict[str, float] = json.loads(path.read_text())
         return known
-    if not base.photos:
-        raise ValueError("no photos: give base.photos=[FOLDER,...] with natural images")
-    _, held_out = list_image_paths([Path(folder) for folder in base.photos])
-    pairs = replace(base.pairs, crop_px=base.validation_crop_px)
+    held_out = ValidationSet.open(base, list_image_paths(base.images)[1])
     network = build_trainable(base.network)
     if base.init:
         load_network_state(network, load_start(base.init))
     result = validate(
         network.to(choose_device(base.device)),
-        ImageSet(held_out, pairs, min_photos=1),
-        num_pairs=base.num_validation_pairs,
-        seed=base.seed,
+        held_out.images,
+        num_pairs=held_out.num_pairs,
+        seed=held_out.seed,
     )
     write_json(path, asdict(result))
     return asdict(result)
@@ -191,15 +187,15 @@ def _table(
         "1.5 px and right angle (%)",
         "minutes",
     ]
-    rows: list[list[Cell]] = [["start", "", *_figures(start), None]]
+    rows: list[list[Cell]] = [["start", "", *_metric_cells(start), None]]
     for name, entry in finished.items():
         last = entry["log"][-1]
         changes = " ".join(f"`{text}`" for text in entry["overrides"])
-        rows.append([name, changes, *_figures(last), last["seconds"] / 60])
+        rows.append([name, changes, *_metric_cells(last), last["seconds"] / 60])
     return Table(title, columns, rows)
 
 
-def _figures(line: Mapping[str, float]) -> list[Cell]:
+def _metric_cells(line: Mapping[str, float]) -> list[Cell]:
     shares = [100 * line[name] for name in CURVES]
     both = line["repeatability_1px5"] * line["orientation_accuracy"]
     return [*shares, line["orientation_median_deg"], 100 * both]

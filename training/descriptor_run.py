@@ -1,8 +1,6 @@
 """One training run of the descriptor: options, optimiser steps, checkpoints, export."""
 
-import json
 import logging
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,25 +13,30 @@ from torch import nn
 from rekd_hloc.config import config_json
 from rekd_hloc.features.descriptor.hardnet import read_hardnet, save_descriptor
 from rekd_hloc.features.extractor import choose_device
-from training.common.checkpoint import load_checkpoint, require_same
-from training.common.run_folder import LAST, RunFolder
-from training.descriptor_loss import hardest_in_batch_loss
-from training.descriptor_validation import (
-    MatchingQuality,
-    ValidationPair,
-    by_network,
-    evaluate,
-)
+from training.common.checkpoint import BEST, LAST, RunFolder, load_checkpoint, make_identity
+from training.common.distributed import Process
+from training.common.loop import build_optimiser, scheduled_rate, set_learning_rate, take_step
+from training.descriptor_validation import MatchingQuality, Qualities, ValidationSet
+from training.losses import hardest_in_batch_loss
 from training.scene_tracks import SceneConfig
 from training.track_cache import BatchPlan, PatchPairs
 from training.tracks import TrackConfig
 
 logger = logging.getLogger(__name__)
 
-NO_INFLUENCE = ("output", "cache", "photos", "detector", "peers", "init", "device", "tensorboard")
-"""Options that may change when a run goes on; photos and detector are compared by their hashes."""
+NO_INFLUENCE = (
+    "output",
+    "cache",
+    "images",
+    "detector",
+    "peers",
+    "init",
+    "device",
+    "tensorboard",
+    "checkpoint_every",
+)
+"""Options that a resumed run may change; images and detector are compared by their hashes."""
 
-Qualities = dict[str, MatchingQuality]
 Tensors = dict[str, torch.Tensor]
 
 
@@ -41,23 +44,23 @@ Tensors = dict[str, torch.Tensor]
 class TrainDescriptorConfig:
     """A training run."""
 
-    photos: tuple[str, ...] = ()
-    """Folders with natural images; one photo in ten is held out for validation."""
+    images: tuple[str, ...] = ()
+    """Folders with natural images; one image in ten is held out for validation."""
     detector: str = "rekd-fast"
     """Name of shipped detector weights, or a file."""
     output: str = "runs/descriptor"
     """Folder for checkpoints, log, and weights."""
     cache: str = ""
-    """Folder for the tracks; empty means ``output``/tracks."""
+    """Folder of the tracks; empty means ``output``/tracks."""
     tracks: TrackConfig = field(default_factory=TrackConfig)
     scenes: SceneConfig = field(default_factory=SceneConfig)
-    """Reconstructions that give tracks too."""
+    """Reconstructions that give further tracks."""
     batch: BatchPlan = field(default_factory=BatchPlan)
     steps: int = 1000
     optimiser: str = "adam"
     """``adam``, or ``sgd`` with momentum 0.9 (the paper's)."""
     learning_rate: float = 3e-3
-    """At its highest; it falls linearly to zero."""
+    """Highest learning rate; it falls linearly to zero."""
     warmup_steps: int = 50
     """Steps over which the learning rate rises linearly."""
     weight_decay: float = 1e-4
@@ -68,14 +71,16 @@ class TrainDescriptorConfig:
     seed: int = 0
     validate_every: int = 200
     """Steps between two validations, each also a checkpoint."""
-    max_photos: int = 0
-    """Training photos that give tracks, spread over all of them; 0 for every one."""
-    validation_photos: int = 20
-    """Held-out photos used, two pairs of each."""
+    checkpoint_every: int = 0
+    """Steps between two checkpoints without validation; 0 leaves them to the validations."""
+    max_images: int = 0
+    """Number of training images that give tracks, spread over all of them; 0 takes every one."""
+    validation_images: int = 20
+    """Number of held-out images, two pairs of each."""
     validation_keypoints: int = 300
-    """Strongest keypoints described in each validation image."""
+    """Number of the strongest keypoints described in each validation image."""
     peers: tuple[str, ...] = ()
-    """Other descriptor weights to measure once on the same validation keypoints."""
+    """Other descriptor weights, measured once on the same validation keypoints."""
     init: str = ""
     """Weights to start from: a checkpoint of this program (``.pt``), or HardNet weights by name or
     file (``default`` are those that ship); empty starts anew."""
@@ -92,6 +97,8 @@ class TrainDescriptorConfig:
                 f"steps and validate_every must be positive, got {self.steps}, "
                 f"{self.validate_every}"
             )
+        if self.checkpoint_every < 0:
+            raise ValueError(f"checkpoint_every must not be negative, got {self.checkpoint_every}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
 
@@ -101,82 +108,80 @@ class DescriptorRun:
 
     Args:
         config: the run's options.
-        data: hashes of what it is trained on.
+        hashes: of the data and the detector that it is trained on.
         start: the weights to begin with, see :func:`read_start`.
     """
 
     def __init__(
-        self, config: TrainDescriptorConfig, data: dict[str, Any], start: Tensors | None = None
+        self, config: TrainDescriptorConfig, hashes: dict[str, Any], start: Tensors | None = None
     ) -> None:
         self.config = config
         self.folder = RunFolder(Path(config.output), config_json(config))
-        self.device = choose_device(config.device)
-        self.forked = [self.device] if self.device.type == "cuda" else []
-        self.network = build_hardnet(config.seed, config.dropout).to(self.device)
-        self.optimiser = _build_optimiser(self.network, config)
+        self.process = Process(0, 1, choose_device(config.device))
+        device = self.process.device
+        self.network = build_hardnet(config.seed, config.dropout).to(device)
+        groups = [{"params": self.network.parameters(), "weight_decay": config.weight_decay}]
+        self.optimiser = build_optimiser(config.optimiser, groups, config.learning_rate)
         self.step = 0
         self.validated_step = 0
+        self.last_losses: dict[str, float] = {}
         self.quality: Qualities = {}
         self.peers: dict[str, Qualities] = {}
-        self.identity = json.loads(json.dumps({**asdict(config), **data}))
-        self.identity["scenes"] = config.scenes.limits
-        for name in NO_INFLUENCE:
-            self.identity.pop(name)
+        self.identity = _identity(config, hashes)
+        self._devices = [device] if device.type == "cuda" else []
         self._resume_or_start(start)
         self.folder.begin(self.validated_step)
 
     def _resume_or_start(self, start: Tensors | None) -> None:
-        state = self.folder.resume()
+        defaults = _identity(TrainDescriptorConfig(), {})
+        state = self.folder.resume(self.identity, defaults, NO_INFLUENCE)
         if state is None:
             if start is not None:
                 self.network.load_state_dict(start)
             return
-        require_same(self.folder.last, state["identity"], self.identity)
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
         self.validated_step = state.get("validated_step", self.step)
+        self.last_losses = state.get("losses", {})
         self.quality = {k: MatchingQuality(**v) for k, v in state["quality"].items()}
         logger.info("resuming %s at step %d", self.folder.last, self.step)
 
     @property
     def learning_rate(self) -> float:
-        """That of the next step."""
+        """The learning rate of the next step."""
         return learning_rate(self.config, self.step)
 
-    def note_peer(self, name: str, qualities: Qualities) -> None:
-        """Keep and log what another descriptor reaches on the validation pairs."""
-        self.peers[name] = qualities
-        logger.info("%s: %s", name, summarise(qualities))
+    def advance(self, batch: PatchPairs) -> dict[str, float]:
+        """Take one optimiser step.
 
-    def advance(self, pairs: PatchPairs) -> dict[str, float]:
-        """One optimiser step; returns the loss and the mean distances."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate
+        Returns:
+            The loss and the mean distances, by name.
+
+        Raises:
+            FloatingPointError: the loss is not finite; the message names the step.
+        """
+        device = self.process.device
+        set_learning_rate(self.optimiser, self.learning_rate)
         self.network.train()
-        with torch.random.fork_rng(self.forked):  # dropout reads torch's own generator
+        with torch.random.fork_rng(self._devices):  # dropout reads torch's own generator
             torch.manual_seed(self.config.seed * 1_000_003 + self.step)
             # apart, as in the paper's code: each column has its own batch statistics
-            a, b = (self.network(patches.to(self.device)) for patches in (pairs.a, pairs.b))
-        excluded = pairs.is_excluded.to(self.device)
+            a, b = (self.network(patches.to(device)) for patches in (batch.a, batch.b))
+        excluded = batch.is_excluded.to(device)
         loss, positive, negative = hardest_in_batch_loss(a, b, excluded, margin=self.config.margin)
         values = {"loss": loss.item(), "positive": positive.item(), "negative": negative.item()}
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(f"loss is not finite at step {self.step}: {values}")
-        self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        self.optimiser.step()
+        take_step(self.optimiser, loss, values, self.step)
+        self.last_losses = values
         self.step += 1
         return values
 
-    def record(self, values: dict[str, float], held_out: dict[str, list[ValidationPair]]) -> None:
-        """Validate, append to the log and write the checkpoints."""
-        self.network.eval()
-        self.quality = {k: evaluate(p, by_network(self.network)) for k, p in held_out.items()}
-        self.validated_step = self.step
-        figures = {kind: asdict(quality) for kind, quality in self.quality.items()}
-        score = float(np.mean([q.average_precision for q in self.quality.values()]))
-        self.folder.record(self.step, {**values, **figures}, score, self._state())
+    def record(self, quality: Qualities) -> None:
+        """Append a validation of this step to the log and write the checkpoints."""
+        self.quality, self.validated_step = quality, self.step
+        score = float(np.mean([q.average_precision for q in quality.values()]))
+        metrics = {**self.last_losses, **_plain(quality)}
+        self.folder.record(self.step, metrics, score, self._state())
 
     def save(self) -> None:
         """Write the checkpoint that a later run goes on from."""
@@ -188,27 +193,24 @@ class DescriptorRun:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "validated_step": self.validated_step,
-            "quality": {kind: asdict(quality) for kind, quality in self.quality.items()},
+            "losses": self.last_losses,
+            "quality": _plain(self.quality),
             "identity": self.identity,
         }
 
-    def export(self, held_out: dict[str, list[ValidationPair]]) -> Path:
-        """Write the best checkpoint as it ships, measured once more."""
-        best = self.folder.path / "best.pt"
+    def export(self, held_out: ValidationSet) -> Path:
+        """Write the best checkpoint as it ships, validated once more."""
+        best = self.folder.path / BEST
         self.network.load_state_dict(load_checkpoint(best)["network"])
-        self.network.eval()
-        quality = {k: asdict(evaluate(p, by_network(self.network))) for k, p in held_out.items()}
         out = self.folder.path / "hardnet.safetensors"
-        peers = {
-            name: {kind: asdict(quality) for kind, quality in qualities.items()}
-            for name, qualities in self.peers.items()
-        }
+        peers = {name: _plain(qualities) for name, qualities in self.peers.items()}
+        quality = _plain(held_out.evaluate_network(self.network))
         export_descriptor(best, out, {"quality": quality, "peers": peers})
         return out
 
 
 def build_hardnet(seed: int, dropout: float = 0.3) -> nn.Module:
-    """HardNet with orthogonal filters (the paper's start), drawn from the seed alone."""
+    """Build HardNet with orthogonal filters (the paper's start), drawn from the seed alone."""
     network: nn.Module = kornia.feature.HardNet(pretrained=False)
     generator = torch.Generator().manual_seed(seed)
     for layer in network.modules():
@@ -222,7 +224,10 @@ def build_hardnet(seed: int, dropout: float = 0.3) -> nn.Module:
 
 
 def read_start(config: TrainDescriptorConfig) -> Tensors | None:
-    """The weights a run begins with; None if it goes on from its checkpoint, or starts anew.
+    """Read the weights that a run begins with.
+
+    Returns:
+        None if the run goes on from its checkpoint, or starts from random weights.
 
     Raises:
         FileNotFoundError: ``init`` names neither weights nor a file.
@@ -239,13 +244,18 @@ def read_start(config: TrainDescriptorConfig) -> Tensors | None:
 
 
 def learning_rate(config: TrainDescriptorConfig, step: int) -> float:
-    """The learning rate of a step: warm-up, then linear to zero."""
-    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    return config.learning_rate * warm * (1 - step / config.steps)
+    """The learning rate of a step: warm-up, and linear to zero."""
+    return scheduled_rate(
+        step,
+        highest=config.learning_rate,
+        num_steps=config.steps,
+        warmup_steps=config.warmup_steps,
+        schedule="linear",
+    )
 
 
-def export_descriptor(checkpoint: Path, out: Path, figures: dict[str, Any]) -> None:
-    """Write the weights of a checkpoint of this program, with where they come from.
+def export_descriptor(checkpoint: Path, out: Path, metrics: dict[str, Any]) -> None:
+    """Write the weights of a checkpoint of this program, with their provenance.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`training.common.checkpoint.load_checkpoint`.
@@ -254,22 +264,13 @@ def export_descriptor(checkpoint: Path, out: Path, figures: dict[str, Any]) -> N
     network = kornia.feature.HardNet(pretrained=False)
     network.load_state_dict(state["network"])
     names = ("step", "seconds", "quality", "identity")
-    save_descriptor(out, network, {**{name: state[name] for name in names}, **figures})
+    save_descriptor(out, network, {**{name: state[name] for name in names}, **metrics})
 
 
-def summarise(qualities: Qualities) -> str:
-    """One line of figures."""
-    return "; ".join(
-        f"{kind} precision {q.precision:.3f} recall {q.recall:.3f} AP {q.average_precision:.3f} "
-        f"FPR95 {q.fpr95:.4f}"
-        for kind, q in qualities.items()
-    )
+def _identity(config: TrainDescriptorConfig, hashes: dict[str, Any]) -> dict[str, Any]:
+    options = {**asdict(config), "scenes": config.scenes.limits}
+    return make_identity(options, NO_INFLUENCE, **hashes)
 
 
-def _build_optimiser(network: nn.Module, config: TrainDescriptorConfig) -> torch.optim.Optimizer:
-    rate, decay = config.learning_rate, config.weight_decay
-    if config.optimiser == "adam":
-        return torch.optim.Adam(network.parameters(), lr=rate, weight_decay=decay)
-    return torch.optim.SGD(
-        network.parameters(), lr=rate, momentum=0.9, dampening=0.9, weight_decay=decay
-    )
+def _plain(qualities: Qualities) -> dict[str, Any]:
+    return {kind: asdict(quality) for kind, quality in qualities.items()}

@@ -1,12 +1,13 @@
-"""How well a descriptor matches held-out photos, beside RootSIFT on the same keypoints.
+"""How well a descriptor matches held-out images, compared with RootSIFT on the same keypoints.
 
-Each held-out photo gives an oriented pair (any turn) and an upright pair (hardly turned) under a
-known homography. All methods describe the same keypoints and go through the same matcher.
+Each held-out image gives an oriented pair (any rotation) and an upright pair (hardly rotated) under
+a known homography. All descriptors describe the same keypoints and go through the same matcher.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ from rekd_hloc.features.detector.detect import Detector
 from rekd_hloc.images import read_color
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.types import Keypoints
-from training.tracks import TrackConfig, agreeing, carry
+from training.tracks import TrackConfig, match_by_map, warp_keypoints
 from training.warps import draw_view, plain_view
 
 CORRECT_PX = 3.0
@@ -43,15 +44,15 @@ class Side:
 
 @dataclass(frozen=True)
 class ValidationPair:
-    """Two views of a photo, and the true map between them."""
+    """Two views of an image, and the true map between them."""
 
     a: Side
     b: Side
     b_from_a: Float[Tensor, "3 3"]
-    is_same_place: Bool[Tensor, "keypoint_a keypoint_b"]
-    """Keypoints that show the same place, whatever their scale and angle."""
+    is_same_point: Bool[Tensor, "keypoint_a keypoint_b"]
+    """True where two keypoints are at the same point, whatever their scale and angle."""
     partner: Int64[Tensor, " keypoint_a"]
-    """The keypoint of b that agrees with one of a in everything, or -1."""
+    """The keypoint of b that agrees in position, scale and angle, or -1."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +60,19 @@ class MatchingQuality:
     """Shares in [0, 1], means over pairs."""
 
     precision: float
-    """Correct ones among mutual nearest neighbours."""
+    """Share of mutual nearest neighbours that are correct."""
     recall: float
-    """Correct matches for each keypoint that was found again."""
+    """Correct matches per keypoint that both views have."""
     average_precision: float
-    """Area under precision and recall as the least accepted similarity falls."""
+    """Area under the curve of precision over recall, matches in order of their score."""
     fpr95: float
-    """Wrong pairs more similar than the similarity that 95 % of the right pairs have."""
+    """Share of wrong pairs above the similarity that 95 % of the right pairs reach."""
 
 
+Qualities = dict[str, MatchingQuality]
+"""By kind of pair: ``oriented`` and ``upright``."""
 Describe = Callable[[Side], Tensor]
-"""Descriptors of unit length for the keypoints of a side."""
+"""Gives descriptors of unit length for the keypoints of a side."""
 
 
 def make_pairs(
@@ -81,39 +84,84 @@ def make_pairs(
     max_keypoints: int,
     seed: int,
 ) -> list[ValidationPair]:
-    """One pair of each photo."""
+    """Make one pair of each image."""
     pairs = []
     for path in paths:
-        photo = read_color(path)
+        image = read_color(path)
         rng = np.random.default_rng([seed, int(upright), *path.name.encode()])
-        views = [plain_view(photo), draw_view(rng, photo, config.warps, upright=upright)]
+        views = [plain_view(image), draw_view(rng, image, config.warps, upright=upright)]
         sides = [_side(view.grey, detector, config, upright, max_keypoints) for view in views]
-        pairs.append(_pair(sides, torch.from_numpy(views[1].view_from_photo), config, upright))
+        pairs.append(_pair(sides, torch.from_numpy(views[1].view_from_image), config, upright))
     return pairs
 
 
 def evaluate(pairs: Sequence[ValidationPair], descriptors: Describe) -> MatchingQuality:
-    """Match every pair by the descriptors that a function gives for each side."""
+    """Match every pair by the descriptors that a function gives, and average over pairs."""
     values = [_evaluate_pair(pair, descriptors(pair.a), descriptors(pair.b)) for pair in pairs]
     means = np.mean(values, axis=0) if values else np.zeros(4)
     return MatchingQuality(*(float(v) for v in means))
 
 
+@dataclass(frozen=True)
+class ValidationSet:
+    """The pairs of held-out images, by kind."""
+
+    pairs: Mapping[str, Sequence[ValidationPair]]
+
+    @classmethod
+    def make(
+        cls,
+        paths: Sequence[Path],
+        detector: Detector,
+        config: TrackConfig,
+        *,
+        max_keypoints: int,
+        seed: int,
+    ) -> Self:
+        """Make an oriented and an upright pair of each image.
+
+        Raises:
+            ValueError: there are no images.
+        """
+        if not paths:
+            raise ValueError("no image falls into the validation tenth; give more images")
+        pairs = {
+            kind: make_pairs(
+                paths,
+                detector,
+                config,
+                upright=kind == "upright",
+                max_keypoints=max_keypoints,
+                seed=seed,
+            )
+            for kind in ("oriented", "upright")
+        }
+        return cls(pairs)
+
+    def evaluate(self, descriptors: Describe) -> Qualities:
+        """Evaluate descriptors on the pairs of each kind."""
+        return {kind: evaluate(pairs, descriptors) for kind, pairs in self.pairs.items()}
+
+    def evaluate_network(self, network: nn.Module) -> Qualities:
+        """Evaluate a network, which is left in eval mode."""
+        return self.evaluate(by_network(network.eval()))
+
+
 def by_network(network: nn.Module, batch_size: int = 512) -> Describe:
-    """Descriptors of a network in eval mode, wherever it is."""
+    """Describe by a network in eval mode, on its device."""
     device = next(network.parameters()).device
     return lambda side: describe(network, side.patches.to(device), batch_size).cpu()
 
 
 def by_root_sift(side: Side) -> Tensor:
-    """The RootSIFT descriptors of a side."""
+    """Describe by RootSIFT."""
     return side.root_sift
 
 
 def root_sift(
-    grey: NDArray[np.uint8], keypoints: Keypoints, *, support: float, oriented: bool
+    grey: NDArray[np.uint8], keypoints: Keypoints, *, patch_size_px: float, oriented: bool
 ) -> Float[Tensor, "keypoint 128"]:
-    """OpenCV's SIFT at given keypoints, over the same square as a patch, as RootSIFT.
+    """Compute RootSIFT by OpenCV at given keypoints, over the same square as a patch.
 
     SIFT's 4x4 cells are 3 sigma wide each, and OpenCV's size is 2 sigma: the square is 6 sizes.
     """
@@ -121,17 +169,17 @@ def root_sift(
     for xy, scale, angle in zip(
         keypoints.xy.tolist(), keypoints.scale.tolist(), keypoints.angle.tolist(), strict=True
     ):
-        size = support * scale / 6
+        size = patch_size_px * scale / 6
         octaves = max(float(np.log2(size / 2 / SIFT_SIGMA)), -1.0)
         octave = int(np.floor(octaves))
         layer = 1 + min(int((octaves - octave) * SIFT_LAYERS), SIFT_LAYERS - 1)
-        turn = float(np.degrees(angle)) % 360 if oriented else 0.0
+        angle_deg = float(np.degrees(angle)) % 360 if oriented else 0.0
         code = (octave & 255) | (layer << 8)
-        points.append(cv2.KeyPoint(xy[0], xy[1], size, turn, 1.0, code))
+        points.append(cv2.KeyPoint(xy[0], xy[1], size, angle_deg, 1.0, code))
     if not points:
         return torch.zeros(0, 128)
-    kept, described = cv2.SIFT.create().compute(grey, points)
-    assert len(kept) == len(points)
+    computed, described = cv2.SIFT.create().compute(grey, points)
+    assert len(computed) == len(points)
     return nn.functional.normalize(to_root(torch.from_numpy(described)), dim=1)
 
 
@@ -146,9 +194,9 @@ def _side(
     keypoints = detector.detect(image).to("cpu")
     keypoints = keypoints[torch.arange(min(len(keypoints), max_keypoints))]
     patches = cut_patches(
-        image, keypoints, support=config.support, oriented=not upright, antialias=True
+        image, keypoints, support=config.patch_size_px, oriented=not upright, antialias=True
     )
-    sift = root_sift(grey, keypoints, support=config.support, oriented=not upright)
+    sift = root_sift(grey, keypoints, patch_size_px=config.patch_size_px, oriented=not upright)
     return Side(keypoints, patches, sift)
 
 
@@ -156,13 +204,13 @@ def _pair(
     sides: list[Side], b_from_a: Tensor, config: TrackConfig, upright: bool
 ) -> ValidationPair:
     a, b = sides[0].keypoints, sides[1].keypoints
-    distance = torch.cdist(carry(a, b_from_a).xy, b.xy).nan_to_num(nan=torch.inf)
+    distance = torch.cdist(warp_keypoints(a, b_from_a).xy, b.xy).nan_to_num(nan=torch.inf)
     return ValidationPair(
         a=sides[0],
         b=sides[1],
         b_from_a=b_from_a,
-        is_same_place=distance <= CORRECT_PX * b.scale.clamp(min=1)[None],
-        partner=agreeing(a, b, b_from_a, config, angles=not upright),
+        is_same_point=distance <= CORRECT_PX * b.scale.clamp(min=1)[None],
+        partner=match_by_map(a, b, b_from_a, config, angles=not upright),
     )
 
 
@@ -189,9 +237,9 @@ def _evaluate_pair(
 
 
 def _fpr95(similarity: Tensor, pair: ValidationPair) -> float:
-    found = torch.nonzero(pair.partner >= 0)[:, 0]
-    right = similarity[found, pair.partner[found]]
-    wrong = similarity[~pair.is_same_place]
+    matched = torch.nonzero(pair.partner >= 0)[:, 0]
+    right = similarity[matched, pair.partner[matched]]
+    wrong = similarity[~pair.is_same_point]
     if len(right) == 0 or len(wrong) == 0:
         return 1.0
     return float((wrong >= torch.quantile(right, 0.05)).float().mean())

@@ -12,7 +12,7 @@ Device = Literal["auto", "cpu", "cuda"]
 NO_INFLUENCE = (
     "output",
     "init",
-    "photos",
+    "images",
     "pair_cache",
     "device",
     "compile",
@@ -20,15 +20,15 @@ NO_INFLUENCE = (
     "checkpoint_every",
     "load_threads",
 )
-"""Options that a resumed run may change: they say where and how, not what is computed."""
+"""Options that a resumed run may change, because they do not change what is computed."""
 
 
 @dataclass(frozen=True)
 class TrainDetectorConfig:
     """A training run."""
 
-    photos: tuple[str, ...] = ()
-    """Folders with natural images; one photo in ten is held out for validation."""
+    images: tuple[str, ...] = ()
+    """Folders with natural images; one image in ten is held out for validation."""
     pair_cache: str = ""
     """Folder made by training.pair_cache (the paper's way); empty draws new pairs at every step."""
     output: str = "runs/detector"
@@ -54,7 +54,7 @@ class TrainDetectorConfig:
     orientation_focus: float = 0.0
     """Share of the orientation loss that is weighted by the score, 0..1 (paper: 0, all pixels)."""
     whole_bins: bool = False
-    """Cut the true turn to whole bins, towards zero, as the paper's code does (not recommended)."""
+    """Cut the true rotation to whole bins, towards zero, as the paper's code does; avoid it."""
     window_importance: Importance = "score"
     """Weight of index-proposal windows by ``score`` (paper) or by its ``rank`` in the image."""
     similarity_weight: float = 0.0

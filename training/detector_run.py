@@ -1,8 +1,6 @@
-"""One training run of the detector: optimiser steps, checkpoints, and going on from them."""
+"""One training run of the detector: losses, optimiser steps, checkpoints and resuming."""
 
-import json
 import logging
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -11,21 +9,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rekd_hloc.config import NetworkConfig, config_json
 from rekd_hloc.features.detector.network import Rekd, build_network
 from rekd_hloc.features.detector.steerable import SteerableBackbone
-from training.common.amp import keep_filters_exact
-from training.common.checkpoint import load_start, require_same
+from training.common.amp import compile_loss, keep_filters_float32
+from training.common.checkpoint import RunFolder, load_start, make_identity
 from training.common.distributed import Process, average_over_processes
-from training.common.run_folder import RunFolder
-from training.common.sync_batchnorm import join_statistics
+from training.common.loop import build_optimiser, scheduled_rate, set_learning_rate, take_step
+from training.common.sync_batchnorm import synchronise_batchnorm
 from training.detector_config import NO_INFLUENCE, TrainDetectorConfig
-from training.detector_objective import Objective
+from training.detector_validation import ValidationResult
+from training.losses import keypoint_loss, orientation_loss, peakiness_loss, similarity_loss
 from training.pairs import PairBatch
-from training.validation import ValidationResult
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +35,11 @@ class DetectorRun:
     """Network, optimiser and step counter, tied to the files of one output folder.
 
     Only the main process writes. Every process must be given the same configuration.
+
+    Args:
+        config: the run's options.
+        data_hash: of the images that it trains and validates on.
+        process: rank and device of this process.
     """
 
     def __init__(
@@ -47,16 +51,17 @@ class DetectorRun:
         torch.manual_seed(config.seed)  # only e2cnn's and torch's initialisers read it
         np.random.seed(config.seed)  # noqa: NPY002  (e2cnn draws from numpy's global state)
         self.network = build_trainable(config.network)
-        keep_filters_exact(self.network)
+        keep_filters_float32(self.network)
         if process.count > 1 or process.device.type == "cuda":
-            join_statistics(self.network)
+            synchronise_batchnorm(self.network)
         self.network.to(process.device)
-        self.optimiser = _build_optimiser(self.network, config)
+        groups = _parameter_groups(self.network, config)
+        self.optimiser = build_optimiser("adam", groups, config.learning_rate)
         self.step = 0
         self.validated_step = 0
         self.last_losses: dict[str, float] = {}
         self.last_result = ValidationResult(0.0, 0.0, 0.0, 180.0)
-        self.identity = _identity(config, data_hash)
+        self.identity = make_identity(asdict(config), NO_INFLUENCE, data_hash=data_hash)
         self._resume_or_start()
         self.forward = self._share()
         self.objective = Objective(config, process.device)
@@ -73,11 +78,9 @@ class DetectorRun:
             return DistributedDataParallel(self.network, device_ids=ids, broadcast_buffers=False)
 
     def _resume_or_start(self) -> None:
-        state = self.folder.resume()
+        defaults = make_identity(asdict(TrainDetectorConfig()), NO_INFLUENCE)
+        state = self.folder.resume(self.identity, defaults, NO_INFLUENCE)
         if state is not None:
-            defaults = _identity(TrainDetectorConfig(), "")
-            saved = _drop(_completed(state["identity"], defaults), NO_INFLUENCE)
-            require_same(self.folder.last, saved, self.identity)
             load_network_state(self.network, state)
             self.optimiser.load_state_dict(state["optimiser"])
             self.step = state["step"]
@@ -92,45 +95,37 @@ class DetectorRun:
 
     @property
     def learning_rate(self) -> float:
-        """That of the next step."""
+        """The learning rate of the next step."""
         return learning_rate(self.config, self.step)
 
     def advance(self, batch: PairBatch) -> dict[str, float]:
-        """One optimiser step on this process's share of the batch; the joint batch's losses.
+        """Take one optimiser step on this process's share of the batch.
+
+        Returns:
+            The losses of the joint batch, by name.
 
         Raises:
             FloatingPointError: a loss is not finite; the message names the step and the losses.
         """
         config, device = self.config, self.process.device
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate
+        set_learning_rate(self.optimiser, self.learning_rate)
         batch = _move(batch, device)
         self.network.train()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.autocast):
             score, logits = self.forward(torch.cat([batch.image_a, batch.image_b]))
         parts = self.objective.losses(batch, score, logits, self.step)
         loss = self.objective.total(parts)
-        values = average_over_processes(torch.stack([*parts.values(), loss])).tolist()
-        self.last_losses = dict(zip(parts, values[:-1], strict=True))
-        if not math.isfinite(values[-1]):
-            raise FloatingPointError(f"loss is not finite at step {self.step}: {self.last_losses}")
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimiser.step()
+        *values, total = average_over_processes(torch.stack([*parts.values(), loss])).tolist()
+        self.last_losses = dict(zip(parts, values, strict=True))
+        take_step(self.optimiser, loss, {**self.last_losses, "total": total}, self.step)
         self.step += 1
         return self.last_losses
 
-    @property
-    def is_validation_due(self) -> bool:
-        """Whether this step has a validation, and it has not been recorded."""
-        due = self.step % self.config.validate_every == 0 or self.step == self.config.steps
-        return due and self.step > self.validated_step
-
-    def record(self, losses: dict[str, float], result: ValidationResult) -> None:
-        """Append a validation to the log and write the checkpoints."""
+    def record(self, result: ValidationResult) -> None:
+        """Append a validation of this step to the log and write the checkpoints."""
         self.last_result, self.validated_step = result, self.step
-        figures = {**losses, **asdict(result)}
-        self.folder.record(self.step, figures, result.quality, self._state())
+        metrics = {**self.last_losses, **asdict(result)}
+        self.folder.record(self.step, metrics, result.quality, self._state())
 
     def save(self) -> None:
         """Write ``last.pt``: all that going on from this step needs."""
@@ -149,14 +144,88 @@ class DetectorRun:
         }
 
 
+class Objective:
+    """The losses of a batch by name, and the weighted sum that a step lowers."""
+
+    def __init__(self, config: TrainDetectorConfig, device: torch.device) -> None:
+        self.config = config
+        self.weights = {
+            "keypoint": 1.0,
+            "orientation": config.orientation_weight,
+            "similarity": config.similarity_weight,
+            "peakiness": config.peakiness_weight,
+        }
+        self._orientation_loss = orientation_loss
+        if config.compile:
+            self._orientation_loss = compile_loss(orientation_loss, device)
+
+    def losses(
+        self,
+        batch: PairBatch,
+        score: Float[Tensor, "two_batch 1 side side"],
+        logits: Float[Tensor, "two_batch bin side side"],
+        step: int,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Compute each loss; the peakiness only where it has a weight.
+
+        Args:
+            batch: pairs.
+            score: maps of all crops a, then of all crops b.
+            logits: in the same order.
+            step: names the shift of the windows' grid.
+        """
+        config = self.config
+        (score_a, score_b), (logits_a, logits_b) = score.chunk(2), logits.chunk(2)
+        shift = _grid_shift(config, step)
+        keypoint = keypoint_loss(
+            score_a,
+            score_b,
+            batch.b_from_a,
+            grid_shift=shift,
+            importance=config.window_importance,
+        )
+        orientation = self._orientation_loss(
+            logits_a,
+            logits_b,
+            batch.b_from_a,
+            batch.angle,
+            _focus(score_a, config),
+            whole_bins=config.whole_bins,
+        )
+        similarity = similarity_loss(score_a, score_b, batch.b_from_a, grid_shift=shift)
+        losses = {"keypoint": keypoint, "orientation": orientation, "similarity": similarity}
+        if config.peakiness_weight > 0:
+            losses["peakiness"] = peakiness_loss(score, torch.cat([batch.image_a, batch.image_b]))
+        return losses
+
+    def total(self, losses: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
+        """The weighted sum of the losses."""
+        return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def _grid_shift(config: TrainDetectorConfig, step: int) -> tuple[int, int]:
+    if not config.shift_grid:
+        return 0, 0
+    x, y = np.random.default_rng([config.seed, step, 1]).integers(0, 8, size=2)
+    return int(x), int(y)
+
+
+def _focus(score: Tensor, config: TrainDetectorConfig) -> Tensor | None:
+    if config.orientation_focus == 0:
+        return None
+    score = score.detach()
+    relative = score / score.mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+    return (1 - config.orientation_focus) + config.orientation_focus * relative
+
+
 def build_trainable(config: NetworkConfig) -> Rekd:
-    """A network with a steerable backbone, randomly initialised."""
+    """Build a network with a steerable backbone, randomly initialised."""
     backbone = SteerableBackbone(group_order=config.group_order, fields=config.fields)
     return build_network(config, backbone)
 
 
 def network_state(network: Rekd) -> dict[str, Any]:
-    """What has been learned, without derived buffers."""
+    """The learned parameters and statistics, without derived buffers."""
     backbone = network.backbone
     assert isinstance(backbone, SteerableBackbone)
     head = {
@@ -168,7 +237,7 @@ def network_state(network: Rekd) -> dict[str, Any]:
 
 
 def load_network_state(network: Rekd, state: dict[str, Any]) -> None:
-    """Put back what :func:`network_state` gave."""
+    """Load the parameters that :func:`network_state` returned."""
     backbone = network.backbone
     assert isinstance(backbone, SteerableBackbone)
     backbone.load_learned_state(state["backbone"])
@@ -177,44 +246,27 @@ def load_network_state(network: Rekd, state: dict[str, Any]) -> None:
 
 def learning_rate(config: TrainDetectorConfig, step: int) -> float:
     """The learning rate of a step: warm-up, then the schedule."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.schedule == "halve":
-        return config.learning_rate * (0.5 if step >= config.steps / 2 else 1.0)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    return scheduled_rate(
+        step,
+        highest=config.learning_rate,
+        num_steps=config.steps,
+        warmup_steps=config.warmup_steps,
+        schedule=config.schedule,
+    )
 
 
-def _build_optimiser(network: Rekd, config: TrainDetectorConfig) -> torch.optim.Adam:
+def _parameter_groups(network: Rekd, config: TrainDetectorConfig) -> list[Mapping[str, Any]]:
+    """The orientation head apart, for it may be spared the weight decay."""
     orientation: list[nn.Parameter] = list(network.backbone.orientation.parameters())  # type: ignore[union-attr]
     chosen = {id(p) for p in orientation}
     rest = [p for p in network.parameters() if id(p) not in chosen]
     decay = config.weight_decay if config.decay_orientation else 0.0
-    groups = [
+    return [
         {"params": rest, "weight_decay": config.weight_decay},
         {"params": orientation, "weight_decay": decay},
     ]
-    return torch.optim.Adam(groups, lr=config.learning_rate)
 
 
 def _move(batch: PairBatch, device: torch.device) -> PairBatch:
     moved = {item.name: getattr(batch, item.name).to(device) for item in fields(batch)}
     return PairBatch(**moved)
-
-
-def _identity(config: TrainDetectorConfig, data_hash: str) -> dict[str, Any]:
-    """What must be the same for a run to go on."""
-    plain = json.loads(json.dumps({**asdict(config), "data_hash": data_hash}))
-    return _drop(plain, NO_INFLUENCE)
-
-
-def _drop(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in names}
-
-
-def _completed(saved: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that did not exist when a checkpoint was written had their defaults."""
-    merged = {**defaults, **saved}
-    for name, value in defaults.items():
-        if isinstance(value, dict):
-            merged[name] = _completed(saved.get(name, {}), value)
-    return merged

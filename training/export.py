@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def export_checkpoint(checkpoint: Path, out: Path) -> None:
-    """Write what inference runs and what training goes on from, with steps, data and figures.
+    """Write the baked filters that inference runs, and the parameters that training goes on from.
+
+    The number of steps, the hash of the data and the validation metrics go along.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.

@@ -1,10 +1,12 @@
-"""The two losses of REKD: keypoints by multi-scale index proposal, orientations by cross-entropy.
+"""The losses of the detector, and that of the descriptor.
 
-Index proposal is Key.Net's (Barroso-Laguna et al., ICCV 2019, section 3.3) with the windows and
-weights of Lee et al. (CVPR 2022); the orientation loss is their equation for dense histograms, with
-the true angle shifted by fractions of a bin instead of truncated to whole bins. Two further losses
-look at the score maps alone. Where a batch is shared by several processes, the mean of their losses
-is the loss of the joint batch.
+REKD has two: keypoints by multi-scale index proposal, orientations by cross-entropy. Index proposal
+is Key.Net's (Barroso-Laguna et al., ICCV 2019, section 3.3) with the windows and weights of Lee et
+al. (CVPR 2022). The orientation loss is their equation for dense histograms, with the true angle
+shifted by fractions of a bin instead of truncated to whole bins. Two further losses look at the
+score maps alone. Where a batch is shared by several processes, the mean of their losses is the loss
+of the joint batch. The descriptor has the hardest-in-batch triplet margin loss of HardNet (Mishchuk
+et al., NIPS 2017).
 """
 
 import math
@@ -12,7 +14,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from rekd_hloc.features.detector.orientation import roll_logits
@@ -26,12 +28,14 @@ FLAT_WINDOW_PX = 9
 """Box in which an image's contrast is measured: what the first two convolutions see."""
 FLAT_CONTRAST = 5 / 255
 """Standard deviation in the box at which a pixel counts as flat by exp(-1); above camera noise."""
+FAR = 10.0
+"""Added to distances that must not count as negatives; unit vectors are at most 2 apart."""
 
 
 def warp_maps(
     maps: Float[Tensor, "batch channel height width"], src_from_dst: Float[Tensor, "batch 3 3"]
 ) -> Float[Tensor, "batch channel height width"]:
-    """Maps in the frame of dst, read bilinearly from src; zero where src does not reach."""
+    """Warp maps from the frame of src to that of dst, bilinearly; zero where src does not reach."""
     batch, _, height, width = maps.shape
     y, x = torch.meshgrid(
         torch.arange(height, device=maps.device),
@@ -48,7 +52,7 @@ def warp_maps(
 def border_mask(
     like: Float[Tensor, "batch channel height width"],
 ) -> Float[Tensor, "batch 1 height width"]:
-    """One inside, zero within ``BORDER_PX`` of the crop's edge."""
+    """A mask of one inside, and zero within ``BORDER_PX`` of the crop's edge."""
     mask = torch.zeros_like(like[:, :1])
     mask[:, :, BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] = 1
     return mask
@@ -64,7 +68,7 @@ def keypoint_loss(
     grid_shift: tuple[int, int] = (0, 0),
     importance: Importance = "score",
 ) -> Float[Tensor, ""]:
-    """Multi-scale index proposal between two score maps, both directions averaged.
+    """Compute multi-scale index proposal between two score maps, averaged over both directions.
 
     In every window of a grid, the soft arg-max of the map itself is pulled towards the arg-max of
     the other map warped into its frame.
@@ -75,24 +79,24 @@ def keypoint_loss(
         windows_px: sides of the windows.
         weights: weight of each window size.
         grid_shift: (x, y) by which the grid of windows is moved, in pixels; drawn anew at each step
-            it keeps the windows' edges from becoming part of what is learned. (0, 0) is the paper.
-        importance: weight of a window by its ``score``, brought to 0..1 within the image (paper),
+            it keeps the network from learning the windows' edges. (0, 0) is the paper.
+        importance: weight of a window by its ``score``, scaled to 0..1 within the image (paper),
             or by the ``rank`` of its score among the image's windows. By score, a map of few high
-            spikes leaves most windows without weight, and nothing holds their points in place.
+            spikes leaves most windows without weight, and their points drift.
     """
     mask = border_mask(score_a)
     a_from_b = torch.linalg.inv(b_from_a)
     total = score_a.new_zeros(())
-    for own, other, own_from_other in (
+    for score, other, score_from_other in (
         (score_a, score_b, a_from_b),
         (score_b, score_a, b_from_a),
     ):
-        other_from_own = torch.linalg.inv(own_from_other)
-        visible = warp_maps(mask, other_from_own) * mask
-        target = (warp_maps(other * mask, other_from_own) * visible).detach()
+        other_from_score = torch.linalg.inv(score_from_other)
+        visible = warp_maps(mask, other_from_score) * mask
+        target = (warp_maps(other * mask, other_from_score) * visible).detach()
         for window, weight in zip(windows_px, weights, strict=True):
             total = total + weight / 2 * _window_loss(
-                own * visible, target, visible, window, grid_shift, importance
+                score * visible, target, visible, window, grid_shift, importance
             )
     return total
 
@@ -106,12 +110,12 @@ def orientation_loss(
     *,
     whole_bins: bool = False,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy between the histograms of a, turned by the true angle, and those of b.
+    """Compute the cross-entropy between the histograms of a, rotated by the true angle, and of b.
 
     Args:
         logits_a, logits_b: orientation logits of the two crops.
         b_from_a: homographies in pixels.
-        angle: turn of the content from a to b, house sense, radians.
+        angle: rotation of the content from a to b, radians, clockwise in image coordinates.
         weight_a: importance of each pixel of a; None counts all visible pixels alike (paper).
         whole_bins: cut the angle to whole bins, towards zero, as the paper's code does: on average
             half a bin is lost, and bin 0 is twice as wide as the others.
@@ -126,9 +130,9 @@ def orientation_loss(
     if whole_bins:
         step = 2 * math.pi / logits_a.shape[1]
         angle = (angle / step).trunc() * step
-    turned = roll_logits(logits_a, angle)
+    rotated = roll_logits(logits_a, angle)
     aligned = warp_maps(logits_b, b_from_a)
-    log_a, log_b = turned.log_softmax(dim=1), aligned.log_softmax(dim=1)
+    log_a, log_b = rotated.log_softmax(dim=1), aligned.log_softmax(dim=1)
     both = (log_a.exp() * log_b).sum(dim=1, keepdim=True)
     both = (both + (log_b.exp() * log_a).sum(dim=1, keepdim=True)) / 2
     return -_weighted_mean(both, weight)
@@ -144,18 +148,18 @@ def similarity_loss(
 ) -> Float[Tensor, ""]:
     """One minus the cosine between the two maps, in windows (R2D2, Revaud et al., 2019) and whole.
 
-    Index proposal looks at one place of a window. The windows' cosines hold the map around it in
-    place, the cosine over everything both crops see keeps the order of strong and weak points,
-    which decides what is found again when only the best are kept.
+    Index proposal looks at one pixel of a window. The windows' cosines hold the map around it in
+    place. The cosine over the common area keeps the order of strong and weak points, which decides
+    on the repeatability of the strongest ones.
     """
     mask = border_mask(score_a)
     visible = warp_maps(mask, b_from_a) * mask
     aligned = warp_maps(score_b, b_from_a)
-    own, other, seen = (
+    windows_a, windows_b, is_visible = (
         _split(m, window_px, grid_shift) for m in (score_a * visible, aligned * visible, visible)
     )
-    cosine = F.cosine_similarity(own, other, dim=-1, eps=1e-6)
-    weight = seen.mean(dim=-1)
+    cosine = F.cosine_similarity(windows_a, windows_b, dim=-1, eps=1e-6)
+    weight = is_visible.mean(dim=-1)
     local = _weighted_mean(1 - cosine, weight)
     whole = F.cosine_similarity(
         (score_a * visible).flatten(1), (aligned * visible).flatten(1), dim=-1, eps=1e-6
@@ -168,18 +172,47 @@ def peakiness_loss(
 ) -> Float[Tensor, ""]:
     """Share of the scores that lies where the image is flat, 0..1; mean over the batch.
 
-    Index proposal asks every window for a peak, sky and plain walls too. This asks for silence
-    there; a factor on the scores changes nothing, so it cannot be met by making all of them small.
+    Index proposal asks every window for a peak, even in sky and on plain walls. This loss asks for
+    low scores there. A factor on all scores does not change it, so small scores do not meet it.
 
     Args:
         score: score maps, not negative.
         image: the grey crops they were made from, 0..1.
     """
     mask = border_mask(score)
-    seen = score * mask
+    inside = score * mask
     flat = torch.exp(-((_contrast(image) / FLAT_CONTRAST) ** 2)).detach()
-    share = (seen * flat).sum(dim=(1, 2, 3)) / seen.sum(dim=(1, 2, 3)).clamp(min=1e-6)
+    share = (inside * flat).sum(dim=(1, 2, 3)) / inside.sum(dim=(1, 2, 3)).clamp(min=1e-6)
     return share.mean()
+
+
+def hardest_in_batch_loss(
+    a: Float[Tensor, "pair channel"],
+    b: Float[Tensor, "pair channel"],
+    is_excluded: Bool[Tensor, "pair pair"],
+    *,
+    margin: float = 1.0,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mean over pairs of ``max(0, margin + positive - hardest negative)``.
+
+    The hardest negative of a pair is the nearest descriptor of the other column, seen from a or
+    from b, that does not show the same point.
+
+    Args:
+        a, b: descriptors of unit length; row i of both shows point i.
+        is_excluded: points that are not negatives of one another; the diagonal is implied.
+        margin: by how much a negative must be farther away than the positive.
+
+    Returns:
+        The loss, and the mean positive and hardest negative distance.
+    """
+    distance = (2 - 2 * (a @ b.T)).clamp(min=1e-6).sqrt()
+    positive = distance.diagonal()
+    same = is_excluded | torch.eye(len(a), dtype=torch.bool, device=a.device)
+    negatives = distance + FAR * same.to(distance.dtype)
+    hardest = torch.minimum(negatives.amin(dim=1), negatives.amin(dim=0))
+    loss = (margin + positive - hardest).clamp(min=0).mean()
+    return loss, positive.detach().mean(), hardest.detach().mean()
 
 
 def _contrast(image: Tensor) -> Tensor:
@@ -198,26 +231,26 @@ def _weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def _window_loss(
-    own: Tensor,
+    score: Tensor,
     target: Tensor,
     visible: Tensor,
     window: int,
     shift: tuple[int, int],
     importance: Importance,
 ) -> Tensor:
-    own, target, visible = (_split(m, window, shift) for m in (own, target, visible))
-    steps = torch.arange(window, dtype=own.dtype, device=own.device)
+    score, target, visible = (_split(m, window, shift) for m in (score, target, visible))
+    axis = torch.arange(window, dtype=score.dtype, device=score.device)
     grid = torch.stack(
-        [steps.repeat(window), steps.repeat_interleave(window)], dim=1
+        [axis.repeat(window), axis.repeat_interleave(window)], dim=1
     )  # x, y of each pixel of a window
-    highest = own.amax(dim=-1, keepdim=True)
-    soft = torch.exp(own / (highest + 1e-6)) - (1 - 1e-6)
+    highest = score.amax(dim=-1, keepdim=True)
+    soft = torch.exp(score / (highest + 1e-6)) - (1 - 1e-6)
     total = soft.sum(dim=-1, keepdim=True)
     position = soft @ grid / (total + 1e-6)
-    strength = ((soft * own).sum(dim=-1) / (total[..., 0] + 1e-6)).detach()
-    wanted = grid[_argmax(target)]
-    weight = _min_max(strength) if importance == "score" else _relative_rank(strength)
-    distance = ((position - wanted) / window).square().sum(dim=-1)
+    mean_score = ((soft * score).sum(dim=-1) / (total[..., 0] + 1e-6)).detach()
+    expected = grid[_argmax(target)]
+    weight = _min_max(mean_score) if importance == "score" else _relative_rank(mean_score)
+    distance = ((position - expected) / window).square().sum(dim=-1)
     return 1000 * (weight * visible.amax(dim=-1) * distance).mean()
 
 
@@ -242,6 +275,6 @@ def _min_max(values: Tensor) -> Tensor:
 
 
 def _relative_rank(values: Tensor) -> Tensor:
-    """Place of each value in its row's order, 0 for the lowest to 1 for the highest."""
+    """Rank of each value in its row, from 0 for the lowest to 1 for the highest."""
     order = values.argsort(dim=1).argsort(dim=1)
     return order.to(values.dtype) / max(values.shape[1] - 1, 1)

@@ -1,25 +1,24 @@
-"""Pairs generated once: ``python -m training.pair_cache --config YAML photos=[DIR] output=DIR``.
+"""Generate pairs once: ``python -m training.pair_cache --config YAML images=[DIR] output=DIR``.
 
-The paper draws its 9,000 pairs once and trains 20 epochs on them. A cache is four arrays and the
-configuration they were drawn with; generation goes on where it was stopped.
+The paper draws its 9,000 pairs once and trains 20 epochs on them. A cache holds three arrays and
+the configuration that they were drawn with; generation goes on where it was stopped.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from evaluation.image_folders import images_hash, list_image_paths
-from rekd_hloc.files import write_json
-from training.common.checkpoint import require_same
+from training.common.checkpoint import claim_folder, make_identity
 from training.common.cli import run_cli
+from training.common.distributed import Process
 from training.pairs import ImageSet, PairBatch, PairConfig
 
 logger = logging.getLogger(__name__)
@@ -27,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PairCacheConfig:
-    """What to generate."""
+    """The pairs to generate."""
 
-    photos: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
     """Folders with natural images; only the training share is used."""
     output: str = "runs/pairs"
     pairs: PairConfig = field(default_factory=PairConfig)
@@ -39,7 +38,7 @@ class PairCacheConfig:
 
 
 class PairCache:
-    """Pairs read from a cache, in an order drawn anew for each epoch.
+    """Pairs read from a cache, in a new random order for each epoch.
 
     Raises:
         FileNotFoundError: the folder holds no finished cache.
@@ -60,12 +59,11 @@ class PairCache:
         return len(self.angles)
 
     def batch(self, seed: int, step: int, size: int) -> PairBatch:
-        """Pairs of one step; every pair once in an epoch, what is left of an epoch is dropped."""
+        """Read the pairs of one step; an epoch has every pair once and drops the last few."""
         per_epoch = max(len(self) // size, 1)
         order = np.random.default_rng([seed, step // per_epoch]).permutation(len(self))
-        chosen = order[(step % per_epoch) * size :][:size]
-        crops = torch.from_numpy(np.asarray(self.crops[np.sort(chosen)])).float() / 255
-        chosen = np.sort(chosen)
+        chosen = np.sort(order[(step % per_epoch) * size :][:size])
+        crops = torch.from_numpy(np.asarray(self.crops[chosen])).float() / 255
         return PairBatch(
             image_a=crops[:, :1],
             image_b=crops[:, 1:],
@@ -74,25 +72,36 @@ class PairCache:
         )
 
 
-def generate(config: PairCacheConfig, *, quiet: bool = False) -> Path:
-    """Write the cache, or what is missing of it.
+def draw_share(
+    source: ImageSet | PairCache, process: Process, *, seed: int, step: int, batch_size: int
+) -> PairBatch:
+    """Draw the pairs of a step's joint batch that fall to this process.
+
+    All shares together, in the order of the processes' ranks, are what one process would draw.
 
     Raises:
-        ValueError: too few photos, or the folder holds a cache of another configuration.
+        ValueError: the batch cannot be shared evenly.
     """
-    if not config.photos:
-        raise ValueError("no photos: give photos=[FOLDER,...] with natural images")
-    paths, _ = list_image_paths([Path(p) for p in config.photos])
+    share = process.share_of(batch_size)
+    if isinstance(source, ImageSet):  # pairs are numbered through: draw no more than the share
+        return source.batch(seed, step * process.count + process.rank, share)
+    joint = source.batch(seed, step, batch_size)
+    rows = slice(process.rank * share, (process.rank + 1) * share)
+    return PairBatch(**{item.name: getattr(joint, item.name)[rows] for item in fields(joint)})
+
+
+def generate(config: PairCacheConfig, *, quiet: bool = False) -> Path:
+    """Write the cache, or the pairs that it lacks.
+
+    Raises:
+        ValueError: too few images, or the folder holds a cache of another configuration.
+    """
+    paths, _ = list_image_paths(config.images)
     source = ImageSet(paths, config.pairs)
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
-    identity = json.loads(json.dumps({**asdict(config), "data_hash": images_hash(paths)}))
-    identity = {k: v for k, v in identity.items() if k not in ("output", "photos")}
-    stated = folder / "config.json"
-    if stated.is_file():
-        require_same(stated, json.loads(stated.read_text()), identity)
-    else:
-        write_json(stated, identity)
+    identity = make_identity(asdict(config), ("output", "images"), data_hash=images_hash(paths))
+    claim_folder(folder / "config.json", identity)
     side = config.pairs.crop_px
     crops = _open(folder / "crops.npy", (config.num_pairs, 2, side, side), np.uint8)
     maps = _open(folder / "b_from_a.npy", (config.num_pairs, 3, 3), np.float64)
@@ -110,11 +119,10 @@ def generate(config: PairCacheConfig, *, quiet: bool = False) -> Path:
     return folder
 
 
-def _open(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> np.memmap:
+def _open(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> np.memmap[Any, Any]:
     if path.is_file():
         return np.lib.format.open_memmap(path, mode="r+")
-    array: NDArray[np.generic] = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
-    return array
+    return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Synthetic pairs: a crop of a photo, and the same place turned, scaled, tilted and relit.
+"""Synthetic pairs: a crop of an image, and the same place rotated, scaled, tilted and relit.
 
 Pairs are drawn on the fly. Each is a pure function of (seed, index), so a run that is stopped and
 resumed sees exactly the pairs that an uninterrupted one would have seen.
@@ -6,7 +6,9 @@ resumed sees exactly the pairs that an uninterrupted one would have seen.
 
 import logging
 import math
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,11 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rekd_hloc.geometry import rotation_about
-from training.warps import draw_tilt
+from training.warps import Image, compress_at_random, draw_tilt
 
 logger = logging.getLogger(__name__)
 
-Photo = NDArray[np.uint8]
+NUM_NAMED = 3
+"""Skipped images named for each reason."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class PairConfig:
     crop_px: int = 192
     """Side of both crops (paper: 192)."""
     max_angle_deg: float = 180.0
-    """The turn is uniform in +- this (paper: 180)."""
+    """The rotation is uniform in +- this (paper: 180)."""
     scale_range: tuple[float, float] = (1.0, 1.0)
     """Log-uniform factor of size between the two crops (paper: 1; its code has a flag)."""
     max_stretch: float = 1.0
@@ -41,9 +44,9 @@ class PairConfig:
     perspective: float = 0.0
     """Largest change of scale across half the crop by perspective (paper: 0)."""
     zoom_range: tuple[float, float] = (1.0, 1.0)
-    """Log-uniform size of the photo before cropping (paper: 1, the photo as it is)."""
+    """Log-uniform factor on the image's size before cropping (paper: 1)."""
     centred: bool = False
-    """Crop at the photo's centre (paper) rather than anywhere the crop fits."""
+    """Crop at the image's centre (paper) rather than anywhere the crop fits."""
     brightness: float = 36.0
     """Largest change of brightness, grey levels (paper: 36)."""
     contrast: tuple[float, float] = (0.5, 1.5)
@@ -88,41 +91,48 @@ class PairBatch:
 
 @dataclass
 class ImageSet:
-    """Photos in memory, with those that are of no use counted.
+    """Images in memory that are large enough and have texture; the log says which are skipped.
+
+    Attributes:
+        images: those that can be used.
+        skipped: the reason by path.
 
     Raises:
-        ValueError: fewer than ``min_photos`` can be used.
+        ValueError: fewer than ``min_images`` can be used.
     """
 
     paths: Sequence[Path]
     config: PairConfig
-    min_photos: int = 2
-    photos: list[Photo] = field(default_factory=list)
+    min_images: int = 2
+    images: list[Image] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         needed = math.sqrt(2) * self.config.crop_px * _least_footprint(self.config)
         for path in self.paths:
-            photo = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR)
-            if photo is None:
+            decoded = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR)
+            if decoded is None:
                 self.skipped[str(path)] = "not an image"
-            elif min(photo.shape[:2]) < needed:
-                self.skipped[str(path)] = f"short side {min(photo.shape[:2])} < {needed:.0f} px"
-            elif not _has_texture(np.asarray(photo, dtype=np.uint8), self.config.min_texture):
+                continue
+            image = np.asarray(decoded, dtype=np.uint8)
+            if min(image.shape[:2]) < needed:
+                self.skipped[str(path)] = f"short side {min(image.shape[:2])} < {needed:.0f} px"
+            elif not _has_texture(image, self.config.min_texture):
                 self.skipped[str(path)] = "no texture anywhere"
             else:
-                self.photos.append(np.asarray(photo, dtype=np.uint8))
+                self.images.append(image)
         if self.skipped:
-            logger.warning("%d of %d photos skipped", len(self.skipped), len(self.paths))
-        if len(self.photos) < self.min_photos:
+            logger.warning("%d of %d images skipped", len(self.skipped), len(self.paths))
+        _report_skipped(self.skipped, len(self.paths))
+        if len(self.images) < self.min_images:
             raise ValueError(
-                f"only {len(self.photos)} of {len(self.paths)} photos can be used, at least "
-                f"{self.min_photos} are needed; a crop of {self.config.crop_px} px needs a short "
+                f"only {len(self.images)} of {len(self.paths)} images can be used, at least "
+                f"{self.min_images} are needed; a crop of {self.config.crop_px} px needs a short "
                 f"side of {needed:.0f} px"
             )
 
     def batch(self, seed: int, step: int, size: int) -> PairBatch:
-        """Pairs number ``step * size`` and on of the endless sequence that ``seed`` names."""
+        """Draw the pairs from number ``step * size`` on of the endless sequence of ``seed``."""
         pairs = [self.pair(seed, step * size + i) for i in range(size)]
         image_a, image_b, b_from_a, angle = zip(*pairs, strict=True)
         return PairBatch(
@@ -132,36 +142,55 @@ class ImageSet:
             angle=torch.tensor(angle, dtype=torch.float32),
         )
 
-    def pair(self, seed: int, index: int) -> tuple[Photo, Photo, NDArray[np.float64], float]:
-        """Grey crops a and b (uint8), b_from_a, and the turn in radians (house sense)."""
+    def pair(self, seed: int, index: int) -> tuple[Image, Image, NDArray[np.float64], float]:
+        """Draw one pair.
+
+        Returns:
+            The grey crops a and b (uint8), b_from_a, and the rotation of the content from a to b
+            in radians, clockwise in image coordinates.
+        """
         rng = np.random.default_rng([seed, index])
         for _ in range(self.config.max_tries):
-            photo = self.photos[rng.integers(len(self.photos))]
-            a_from_photo, b_from_photo, angle = _draw_maps(rng, photo, self.config)
-            crop_a = _cut(photo, a_from_photo, self.config.crop_px)
+            image = self.images[rng.integers(len(self.images))]
+            a_from_image, b_from_image, angle = _draw_maps(rng, image, self.config)
+            crop_a = _crop(image, a_from_image, self.config.crop_px)
             if _has_texture(crop_a, self.config.min_texture):
                 break
-        crop_b = _relight(rng, _cut(photo, b_from_photo, self.config.crop_px), self.config)
-        b_from_a = b_from_photo @ np.linalg.inv(a_from_photo)
+        crop_b = _augment_color(rng, _crop(image, b_from_image, self.config.crop_px), self.config)
+        b_from_a = b_from_image @ np.linalg.inv(a_from_image)
         grey_a, grey_b = (cv2.cvtColor(c, cv2.COLOR_BGR2GRAY) for c in (crop_a, crop_b))
-        grey_a, grey_b = (_degrade(rng, np.asarray(g), self.config) for g in (grey_a, grey_b))
+        grey_a, grey_b = (
+            _augment_quality(rng, np.asarray(g, dtype=np.uint8), self.config)
+            for g in (grey_a, grey_b)
+        )
         return grey_a, grey_b, b_from_a, angle
 
 
+def _report_skipped(skipped: Mapping[str, str], num_images: int) -> None:
+    """Log how many of all images are left out for which reason, and a few of their names."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for path, reason in skipped.items():
+        by_reason[re.sub(r"\d+ <", "below", reason)].append(Path(path).name)
+    for reason, names in sorted(by_reason.items()):
+        more = f" and {len(names) - NUM_NAMED} more" if len(names) > NUM_NAMED else ""
+        shown = ", ".join(names[:NUM_NAMED]) + more
+        logger.warning("skipped %d of %d images, %s: %s", len(names), num_images, reason, shown)
+
+
 def _least_footprint(config: PairConfig) -> float:
-    """Photo pixels for one crop pixel at the largest zoom."""
+    """Image pixels for one crop pixel at the largest zoom."""
     return max(1.0, 1 / config.scale_range[0]) * _tilt_reach(config) / config.zoom_range[1]
 
 
 def _tilt_reach(config: PairConfig) -> float:
-    """How much further stretch and perspective may reach into the photo."""
+    """The factor by which stretch and perspective reach further into the image."""
     return math.sqrt(config.max_stretch) / (1 - config.perspective)
 
 
 def _draw_maps(
-    rng: np.random.Generator, photo: Photo, config: PairConfig
+    rng: np.random.Generator, image: Image, config: PairConfig
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    height, width = photo.shape[:2]
+    height, width = image.shape[:2]
     side = config.crop_px
     ratio = _log_uniform(rng, config.scale_range)
     half_diagonal = side / math.sqrt(2) * max(1.0, _tilt_reach(config) / ratio)
@@ -181,16 +210,16 @@ def _draw_maps(
     to_crop = np.eye(3)
     to_crop[:2, 2] = (side - 1) / 2 - np.array(centre)
     about = ((side - 1) / 2, (side - 1) / 2)
-    a_from_photo = rotation_about(0.0, about, zoom).numpy() @ to_crop
+    a_from_image = rotation_about(0.0, about, zoom).numpy() @ to_crop
     tilt = _draw_tilt(rng, config, about)
-    b_from_photo = rotation_about(angle, about, zoom * ratio).numpy() @ tilt @ to_crop
-    return a_from_photo, b_from_photo, angle
+    b_from_image = rotation_about(angle, about, zoom * ratio).numpy() @ tilt @ to_crop
+    return a_from_image, b_from_image, angle
 
 
 def _draw_tilt(
     rng: np.random.Generator, config: PairConfig, about: tuple[float, float]
 ) -> NDArray[np.float64]:
-    """Stretch along a random axis and perspective about the crop's centre, without a turn there."""
+    """Draw stretch and perspective about the crop's centre, without a rotation there."""
     if config.max_stretch == 1 and config.perspective == 0:
         return np.eye(3)
     slope = config.perspective / (2 * np.array(about))
@@ -203,12 +232,12 @@ def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float
     return float(np.exp(rng.uniform(*np.log(bounds))))
 
 
-def _cut(photo: Photo, crop_from_photo: NDArray[np.float64], side: int) -> Photo:
-    """The crop, drawn at twice its size and averaged down so that fine texture does not alias."""
+def _crop(image: Image, crop_from_image: NDArray[np.float64], side: int) -> Image:
+    """Draw the crop at twice its size and average it down, so that fine texture does not alias."""
     twice = np.array([[2.0, 0, 0.5], [0, 2.0, 0.5], [0, 0, 1]])
     fine = cv2.warpPerspective(
-        photo,
-        twice @ crop_from_photo,
+        image,
+        twice @ crop_from_image,
         (2 * side, 2 * side),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REFLECT_101,
@@ -216,31 +245,31 @@ def _cut(photo: Photo, crop_from_photo: NDArray[np.float64], side: int) -> Photo
     return np.asarray(cv2.resize(fine, (side, side), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _has_texture(crop: Photo, least: float) -> bool:
+def _has_texture(crop: Image, least: float) -> bool:
     grey = cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY).astype(np.float32)
     return bool(cv2.Sobel(grey, cv2.CV_32F, 1, 0).max() >= least * max(grey.max(), 1.0))
 
 
-def _relight(rng: np.random.Generator, crop: Photo, config: PairConfig) -> Photo:
-    """Colour jitter, each kind with probability one half."""
+def _augment_color(rng: np.random.Generator, crop: Image, config: PairConfig) -> Image:
+    """Photometric augmentation in colour; each kind with probability one half."""
     values = crop.astype(np.float32)
     if rng.random() < 0.5:
         values += rng.uniform(-config.brightness, config.brightness)
     if rng.random() < 0.5:
         values *= rng.uniform(*config.contrast)
-    values = np.clip(values, 0, 255) / 255
+    values = np.clip(values, 0, 255) / np.float32(255)
     hsv = cv2.cvtColor(values, cv2.COLOR_BGR2HSV)
     if rng.random() < 0.5:
         hsv[..., 1] = np.clip(hsv[..., 1] * rng.uniform(*config.saturation), 0, 1)
     if rng.random() < 0.5:
         hsv[..., 0] = (hsv[..., 0] + rng.uniform(-config.hue_deg, config.hue_deg)) % 360
-    values = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+    values = np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), dtype=np.float32)
     if rng.random() < 0.5:
         values = values[..., rng.permutation(3)]
     return np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
 
 
-def _degrade(rng: np.random.Generator, grey: NDArray[np.uint8], config: PairConfig) -> Photo:
+def _augment_quality(rng: np.random.Generator, grey: Image, config: PairConfig) -> Image:
     """Blur, noise and compression, in the order in which a camera adds them."""
     values = grey.astype(np.float32)
     if config.blur_px > 0 and rng.random() < 0.5:
@@ -249,8 +278,4 @@ def _degrade(rng: np.random.Generator, grey: NDArray[np.uint8], config: PairConf
     if config.noise > 0:
         values += rng.normal(0, rng.uniform(0, config.noise), values.shape).astype(np.float32)
     crop = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    if config.jpeg_quality < 100 and rng.random() < 0.5:
-        quality = int(rng.integers(config.jpeg_quality, 100))
-        _, code = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        crop = np.asarray(cv2.imdecode(code, cv2.IMREAD_GRAYSCALE), dtype=np.uint8)
-    return crop
+    return compress_at_random(rng, crop, config.jpeg_quality)

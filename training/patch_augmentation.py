@@ -1,8 +1,8 @@
-"""What warped photos cannot show: shadows that fall across a patch, and things in front of it.
+"""Patch augmentation: shadows, occlusions and gamma, each patch by draws of its own.
 
-A photo under a homography is flat. In a scene the background behind an edge moves with the
-viewpoint, something may stand before the place, and shadows wander. All three are imitated on the
-patches of a batch, each patch its own, so that the two patches of a pair differ by them.
+An image under a homography is flat. In a scene the background behind an edge moves with the
+viewpoint, something may occlude the point, and shadows move. These changes are imitated on the
+patches of a batch, so that the two patches of a pair differ by them.
 """
 
 from dataclasses import dataclass
@@ -12,74 +12,81 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 EDGE_PX = 1.5
-"""Width of the border of a shadow or of what is in front."""
+"""Width of the border of a shadow or of an occluder."""
 
 
 @dataclass(frozen=True)
 class PatchAugmentation:
-    """How often patches are changed, and how much."""
+    """How often patches are augmented, and by how much."""
 
     max_gamma: float = 1.25
     """Largest exponent on pixel values, log-uniform from its inverse."""
-    shadows: float = 0.0
-    """Share of patches that a shadow falls on, behind a straight edge."""
-    darkest: float = 0.35
-    """Least factor on the values in a shadow."""
-    occlusions: float = 0.0
-    """Share of patches of which a part behind a straight edge shows another place."""
-    nearest: float = 0.2
-    """How near to the centre such an edge comes, as a share of the patch's side."""
+    shadow_share: float = 0.0
+    """Share of patches with a shadow on one side of a straight edge."""
+    min_shadow_factor: float = 0.35
+    """Smallest factor on the values in a shadow."""
+    occlusion_share: float = 0.0
+    """Share of patches that show another patch on one side of a straight edge."""
+    min_occlusion_distance: float = 0.2
+    """Smallest distance of such an edge from the centre, as a share of the patch's side."""
 
     def __post_init__(self) -> None:
         if not self.max_gamma >= 1:
             raise ValueError(f"max_gamma must be at least 1, got {self.max_gamma}")
-        for name in ("shadows", "darkest", "occlusions"):
+        for name in ("shadow_share", "min_shadow_factor", "occlusion_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if not 0 <= self.nearest < 0.5:
-            raise ValueError(f"nearest must be in [0, 0.5), got {self.nearest}")
+        if not 0 <= self.min_occlusion_distance < 0.5:
+            raise ValueError(
+                f"min_occlusion_distance must be in [0, 0.5), got {self.min_occlusion_distance}"
+            )
 
 
 Values = Float[np.ndarray, "patch side side"]
 
 
 def augment_patches(
-    rng: np.random.Generator, patches: NDArray[np.uint8], changes: PatchAugmentation
+    rng: np.random.Generator, patches: NDArray[np.uint8], augmentation: PatchAugmentation
 ) -> Values:
-    """Patches in 0..1, each changed by draws of its own.
+    """Augment each patch by draws of its own; returns values in 0..1.
 
     Args:
         rng: source of the draws.
         patches: shape (patch, side, side), grey levels.
-        changes: what is done to them.
+        augmentation: how often and by how much.
     """
     count = len(patches)
     values = patches.astype(np.float32) / 255
-    if changes.occlusions:
-        # first: what stands in front is lit like the rest
-        front = _behind_an_edge(rng, count, patches.shape[1], changes.nearest)
-        front *= _chosen(rng, count, changes.occlusions)
-        values += front * (values[rng.permutation(count)] - values)
-    if changes.shadows:
-        shade = _behind_an_edge(rng, count, patches.shape[1], 0.0)
-        depth = 1 - rng.uniform(changes.darkest, 1, (count, 1, 1)).astype(np.float32)
-        values *= 1 - shade * depth * _chosen(rng, count, changes.shadows)
-    exponent = np.exp(rng.uniform(-1, 1, (count, 1, 1)) * np.log(changes.max_gamma))
-    changed: Values = values ** exponent.astype(np.float32)
-    return changed
+    if augmentation.occlusion_share:
+        # first: the occluder is lit like the rest
+        distance = augmentation.min_occlusion_distance
+        occluder = _half_plane_mask(rng, count, patches.shape[1], distance)
+        occluder *= _draw_chosen(rng, count, augmentation.occlusion_share)
+        values += occluder * (values[rng.permutation(count)] - values)
+    if augmentation.shadow_share:
+        shadow = _half_plane_mask(rng, count, patches.shape[1], 0.0)
+        factor = rng.uniform(augmentation.min_shadow_factor, 1, (count, 1, 1))
+        depth = 1 - factor.astype(np.float32)
+        values *= 1 - shadow * depth * _draw_chosen(rng, count, augmentation.shadow_share)
+    exponent = np.exp(rng.uniform(-1, 1, (count, 1, 1)) * np.log(augmentation.max_gamma))
+    augmented: Values = values ** exponent.astype(np.float32)
+    return augmented
 
 
-def _chosen(rng: np.random.Generator, count: int, share: float) -> NDArray[np.float32]:
+def _draw_chosen(rng: np.random.Generator, count: int, share: float) -> NDArray[np.float32]:
     return (rng.random((count, 1, 1)) < share).astype(np.float32)
 
 
-def _behind_an_edge(
-    rng: np.random.Generator, count: int, side: int, nearest: float
+def _half_plane_mask(
+    rng: np.random.Generator, count: int, side: int, min_distance: float
 ) -> NDArray[np.float32]:
-    """How far each pixel is behind a random straight edge, 0..1; the centre never is by much."""
-    turn = rng.uniform(0, 2 * np.pi, (count, 1, 1)).astype(np.float32)
-    distance = side * rng.uniform(nearest, 0.5, (count, 1, 1)).astype(np.float32)
+    """Draw for each patch a mask that is 1 beyond a random straight edge and 0 at the centre.
+
+    The edge is at least ``min_distance`` from the centre, as a share of the side.
+    """
+    direction = rng.uniform(0, 2 * np.pi, (count, 1, 1)).astype(np.float32)
+    distance = side * rng.uniform(min_distance, 0.5, (count, 1, 1)).astype(np.float32)
     axis = np.arange(side, dtype=np.float32) - (side - 1) / 2
-    along = np.cos(turn) * axis[None, None] + np.sin(turn) * axis[None, :, None]
-    behind: NDArray[np.float32] = np.clip((along - distance) / EDGE_PX + 0.5, 0, 1)
-    return behind
+    along = np.cos(direction) * axis[None, None] + np.sin(direction) * axis[None, :, None]
+    mask: NDArray[np.float32] = np.clip((along - distance) / EDGE_PX + 0.5, 0, 1)
+    return mask

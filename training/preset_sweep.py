@@ -1,8 +1,9 @@
-"""Compare extraction options on held-out photos: ``python -m training.preset_sweep --photos DIR``.
+"""Compare extraction options on held-out images: ``python -m training.preset_sweep --images DIR``.
 
-Every held-out photo is seen again under a random homography with other light, blur and noise. For
-each variant of a preset: how many mutual neighbours are right within 3 px, which share that is, and
-how precise they are. Presets are chosen here and never on a benchmark's images.
+Every held-out image is paired with a view of it under a random homography with other light, blur
+and noise. For each variant of a preset the table says how many mutual nearest neighbours are
+correct within 3 px, which share that is, and how precise they are. Presets are chosen here and
+never on a benchmark's images.
 """
 
 import sys
@@ -30,7 +31,7 @@ CORRECT_PX = 3.0
 
 @dataclass(frozen=True)
 class VariantResult:
-    """Means over pairs; ``error_px`` is the median error of the correct matches."""
+    """Means over pairs, and the median error of the correct matches in pixels."""
 
     variant: str
     num_keypoints: float
@@ -46,32 +47,32 @@ class VariantResult:
 def evaluate_variant(
     name: str, extractor: Extractor, pairs: Sequence[tuple[View, View]]
 ) -> VariantResult:
-    """Run one variant over all pairs of views."""
+    """Extract and match all pairs of views with one variant."""
     rows, errors, seconds = [], [], 0.0
     for view_a, view_b in tqdm(pairs, desc=name or "as it is", disable=None):
         start = time.perf_counter()
         a, b = extractor(view_a.grey), extractor(view_b.grey)
         seconds += time.perf_counter() - start
-        b_from_a = torch.from_numpy(view_b.view_from_photo @ np.linalg.inv(view_a.view_from_photo))
-        figures = [len(a)]
+        b_from_a = torch.from_numpy(view_b.view_from_image @ np.linalg.inv(view_a.view_from_image))
+        counts = [len(a)]
         for kind in ("none", "density"):
-            found = match(a, b, MatchConfig(filter=kind))
-            error = match_errors(a.keypoints.xy, b.keypoints.xy, found.index, b_from_a)
-            right = error <= CORRECT_PX
-            figures += [len(found), int(right.sum())]
+            matches = match(a, b, MatchConfig(filter=kind))
+            error = match_errors(a.keypoints.xy, b.keypoints.xy, matches.index, b_from_a)
+            is_correct = error <= CORRECT_PX
+            counts += [len(matches), int(is_correct.sum())]
             if kind == "none":
-                errors.append(error[right])
-        rows.append(figures)
-    keypoints, matches, correct, kept, kept_correct = np.mean(rows, axis=0)
+                errors.append(error[is_correct])
+        rows.append(counts)
+    num_keypoints, num_matches, num_correct, num_filtered, filtered_correct = np.mean(rows, axis=0)
     all_errors = torch.cat(errors)
     return VariantResult(
         variant=name,
-        num_keypoints=keypoints,
-        num_matches=matches,
-        num_correct=correct,
-        precision=correct / max(matches, 1),
-        filtered_correct=kept_correct,
-        filtered_precision=kept_correct / max(kept, 1),
+        num_keypoints=num_keypoints,
+        num_matches=num_matches,
+        num_correct=num_correct,
+        precision=num_correct / max(num_matches, 1),
+        filtered_correct=filtered_correct,
+        filtered_precision=filtered_correct / max(num_filtered, 1),
         error_px=float(all_errors.median()) if len(all_errors) else float("nan"),
         seconds_per_image=seconds / (2 * len(pairs)),
     )
@@ -80,18 +81,18 @@ def evaluate_variant(
 def draw_pairs(
     paths: Sequence[Path], count: int, seed: int, *, upright: bool
 ) -> list[tuple[View, View]]:
-    """One pair of views of each of ``count`` photos, spread over all of them."""
+    """Draw one pair of views of each of ``count`` images, spread over all of them."""
     picked = np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)
     pairs = []
     for index in picked:
-        photo = read_color(paths[index])
+        image = read_color(paths[index])
         rng = np.random.default_rng([seed, int(index)])
-        pairs.append((plain_view(photo), draw_view(rng, photo, WarpConfig(), upright=upright)))
+        pairs.append((plain_view(image), draw_view(rng, image, WarpConfig(), upright=upright)))
     return pairs
 
 
 def format_table(rows: Sequence[VariantResult]) -> str:
-    """A Markdown table, one variant a row."""
+    """Format a Markdown table with a row for each variant."""
     lines = [
         "| variant | keypoints | matches | correct | precision | filtered: correct | precision "
         "| error px | s/image |",
@@ -109,21 +110,23 @@ def format_table(rows: Sequence[VariantResult]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = make_parser("training.preset_sweep", __doc__)
-    parser.add_argument("--photos", type=Path, nargs="+", required=True)
+    parser.add_argument(
+        "--images", "--photos", type=Path, nargs="+", required=True, help="folders of images"
+    )
     parser.add_argument("--conf", default="rekd-fast", help="preset to start from")
     parser.add_argument(
         "--variant", action="append", default=[""], help="'key=value key=value'; may be repeated"
     )
-    parser.add_argument("--num-photos", type=int, default=16)
-    parser.add_argument("--upright", action="store_true", help="views that are hardly turned")
+    parser.add_argument("--num-images", "--num-photos", type=int, default=16)
+    parser.add_argument("--upright", action="store_true", help="views that are hardly rotated")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for results.json")
     arguments = parser.parse_args(argv)
 
     def work() -> None:
-        _, held_out = list_image_paths(arguments.photos)
+        _, held_out = list_image_paths(arguments.images)
         pairs = draw_pairs(
-            held_out, arguments.num_photos, arguments.seed, upright=arguments.upright
+            held_out, arguments.num_images, arguments.seed, upright=arguments.upright
         )
         preset = get_preset(arguments.conf)
         configs = {text: load_config(preset, None, text.split()) for text in arguments.variant}

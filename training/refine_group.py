@@ -1,10 +1,10 @@
-"""Give a trained network a finer rotation group: train at C8, go on at C16 or C36.
+"""Give a trained network a finer rotation group: train with C8, go on with C16 or C36.
 
 A regular-to-regular filter of C_N is one function psi of the relative rotation, sampled N times:
 k[o, i](x) = psi(R_o^-1 x, i - o). Reading psi between its samples (band-limited, periodic) and
 scaling by N / M, because M terms are summed now, gives the filters of C_M that compute nearly the
-same maps at finer angles. The fine group costs (M / N)^2 a step, so most steps are better taken at
-the coarse one. Fine-tune afterwards: the group maximum runs over more samples.
+same maps at finer angles. A step of the fine group costs (M / N)^2 times as much, so most steps are
+better taken with the coarse one. Fine-tune afterwards: the group maximum runs over more samples.
 """
 
 import sys
@@ -25,7 +25,7 @@ from training.common.checkpoint import load_start, save_checkpoint, start_path
 
 
 def refine_group(coarse: SteerableBackbone, group_order: int) -> SteerableBackbone:
-    """A backbone of a finer cyclic group that computes nearly the same function.
+    """Build a backbone of a finer cyclic group that computes nearly the same function.
 
     Args:
         coarse: a trained backbone of order N.
@@ -55,11 +55,11 @@ def _refit(
     coarse: SteerableBackbone,
     fine: SteerableBackbone,
 ) -> Tensor:
-    """Weights of the target convolution whose filters are the source's, finely sampled."""
-    wanted = _first_rotation(expand_filter(source), coarse.group_order)
-    if wanted.shape[2] > 1:
-        wanted = _resample_periodic(wanted, fine.group_order)
-        wanted = wanted * (coarse.group_order / fine.group_order)
+    """Solve for the weights that give the target convolution the source's filters, resampled."""
+    filters = _first_rotation(expand_filter(source), coarse.group_order)
+    if filters.shape[2] > 1:
+        filters = _resample_periodic(filters, fine.group_order)
+        filters = filters * (coarse.group_order / fine.group_order)
     columns = []
     weights = torch.zeros_like(target.weights)
     for index in range(len(weights)):
@@ -67,36 +67,41 @@ def _refit(
         kernel = target.basisexpansion(weights).reshape(expand_filter(target).shape)
         columns.append(_first_rotation(kernel, fine.group_order).flatten())
     basis = torch.stack(columns, dim=1).double()
-    solution = torch.linalg.lstsq(basis, wanted.flatten().double()[:, None]).solution
-    return solution[:, 0].float()
+    solution = torch.linalg.lstsq(basis, filters.flatten().double()[:, None]).solution
+    weights_of_target: Tensor = solution[:, 0].float()
+    return weights_of_target
 
 
 def _first_rotation(
     kernel: Float[Tensor, "out in side side"], order: int
 ) -> Float[Tensor, "field_out field_in rotation side side"]:
-    """Filters of each output field's unrotated element; the others are turned copies."""
+    """Filters of each output field's unrotated element; the others are rotated copies."""
     out, into, side, _ = kernel.shape
     rotations = order if into % order == 0 else 1
     return kernel.reshape(out // order, order, into // rotations, rotations, side, side)[:, 0]
 
 
 def _resample_periodic(values: Tensor, count: int) -> Tensor:
-    """Samples of a periodic function along dim 2, read at ``count`` evenly spaced places."""
+    """Resample a periodic function along dim 2 at ``count`` evenly spaced points."""
     old = values.shape[2]
     if old == count:
         return values
     spectrum = torch.fft.rfft(values.double(), dim=2)
     spectrum[:, :, -1] /= 2  # the highest frequency of an even count stands for both signs
-    return (torch.fft.irfft(spectrum, n=count, dim=2) * (count / old)).to(values.dtype)
+    resampled: Tensor = torch.fft.irfft(spectrum, n=count, dim=2) * (count / old)
+    return resampled.to(values.dtype)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: checkpoint in, checkpoint of the finer group out."""
+    """Command line; returns the exit status."""
     parser = make_parser("training.refine_group", __doc__)
     parser.add_argument(
-        "checkpoint", help="of a training, or weights as they ship, by name or file: rekd-fast"
+        "checkpoint",
+        help="a training checkpoint, or weights as they ship, by name or file: rekd-fast",
     )
-    parser.add_argument("output", type=Path, help="to be named as init=OUTPUT in the next training")
+    parser.add_argument(
+        "output", type=Path, help="checkpoint to write; name it as init=OUTPUT in the next training"
+    )
     parser.add_argument("--group-order", type=int, default=36)
     arguments = parser.parse_args(argv)
 

@@ -1,15 +1,16 @@
-"""Tracks of all training photos and scenes on disk, and batches of patch pairs drawn from them.
+"""Tracks of all training images and scenes on disk, and batches of patch pairs drawn from them.
 
-Two files a photo; the second one is written last and marks the photo as done. A batch is a pure
-function of the seed and the step.
+Each image has two files; the second one is written last and marks the image as done. A batch is a
+pure function of the seed and the step.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,9 @@ from tqdm import tqdm
 
 from evaluation.image_folders import images_hash
 from rekd_hloc.features.detector.detect import Detector
-from rekd_hloc.files import atomic_write, write_json
+from rekd_hloc.files import atomic_write
 from rekd_hloc.images import ImageReadError, read_color
-from training.common.checkpoint import require_same
+from training.common.checkpoint import claim_folder, make_identity
 from training.patch_augmentation import PatchAugmentation, augment_patches
 from training.scene_tracks import SceneConfig, make_scene_tracks, scene_hash
 from training.tracks import TrackConfig, Tracks, make_tracks
@@ -30,18 +31,25 @@ from training.tracks import TrackConfig, Tracks, make_tracks
 logger = logging.getLogger(__name__)
 
 VERSION = 2
-"""Of the files."""
+"""Version of the files."""
 DONE = "done"
-"""File that marks a scene's folder as whole."""
+"""File that marks a scene's folder as complete."""
+NAMES_IN_HASH = {
+    "patch_size_px": "support",
+    "size_factors": "finer",
+    "min_prominence": "min_relief",
+}
+"""Options by the names that they had when version 2 began. The name of a scene's folder is a hash
+of them, and must stay the same."""
 
 
 @dataclass(frozen=True)
 class PatchPairs:
-    """Two views of each place, and which places must not be called different.
+    """Two views of each track's point, and which rows must not serve as negatives.
 
     Attributes:
         a, b: patches in 0..1.
-        is_excluded: true where two rows show (nearly) the same place of one photo or scene.
+        is_excluded: true where two rows show (nearly) the same point of one image or scene.
     """
 
     a: Float[Tensor, "pair 1 32 32"]
@@ -59,37 +67,32 @@ def generate_tracks(
     seed: int,
     quiet: bool = False,
 ) -> None:
-    """Write the tracks of all photos, or what is missing of them.
+    """Write the tracks of all images, or those of them that are missing.
 
     Raises:
         ValueError: the folder holds tracks of another configuration, detector or data.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    identity = {"tracks": asdict(config), "detector": detector_hash, "seed": seed}
-    identity["version"] = VERSION
-    identity = json.loads(json.dumps({**identity, "data_hash": images_hash(paths)}))
-    stated = folder / "config.json"
-    if stated.is_file():
-        require_same(stated, json.loads(stated.read_text()), identity)
-    else:
-        write_json(stated, identity)
-    for index, path in enumerate(tqdm(paths, disable=quiet, unit="photo")):
+    settings = {"tracks": asdict(config), "detector": detector_hash, "seed": seed}
+    identity = make_identity(settings, (), version=VERSION, data_hash=images_hash(paths))
+    claim_folder(folder / "config.json", identity)
+    for index, path in enumerate(tqdm(paths, disable=quiet, unit="image")):
         if (folder / f"{index:05d}.npz").is_file():
             continue
         try:
-            photo = read_color(path)
+            image = read_color(path)
         except ImageReadError as error:
             logger.warning("skipped: %s", error)
             continue
-        # the photo's name and not its number: its tracks do not depend on the other photos
+        # the image's name and not its number: its tracks do not depend on the other images
         rng = np.random.default_rng([seed, *path.name.encode()])
-        _write(folder / f"{index:05d}", make_tracks(photo, detector, config, rng))
+        _write(folder / f"{index:05d}", make_tracks(image, detector, config, rng))
 
 
 def generate_scene_tracks(
     folder: Path, scenes: SceneConfig, config: TrackConfig, *, seed: int, quiet: bool = False
 ) -> list[Path]:
-    """Write the tracks of all scenes, or what is missing of them.
+    """Write the tracks of all scenes, or those of them that are missing.
 
     Returns:
         The folder of each scene's tracks, below ``folder``; its name is a hash of all that they
@@ -99,14 +102,15 @@ def generate_scene_tracks(
         FileNotFoundError, ValueError: as :func:`training.scene_tracks.make_scene_tracks`.
     """
     written = []
-    pairs = list(zip(scenes.folders, scenes.photos, strict=True))
-    for source, photos in tqdm(pairs, disable=quiet or not pairs, unit="scene"):
+    sources = list(zip(scenes.folders, scenes.images, strict=True))
+    for source, images in tqdm(sources, disable=quiet or not sources, unit="scene"):
         content = scene_hash(Path(source))
-        settings = [content, VERSION, seed, scenes.limits, asdict(config)]
+        options = _with_names_in_hash(asdict(config))
+        settings = [content, VERSION, seed, scenes.limits, options]
         name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
         if not (folder / name / DONE).is_file():
             rng = np.random.default_rng([seed, *content.encode()])
-            parts = make_scene_tracks(Path(source), Path(photos), config, scenes, rng)
+            parts = make_scene_tracks(Path(source), Path(images), config, scenes, rng)
             (folder / name).mkdir(parents=True, exist_ok=True)
             for index, tracks in enumerate(parts):
                 _write(folder / name / f"{index:05d}", tracks)
@@ -115,11 +119,20 @@ def generate_scene_tracks(
     return written
 
 
+def _with_names_in_hash(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        NAMES_IN_HASH.get(name, name): _with_names_in_hash(value)
+        if isinstance(value, Mapping)
+        else value
+        for name, value in options.items()
+    }
+
+
 class TrackSet:
     """All tracks in a folder, and in those of scenes.
 
     Args:
-        folder: of the photos' tracks.
+        folder: of the images' tracks.
         scenes: folders each of which holds the tracks of one scene.
 
     Raises:
@@ -127,25 +140,25 @@ class TrackSet:
     """
 
     def __init__(self, folder: Path, scenes: Sequence[Path] = ()) -> None:
-        found = [(f"{place}", path) for place in scenes for path in sorted(place.glob("*.npz"))]
-        found = [(path.stem, path) for path in sorted(folder.glob("*.npz"))] + found
-        files = [np.load(path) for _, path in found]
-        self.patches = [np.load(path.with_suffix(".npy"), mmap_mode="r") for _, path in found]
+        sources = [(path.stem, path) for path in sorted(folder.glob("*.npz"))]
+        sources += [(f"{scene}", path) for scene in scenes for path in sorted(scene.glob("*.npz"))]
+        files = [np.load(path) for _, path in sources]
+        self.patches = [np.load(path.with_suffix(".npy"), mmap_mode="r") for _, path in sources]
         counts = [len(file["side"]) for file in files]
         if sum(counts) < 2:
-            raise ValueError(f"{folder} holds {sum(counts)} tracks; use more photos with texture")
-        self.photo = np.repeat(np.arange(len(files)), counts)
-        worlds = np.unique([world for world, _ in found], return_inverse=True)[1]
-        self.world = np.repeat(worlds, counts)
+            raise ValueError(f"{folder} holds {sum(counts)} tracks; use more images with texture")
+        self.file = np.repeat(np.arange(len(files)), counts)
+        frames = np.unique([frame for frame, _ in sources], return_inverse=True)[1]
+        self.frame = np.repeat(frames, counts)
         self.first = np.concatenate([file["start"][:-1] for file in files])
         self.length = np.concatenate([np.diff(file["start"]) for file in files])
-        self.place = np.concatenate([file["place"] for file in files])
+        self.position = np.concatenate([file["place"] for file in files])
         self.side = np.concatenate([file["side"] for file in files])
         self.is_upright = np.concatenate([file["is_upright"] for file in files])
 
     def __len__(self) -> int:
         """Number of tracks."""
-        return len(self.photo)
+        return len(self.file)
 
     @property
     def num_patches(self) -> int:
@@ -153,17 +166,17 @@ class TrackSet:
         return int(self.length.sum())
 
     def batch(self, rng: np.random.Generator, plan: "BatchPlan") -> PatchPairs:
-        """Pairs drawn by the generator: two different views of each of some tracks."""
+        """Draw two different views of each of some tracks."""
         tracks = self._draw_tracks(rng, plan)
         first = (rng.random(len(tracks)) * self.length[tracks]).astype(np.int64)
         step = 1 + (rng.random(len(tracks)) * (self.length[tracks] - 1)).astype(np.int64)
         second = (first + step) % self.length[tracks]
         a, b = (self._read(tracks, view) for view in (first, second))
-        a, b = _turn_alike(rng, a, b, self.is_upright[tracks])
+        a, b = _rotate_alike(rng, a, b, self.is_upright[tracks])
         return PatchPairs(
-            a=torch.from_numpy(augment_patches(rng, a, plan.changes))[:, None],
-            b=torch.from_numpy(augment_patches(rng, b, plan.changes))[:, None],
-            is_excluded=torch.from_numpy(self._same_place(tracks, plan.exclusion)),
+            a=torch.from_numpy(augment_patches(rng, a, plan.augmentation))[:, None],
+            b=torch.from_numpy(augment_patches(rng, b, plan.augmentation))[:, None],
+            is_excluded=torch.from_numpy(self._show_same_point(tracks, plan.exclusion)),
         )
 
     def _draw_tracks(self, rng: np.random.Generator, plan: "BatchPlan") -> NDArray[np.int64]:
@@ -174,10 +187,10 @@ class TrackSet:
             members = np.flatnonzero(self.is_upright == is_upright)
             if wanted == 0 or len(members) == 0:
                 continue
-            photos = rng.permutation(np.unique(self.photo[members]))
-            groups = [photos[i : i + plan.photos] for i in range(0, len(photos), plan.photos)]
+            files = rng.permutation(np.unique(self.file[members]))
+            groups = [files[i : i + plan.images] for i in range(0, len(files), plan.images)]
             for group in groups:
-                pool = members[np.isin(self.photo[members], group)]
+                pool = members[np.isin(self.file[members], group)]
                 taken = rng.permutation(pool)[:wanted]
                 chosen.append(taken)
                 wanted -= len(taken)
@@ -187,61 +200,61 @@ class TrackSet:
 
     def _read(self, tracks: NDArray[np.int64], view: NDArray[np.int64]) -> NDArray[np.uint8]:
         rows = self.first[tracks] + view
-        picked = [self.patches[p][row] for p, row in zip(self.photo[tracks], rows, strict=True)]
+        picked = [self.patches[p][row] for p, row in zip(self.file[tracks], rows, strict=True)]
         return np.stack(picked)
 
-    def _same_place(self, tracks: NDArray[np.int64], exclusion: float) -> NDArray[np.bool_]:
-        place, side, world = self.place[tracks], self.side[tracks], self.world[tracks]
-        distance = np.linalg.norm(place[:, None] - place[None], axis=2)
+    def _show_same_point(self, tracks: NDArray[np.int64], exclusion: float) -> NDArray[np.bool_]:
+        position, side, frame = self.position[tracks], self.side[tracks], self.frame[tracks]
+        distance = np.linalg.norm(position[:, None] - position[None], axis=2)
         near = distance < exclusion * np.maximum(side[:, None], side[None])
-        return np.asarray(near & (world[:, None] == world[None]))
+        return np.asarray(near & (frame[:, None] == frame[None]))
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What a batch is made of."""
+    """The composition of a batch."""
 
     batch_size: int = 512
     """Pairs in a step."""
-    photos: int = 16
-    """Photos that a batch is drawn from; few give hard negatives of the same photo."""
+    images: int = 16
+    """Images that a batch is drawn from; with few, many negatives come from the same image."""
     upright_share: float = 0.25
     """Share of pairs of upright patches."""
     exclusion: float = 0.1
-    """Two places of a photo or scene closer than this part of the larger patch's side are one."""
-    changes: PatchAugmentation = field(default_factory=PatchAugmentation)
-    """What is done to every patch."""
+    """Two points of an image or scene closer than this part of the larger patch's side are one."""
+    augmentation: PatchAugmentation = field(default_factory=PatchAugmentation)
+    """Augmentation of every patch."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 2 or self.photos < 1:
+        if self.batch_size < 2 or self.images < 1:
             raise ValueError(
-                "batch_size must be at least 2 and photos at least 1, got "
-                f"{self.batch_size}, {self.photos}"
+                "batch_size must be at least 2 and images at least 1, got "
+                f"{self.batch_size}, {self.images}"
             )
         if not 0 <= self.upright_share <= 1:
             raise ValueError(f"upright_share must be in [0, 1], got {self.upright_share}")
 
 
-def _turn_alike(
+def _rotate_alike(
     rng: np.random.Generator,
     a: NDArray[np.uint8],
     b: NDArray[np.uint8],
     is_upright: NDArray[np.bool_],
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Mirror, and turn by quarters unless upright, both patches of a pair the same way."""
+    """Mirror both patches of a pair alike, and unless upright rotate them by quarter turns."""
     a, b = a.copy(), b.copy()
     mirrored = rng.random(len(a)) < 0.5
-    turns = rng.integers(4, size=len(a)) * ~is_upright
+    quarters = rng.integers(4, size=len(a)) * ~is_upright
     for patches in (a, b):
         patches[mirrored] = patches[mirrored][:, :, ::-1]
         for quarter in (1, 2, 3):
-            chosen = turns == quarter
+            chosen = quarters == quarter
             patches[chosen] = np.rot90(patches[chosen], quarter, axes=(1, 2))
     return a, b
 
 
 def _write(stem: Path, tracks: Tracks) -> None:
-    """Both files under their final names only when they are whole."""
+    """Write both files; each has its final name only once it is complete."""
     patches, rest = stem.with_suffix(".npy"), stem.with_suffix(".npz")
     with atomic_write(patches) as scratch, scratch.open("wb") as file:
         np.save(file, tracks.patches)
@@ -249,7 +262,7 @@ def _write(stem: Path, tracks: Tracks) -> None:
         np.savez(
             file,
             start=tracks.start,
-            place=tracks.place,
+            place=tracks.position,
             side=tracks.side,
             is_upright=tracks.is_upright,
         )

@@ -1,7 +1,7 @@
-"""A whole photo seen again: turned, scaled, tilted and relit, with the map between the two.
+"""Views of a whole image: rotated, scaled, tilted and relit, with the map from the image.
 
 The pairs of training.pairs are small crops, which hold whole keypoints but not whole patches; the
-descriptor needs the photo around them. Each view is a pure function of its random generator.
+descriptor needs the image around them. Each view is a pure function of its random generator.
 """
 
 import math
@@ -13,27 +13,27 @@ from numpy.typing import NDArray
 
 from rekd_hloc.geometry import rotation_about
 
-Photo = NDArray[np.uint8]
-Grey = NDArray[np.uint8]
+Image = NDArray[np.uint8]
+"""An image in colour or grey."""
 LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
 class WarpConfig:
-    """How a photo is changed."""
+    """How the views of an image are drawn: geometry, then photometric augmentation."""
 
     scale_range: tuple[float, float] = (0.6, 1.6)
     """Log-uniform factor of size."""
     max_angle_deg: float = 180.0
-    """The turn of an ordinary view is uniform in +- this."""
+    """The rotation of an ordinary view is uniform in +- this."""
     upright_angle_deg: float = 15.0
-    """The turn of a view for upright patches is uniform in +- this."""
+    """The rotation of a view for upright patches is uniform in +- this."""
     max_stretch: float = 1.35
     """Largest ratio between the scales along two axes, log-uniform from 1."""
     perspective: float = 0.15
-    """Largest change of scale across half the photo by perspective."""
+    """Largest change of scale across half the image by perspective."""
     max_area: float = 1.3
-    """Largest area of the view, as a multiple of the photo's."""
+    """Largest area of the view, as a multiple of the image's."""
     gamma: tuple[float, float] = (0.6, 1.6)
     """Log-uniform exponent on pixel values."""
     contrast: tuple[float, float] = (0.6, 1.3)
@@ -60,39 +60,39 @@ class WarpConfig:
 
 @dataclass(frozen=True)
 class View:
-    """A changed photo (grey) and ``view_from_photo``; ``is_upright`` if it is hardly turned."""
+    """A view in grey and the map ``view_from_image``; ``is_upright`` if it is hardly rotated."""
 
-    grey: Grey
-    view_from_photo: NDArray[np.float64]
+    grey: Image
+    view_from_image: NDArray[np.float64]
     is_upright: bool
 
 
-def plain_view(photo: Photo) -> View:
-    """The photo itself."""
-    return View(_grey(photo, np.asarray(LUMA)), np.eye(3), is_upright=True)
+def plain_view(image: Image) -> View:
+    """The image itself as a view."""
+    return View(_grey(image, np.asarray(LUMA)), np.eye(3), is_upright=True)
 
 
-def draw_view(rng: np.random.Generator, photo: Photo, config: WarpConfig, *, upright: bool) -> View:
-    """The photo (RGB) under a random homography, with light, blur, noise and compression."""
-    view_from_photo, size = _draw_map(rng, photo, config, upright)
+def draw_view(rng: np.random.Generator, image: Image, config: WarpConfig, *, upright: bool) -> View:
+    """Draw a view of an image (RGB): a random homography, then photometric augmentation."""
+    view_from_image, size = _draw_map(rng, image, config, upright)
     weights = rng.dirichlet(8 * np.asarray(LUMA) + 1)
     fine = np.diag([2.0, 2.0, 1.0])
     fine[:2, 2] = 0.5  # pixel centres of an image of twice the size
     warped = cv2.warpPerspective(
-        _grey(photo, weights),
-        fine @ view_from_photo,
+        _grey(image, weights),
+        fine @ view_from_image,
         (2 * size[0], 2 * size[1]),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REFLECT_101,
     )
     small = cv2.resize(warped, size, interpolation=cv2.INTER_AREA)
-    return View(_degrade(rng, np.asarray(small), config), view_from_photo, upright)
+    return View(_augment_photometric(rng, np.asarray(small), config), view_from_image, upright)
 
 
 def draw_tilt(
     rng: np.random.Generator, max_stretch: float, slope: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """A 3x3 map that stretches along a random axis and tilts, without a turn at the origin.
+    """Draw a 3x3 map that stretches along a random axis and tilts, unrotated at the origin.
 
     Args:
         rng: source of both.
@@ -107,9 +107,9 @@ def draw_tilt(
 
 
 def _draw_map(
-    rng: np.random.Generator, photo: Photo, config: WarpConfig, upright: bool
+    rng: np.random.Generator, image: Image, config: WarpConfig, upright: bool
 ) -> tuple[NDArray[np.float64], tuple[int, int]]:
-    height, width = photo.shape[:2]
+    height, width = image.shape[:2]
     centre = ((width - 1) / 2, (height - 1) / 2)
     limit = config.upright_angle_deg if upright else config.max_angle_deg
     angle = math.radians(rng.uniform(-limit, limit))
@@ -118,8 +118,8 @@ def _draw_map(
     tilt = draw_tilt(rng, config.max_stretch, config.perspective / half)
     to_centre = np.eye(3)
     to_centre[:2, 2] = -np.array(centre)
-    turned = rotation_about(angle, (0.0, 0.0), scale).numpy()
-    linear = turned @ tilt @ to_centre
+    rotation = rotation_about(angle, (0.0, 0.0), scale).numpy()
+    linear = rotation @ tilt @ to_centre
     corners = np.array([[0, width - 1, width - 1, 0], [0, 0, height - 1, height - 1], [1.0] * 4])
     moved = linear @ corners
     low, high = (moved[:2] / moved[2]).min(axis=1), (moved[:2] / moved[2]).max(axis=1)
@@ -131,12 +131,12 @@ def _draw_map(
     return shift @ linear, (int(size[0]), int(size[1]))
 
 
-def _grey(photo: Photo, weights: NDArray[np.float64]) -> Grey:
-    return np.rint(photo.astype(np.float32) @ weights.astype(np.float32)).clip(0, 255).astype("u1")
+def _grey(image: Image, weights: NDArray[np.float64]) -> Image:
+    return np.rint(image.astype(np.float32) @ weights.astype(np.float32)).clip(0, 255).astype("u1")
 
 
-def _degrade(rng: np.random.Generator, grey: Grey, config: WarpConfig) -> Grey:
-    """Light first, then blur, noise and compression, in the order in which a camera adds them."""
+def _augment_photometric(rng: np.random.Generator, grey: Image, config: WarpConfig) -> Image:
+    """Change the light, then add blur, noise and compression, in a camera's order."""
     gamma = math.exp(rng.uniform(*np.log(config.gamma)))
     values = (grey.astype(np.float32) / 255) ** gamma
     values = values * rng.uniform(*config.contrast)
@@ -152,8 +152,13 @@ def _degrade(rng: np.random.Generator, grey: Grey, config: WarpConfig) -> Grey:
         spread = rng.uniform(0, config.noise) / 255
         values = values + rng.normal(0, spread, values.shape)
     result = np.rint(np.asarray(values) * 255).clip(0, 255).astype(np.uint8)
-    if config.jpeg_quality < 100 and rng.random() < 0.5:
-        quality = int(rng.integers(config.jpeg_quality, 100))
-        _, code = cv2.imencode(".jpg", result, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        result = np.asarray(cv2.imdecode(code, cv2.IMREAD_GRAYSCALE), dtype=np.uint8)
-    return result
+    return compress_at_random(rng, result, config.jpeg_quality)
+
+
+def compress_at_random(rng: np.random.Generator, grey: Image, lowest_quality: int) -> Image:
+    """Put an image through JPEG with probability one half; a lowest quality of 100 never does."""
+    if lowest_quality >= 100 or rng.random() >= 0.5:
+        return grey
+    quality = int(rng.integers(lowest_quality, 100))
+    _, code = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(code, cv2.IMREAD_GRAYSCALE), dtype=np.uint8)

@@ -1,1 +1,1 @@
-"""What all trainers share: checkpoints, logs, signals, several processes."""
+"""The parts that all trainers share: loop, checkpoints, curves, several processes."""

@@ -1,10 +1,10 @@
-"""Faster training: what may run in bfloat16, and what torch.compile is good for."""
+"""Mixed precision and compilation: which parts of the training may run in bfloat16 or compiled."""
 
 import importlib.util
 import os
 import shutil
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 
@@ -14,8 +14,8 @@ from rekd_hloc.features.detector.steerable import SteerableBackbone
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
-def keep_filters_exact(network: Rekd) -> None:
-    """Under autocast, expand steerable filters in float32 and round the finished filters only.
+def keep_filters_float32(network: Rekd) -> None:
+    """Expand steerable filters in float32 under autocast, and round the finished filters only.
 
     The filters are sums of many basis elements; rounded one by one, they lose their symmetry.
     """
@@ -28,13 +28,13 @@ def keep_filters_exact(network: Rekd) -> None:
 
 
 def compile_loss(loss: Function, device: torch.device) -> Function:
-    """The same function, compiled; its first call takes a minute.
+    """Compile a loss function; the first call of the result takes a minute.
 
-    Worth it for a long chain of cheap operations on large maps of constant size, which is what the
-    orientation loss is. The network is left alone: torch cannot follow e2cnn's filters.
+    This pays for a long chain of cheap operations on large maps of constant size, as the
+    orientation loss is. The network is not compiled: torch cannot follow e2cnn's filters.
 
     Raises:
-        ValueError: what the compiler needs is not installed.
+        ValueError: triton (GPU) or a C++ compiler (CPU) is not installed.
     """
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise ValueError("compile=true needs triton on a GPU: pip install triton, or compile=false")
@@ -45,5 +45,4 @@ def compile_loss(loss: Function, device: torch.device) -> Function:
             f"compile=true needs a C++ compiler, and none of {', '.join(candidates)} is installed; "
             "install g++, name another in the environment variable CXX, or use compile=false"
         )
-    compiled: Function = torch.compile(loss, dynamic=False)
-    return compiled
+    return cast(Function, torch.compile(loss, dynamic=False))

@@ -1,4 +1,4 @@
-"""The command line that the programs of this package share: a YAML file and ``key=value``."""
+"""The command line that the training programs share: a YAML file and ``key=value``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +11,10 @@ Config = TypeVar("Config", contravariant=True)
 
 
 class Work(Protocol[Config]):
-    """What a program does with its configuration."""
+    """The work of a program, given its configuration."""
 
     def __call__(self, config: Config, *, quiet: bool) -> object:
-        """Do it; without a progress bar if ``quiet``."""
+        """Do the work, without a progress bar if ``quiet``."""
 
 
 def run_cli(

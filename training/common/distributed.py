@@ -1,7 +1,7 @@
-"""Training in several processes: who this one is, and what all of them agree on.
+"""Training in several processes: the rank and device of this one, and sums and means over all.
 
-``torchrun`` starts the processes and names each in its environment. Without it there is one, and
-every function here gives back what it got.
+``torchrun`` starts the processes and names each in its environment. Without it there is one
+process, and every function here returns its argument.
 """
 
 import contextlib
@@ -15,10 +15,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rekd_hloc.features.extractor import choose_device
+
 
 @dataclass(frozen=True)
 class Process:
-    """This process among all that share a run."""
+    """This process among all that train one network together."""
 
     rank: int
     count: int
@@ -30,7 +32,7 @@ class Process:
         return self.rank == 0
 
     def share_of(self, batch_size: int) -> int:
-        """Pairs of a joint batch that each process takes.
+        """The number of pairs of a joint batch that each process takes.
 
         Raises:
             ValueError: the batch cannot be shared evenly.
@@ -44,7 +46,7 @@ class Process:
 
 @contextlib.contextmanager
 def join_processes(device: str) -> Iterator[Process]:
-    """Meet the other processes of the run, if there are any; leave them at the end.
+    """Join the other processes of the run, if there are any, and leave them at the end.
 
     Args:
         device: ``cuda``, ``cpu``, or ``auto`` for a GPU where there is one.
@@ -54,7 +56,7 @@ def join_processes(device: str) -> Iterator[Process]:
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
-    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    chosen = choose_process_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if count == 1:
         yield Process(0, 1, chosen)
         return
@@ -69,43 +71,42 @@ def join_processes(device: str) -> Iterator[Process]:
         dist.destroy_process_group()
 
 
-def choose_device(device: str, local_rank: int = 0) -> torch.device:
-    """The device of a process.
+def choose_process_device(name: str, local_rank: int) -> torch.device:
+    """The device of a process: of several GPUs each process has its own.
 
     Raises:
-        ValueError: no such name; there is no GPU, or fewer than processes.
+        ValueError: torch knows no such device or sees none; or there are fewer GPUs than processes.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"no device {device!r}; use auto, cpu or cuda")
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    found = torch.cuda.device_count()
-    if local_rank >= found:
+    device = choose_device(name)
+    if device.type != "cuda":
+        return device
+    num_gpus = torch.cuda.device_count()
+    if local_rank >= num_gpus:
         raise ValueError(
-            f"device={device} needs GPU number {local_rank}, torch sees {found} GPUs; use "
+            f"device={name} needs GPU number {local_rank}, torch sees {num_gpus} GPUs; use "
             "device=cpu, or start fewer processes"
         )
     return torch.device("cuda", local_rank)
 
 
 def average_over_processes(values: Tensor) -> Tensor:
-    """The mean of each process's tensor, without a gradient."""
+    """The mean of all processes' tensors, without a gradient."""
     if not dist.is_initialized():
         return values.detach()
     return _all_reduce(values.detach()) / dist.get_world_size()
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of each process's tensor; gradients flow back to every one of them."""
+    """The sum of all processes' tensors; gradients flow back to every one of them."""
     if not dist.is_initialized():
         return values
-    total: Tensor = _Sum.apply(values)
+    total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
     return total
 
 
-def any_process(said: bool, device: torch.device) -> bool:  # noqa: FBT001  (a plain truth value)
-    """Whether at least one process says so; all get the same answer."""
-    return bool(average_over_processes(torch.tensor(float(said), device=device)) > 0)
+def any_process(flag: bool, device: torch.device) -> bool:  # noqa: FBT001  (a plain truth value)
+    """Whether the flag is set in at least one process; all processes get the same result."""
+    return bool(average_over_processes(torch.tensor(float(flag), device=device)) > 0)
 
 
 class _Sum(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Stopping a run from outside without losing what it has done since the last checkpoint."""
+"""Stopping a run from outside without losing the steps since the last checkpoint."""
 
 import signal
 import threading
@@ -6,9 +6,9 @@ import time
 from types import FrameType, TracebackType
 from typing import Self
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_S = 2.0
-"""Signals that follow the first within this time are the same wish: torchrun passes Ctrl-C on to
+"""Signals that follow the first within this time are the same request: torchrun passes Ctrl-C on to
 processes that the terminal has told already."""
 
 
@@ -27,7 +27,7 @@ class SignalHandler:
     def __enter__(self) -> Self:
         """Take over the signals."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {kind: signal.signal(kind, self._receive) for kind in STOPPING}
+            self._before = {kind: signal.signal(kind, self._receive) for kind in SIGNALS}
         return self
 
     def __exit__(
@@ -36,7 +36,7 @@ class SignalHandler:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give them back."""
+        """Give the signals back to their earlier handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 

@@ -14,11 +14,11 @@ Picture = UInt8[np.ndarray, "height width 3"]
 
 
 class TensorBoardLogger:
-    """Event files of one run; without tensorboard, or if not ``wanted``, nothing is written.
+    """Writes the event files of one run; without tensorboard, or if not ``wanted``, none.
 
     Args:
         folder: for the event files.
-        first_step: the next step to come; what another run wrote for it and later is dropped.
+        first_step: the next step; events that a stopped run wrote for it and later are dropped.
         wanted: whether to write at all.
     """
 
@@ -26,28 +26,28 @@ class TensorBoardLogger:
         self._writer: Any = _open_writer(folder, first_step) if wanted else None
 
     def close(self) -> None:
-        """Write what is left; for ``contextlib.closing``."""
+        """Write the remaining events; for ``contextlib.closing``."""
         if self._writer is not None:
             self._writer.close()
 
     @property
     def is_open(self) -> bool:
-        """Whether anything is written; pictures for nobody need not be drawn."""
+        """Whether events are written; pictures are drawn only then."""
         return self._writer is not None
 
     def add_step(self, step: int, losses: Mapping[str, float], learning_rate: float) -> None:
-        """Losses and learning rate of one step."""
+        """Add losses and learning rate of one step."""
         self._add_scalars("loss", losses, step)
         self._add_scalars("", {"learning_rate": learning_rate}, step)
 
     def add_validation(
         self,
         step: int,
-        figures: Mapping[str, float],
+        metrics: Mapping[str, float],
         pictures: Mapping[str, Picture] | None = None,
     ) -> None:
-        """Figures of a validation, and pictures."""
-        self._add_scalars("validation", figures, step)
+        """Add metrics of a validation, and pictures."""
+        self._add_scalars("validation", metrics, step)
         if self._writer is None:
             return
         for name, picture in (pictures or {}).items():

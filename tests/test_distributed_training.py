@@ -10,8 +10,13 @@ import torch
 
 from tests.helpers import ROOT, textured_image
 from training.common.checkpoint import load_checkpoint
-from training.common.distributed import Process, any_process, average_over_processes, choose_device
-from training.loading import draw_share
+from training.common.distributed import (
+    Process,
+    any_process,
+    average_over_processes,
+    choose_process_device,
+)
+from training.pair_cache import draw_share
 from training.pairs import ImageSet, PairConfig
 from training.train_detector import main
 
@@ -20,19 +25,19 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     for number in range(24):
         grey = textured_image(140, 150, seed=number)
         assert cv2.imwrite(str(folder / f"p{number}.png"), cv2.merge([grey, grey, grey]))
     return folder
 
 
-def arguments(photos, output):
+def arguments(images, output):
     """Every step is logged, and every loss has a part in the gradient."""
     options = "batch_size=4 steps=3 validate_every=1 num_validation_pairs=1 orientation_focus=0.8 "
     options += "similarity_weight=500 peakiness_weight=500 tensorboard=false device=cpu"
-    places = [f"photos=[{photos}]", f"output={output}"]
+    places = [f"images=[{images}]", f"output={output}"]
     return ["--quiet", "--config", str(SMOKE), *places, *options.split()]
 
 
@@ -47,12 +52,12 @@ def log_lines(folder):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does_on_the_joint_batch(photos, tmp_path):
+def test_two_processes_train_as_one_does_on_the_joint_batch(images, tmp_path):
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     command = [sys.executable, "-m", "training.train_detector"]
     runs = [
         subprocess.Popen(
-            [*command, *arguments(photos, tmp_path / "two")],
+            [*command, *arguments(images, tmp_path / "two")],
             cwd=ROOT,
             env={**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
@@ -62,7 +67,7 @@ def test_two_processes_train_as_one_does_on_the_joint_batch(photos, tmp_path):
         for rank in "01"
     ]
     try:
-        assert main(arguments(photos, tmp_path / "one")) == 0
+        assert main(arguments(images, tmp_path / "one")) == 0
         outputs = [run.communicate(timeout=300)[0] for run in runs]
     finally:
         for run in runs:
@@ -82,8 +87,8 @@ def test_two_processes_train_as_one_does_on_the_joint_batch(photos, tmp_path):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_the_shares_together_are_the_joint_batch(photos, count):
-    source = ImageSet(sorted(photos.glob("*.png")), PairConfig(crop_px=64))
+def test_the_shares_together_are_the_joint_batch(images, count):
+    source = ImageSet(sorted(images.glob("*.png")), PairConfig(crop_px=64))
     joint = source.batch(0, 7, 6)
     shares = [
         draw_share(source, Process(rank, count, CPU), seed=0, step=7, batch_size=6)
@@ -93,8 +98,8 @@ def test_the_shares_together_are_the_joint_batch(photos, count):
         assert torch.equal(torch.cat([getattr(s, name) for s in shares]), getattr(joint, name))
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(photos):
-    source = ImageSet(sorted(photos.glob("*.png")), PairConfig(crop_px=64))
+def test_a_batch_that_cannot_be_shared_is_refused(images):
+    source = ImageSet(sorted(images.glob("*.png")), PairConfig(crop_px=64))
     with pytest.raises(ValueError, match="multiple of the 4 processes, got 6"):
         draw_share(source, Process(0, 4, CPU), seed=0, step=0, batch_size=6)
 
@@ -108,17 +113,17 @@ def test_one_process_agrees_with_itself():
     assert not any_process(False, CPU)
 
 
-def test_devices_by_name(monkeypatch):
-    assert choose_device("cpu") == CPU
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    assert choose_process_device("cpu", 1) == CPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert choose_device("auto") == CPU
-    with pytest.raises(ValueError, match="GPU number 0, torch sees 0"):
-        choose_device("cuda")
+    assert choose_process_device("auto", 0) == CPU
+    with pytest.raises(ValueError, match="'cuda' asked for, but torch sees no CUDA"):
+        choose_process_device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_device("auto", 1) == torch.device("cuda", 1)
-    with pytest.raises(ValueError, match="no device 'tpu'"):
-        choose_device("tpu")
+    assert choose_process_device("auto", 1) == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match="no device 'tpu9'"):
+        choose_process_device("tpu9", 0)
     with pytest.raises(ValueError, match="GPU number 2, torch sees 2"):
-        choose_device("auto", 2)
+        choose_process_device("auto", 2)
