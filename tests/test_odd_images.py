@@ -1,0 +1,160 @@
+"""More than a hundred kinds of image files: each gives a right image, or one line that names it.
+
+Where the outcome is another one today, the reason stands in ``WRONG_WHEN_READ`` or
+``WRONG_IN_A_FOLDER``; the mark turns around once it is mended.
+"""
+
+import numpy as np
+import pytest
+
+from rekd_hloc.sfm.extraction import extract_images
+from rekd_hloc.storage.features import FeatureStore
+from tests.isolated import call
+from tests.odd_bytes import encode, scene
+from tests.odd_images import EITHER, HIDDEN, ODD_IMAGES, READS, REFUSES
+from tests.sift_extractor import SiftExtractor
+
+LEAST_CORRELATION = 0.97
+"""Of what is read with the scene; JPEG's and two-level pictures have theirs below."""
+COARSE = ("one bit", "group4", "of 100", "lossy", "two pictures", "palette", "arithmetic")
+LEAST_OF_COARSE = 0.75
+OTHER_SCENES = ("one ", "very ", "black", "white.", "bits.pbm")
+OWN_RANGE = "white is always 65535, 1 or 255, never the picture's own range: it is dark or clipped"
+TURNED = "the orientation of a TIFF is applied, that of every other kind is not"
+HOLES = "alpha is dropped: what is transparent gives keypoints as the rest does"
+UNNAMED = "a file that looks like a picture is left out without a word"
+NAN = "a value that is not a number goes through to the extractor, whose error ends the run"
+LINE_BREAK = "the message shows a line break in a name as it is, and becomes two lines"
+WRONG_WHEN_READ = {
+    **dict.fromkeys(
+        (
+            *(f"{bits} bits.{suffix}" for bits in (10, 12, 14) for suffix in ("png", "tif")),
+            *("12 bits of color.png", "12 bits of color.tif", "thermal.tif", "signed.tif"),
+            *("float color to 255.tif", "float to 4000.tif", "float color to 4000.tif"),
+            *("float to 65535.tif", "float color to 65535.tif", "below zero.tif", "celsius.tif"),
+        ),
+        OWN_RANGE,
+    ),
+    "double.tif": "64-bit floats are taken for no image",
+    "float color with NaN.tif": NAN,
+    **dict.fromkeys(("orientation 3.tif", "orientation 6 packed.tif"), TURNED),
+    "orientation 6.tif": "an uncompressed TIFF on its side is read with its width for its height",
+    "new\nline and text.jpg": LINE_BREAK,
+}
+WRONG_IN_A_FOLDER = {
+    **dict.fromkeys(
+        (
+            *("targa.tga", "bits.pbm", "portable.pfm", "radiance.hdr", "open.exr", "iphone.heic"),
+            *("iphone.HEIF", "android.avif", "camera.dng", "camera.cr2", "camera.cr3"),
+            *("camera.NEF", "camera.arw", "codestream.j2k", "..two dots.png", "..folder/a.png"),
+            *("folder.jpg", "pipe.jpg", "dangling.jpg", "own tail.jpg", "to a device.jpg"),
+            "not unicode \udcff.png",
+        ),
+        UNNAMED,
+    ),
+    "double.tif": "64-bit floats are taken for no image",
+    "float color with NaN.tif": NAN,
+    "new\nline and text.jpg": LINE_BREAK,
+}
+
+
+def cases(wrong):
+    return [mark(odd, wrong.get(odd.name)) for odd in ODD_IMAGES]
+
+
+def mark(odd, reason):
+    marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
+    return pytest.param(odd, marks=marks, id=ascii(odd.name)[1:-1][:40])
+
+
+def test_there_are_many_kinds_each_with_a_name_of_its_own():
+    assert len(ODD_IMAGES) >= 60
+    assert len({odd.name for odd in ODD_IMAGES}) == len(ODD_IMAGES)
+    assert {odd.outcome for odd in ODD_IMAGES} == {READS, REFUSES, EITHER, HIDDEN}
+    names = {odd.name for odd in ODD_IMAGES}
+    assert names.issuperset(WRONG_WHEN_READ)
+    assert names.issuperset(WRONG_IN_A_FOLDER)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("odd") / "images"
+    for odd in ODD_IMAGES:
+        odd.write(folder)
+    return folder
+
+
+@pytest.mark.parametrize("odd", cases(WRONG_WHEN_READ))
+def test_read_image(odd, written):
+    path = written / odd.name
+    outcome = call("tests.odd_images:read_scene", path)
+    assert outcome.flaw(str(path), repr(str(path))) is None
+    if outcome.kind == "error":
+        assert odd.outcome != READS, outcome.message
+        return
+    assert odd.outcome in (READS, EITHER, HIDDEN), f"was read: {outcome.value}"
+    shape, low, high, correlation = outcome.value
+    assert 0 <= low <= high <= 1
+    if odd.outcome != EITHER or not odd.name.startswith(OTHER_SCENES):
+        assert shape == odd.size
+        assert high == pytest.approx(odd.maximum, abs=0.06)
+        if not odd.name.startswith(OTHER_SCENES):
+            coarse = odd.name.startswith(COARSE)
+            assert correlation > (LEAST_OF_COARSE if coarse else LEAST_CORRELATION)
+
+
+def extract(folder, odd_images):
+    """Beside a good picture, whose features must be there whatever the others are."""
+    images = folder / "images"
+    images.mkdir()
+    (images / "good.png").write_bytes(encode(scene(), "PNG"))
+    for odd in odd_images:
+        odd.write(images)
+    outcome = call("tests.odd_images:extract_folder", images, folder / "features.h5")
+    assert outcome.kind == "value", f"{outcome.error}: {outcome.message}"
+    names, skipped = outcome.value
+    assert "good.png" in names
+    return names, skipped
+
+
+@pytest.fixture(scope="module")
+def extracted(tmp_path_factory):
+    """All those in one folder that are known to do no harm there."""
+    harmless = [odd for odd in ODD_IMAGES if odd.name not in WRONG_IN_A_FOLDER]
+    return extract(tmp_path_factory.mktemp("odd"), harmless)
+
+
+@pytest.mark.parametrize("odd", cases(WRONG_IN_A_FOLDER))
+def test_extract_images(odd, extracted, tmp_path):
+    is_alone = odd.name in WRONG_IN_A_FOLDER
+    names, skipped = extract(tmp_path, [odd]) if is_alone else extracted
+    assert (odd.name in names) + (odd.name in skipped) == (odd.outcome != HIDDEN)
+    if odd.outcome in (READS, REFUSES):
+        assert (odd.name in names) == (odd.outcome == READS), skipped
+    if odd.name in skipped:
+        reason = skipped[odd.name]
+        assert len(reason.splitlines()) == 1
+        assert odd.name in reason or repr(odd.name)[1:-1] in reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("rgba with holes.png", marks=pytest.mark.xfail(strict=True, reason=HOLES)),
+        pytest.param("holes.webp", marks=pytest.mark.xfail(strict=True, reason=HOLES)),
+        pytest.param("grey with holes.png", marks=pytest.mark.xfail(strict=True, reason=HOLES)),
+    ],
+)
+def test_no_keypoint_lies_where_a_picture_is_transparent(name, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    alpha = np.where(np.arange(64) < 32, 255, 0).astype(np.uint8)
+    planes = [scene()] * (1 if name.startswith("grey") else 3)
+    layers = np.dstack([*planes, np.broadcast_to(alpha, (48, 64))])
+    options = {"lossless": True, "exact": True} if name.endswith("webp") else {}
+    (images / name).write_bytes(encode(layers, name[-4:].strip(".").upper(), **options))
+    extract_images(SiftExtractor(200), images, tmp_path / "features.h5")
+    with FeatureStore(tmp_path / "features.h5") as store:
+        xy = store.read(name).keypoints.xy
+    assert len(xy) > 5
+    assert (xy[:, 0] < 32).all()
