@@ -1,19 +1,23 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import cv2
 import pytest
 
-from rekd_hloc.cli.main import EXIT_FAILED, EXIT_MISTAKE, main
+from rekd_hloc import __version__
+from rekd_hloc.cli.main import COMMANDS, main
+from rekd_hloc.cli.options import EXIT_FAILED, EXIT_MISTAKE
 from rekd_hloc.sfm import reconstruct as reconstruction
 from rekd_hloc.storage.features import FeatureStore, MatchStore
-from tests.helpers import textured_image
+from tests.helpers import ROOT, textured_image
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
+def images(tmp_path_factory):
     """Two views of one texture, a file that is no image, a name with a space and an umlaut."""
-    folder = tmp_path_factory.mktemp("photos")
+    folder = tmp_path_factory.mktemp("images")
     (folder / "sub").mkdir()
     image = textured_image(220, 260)
     assert cv2.imwrite(str(folder / "a.png"), image)
@@ -23,17 +27,29 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def extracted(photos, tmp_path_factory):
+def extracted(images, tmp_path_factory):
     output = tmp_path_factory.mktemp("features") / "features.h5"
-    arguments = ["extract", str(photos), str(output), "--conf", "rekd-fast", "--quiet"]
+    arguments = ["extract", str(images), str(output), "--conf", "rekd-fast", "--quiet"]
     assert main([*arguments, "--max-keypoints", "150"]) == 0
     return output
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["extract", "pairs", "match", "reconstruct", "demo", "export", "plot", "check", "info"],
-)
+def test_every_command_is_there():
+    assert list(COMMANDS) == [
+        "extract",
+        "pairs",
+        "match",
+        "reconstruct",
+        "demo",
+        "export",
+        "plot",
+        "check",
+        "info",
+        "export-weights",
+    ]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example_that_names_the_command(command, capsys):
     assert main([command, "--help"]) == 0
     shown = capsys.readouterr().out
@@ -43,7 +59,28 @@ def test_help_shows_an_example_that_names_the_command(command, capsys):
 def test_no_command_shows_the_commands(capsys):
     main([])
     shown = capsys.readouterr()
-    assert "reconstruct" in shown.out + shown.err
+    for command in (*COMMANDS, "hloc"):
+        assert command in shown.out + shown.err
+
+
+def test_the_list_of_commands_describes_each_in_a_whole_line(capsys):
+    assert main(["--help"]) == 0
+    commands = capsys.readouterr().out.partition("Commands:")[2]
+    assert "extract" in commands
+    assert "..." not in commands.replace("hloc...", "hloc")
+
+
+def test_the_version_is_shown(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rekd-hloc {__version__}\n"
+
+
+def test_the_package_runs_as_a_program():
+    command = [sys.executable, "-m", "rekd_hloc", "pairs", "no-such-folder", "p.txt"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == EXIT_MISTAKE
+    assert done.stderr.startswith("rekd-hloc: error: ")
+    assert "no-such-folder" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -78,8 +115,8 @@ def test_extract_reads_subfolders_and_skips_what_is_no_image(extracted):
         assert 20 < len(store.read("a.png")) <= 150
 
 
-def test_extract_again_goes_on_and_prints_json(photos, extracted, capsys):
-    arguments = ["extract", str(photos), str(extracted), "--conf", "rekd-fast", "--quiet"]
+def test_extract_again_goes_on_and_prints_json(images, extracted, capsys):
+    arguments = ["extract", str(images), str(extracted), "--conf", "rekd-fast", "--quiet"]
     assert main([*arguments, "--max-keypoints", "150", "--json"]) == 0
     shown = capsys.readouterr()
     record = json.loads(shown.out)
@@ -88,8 +125,8 @@ def test_extract_again_goes_on_and_prints_json(photos, extracted, capsys):
     assert "skipped broken.jpg" in shown.err
 
 
-def test_another_configuration_is_refused_and_the_remedy_named(photos, extracted, capsys):
-    arguments = ["extract", str(photos), str(extracted), "--conf", "rekd-fast", "--quiet"]
+def test_another_configuration_is_refused_and_the_remedy_named(images, extracted, capsys):
+    arguments = ["extract", str(images), str(extracted), "--conf", "rekd-fast", "--quiet"]
     assert main([*arguments, "--max-keypoints", "99"]) == EXIT_MISTAKE
     assert "overwrite" in capsys.readouterr().err
 
@@ -101,7 +138,7 @@ def test_a_folder_without_a_readable_image_fails(tmp_path, capsys):
     assert "skipped x.png" in capsys.readouterr().err
 
 
-def test_match_export_check_plot(photos, extracted, tmp_path, capsys):
+def test_match_export_check_plot(images, extracted, tmp_path, capsys):
     features, matches = tmp_path / "features.h5", tmp_path / "matches.h5"
     shutil.copy(extracted, features)
     assert main(["match", str(features), str(matches), "--quiet", "--json"]) == 0
@@ -114,7 +151,7 @@ def test_match_export_check_plot(photos, extracted, tmp_path, capsys):
     assert database.stat().st_size > 0
     capsys.readouterr()
     assert main(["check", str(features), str(matches)]) == 0
-    arguments = ["plot", str(features), str(photos), str(tmp_path / "plots")]
+    arguments = ["plot", str(features), str(images), str(tmp_path / "plots")]
     assert main([*arguments, "--matches", str(matches)]) == 0
     assert len(list((tmp_path / "plots").rglob("*.png"))) == 3
 
@@ -126,9 +163,9 @@ def test_check_of_a_damaged_file_fails_without_a_traceback(tmp_path, capsys):
     assert "f.h5" in shown.out + shown.err
 
 
-def test_pairs_are_written(photos, tmp_path, capsys):
+def test_pairs_are_written(images, tmp_path, capsys):
     output = tmp_path / "pairs.txt"
-    assert main(["pairs", str(photos), str(output)]) == 0
+    assert main(["pairs", str(images), str(output)]) == 0
     assert len(output.read_text().splitlines()) == 3
     assert "3 pairs" in capsys.readouterr().out
 
@@ -143,7 +180,7 @@ def test_info_names_versions_and_weights(capsys):
     assert "weights  rekd-fast" in capsys.readouterr().out
 
 
-def test_a_reconstruction_has_a_budget_of_its_own(photos, tmp_path, monkeypatch, capsys):
+def test_a_reconstruction_has_a_budget_of_its_own(images, tmp_path, monkeypatch, capsys):
     asked = []
 
     def run(images, output, *, config, **options):
@@ -151,7 +188,7 @@ def test_a_reconstruction_has_a_budget_of_its_own(photos, tmp_path, monkeypatch,
         raise ValueError("enough")
 
     monkeypatch.setattr(reconstruction, "reconstruct", run)
-    words = ["reconstruct", str(photos), str(tmp_path / "out"), "--conf", "rekd-fast"]
+    words = ["reconstruct", str(images), str(tmp_path / "out"), "--conf", "rekd-fast"]
     for more in ([], ["--set", "detector.max_keypoints=99"], ["--max-keypoints", "77"]):
         assert main([*words, *more]) == EXIT_MISTAKE
     assert asked == [4096, 99, 77]

@@ -1,1 +1,1 @@
-"""The program ``rekd-hloc``."""
+"""The command line ``rekd-hloc``."""

@@ -1,8 +1,9 @@
-"""What this installation is: versions, device, presets and shipped weights."""
+"""Describes this installation: versions, device, presets and shipped weights."""
 
 import json
 import platform
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rekd_hloc import __version__
@@ -12,7 +13,10 @@ from rekd_hloc.storage.provenance import package_versions
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, device, presets and weights as JSON values; None for what is not installed."""
+    """Return versions, device, presets and weights as JSON values.
+
+    The version of a package that is not installed is None.
+    """
     import torch
 
     versions = {"rekd_hloc": __version__, "python": platform.python_version()}
@@ -25,12 +29,12 @@ def describe_environment() -> dict[str, Any]:
             name: {"config_hash": config_hash(preset), **asdict(preset)}
             for name, preset in PRESETS.items()
         },
-        "weights": {path.stem: _describe_weights(path) for path in _shipped()},
+        "weights": {path.stem: _describe_weights(path) for path in _shipped_weights()},
     }
 
 
 def format_environment(record: dict[str, Any]) -> str:
-    """The same for a person."""
+    """Return the result of :func:`describe_environment` as lines of text."""
     lines = [f"device   {record['device']} ({record['device_name']}, {record['threads']} threads)"]
     lines += [
         f"version  {name} {version or 'not installed'}"
@@ -47,11 +51,11 @@ def format_environment(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _shipped() -> list[Any]:
+def _shipped_weights() -> list[Path]:
     return sorted(PRETRAINED.glob("*.safetensors"))
 
 
-def _describe_weights(path: Any) -> dict[str, Any]:
+def _describe_weights(path: Path) -> dict[str, Any]:
     _, metadata = read_weights(path)
     architecture = json.loads(metadata.get("network", "{}"))
     summary = metadata.get("format", "unknown format")

@@ -5,30 +5,15 @@ from typing import Annotated
 
 import typer
 
-from rekd_hloc.cli.options import Json, say
+from rekd_hloc.cli.options import EXIT_FAILED, Json, print_result
 
 hloc_app = typer.Typer(
-    help="Make stock `python -m hloc...` know the rekd confs in this environment.",
+    help="Let stock `python -m hloc...` know the rekd confs.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 FeaturesFile = Annotated[Path, typer.Argument(help="Features of rekd-hloc or of hloc.")]
-
-
-def add_file_commands(app: typer.Typer) -> None:
-    """Add the commands of this module to the program."""
-    app.command(epilog="Example: rekd-hloc export features.h5 database.db --matches matches.h5")(
-        export
-    )
-    app.command(epilog="Example: rekd-hloc plot features.h5 photos/ plots/ --image a.jpg")(plot)
-    app.command(epilog="Example: rekd-hloc check features.h5 matches.h5 pairs.txt")(check)
-    app.command(epilog="Example: rekd-hloc info --json")(info)
-    app.command(
-        name="export-weights",
-        epilog="Example: rekd-hloc export-weights runs/detector/best.pt rekd.safetensors",
-    )(export_weights)
-    app.add_typer(hloc_app, name="hloc")
 
 
 def export(
@@ -47,7 +32,7 @@ def export(
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """Write features, and matches if given, into a new COLMAP database."""
+    """Write features and matches into a new COLMAP database."""
     from contextlib import ExitStack
 
     from rekd_hloc.sfm.database import export_database, stored_support
@@ -55,13 +40,13 @@ def export(
 
     with ExitStack() as stack:
         store = stack.enter_context(FeatureStore(features))
-        found = stack.enter_context(MatchStore(matches)) if matches is not None else None
-        pairs = found.pairs(store.names()) if found is not None else []
+        match_store = stack.enter_context(MatchStore(matches)) if matches is not None else None
+        pairs = match_store.pairs(store.names()) if match_store is not None else []
         ids = export_database(
             database,
             images,
             store,
-            found,
+            match_store,
             pairs,
             camera_model=camera_model,
             camera_mode=camera_mode,
@@ -70,7 +55,7 @@ def export(
             progress=True,
         )
     record = {"num_images": len(ids), "num_pairs": len(pairs), "output": str(database)}
-    say(json_output, record, f"{len(ids)} images and {len(pairs)} pairs in {database}")
+    print_result(json_output, record, f"{len(ids)} images and {len(pairs)} pairs in {database}")
 
 
 def plot(
@@ -83,12 +68,15 @@ def plot(
     matches: Annotated[Path | None, typer.Option(help="Draw the matches of these images.")] = None,
     json_output: Json = False,
 ) -> None:
-    """Draw keypoints with scale and angle, and matches, as PNG files."""
+    """Draw keypoints and matches as PNG files.
+
+    A keypoint is a circle as large as its scale, with a tick along its angle.
+    """
     from rekd_hloc.viz.draw import plot_files
 
     written = plot_files(features, images, output, names=image, matches_path=matches)
     record = {"files": [str(path) for path in written]}
-    say(json_output, record, f"{len(written)} pictures in {output}")
+    print_result(json_output, record, f"{len(written)} pictures in {output}")
 
 
 def check(
@@ -97,36 +85,43 @@ def check(
     pairs: Annotated[Path | None, typer.Argument(help="Pairs file.")] = None,
     json_output: Json = False,
 ) -> None:
-    """Validate feature, match and pair files of hloc or rekd-hloc before a long run."""
+    """Validate files of features, matches and pairs.
+
+    They may come from hloc or from rekd-hloc. The exit status is 1 if there is an error in them.
+    """
     from dataclasses import asdict
 
     from rekd_hloc.storage.validate import check_files, format_issues
 
-    findings = check_files(features, matches, pairs)
-    say(json_output, [asdict(finding) for finding in findings], format_issues(findings))
-    if any(finding.level == "error" for finding in findings):
-        raise typer.Exit(1)
+    issues = check_files(features, matches, pairs)
+    print_result(json_output, [asdict(issue) for issue in issues], format_issues(issues))
+    if any(issue.level == "error" for issue in issues):
+        raise typer.Exit(EXIT_FAILED)
 
 
 def info(json_output: Json = False) -> None:
-    """Versions, device, presets and the weights that ship with this package."""
+    """Show versions, device, presets and shipped weights."""
     from rekd_hloc.cli.environment import describe_environment, format_environment
 
     record = describe_environment()
-    say(json_output, record, format_environment(record))
+    print_result(json_output, record, format_environment(record))
 
 
 def export_weights(
     checkpoint: Annotated[Path, typer.Argument(help="Training checkpoint, or REKD's release.")],
     output: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
     group_order: Annotated[
-        int | None, typer.Option(help="Of REKD's release; default is what the shapes say.")
+        int | None,
+        typer.Option(help="Group order of REKD's release; by default the weights' shapes tell it."),
     ] = None,
     pixel_range: Annotated[
-        float, typer.Option(help="White as the release's network sees it.")
+        float, typer.Option(help="Value of white in the images that the release was trained on.")
     ] = 1.0,
 ) -> None:
-    """Bake a training checkpoint, or the REKD release's best_model.pt, into weights to run."""
+    """Convert a training checkpoint into weights to run.
+
+    The checkpoint is one of this project, or best_model.pt of REKD's release.
+    """
     from rekd_hloc.features.convert import convert_checkpoint
 
     convert_checkpoint(checkpoint, output, group_order=group_order, pixel_range=pixel_range)
@@ -135,7 +130,10 @@ def export_weights(
 
 @hloc_app.command()
 def enable() -> None:
-    """Install a hook into this environment, and say what was written."""
+    """Install a hook into this environment.
+
+    Shows which files were written.
+    """
     from rekd_hloc.plugin.enable import enable as run
 
     typer.echo(run())
@@ -143,7 +141,7 @@ def enable() -> None:
 
 @hloc_app.command()
 def disable() -> None:
-    """Remove what `enable` installed."""
+    """Remove the hook that `enable` installed."""
     from rekd_hloc.plugin.enable import disable as run
 
     typer.echo(run())
@@ -151,7 +149,7 @@ def disable() -> None:
 
 @hloc_app.command()
 def status() -> None:
-    """Say whether hloc is installed and the hook is in place."""
+    """Show whether hloc and the hook are installed."""
     from rekd_hloc.plugin.enable import status as run
 
     typer.echo(run())

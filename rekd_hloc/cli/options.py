@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they resolve to."""
+"""Options that several commands share, what they stand for, and how a command ends."""
 
 import json
 from collections.abc import Callable
@@ -8,12 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from rekd_hloc.config import (
+    RECONSTRUCTION_MATCHING,
     ExtractConfig,
     MatchConfig,
     get_preset,
     load_config,
     with_max_keypoints,
 )
+
+EXIT_FAILED = 1
+"""The command ran, but gave nothing: no image was readable, no model came out."""
+EXIT_MISTAKE = 2
+"""The command could not run as it was asked to."""
+EXIT_INTERRUPTED = 130
 
 DEFAULT_MATCHING = MatchConfig()
 
@@ -34,12 +41,35 @@ Settings = Annotated[
 ]
 MaxKeypoints = Annotated[int | None, typer.Option(help="Best keypoints kept in an image.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
-Seed = Annotated[int, typer.Option(help="Of all that draws at random.")]
-Force = Annotated[
+Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
+Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start anew instead of going on with what is there.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+Images = Annotated[Path, typer.Argument(help="Folder of photos, searched with its subfolders.")]
+Masks = Annotated[
+    Path | None,
+    typer.Option("--mask-dir", help="Masks as COLMAP's: NAME.png, zero where to ignore."),
+]
+Filter = Annotated[
+    str,
+    typer.Option(
+        "--filter",
+        help="Orientation filter: density, paper or none; or adalam, a matcher with its own.",
+    ),
+]
+Ratio = Annotated[
+    float | None,
+    typer.Option(
+        help="Largest ratio of best to second distance; 1 is off. "
+        f"Default: 1, and {RECONSTRUCTION_MATCHING.ratio} in a reconstruction."
+    ),
+]
+PairsSource = Annotated[
+    str, typer.Option("--pairs", help="exhaustive, sequential, or a file of image name pairs.")
+]
+Overlap = Annotated[int, typer.Option(help="Neighbours of an image in sequential pairs.")]
 
 
 def resolve_conf(
@@ -51,7 +81,7 @@ def resolve_conf(
     *,
     preset: Callable[[str], ExtractConfig] = get_preset,
 ) -> tuple[str, ExtractConfig]:
-    """The preset's name and its options with file, settings and budget applied, in that order.
+    """Return the preset's name, and its options after file, settings and budget, in that order.
 
     ``preset`` gives the options that a name stands for.
 
@@ -60,11 +90,11 @@ def resolve_conf(
     """
     from rekd_hloc.features.extractor import choose_device
 
-    place = choose_device(device)
+    chosen = choose_device(device)
     name = conf
     if name is None:
-        name = "rekd" if place.type == "cuda" else "rekd-fast"
-        typer.echo(f"conf {name} on {place} (choose with --conf)", err=True)
+        name = "rekd" if chosen.type == "cuda" else "rekd-fast"
+        typer.echo(f"conf {name} on {chosen} (choose with --conf)", err=True)
     resolved = load_config(preset(name), config, settings or [])
     if max_keypoints is not None:
         resolved = with_max_keypoints(resolved, max_keypoints)
@@ -74,7 +104,7 @@ def resolve_conf(
 def read_match_config(
     filter_name: str, ratio: float | None, defaults: MatchConfig = DEFAULT_MATCHING
 ) -> MatchConfig:
-    """Matching options from the command line; AdaLAM takes none but its name.
+    """Return matching options from the command line; AdaLAM takes none but its name.
 
     Raises:
         ValueError: no such filter, or a ratio out of range.
@@ -86,10 +116,10 @@ def read_match_config(
 
 
 def read_numbers(name: str, text: str | None) -> list[float] | None:
-    """Numbers with commas between; None where there is no text.
+    """Return the numbers of a text with commas between them; None for no text.
 
     Raises:
-        ValueError: a part is no number.
+        ValueError: a part is not a number.
     """
     if text is None:
         return None
@@ -101,6 +131,6 @@ def read_numbers(name: str, text: str | None) -> list[float] | None:
         ) from error
 
 
-def say(as_json: bool, record: Any, text: str) -> None:
-    """Print a command's result on stdout, for a program or for a person."""
+def print_result(as_json: bool, record: Any, text: str) -> None:
+    """Print a command's result on stdout: the record as JSON for a program, or the text."""
     typer.echo(json.dumps(record, indent=1, default=str) if as_json else text)

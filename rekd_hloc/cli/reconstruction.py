@@ -1,0 +1,247 @@
+"""Commands from images to a model: extract, pairs, match, reconstruct, demo."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rekd_hloc.cli.options import (
+    EXIT_FAILED,
+    Conf,
+    Config,
+    Device,
+    Filter,
+    Images,
+    Json,
+    Masks,
+    MaxKeypoints,
+    Overlap,
+    Overwrite,
+    PairsSource,
+    Quiet,
+    Ratio,
+    Seed,
+    Settings,
+    print_result,
+    read_match_config,
+    read_numbers,
+    resolve_conf,
+)
+from rekd_hloc.config import (
+    RECONSTRUCTION_KEYPOINTS,
+    RECONSTRUCTION_MATCHING,
+    reconstruction_preset,
+)
+
+
+def extract(
+    images: Images,
+    output: Annotated[Path, typer.Argument(help="HDF5 file to write or to go on with.")],
+    conf: Conf = None,
+    config: Config = None,
+    settings: Settings = None,
+    max_keypoints: MaxKeypoints = None,
+    mask_dir: Masks = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Extract keypoints and descriptors into an HDF5 file.
+
+    The file has the form that hloc writes. A run that was stopped goes on with what is there.
+    """
+    from rekd_hloc.features.extractor import Extractor
+    from rekd_hloc.sfm.extraction import extract_images
+
+    name, resolved = resolve_conf(conf, config, settings, max_keypoints, device)
+    extractor = Extractor.from_pretrained(name, device=device, config=resolved)
+    summary = extract_images(
+        extractor, images, output, mask_dir=mask_dir, overwrite=overwrite, progress=not quiet
+    )
+    counts = sorted(summary.num_keypoints.values())
+    median = counts[len(counts) // 2] if counts else 0
+    _print_skipped(summary.skipped)
+    print_result(
+        json_output,
+        {**asdict(summary), "output": str(output)},
+        f"{len(summary.names)} images in {output} ({summary.num_resumed} were there already), "
+        f"{median} keypoints in the median image, {len(summary.skipped)} files skipped, "
+        f"{summary.seconds:.1f} s",
+    )
+    if not summary.names:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def pairs(
+    images: Images,
+    output: Annotated[Path, typer.Argument(help="Text file to write, two names a line.")],
+    source: PairsSource = "exhaustive",
+    overlap: Overlap = 10,
+    json_output: Json = False,
+) -> None:
+    """List the image pairs to match."""
+    from rekd_hloc.images import list_images
+    from rekd_hloc.matching.pairs import make_pairs, write_pairs
+
+    names = make_pairs(list_images(images), source, overlap=overlap)
+    write_pairs(output, names)
+    record = {"num_pairs": len(names), "output": str(output)}
+    print_result(json_output, record, f"{len(names)} pairs in {output}")
+
+
+def match(
+    features: Annotated[Path, typer.Argument(help="Features of rekd-hloc or of hloc.")],
+    output: Annotated[Path, typer.Argument(help="HDF5 file to write or to go on with.")],
+    source: PairsSource = "exhaustive",
+    overlap: Overlap = 10,
+    filter_name: Filter = "density",
+    ratio: Ratio = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Match features, and keep what agrees on one rotation.
+
+    Mutual nearest neighbours are matches; the filter keeps those whose keypoints rotate alike.
+    """
+    from rekd_hloc.features.extractor import choose_device
+    from rekd_hloc.matching.match_images import match_images
+    from rekd_hloc.matching.pairs import make_pairs
+    from rekd_hloc.storage.features import FeatureStore
+
+    matching = read_match_config(filter_name, ratio)
+    with FeatureStore(features) as store:
+        names = store.names()
+    summary = match_images(
+        features,
+        output,
+        make_pairs(names, source, overlap=overlap),
+        matching,
+        overwrite=overwrite,
+        device=str(choose_device(device)),
+        progress=not quiet,
+    )
+    total = sum(summary.num_matches.values())
+    per_pair = [[a, b, count] for (a, b), count in summary.num_matches.items()]
+    print_result(
+        json_output,
+        {
+            "num_pairs": len(per_pair),
+            "num_matches": total,
+            "num_resumed": summary.num_resumed,
+            "seconds": summary.seconds,
+            "pairs": per_pair,
+            "output": str(output),
+        },
+        f"{total} matches of {len(per_pair)} pairs in {output} "
+        f"({summary.num_resumed} were there already), {summary.seconds:.1f} s",
+    )
+
+
+def reconstruct(
+    images: Images,
+    output: Annotated[Path, typer.Argument(help="Folder for features, matches and model.")],
+    conf: Conf = None,
+    config: Config = None,
+    settings: Settings = None,
+    max_keypoints: Annotated[
+        int | None,
+        typer.Option(
+            help="Best keypoints kept in an image; "
+            f"{RECONSTRUCTION_KEYPOINTS} unless a file or --set says otherwise."
+        ),
+    ] = None,
+    mask_dir: Masks = None,
+    source: PairsSource = "exhaustive",
+    overlap: Overlap = 10,
+    filter_name: Filter = "density",
+    ratio: Ratio = None,
+    mapper: Annotated[str, typer.Option(help="incremental or global.")] = "incremental",
+    camera_model: Annotated[str, typer.Option(help="A camera model of COLMAP.")] = "SIMPLE_RADIAL",
+    camera_mode: Annotated[
+        str, typer.Option(help="auto, single, per_folder or per_image.")
+    ] = "auto",
+    intrinsics: Annotated[
+        str | None, typer.Option(help="Parameters of the camera model, with commas between.")
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="True poses: a COLMAP model, or IMC's calibration_*.h5 files."),
+    ] = None,
+    sift_descriptors: Annotated[
+        bool, typer.Option(help="Store descriptors as bytes for COLMAP's own matchers too.")
+    ] = False,
+    page: Annotated[bool, typer.Option("--page", help="Write an HTML page as well.")] = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    num_threads: Annotated[
+        int, typer.Option(help="Of the mapper; 1 is repeatable to the bit, -1 takes all cores.")
+    ] = 1,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Reconstruct a scene: extract, match, verify, map. Writes OUTPUT/report.json."""
+    from rekd_hloc.sfm.reconstruct import reconstruct as run
+    from rekd_hloc.sfm.report import format_report
+
+    name, resolved = resolve_conf(
+        conf, config, settings, max_keypoints, device, preset=reconstruction_preset
+    )
+    report = run(
+        images,
+        output,
+        conf=name,
+        config=resolved,
+        matching=read_match_config(filter_name, ratio, RECONSTRUCTION_MATCHING),
+        pairs=source,
+        overlap=overlap,
+        mask_dir=mask_dir,
+        mapper=mapper,
+        camera_model=camera_model,
+        camera_mode=camera_mode,
+        intrinsics=read_numbers("intrinsics", intrinsics),
+        reference=reference,
+        device=device,
+        seed=seed,
+        num_threads=num_threads,
+        quantise_descriptors=sift_descriptors,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    if page:
+        from rekd_hloc.viz.page import write_html_report
+
+        write_html_report(output, images, title=f"{images.name}: {name}", reference=reference)
+    typer.echo(format_report(report))
+    if report["num_registered"] == 0:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def demo(
+    output: Annotated[Path, typer.Argument(help="Folder to write.")] = Path("demo"),
+    conf: Conf = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Reconstruct twelve packaged images of known poses.
+
+    The images come from rolled cameras; the report compares the model with the true poses.
+    """
+    from rekd_hloc.demo import run_demo
+    from rekd_hloc.sfm.report import format_report
+
+    name, _ = resolve_conf(conf, None, None, None, device)
+    report = run_demo(output, conf=name, device=device, seed=seed, progress=not quiet)
+    typer.echo(format_report(report))
+    typer.echo(f"Open {output / 'report.html'} for keypoints and matches.")
+    if report["num_registered"] < report["num_images"]:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _print_skipped(skipped: dict[str, str]) -> None:
+    for name, reason in skipped.items():
+        typer.echo(f"skipped {name}: {reason}", err=True)
