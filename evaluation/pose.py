@@ -1,11 +1,11 @@
-"""Relative poses of one's own image pairs, by the same figures as ``evaluation.imc``.
+"""Relative poses of one's own image pairs, by the same metrics as ``evaluation.imc``.
 
     python -m evaluation.pose --images DIR --pairs LIST --method rekd --out OUT
     python -m evaluation.pose --images DIR --model SPARSE --method rekd --out OUT
 
 The truth is a text file of pairs with intrinsics and poses (the lists of ScanNet, MegaDepth and
-YFCC), or a COLMAP model without distortion. Interrupt it and start it again: what was done is kept
-in OUT/cache.
+YFCC), or a COLMAP model without distortion. Interrupt it and start it again: what is finished is
+read from OUT/cache.
 """
 
 import argparse
@@ -17,25 +17,26 @@ from typing import Any
 import evaluation.oriented_ransac.oriented_estimators  # noqa: F401  (registers its estimators)
 from evaluation.command_line import exit_status, make_parser
 from evaluation.relative_pose.dataset import PairSet
+from evaluation.relative_pose.estimators import require
 from evaluation.relative_pose.options import (
     add_common_options,
     add_stereo_options,
     describe_stereo,
     load_extractors,
-    open_workplace,
+    open_resources,
+    plain_parameters,
     read_plan,
     write_stereo,
 )
 from evaluation.relative_pose.pair_list import read_model_pairs, read_pair_list
 from evaluation.relative_pose.stereo import run_stereo
-from evaluation.relative_pose.two_view import require
 
 PROTOCOL = "pose-pairs"
 COVISIBILITY = 0.1
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = make_parser("evaluation.pose", __doc__)
     add = parser.add_argument
     add("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
@@ -73,26 +74,23 @@ def run(arguments: argparse.Namespace) -> str:
     plan = read_plan(arguments)
     pairs = _read_pairs(arguments).limit(arguments.num_pairs)
     methods = load_extractors(arguments)
-    with open_workplace(arguments) as place:
-        runs = [run_stereo([pairs], method, plan, place) for method in methods]
+    with open_resources(arguments) as resources:
+        runs = [run_stereo([pairs], method, plan, resources) for method in methods]
     source = arguments.pairs or arguments.model
     record: dict[str, Any] = {
         "program": "pose",
         "protocol": PROTOCOL,
         "description": describe_stereo(plan, arguments.num_keypoints),
         "data": f"{source.name}: {len(pairs.used_images())} images, {len(pairs.pairs)} pairs",
-        "parameters": {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in vars(arguments).items()
-        },
+        "parameters": plain_parameters(arguments),
     }
     return write_stereo(arguments.out, runs, plan, record)
 
 
 def _read_pairs(arguments: argparse.Namespace) -> PairSet:
     if arguments.pairs is not None:
-        turned = arguments.out / "cache" / "turned-list"
-        return read_pair_list(arguments.pairs, arguments.images, turned)
+        rotated = arguments.out / "cache" / "rotated-list"
+        return read_pair_list(arguments.pairs, arguments.images, rotated)
     return read_model_pairs(
         arguments.model,
         arguments.images,

@@ -23,7 +23,7 @@ from evaluation.metrics.pose import (
     relative_pose,
 )
 from evaluation.relative_pose.correspondences import correspondences_of
-from evaluation.relative_pose.two_view import ESTIMATORS, RansacOptions, estimate_pose
+from evaluation.relative_pose.estimators import ESTIMATORS, RansacOptions, estimate_pose
 from evaluation.reporting.report import Cell, Table, format_markdown
 from rekd_hloc.config import MatchConfig
 from rekd_hloc.matching.match import match
@@ -78,12 +78,13 @@ def run(
             config = MatchConfig(ratio=ratio, filter="none")
             matches = match(features[a], features[b], config)
             matched = correspondences_of(features[a], features[b], matches)
+            vectors = matched.orientation_a, matched.orientation_b
 
             # The fundamental matrix, the inliers, the pose by cheirality.
             camera_a, camera_b = place.calibration[a], place.calibration[b]
             found = estimate_pose(
                 matched.xy_a, matched.xy_b, camera_a.K, camera_b.K, options, seed=0,
-                steps=(matched.step_a, matched.step_b) if extract.has_orientation else None,
+                orientations=vectors if extract.has_orientation else None,
             )  # fmt: skip
 
             # The larger of the angles between the rotations and between the directions.

@@ -22,7 +22,7 @@ from evaluation.imc.submission_config import (
 from evaluation.imc.submission_export import Submission, export_submission
 from evaluation.imc.submission_inliers import keep_inliers
 from evaluation.imc.submission_validate import validate_submission
-from evaluation.relative_pose.two_view import RansacOptions
+from evaluation.relative_pose.estimators import RansacOptions
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Matches
 from tests.helpers import data_dir

@@ -14,7 +14,7 @@ from evaluation.imc.bag_log import open_bag_log
 from evaluation.imc.bags import draw_bags
 from evaluation.imc.multiview import choose_bags, run_multiview
 from evaluation.imc.multiview_table import COLUMNS, MultiviewResult, MultiviewRun, make_tables
-from evaluation.relative_pose.matching import MatchSettings
+from evaluation.relative_pose.matching import match_config
 from evaluation.reporting.report import format_markdown
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from rekd_hloc.sfm.verification import verify
@@ -253,7 +253,7 @@ def test_figures_are_means_over_bags_then_over_sizes():
 def test_table_has_a_row_for_each_method_and_size():
     result = MultiviewResult("d/s", 0, (bag(), bag(size=2, errors=(2.5,), registered=2)))
     other = dataclasses.replace(result, seed=1, bags=(bag(errors=(20, 20, 20)),))
-    by = MatchSettings(ratio=0.9)
+    by = match_config(0.9)
     (table,) = make_tables({"a": MultiviewRun(by, [result, other]), "b": MultiviewRun(by, [other])})
     assert [[row[0], *row[2:4]] for row in table.rows] == [
         ["a", "2", 1], ["a", "3", 2], ["a", "mean", 3], ["b", "3", 1], ["b", "mean", 1],
@@ -267,7 +267,7 @@ def test_table_has_a_row_for_each_method_and_size():
 
 
 def test_scenes_have_tables_of_their_own_and_a_mean():
-    by = MatchSettings()
+    by = match_config()
     results = [
         MultiviewResult(scene, seed, (bag(errors=(error,), size=2),))
         for scene, errors in {"d/s": (0.5, 20), "d/t": (0.5, 0.5)}.items()

@@ -10,15 +10,15 @@ from evaluation.imc import multiview_sweep
 from evaluation.imc.bag import BagResult
 from evaluation.imc.multiview_sweep import BagSet, require_both_halves, sweep_multiview
 from evaluation.imc.multiview_table import MultiviewResult
-from evaluation.relative_pose.matching import Matched, MatchSettings
-from evaluation.relative_pose.stereo import StereoPlan, Workplace
-from evaluation.relative_pose.two_view import RansacOptions
+from evaluation.relative_pose.estimators import RansacOptions
+from evaluation.relative_pose.matching import Matched, match_config, match_label
+from evaluation.relative_pose.stereo import Resources, StereoPlan
 from tests.helpers import random_features
 from tests.imc_scene import make_imc_scene
 
-ALL = MatchSettings()
-RATIO = MatchSettings(ratio=0.9)
-FILTERED = MatchSettings(filter="ours")
+ALL = match_config()
+RATIO = match_config(0.9)
+FILTERED = match_config(1.0, "density")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def work(bags, monkeypatch, tmp_path):
     tuning, _ = bags.halves()
 
     def run_multiview(scene, features, matches, wanted, *, seed, **_):
-        ratio = matches.name == RATIO.label
+        ratio = matches.name == match_label(RATIO)
         asked.runs.append((matches.name, seed, list(wanted)))
         results = [
             BagResult(b, seed, (0.5 if (b in tuning) == ratio else 20.0,), 3, 9, 2.0, None, 0.1)
@@ -56,7 +56,7 @@ def work(bags, monkeypatch, tmp_path):
 
     def match_pairs(features, pairs, settings, folder, **_):
         asked.pairs.append(set(pairs))
-        return Matched(Path(settings.label), 0, 0.0)
+        return Matched(Path(match_label(settings)), 0, 0.0)
 
     monkeypatch.setattr(multiview_sweep, "run_multiview", run_multiview)
     monkeypatch.setattr(multiview_sweep, "match_pairs", match_pairs)
@@ -69,7 +69,7 @@ def work(bags, monkeypatch, tmp_path):
 def sweep(bags, matches, tmp_path, seeds=(0, 1), **options):
     method = NamedExtractor("any", lambda _: random_features(1), {}, **options)
     plan = StereoPlan(matches, [RansacOptions("magsac", 1.0)], seeds)
-    return sweep_multiview(bags, method, plan, Workplace(tmp_path))
+    return sweep_multiview(bags, method, plan, Resources(tmp_path))
 
 
 def test_bags_are_halved_within_each_size(bags):
@@ -86,8 +86,8 @@ def test_matching_is_chosen_on_one_half_and_reported_on_the_other(bags, work, tm
     assert run.chosen == RATIO
     assert run.tuning == {ALL: 0.0, RATIO: 1.0}
     assert work.runs == [
-        (ALL.label, 0, tuning), (RATIO.label, 0, tuning),
-        (RATIO.label, 0, reported), (RATIO.label, 1, reported),
+        (match_label(ALL), 0, tuning), (match_label(RATIO), 0, tuning),
+        (match_label(RATIO), 0, reported), (match_label(RATIO), 1, reported),
     ]  # fmt: skip
     assert [result.maa10 for result in run.results] == [0, 0]
     # both halves share one file of matches
@@ -101,7 +101,7 @@ def test_matching_is_chosen_on_one_half_and_reported_on_the_other(bags, work, tm
 def test_with_one_matching_all_bags_are_reported(bags, work, tmp_path):
     run = sweep([bags], [ALL], tmp_path, seeds=(4,))
     assert (run.chosen, run.tuning) == (ALL, {})
-    assert work.runs == [(ALL.label, 4, list(bags.bags))]
+    assert work.runs == [(match_label(ALL), 4, list(bags.bags))]
 
 
 def test_the_mean_over_scenes_chooses(bags, scene, work, tmp_path):
@@ -116,7 +116,7 @@ def test_the_mean_over_scenes_chooses(bags, scene, work, tmp_path):
 def test_filters_are_left_out_without_angles(bags, work, tmp_path):
     run = sweep([bags], [FILTERED, ALL], tmp_path, has_orientation=False)
     assert run.chosen == ALL
-    assert {name for name, _, _ in work.runs} == {ALL.label}
+    assert {name for name, _, _ in work.runs} == {match_label(ALL)}
 
 
 def test_one_bag_of_each_size_cannot_be_halved(scene, work, tmp_path):

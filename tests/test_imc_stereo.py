@@ -25,18 +25,19 @@ from evaluation.relative_pose.estimation import (
     estimate_pairs,
     measure_pair,
     open_pair_log,
+    open_pool,
 )
-from evaluation.relative_pose.matching import MatchSettings, match_features, match_pairs
-from evaluation.relative_pose.pair_work import open_pool
-from evaluation.relative_pose.stereo import StereoPlan, Workplace, run_stereo
-from evaluation.relative_pose.two_view import RansacOptions
+from evaluation.relative_pose.estimators import RansacOptions
+from evaluation.relative_pose.matching import match_config, match_label, match_pairs
+from evaluation.relative_pose.stereo import Resources, StereoPlan, run_stereo
 from evaluation.rotated_images import canvas_from_image
+from rekd_hloc.matching.match import match
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from tests.helpers import random_features
 from tests.imc_photos import make_layout
 
 RANSAC = RansacOptions("magsac", 1.0, max_iterations=5000)
-MATCH = MatchSettings(ratio=0.9)
+MATCH = match_config(0.9)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def worst_median(run):
 
 def test_true_poses_are_found(scene, method, cache):
     pairs = scene.pair_set()
-    run = run_stereo([pairs], method, plan(), Workplace(cache))
+    run = run_stereo([pairs], method, plan(), Resources(cache))
     assert len(run.scenes[0].by_seed[0]) == 9
     assert worst_median(run) < 1.5
 
@@ -92,7 +93,7 @@ def test_a_wrong_convention_shows(scene, method, cache, spoil):
     wrong = {**scene.calibration, name: spoil(scene.calibration[name])}
     pairs = replace(scene, calibration=wrong).pair_set()
     own = replace(pairs, pairs=[pair for pair in pairs.pairs if name in pair.names])
-    run = run_stereo([own], method, plan(), Workplace(cache))
+    run = run_stereo([own], method, plan(), Resources(cache))
     assert worst_median(run) > 10
 
 
@@ -100,7 +101,7 @@ def test_sweep_is_chosen_on_one_half_and_reported_on_the_other(scene, method, ca
     pairs = scene.pair_set(0.0)
     coarse = replace(RANSAC, threshold_px=30.0)
     several = plan(ransacs=[coarse, RANSAC], seeds=(0, 1))
-    run = run_stereo([pairs], method, several, Workplace(cache))
+    run = run_stereo([pairs], method, several, Resources(cache))
     assert run.chosen.ransac == RANSAC
     (one,) = run.scenes
     assert set(one.by_seed) == {0, 1}
@@ -108,7 +109,7 @@ def test_sweep_is_chosen_on_one_half_and_reported_on_the_other(scene, method, ca
     assert [(r.a, r.b) for r in one.reported_results(1)] == expected
     assert 0 < len(expected) < len(pairs.pairs)
     with pytest.raises(ValueError, match="too few to choose a setting"):
-        run_stereo([pairs.limit(1)], method, several, Workplace(cache))
+        run_stereo([pairs.limit(1)], method, several, Resources(cache))
 
 
 def test_split_ignores_the_order_of_a_pair_and_is_even():
@@ -123,13 +124,13 @@ def test_split_ignores_the_order_of_a_pair_and_is_even():
 def test_nothing_is_done_twice(scene, method, tmp_path, monkeypatch):
     pairs = scene.pair_set()
     half = pairs.limit(4)
-    first = run_stereo([half], method, plan(), Workplace(tmp_path))
+    first = run_stereo([half], method, plan(), Resources(tmp_path))
     assert first.scenes[0].features.num_extracted == len(half.used_images())
-    whole = run_stereo([pairs], method, plan(), Workplace(tmp_path))
+    whole = run_stereo([pairs], method, plan(), Resources(tmp_path))
     assert whole.scenes[0].features.path == first.scenes[0].features.path
     monkeypatch.setattr(estimation, "estimate_pose", None)
-    monkeypatch.setattr("evaluation.relative_pose.matching.match_features", None)
-    again = run_stereo([pairs], method, plan(), Workplace(tmp_path))
+    monkeypatch.setattr("rekd_hloc.matching.match.match_nearest", None)
+    again = run_stereo([pairs], method, plan(), Resources(tmp_path))
     assert again.scenes[0].by_seed == whole.scenes[0].by_seed
     assert again.scenes[0].features.num_extracted == 0
     known = {(r.a, r.b): r for r in again.scenes[0].by_seed[0]}
@@ -139,7 +140,7 @@ def test_nothing_is_done_twice(scene, method, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_processes_change_nothing(scene, method, cache, tmp_path):
     pairs = scene.pair_set()
-    alone = run_stereo([pairs], method, plan(), Workplace(cache))
+    alone = run_stereo([pairs], method, plan(), Resources(cache))
     found = alone.scenes[0]
     with open_pool(2) as pool:
         together = estimate_pairs(
@@ -203,10 +204,10 @@ def test_turned_scene_gives_true_poses(scene, method, tmp_path):
     changed = [name for name in scene.images if turned.images[name] != scene.images[name]]
     assert changed == sorted(scene.images)[1::2] == sorted(masks)
     pairs = turned.pair_set(masks=masks)
-    run = run_stereo([pairs], method, plan(), Workplace(tmp_path))
+    run = run_stereo([pairs], method, plan(), Resources(tmp_path))
     assert worst_median(run) < 1.5
     unturned = replace(turned, calibration=scene.calibration)
-    wrong = run_stereo([unturned.pair_set(masks=masks)], method, plan(), Workplace(tmp_path))
+    wrong = run_stereo([unturned.pair_set(masks=masks)], method, plan(), Resources(tmp_path))
     assert worst_median(wrong) > 5
     stamp = {path: path.stat().st_mtime_ns for path in turned.images.values()}
     rotate_scene(scene, 5, tmp_path / "turned")
@@ -264,17 +265,17 @@ def test_no_keypoint_lies_outside_a_turned_photo(scene, method, tmp_path):
             assert (mask == 0).any()
 
 
-@pytest.mark.parametrize("settings", [
-    MatchSettings(), MatchSettings(ratio=0.8), MatchSettings(filter="paper"),
-    MatchSettings(filter="ours"), MatchSettings(filter="scale"), MatchSettings(matcher="adalam"),
-], ids=lambda settings: settings.label)  # fmt: skip
-def test_every_matcher_finds_the_same_image(settings):
+@pytest.mark.parametrize("config", [
+    match_config(), match_config(0.8), match_config(1.0, "paper"), match_config(1.0, "ours"),
+    match_config(1.0, "scale"), match_config(1.0, "adalam"),
+], ids=match_label)  # fmt: skip
+def test_every_matcher_finds_the_same_image(config):
     features = random_features(300)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
     other = replace(
         features, keypoints=features.keypoints[order], descriptors=features.descriptors[order]
     )
-    index = match_features(features, other, settings).index
+    index = match(features, other, config).index
     assert len(index) > 150
     assert (order[index[:, 1]] == index[:, 0]).float().mean() > 0.99
     assert len(index[:, 0].unique()) == len(index[:, 1].unique()) == len(index)
@@ -283,7 +284,7 @@ def test_every_matcher_finds_the_same_image(settings):
 def test_adalam_takes_images_without_features():
     empty, some = random_features(0), random_features(20)
     for a, b in ((empty, some), (some, empty), (empty, empty)):
-        assert len(match_features(a, b, MatchSettings(matcher="adalam"))) == 0
+        assert len(match(a, b, match_config(1.0, "adalam"))) == 0
 
 
 def test_matches_are_resumed(scene, method, tmp_path):
@@ -293,20 +294,19 @@ def test_matches_are_resumed(scene, method, tmp_path):
     pairs = [(names[1], names[0]), (names[2], names[0])]
     two = match_pairs(found.path, pairs, MATCH, tmp_path, jobs=2)
     assert (one.num_matched, two.num_matched, one.path) == (1, 1, two.path)
-    assert match_pairs(found.path, pairs, MatchSettings(), tmp_path).path != one.path
+    assert match_pairs(found.path, pairs, match_config(), tmp_path).path != one.path
     with MatchStore(two.path) as store:
         assert sorted(store.pairs()) == sorted(pairs)
 
 
 def test_options_are_checked():
     for options, message in (
-        ({"matcher": "flann"}, "no matcher 'flann'; there are nn, adalam"),
-        ({"filter": "mine"}, "no filter 'mine'; there are none, paper"),
-        ({"ratio": 1.5}, "ratio must be in"),
-        ({"matcher": "adalam", "ratio": 0.8}, "of its own"),
+        ((1.0, "mine"), "no filter 'mine'; there are none, paper"),
+        ((1.5,), "ratio must be in"),
+        ((0.8, "adalam"), "which has its own"),
     ):
         with pytest.raises(ValueError, match=message):
-            MatchSettings(**options)
+            match_config(*options)
     with pytest.raises(ValueError, match="at least"):
         StereoPlan([], [RANSAC])
     with pytest.raises(ValueError, match="jobs must be at least 1"), open_pool(0):
@@ -315,9 +315,9 @@ def test_options_are_checked():
 
 def test_methods_without_angles_are_not_filtered(scene, cache):
     upright = load_extractor("rootsift-upright", 500)
-    filtered = [replace(MATCH, filter="ours"), replace(MATCH, filter="paper")]
+    filtered = [match_config(0.9, name) for name in ("density", "scale", "paper")]
     run = run_stereo([scene.pair_set().limit(2)], upright, plan(matches=filtered),
-                     Workplace(cache))  # fmt: skip
+                     Resources(cache))  # fmt: skip
     assert run.chosen.match == MATCH
 
 
@@ -401,7 +401,7 @@ def test_multiview_can_be_run_alone(part, tmp_path, capsys, caplog, monkeypatch)
 
 def test_a_submission_has_the_matches_of_each_task(part, scene, tmp_path, monkeypatch):
     """Multiview is made to choose all mutual neighbours, stereo has a ratio test."""
-    all_of_them = MatchSettings()
+    all_of_them = match_config()
     monkeypatch.setattr(imc, "sweep_multiview", lambda *_: MultiviewRun(all_of_them, []))
     options = ["--task", "stereo,multiview", "--bag-sizes", "3", "--export", str(tmp_path / "sub")]
     assert run_cli(part, tmp_path, *options, "--export-runs", "1", "--seeds", "1") == 0
@@ -410,7 +410,7 @@ def test_a_submission_has_the_matches_of_each_task(part, scene, tmp_path, monkey
     with FeatureStore(found.path) as store, h5py.File(folder / "matches_multiview.h5") as file:
         assert len(file) == 10
         for pair in all_pairs(scene.images):
-            index = match_features(*(store.read(name) for name in pair), all_of_them).index
+            index = match(*(store.read(name) for name in pair), all_of_them).index
             assert file[pair_key(*pair)].shape == (2, len(index))
 
 

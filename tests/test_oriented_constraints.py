@@ -34,7 +34,7 @@ def unit_rows(rows):
 
 def mirrored(c):
     """Angles of image b with the wrong sign."""
-    return Correspondences(c.xy_a, c.xy_b, c.step_a, c.step_b * [1, -1])
+    return Correspondences(c.xy_a, c.xy_b, c.orientation_a, c.orientation_b * [1, -1])
 
 
 def on_rays(s):
@@ -82,10 +82,10 @@ def test_angle_and_area_alone_give_no_equation_in_f():
     line_b = np.c_[c.xy_a, np.ones(20)] @ wrong.T[:, :2]
     line_a = np.c_[c.xy_b, np.ones(20)] @ wrong[:, :2]
     for m in range(20):
-        along_a = c.step_a[m] / np.linalg.norm(c.step_a[m])
-        along_b = c.step_b[m] / np.linalg.norm(c.step_b[m])
+        along_a = c.orientation_a[m] / np.linalg.norm(c.orientation_a[m])
+        along_b = c.orientation_b[m] / np.linalg.norm(c.orientation_b[m])
         side_a, side_b = (np.array([-d[1], d[0]]) for d in (along_a, along_b))
-        area = (c.step_b[m] @ c.step_b[m]) / (c.step_a[m] @ c.step_a[m])
+        area = (c.orientation_b[m] @ c.orientation_b[m]) / (c.orientation_a[m] @ c.orientation_a[m])
         stretch = -(line_a[m] @ along_a) / (line_b[m] @ along_b)
         shear = -(line_a[m] @ side_a + area / stretch * (line_b[m] @ side_b)) / (
             line_b[m] @ along_b
@@ -103,7 +103,7 @@ def test_signs_hold_for_either_sign_of_f_whatever_the_scales(scale_kind):
     assert has_right_signs(both, s.correspondences).all()
     turned = Correspondences(
         s.correspondences.xy_a, s.correspondences.xy_b,
-        s.correspondences.step_a, -s.correspondences.step_b,
+        s.correspondences.orientation_a, -s.correspondences.orientation_b,
     )  # fmt: skip
     assert not has_right_signs(both, turned).any()
     assert 0.1 < has_right_signs(both, turned, tolerance_deg=30).mean() < 0.9
@@ -128,8 +128,8 @@ def test_matched_keypoints_become_correspondences():
     matches = Matches(torch.tensor([[3, 5], [7, 0]]), torch.tensor([0.5, 0.6]))
     c = correspondences_of(a, b, matches)
     assert np.allclose(c.xy_a, a.keypoints.xy[[3, 7]].numpy())
-    assert np.allclose(np.hypot(*c.step_b.T), b.keypoints.scale[[5, 0]].numpy())
-    angle = np.arctan2(c.step_a[:, 1], c.step_a[:, 0]) % (2 * np.pi)
+    assert np.allclose(np.hypot(*c.orientation_b.T), b.keypoints.scale[[5, 0]].numpy())
+    angle = np.arctan2(c.orientation_a[:, 1], c.orientation_a[:, 0]) % (2 * np.pi)
     assert np.allclose(angle, a.keypoints.angle[[3, 7]].numpy(), atol=1e-6)
     assert len(correspondences_of(a, b, Matches.empty())) == 0
 

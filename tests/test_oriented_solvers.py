@@ -31,7 +31,7 @@ ESSENTIAL = [
 def batch(scenes, frame_of):
     """The first correspondences of every scene, in the frame that it asks for."""
     moved = [s.correspondences.moved(frame_of(s), frame_of(s)) for s in scenes]
-    names = ("xy_a", "xy_b", "step_a", "step_b")
+    names = ("xy_a", "xy_b", "orientation_a", "orientation_b")
     return Correspondences(*(np.stack([getattr(c, name) for c in moved]) for name in names))
 
 
@@ -92,12 +92,14 @@ def test_frames_recover_the_model_of_surfaces_seen_from_the_front():
     shift = rng.normal(size=(NUM_SAMPLES, 3))
     moved = np.concatenate([xy_a * depth, depth], axis=2) + shift[:, None]
     xy_b = moved[..., :2] / moved[..., 2:]
-    step_a = rng.normal(size=xy_a.shape)
-    c = Correspondences(xy_a, xy_b, step_a, step_a * depth / moved[..., 2:])
+    orientation_a = rng.normal(size=xy_a.shape)
+    c = Correspondences(xy_a, xy_b, orientation_a, orientation_a * depth / moved[..., 2:])
     x, y, z = shift.T
     o = np.zeros(NUM_SAMPLES)
     truth = list(np.moveaxis(np.array([[o, -z, y], [z, o, -x], [-y, x, o]]), -1, 0))
-    pair = Correspondences(c.xy_a[:, :2], c.xy_b[:, :2], c.step_a[:, :2], c.step_b[:, :2])
+    pair = Correspondences(
+        c.xy_a[:, :2], c.xy_b[:, :2], c.orientation_a[:, :2], c.orientation_b[:, :2]
+    )
     assert errors(oriented_solvers.essential_from_frames(pair), truth).max() < 1e-6
     assert np.median(errors(oriented_solvers.fundamental_from_frames(c), truth)) < 1e-9
 
@@ -105,7 +107,7 @@ def test_frames_recover_the_model_of_surfaces_seen_from_the_front():
 def test_homographies_that_reverse_a_step_are_dropped():
     scenes = scenes_of(3, "area", is_planar=True)
     c = batch(scenes, lambda s: FRAME)
-    reversed_c = Correspondences(c.xy_a, c.xy_b, c.step_a, -c.step_b)
+    reversed_c = Correspondences(c.xy_a, c.xy_b, c.orientation_a, -c.orientation_b)
     assert len(oriented_solvers.homography_from_angles(c).models) == NUM_SAMPLES
     assert len(oriented_solvers.homography_from_angles(reversed_c).models) == 0
 
@@ -129,7 +131,10 @@ def test_a_sample_of_one_repeated_match_does_no_harm(solve, size):
     index = np.tile(np.arange(size), (NUM_SAMPLES, 1))
     index[0] = 0
     chosen = Correspondences(
-        *(np.take_along_axis(p, index[..., None], 1) for p in (c.xy_a, c.xy_b, c.step_a, c.step_b))
+        *(
+            np.take_along_axis(p, index[..., None], 1)
+            for p in (c.xy_a, c.xy_b, c.orientation_a, c.orientation_b)
+        )
     )
     with np.errstate(all="ignore"):
         found = solve(chosen)

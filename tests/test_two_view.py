@@ -6,25 +6,25 @@ import pytest
 
 import evaluation.oriented_ransac.oriented_estimators  # noqa: F401  (registers its estimators)
 from evaluation.metrics.pose import direction_error_deg, pose_error_deg, rotation_error_deg
-from evaluation.relative_pose.epipolar import pose_from_fundamental
-from evaluation.relative_pose.estimators import PACKAGES
-from evaluation.relative_pose.two_view import (
+from evaluation.relative_pose.estimators import (
     ESTIMATORS,
     NEED_ANGLES,
+    PACKAGES,
     RansacOptions,
     estimate_pose,
     require,
     versions,
 )
+from evaluation.relative_pose.two_view import pose_from_fundamental
 
 K_A = np.array([[800, 0, 500], [0, 800, 300], [0, 0, 1.0]])
 K_B = np.array([[900, 7, 480], [0, 850, 310], [0, 0, 1.0]])
 
 
 def make_pair(seed=0, count=300, noise_px=0.2, outliers=0.5):
-    """Points of a random scene in two rather different cameras, the true pose, and steps.
+    """Points of a random scene in two rather different cameras, the true pose, and vectors.
 
-    The steps are those of features on surfaces that face camera a; wrong matches have any.
+    The vectors are those of features on surfaces that face camera a; wrong matches have any.
     """
     rng = np.random.default_rng(seed)
     points = rng.uniform([-2, -2, 4], [2, 2, 8], (count, 3))
@@ -32,15 +32,15 @@ def make_pair(seed=0, count=300, noise_px=0.2, outliers=0.5):
     translation = np.array([-1.0, 0.1, 0.2])
     turn = rng.uniform(0, 2 * np.pi, count)
     ends = points + 0.01 * np.stack([np.cos(turn), np.sin(turn), np.zeros(count)], axis=1)
-    images, steps = [], []
+    images, vectors = [], []
     for move in (lambda x: x @ K_A.T, lambda x: (x @ rotation.T + translation) @ K_B.T):
         start, end = (seen[:, :2] / seen[:, 2:] for seen in (move(points), move(ends)))
         images.append(start + rng.normal(0, noise_px, (count, 2)))
-        steps.append(end - start)
+        vectors.append(end - start)
     bad = rng.random(count) < outliers
     images[1][bad] = rng.uniform(0, 900, (bad.sum(), 2))
-    steps[1][bad] = rng.normal(size=(bad.sum(), 2))
-    return images[0], images[1], (rotation, translation), ~bad, (steps[0], steps[1])
+    vectors[1][bad] = rng.normal(size=(bad.sum(), 2))
+    return images[0], images[1], (rotation, translation), ~bad, (vectors[0], vectors[1])
 
 
 def need(estimator):
@@ -51,9 +51,9 @@ def need(estimator):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_finds_the_pose(estimator):
     need(estimator)
-    xy_a, xy_b, true, good, steps = make_pair()
+    xy_a, xy_b, true, good, vectors = make_pair()
     options = RansacOptions(estimator, 1.0)
-    found = estimate_pose(xy_a, xy_b, K_A, K_B, options, 0, steps=steps)
+    found = estimate_pose(xy_a, xy_b, K_A, K_B, options, 0, orientations=vectors)
     assert pose_error_deg(found.pose, true) < 2
     assert found.pose[1] @ true[1] > 0.9, "the sign is known by cheirality"
     assert np.linalg.norm(found.pose[1]) == pytest.approx(1, abs=1e-6)
@@ -65,10 +65,11 @@ def test_finds_the_pose(estimator):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_equal_seeds_give_equal_poses(estimator):
     need(estimator)
-    xy_a, xy_b, _, _, steps = make_pair(noise_px=1.0, outliers=0.3)
+    xy_a, xy_b, _, _, vectors = make_pair(noise_px=1.0, outliers=0.3)
     options = RansacOptions(estimator, 1.0)
     first, again, other = (
-        estimate_pose(xy_a, xy_b, K_A, K_B, options, seed, steps=steps) for seed in (3, 3, 4)
+        estimate_pose(xy_a, xy_b, K_A, K_B, options, seed, orientations=vectors)
+        for seed in (3, 3, 4)
     )
     np.testing.assert_array_equal(first.pose[0], again.pose[0])
     np.testing.assert_array_equal(first.inliers, again.inliers)
@@ -91,7 +92,7 @@ def test_degenerate_points_do_not_raise(estimator):
     line = np.stack([np.linspace(0, 500, 30), np.full(30, 100.0)], axis=1)
     for xy in (line, np.full((30, 2), 7.0)):
         options = RansacOptions(estimator, max_iterations=500)
-        found = estimate_pose(xy, xy, K_A, K_B, options, 0, steps=(xy * 0 + 1, xy * 0 + 1))
+        found = estimate_pose(xy, xy, K_A, K_B, options, 0, orientations=(xy * 0 + 1, xy * 0 + 1))
         assert found.inliers.shape == (30,)
 
 
@@ -101,12 +102,12 @@ def test_angles_are_asked_for_and_used(estimator):
     outliers = 0.6 if estimator == "fundamental-signed" else 0.85  # samples of 7, or of less
     num_right, num_wrong = 0, 0
     for seed in range(5):
-        xy_a, xy_b, _, good, (step_a, step_b) = make_pair(seed, outliers=outliers)
+        xy_a, xy_b, _, good, vectors = make_pair(seed, outliers=outliers)
         with pytest.raises(ValueError, match=f"{estimator} needs angles.*-points"):
             estimate_pose(xy_a, xy_b, K_A, K_B, options, seed)
-        found = estimate_pose(xy_a, xy_b, K_A, K_B, options, seed, steps=(step_a, step_b))
-        wild = np.random.default_rng(seed).normal(size=step_b.shape)
-        misled = estimate_pose(xy_a, xy_b, K_A, K_B, options, seed, steps=(step_a, wild))
+        found = estimate_pose(xy_a, xy_b, K_A, K_B, options, seed, orientations=vectors)
+        wild = vectors[0], np.random.default_rng(seed).normal(size=vectors[1].shape)
+        misled = estimate_pose(xy_a, xy_b, K_A, K_B, options, seed, orientations=wild)
         num_right += (found.inliers & good).sum()
         num_wrong += (misled.inliers & good).sum()
     assert num_right > num_wrong + 10

@@ -39,17 +39,17 @@ from evaluation.imc.submission import (
 )
 from evaluation.imc.submission_config import TASKS
 from evaluation.relative_pose.dataset import PairSet
+from evaluation.relative_pose.estimators import require
 from evaluation.relative_pose.options import (
     add_common_options,
     add_stereo_options,
     describe_stereo,
     load_extractors,
-    open_workplace,
+    open_resources,
     read_plan,
     write_stereo,
 )
 from evaluation.relative_pose.stereo import ExtractorRun, StereoPlan, run_stereo
-from evaluation.relative_pose.two_view import require
 from rekd_hloc.storage.validation_issues import ValidationIssue, format_issues
 
 logger = logging.getLogger(__name__)
@@ -123,19 +123,21 @@ def run(arguments: argparse.Namespace) -> tuple[str, list[ValidationIssue]]:
     methods = load_extractors(arguments)
     runs: list[ExtractorRun] = []
     multiview: dict[str, MultiviewRun] = {}
-    with open_workplace(arguments) as place:
+    with open_resources(arguments) as resources:
         for method in methods:
             if sets:
-                runs.append(run_stereo(sets, method, plan, place))
+                runs.append(run_stereo(sets, method, plan, resources))
             if bags:
-                multiview[method.name] = sweep_multiview(bags, method, plan, place)
-        found = export_runs(scenes, runs, multiview, place, arguments) if arguments.export else []
+                multiview[method.name] = sweep_multiview(bags, method, plan, resources)
+        issues = (
+            export_runs(scenes, runs, multiview, resources, arguments) if arguments.export else []
+        )
     texts = []
     if runs:
         texts.append(_write_stereo(arguments, plan, scenes, sets, runs))
     if multiview:
         texts.append(_write_multiview(arguments, plan, bags, methods, multiview))
-    return "\n".join(texts), found
+    return "\n".join(texts), issues
 
 
 def _read_tasks(arguments: argparse.Namespace) -> list[str]:

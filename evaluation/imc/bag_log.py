@@ -10,7 +10,7 @@ import numpy as np
 import pycolmap
 
 from evaluation.imc.bag import CAMERA_MODE, CAMERA_MODEL, BagResult
-from evaluation.relative_pose.result_log import ResultLog
+from evaluation.relative_pose.estimation import ResultLog
 from rekd_hloc.sfm.alignment import Pose
 from rekd_hloc.sfm.database import colmap_keypoints, stored_support
 from rekd_hloc.storage.features import FeatureStore, MatchStore

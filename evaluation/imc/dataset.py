@@ -16,8 +16,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float64
 
-from evaluation.relative_pose.cameras import CORNER_PX, Camera
-from evaluation.relative_pose.dataset import PairSet, PosePair, all_pairs
+from evaluation.relative_pose.dataset import CORNER_PX, Camera, PairSet, PosePair, all_pairs
 from rekd_hloc.types import Pair
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,9 @@ from evaluation.imc.bags import Bag
 from evaluation.imc.dataset import Scene
 from evaluation.imc.multiview import choose_bags, run_multiview
 from evaluation.imc.multiview_table import MultiviewResult, MultiviewRun
-from evaluation.relative_pose.matching import MatchSettings, match_pairs
-from evaluation.relative_pose.stereo import StereoPlan, Workplace
+from evaluation.relative_pose.matching import match_label, match_pairs
+from evaluation.relative_pose.stereo import Resources, StereoPlan
+from rekd_hloc.config import MatchConfig
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ class BagSet:
 
         A bag that is the only one of its size is reported.
         """
-        tuning, reported = [], []
+        tuning: list[Bag] = []
+        reported: list[Bag] = []
         seen: Counter[int] = Counter()
         for bag in self.bags:
             (tuning if seen[len(bag)] % 2 else reported).append(bag)
@@ -83,7 +85,7 @@ def require_both_halves(sets: Sequence[BagSet], plan: StereoPlan) -> None:
 
 
 def sweep_multiview(
-    sets: Sequence[BagSet], method: NamedExtractor, plan: StereoPlan, place: Workplace
+    sets: Sequence[BagSet], method: NamedExtractor, plan: StereoPlan, resources: Resources
 ) -> MultiviewRun:
     """Extract, match and reconstruct what earlier runs have not; choose the matching.
 
@@ -98,19 +100,19 @@ def sweep_multiview(
     """
     plan = plan.for_extractor(method)
     require_both_halves(sets, plan)
-    scores: dict[MatchSettings, float] = {}
+    scores: dict[MatchConfig, float] = {}
     chosen = plan.matches[0]
     if len(plan.matches) > 1:
         for settings in plan.matches:
             tried = [
-                _run(bags, bags.halves()[0], settings, plan.seeds[0], method, place)
+                _run(bags, bags.halves()[0], settings, plan.seeds[0], method, resources)
                 for bags in sets
             ]
             scores[settings] = float(np.mean([result.maa10 for result in tried]))
         chosen = max(plan.matches, key=lambda settings: scores[settings])
-        logger.info("%s: chosen for multiview %s", method.name, chosen.label)
+        logger.info("%s: chosen for multiview %s", method.name, match_label(chosen))
     results = [
-        _run(bags, bags.halves()[1] if scores else bags.bags, chosen, seed, method, place)
+        _run(bags, bags.halves()[1] if scores else bags.bags, chosen, seed, method, resources)
         for bags in sets
         for seed in plan.seeds
     ]
@@ -120,27 +122,28 @@ def sweep_multiview(
 def _run(
     bags: BagSet,
     wanted: Sequence[Bag],
-    settings: MatchSettings,
+    settings: MatchConfig,
     seed: int,
     method: NamedExtractor,
-    place: Workplace,
+    resources: Resources,
 ) -> MultiviewResult:
-    features = _extract(bags, method, place)
+    features = _extract(bags, method, resources)
     # the pairs of all bags, so that both halves are one file
     pairs = {pair: None for bag in bags.bags for pair in combinations(sorted(bag), 2)}
     matched = match_pairs(
-        features.path, pairs, settings, place.folder / "matches",
-        jobs=place.jobs, device=place.device,
+        features.path, pairs, settings, resources.folder / "matches",
+        jobs=resources.jobs, device=resources.device,
     )  # fmt: skip
     return run_multiview(
         bags.scene, features.path, matched.path, wanted, seed=seed,
-        out=place.folder / "multiview" / matched.path.stem, jobs=place.jobs, pool=place.pool,
+        out=resources.folder / "multiview" / matched.path.stem,
+        jobs=resources.jobs, pool=resources.pool,
     )  # fmt: skip
 
 
-def _extract(bags: BagSet, method: NamedExtractor, place: Workplace) -> Extracted:
+def _extract(bags: BagSet, method: NamedExtractor, resources: Resources) -> Extracted:
     return extract_images(
-        bags.scene.images, method, place.folder / "features",
+        bags.scene.images, method, resources.folder / "features",
         wanted={name for bag in bags.bags for name in bag}, masks=bags.masks,
         label=bags.scene.key.replace("/", "-"),
     )  # fmt: skip

@@ -12,8 +12,9 @@ import numpy as np
 
 from evaluation.imc.bag import BagResult
 from evaluation.metrics.pose import accuracy
-from evaluation.relative_pose.matching import MatchSettings
+from evaluation.relative_pose.matching import match_label
 from evaluation.reporting.report import Cell, Table
+from rekd_hloc.config import MatchConfig
 
 COLUMNS = (
     "method", "matches by", "bag size", "bags", "mAA(5)", "mAA(10)", "seeds",
@@ -100,15 +101,15 @@ class MultiviewRun:
             but one.
     """
 
-    chosen: MatchSettings
+    chosen: MatchConfig
     results: Sequence[MultiviewResult]
-    tuning: Mapping[MatchSettings, float] = field(default_factory=dict)
+    tuning: Mapping[MatchConfig, float] = field(default_factory=dict)
 
     def to_record(self) -> dict[str, Any]:
         """For results.json."""
         return {
-            "multiview_matches": self.chosen.label,
-            "multiview_tuning": {settings.label: maa for settings, maa in self.tuning.items()},
+            "multiview_matches": match_label(self.chosen),
+            "multiview_tuning": {match_label(m): maa for m, maa in self.tuning.items()},
             "multiview": [
                 {"scene": result.scene, "seed": result.seed, "maa10": result.maa10,
                  "bags": [bag.to_record() for bag in result.bags]}
@@ -146,7 +147,7 @@ def _rows(runs: Mapping[str, MultiviewRun], scenes: Sequence[str]) -> list[list[
                 by_seed.setdefault(result.seed, []).extend(result.summaries())
         sizes = {summary.size for found in by_seed.values() for summary in found}
         for size in sorted(sizes, key=lambda size: (size is None, size)):
-            start = [method, run.chosen.label, "mean" if size is None else str(size)]
+            start = [method, match_label(run.chosen), "mean" if size is None else str(size)]
             of_size = [[s for s in found if s.size == size] for found in by_seed.values()]
             rows.append([*start, *_cells([found for found in of_size if found])])
     return rows

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from evaluation.extractors.extraction import file_digest
 from evaluation.imc.dataset import Scene
-from evaluation.relative_pose.cameras import rotate_camera, rotate_image_file
+from evaluation.relative_pose.dataset import rotate_camera, rotate_image_file
 from rekd_hloc.files import write_text
 
 

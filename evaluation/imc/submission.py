@@ -23,8 +23,9 @@ from evaluation.imc.submission_export import STEREO_RUNS, Submission, export_sub
 from evaluation.imc.submission_inliers import keep_inliers
 from evaluation.imc.submission_validate import validate_submission
 from evaluation.relative_pose.dataset import all_pairs
-from evaluation.relative_pose.matching import MatchSettings, match_pairs
-from evaluation.relative_pose.stereo import ExtractorRun, Workplace
+from evaluation.relative_pose.matching import match_label, match_pairs
+from evaluation.relative_pose.stereo import ExtractorRun, Resources
+from rekd_hloc.config import MatchConfig
 from rekd_hloc.storage.validation_issues import ValidationIssue, format_issues
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def has_errors(found: Sequence[ValidationIssue]) -> bool:
 
 def export_runs(
     scenes: Sequence[Scene], runs: Sequence[ExtractorRun], multiview: Mapping[str, MultiviewRun],
-    place: Workplace, arguments: argparse.Namespace,
+    resources: Resources, arguments: argparse.Namespace,
 ) -> list[ValidationIssue]:  # fmt: skip
     """Write a submission of each method, and look at it.
 
@@ -86,11 +87,13 @@ def export_runs(
         matches = run.chosen.match
         bags = multiview[run.method.name].chosen if run.method.name in multiview else matches
         labels = Labels(
-            f"{name}-{arguments.num_keypoints}-{matches.label}",
-            name, f"{name}-descriptor", matches.label, bags.label,
+            f"{name}-{arguments.num_keypoints}-{match_label(matches)}",
+            name, f"{name}-descriptor", match_label(matches), match_label(bags),
         )  # fmt: skip
         metadata = read_metadata(arguments.metadata, run)
-        parts = [_submission(scene, run, bags, place, arguments.export_runs) for scene in scenes]
+        parts = [
+            _submission(scene, run, bags, resources, arguments.export_runs) for scene in scenes
+        ]
         category = export_submission(folder, parts, labels, metadata)
         logger.info("%s: a submission of category %d in %s", run.method.name, category, folder)
         found += _validate(folder, scenes)
@@ -121,23 +124,23 @@ def read_metadata(path: Path | None, run: ExtractorRun) -> Metadata:
 
 
 def _submission(
-    scene: Scene, run: ExtractorRun, multiview: MatchSettings, place: Workplace, num_runs: int
+    scene: Scene, run: ExtractorRun, multiview: MatchConfig, resources: Resources, num_runs: int
 ) -> Submission:
     """Everything of one scene; what stereo and earlier runs have done is taken from the caches."""
     label = scene.key.replace("/", "-")
-    features = extract_images(scene.images, run.method, place.folder / "features", label=label)
+    features = extract_images(scene.images, run.method, resources.folder / "features", label=label)
     pairs = all_pairs(scene.images)
     matched = {
         settings: match_pairs(
-            features.path, pairs, settings, place.folder / "matches",
-            jobs=place.jobs, device=place.device,
+            features.path, pairs, settings, resources.folder / "matches",
+            jobs=resources.jobs, device=resources.device,
         ).path
         for settings in dict.fromkeys((run.chosen.match, multiview))
     }  # fmt: skip
     stereo = [
         keep_inliers(
             features.path, matched[run.chosen.match], pairs, run.chosen.ransac, seed,
-            place.folder / "inliers", pool=place.pool,
+            resources.folder / "inliers", pool=resources.pool,
         )
         for seed in range(num_runs)
     ]  # fmt: skip

@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from evaluation.extractors.extraction import digest_of
 from evaluation.relative_pose.correspondences import Correspondences
-from evaluation.relative_pose.pair_work import (
+from evaluation.relative_pose.estimation import (
     correspondences_between,
     pair_seed,
     settings_of,
     work_in_chunks,
 )
-from evaluation.relative_pose.two_view import ESTIMATORS, RansacOptions, estimate_pose
+from evaluation.relative_pose.estimators import ESTIMATORS, RansacOptions, estimate_pose
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Pair
 
@@ -85,7 +85,7 @@ def _estimate(
     unknown = np.eye(3)
     found = []
     for pair, matched in chunk:
-        steps = matched.step_a, matched.step_b
+        steps = matched.orientation_a, matched.orientation_b
         result = estimate_pose(
             matched.xy_a,
             matched.xy_b,
@@ -93,7 +93,7 @@ def _estimate(
             unknown,
             options,
             pair_seed(pair, seed),
-            steps=steps,
+            orientations=steps,
         )
         found.append((pair, result.inliers))
     return found

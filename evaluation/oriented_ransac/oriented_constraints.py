@@ -41,12 +41,12 @@ def epipolar_rows(c: Correspondences) -> Rows:
 
 def oriented_rows(c: Correspondences) -> Rows:
     """Coefficients of (F x_a).d_b + (F^T x_b).d_a = 0 for F in row order."""
-    return _along(c, c.step_a, c.step_b)
+    return _along(c, c.orientation_a, c.orientation_b)
 
 
 def frame_rows(c: Correspondences) -> Rows:
     """The same for steps turned by 90 degrees: holds where the surface only turns and scales."""
-    return _along(c, turned(c.step_a), turned(c.step_b))
+    return _along(c, turned(c.orientation_a), turned(c.orientation_b))
 
 
 def has_right_signs(
@@ -65,7 +65,7 @@ def has_right_signs(
     line_a = homogeneous(c.xy_b) @ fundamental[..., :2]
     sines = [
         (line * step).sum(-1) / np.maximum(_length(line) * _length(step), 1e-300)
-        for line, step in ((line_a, c.step_a), (line_b, c.step_b))
+        for line, step in ((line_a, c.orientation_a), (line_b, c.orientation_b))
     ]
     is_near = np.minimum(abs(sines[0]), abs(sines[1])) <= np.sin(np.radians(tolerance_deg))
     passes: Bool[np.ndarray, "model correspondence"] = is_near | (sines[0] * sines[1] < 0)
@@ -78,8 +78,8 @@ def oriented_residual(
     """Sine-like residual of the oriented constraint, in [-1, 1]; 0 where it holds."""
     line_b = homogeneous(c.xy_a) @ fundamental.T[:, :2]
     line_a = homogeneous(c.xy_b) @ fundamental[:, :2]
-    part_b, part_a = (line_b * c.step_b).sum(-1), (line_a * c.step_a).sum(-1)
-    size = _length(line_b) * _length(c.step_b) + _length(line_a) * _length(c.step_a)
+    part_b, part_a = (line_b * c.orientation_b).sum(-1), (line_a * c.orientation_a).sum(-1)
+    size = _length(line_b) * _length(c.orientation_b) + _length(line_a) * _length(c.orientation_a)
     residual: Float64[np.ndarray, " correspondence"] = (part_b + part_a) / np.maximum(size, 1e-300)
     return residual
 
@@ -91,16 +91,16 @@ def homography_rows(c: Correspondences) -> Float64[np.ndarray, "*batch correspon
 
 def homography_step_rows(c: Correspondences) -> Float64[np.ndarray, "*batch correspondence 2 9"]:
     """Coefficients of A d_a = d_b, the derivative of ``x_b ~ H x_a`` along the steps: two rows."""
-    rows = _projected(c.xy_b, _direction(c.step_a))
-    rows[..., 6:] -= c.step_b[..., None] * homogeneous(c.xy_a)[..., None, :]
+    rows = _projected(c.xy_b, _direction(c.orientation_a))
+    rows[..., 6:] -= c.orientation_b[..., None] * homogeneous(c.xy_a)[..., None, :]
     return rows
 
 
 def homography_angle_rows(c: Correspondences) -> Rows:
     """Coefficients of A d_a parallel to d_b: what the angles alone say, exact for every plane."""
     rows = homography_step_rows(c)
-    normal = turned(c.step_b)
-    normal = normal / np.maximum(_length(c.step_b), 1e-300)[..., None]
+    normal = turned(c.orientation_b)
+    normal = normal / np.maximum(_length(c.orientation_b), 1e-300)[..., None]
     projected: Rows = (normal[..., None] * rows).sum(-2)
     return projected
 
@@ -110,9 +110,9 @@ def turned(step: Points) -> Points:
     return np.stack([-step[..., 1], step[..., 0]], axis=-1)
 
 
-def _along(c: Correspondences, step_a: Points, step_b: Points) -> Rows:
-    at_b = _outer(_direction(step_b), homogeneous(c.xy_a))
-    rows: Rows = at_b + _outer(homogeneous(c.xy_b), _direction(step_a))
+def _along(c: Correspondences, orientation_a: Points, orientation_b: Points) -> Rows:
+    at_b = _outer(_direction(orientation_b), homogeneous(c.xy_a))
+    rows: Rows = at_b + _outer(homogeneous(c.xy_b), _direction(orientation_a))
     return rows
 
 

@@ -16,12 +16,17 @@ from evaluation.oriented_ransac.sample_consensus import (
     estimate_fundamental,
 )
 from evaluation.relative_pose.correspondences import Correspondences
-from evaluation.relative_pose.epipolar import normalise, pose_from_essential, pose_from_fundamental
-from evaluation.relative_pose.estimators import Task, TwoView
-from evaluation.relative_pose.two_view import (
+from evaluation.relative_pose.estimators import (
     Estimator,
     refuse_without_angles,
     register_estimators,
+)
+from evaluation.relative_pose.two_view import (
+    Task,
+    TwoView,
+    normalise,
+    pose_from_essential,
+    pose_from_fundamental,
 )
 
 SAMPLINGS = ("points", "signed", "oriented", "frames")
@@ -32,9 +37,9 @@ def _estimate(kind: str, sampling: str, task: Task) -> TwoView | None:
         task.threshold_px, confidence=task.confidence, max_samples=task.max_iterations
     )
     rng = np.random.default_rng(task.seed)
-    if task.steps is None:
+    if task.orientations is None:
         refuse_without_angles(f"{kind}-{sampling}", "these features")
-    steps = task.steps or (np.ones_like(task.xy_a), np.ones_like(task.xy_b))
+    steps = task.orientations or (np.ones_like(task.xy_a), np.ones_like(task.xy_b))
     matched = Correspondences(task.xy_a, task.xy_b, *steps)
     if kind == "essential":
         found = estimate_essential(

@@ -173,13 +173,13 @@ def _forward(solutions: Solutions, c: Correspondences) -> Solutions:
     moved = (homography_step_rows(c)[sample] @ flat)[..., 0]
     depth = homogeneous(c.xy_a[sample]) @ models[:, 2, :, None]
     # the step rows hold A d_a minus d_b, times the depth
-    image = moved + c.step_b[sample] * depth
-    ahead = ((image * c.step_b[sample]).sum(-1) * depth[..., 0] > 0).all(axis=1)
+    image = moved + c.orientation_b[sample] * depth
+    ahead = ((image * c.orientation_b[sample]).sum(-1) * depth[..., 0] > 0).all(axis=1)
     return Solutions(models[ahead], sample[ahead])
 
 
 def _area_ratio(c: Correspondences) -> Float64[np.ndarray, "sample correspondence"]:
-    squares = [(step * step).sum(-1) for step in (c.step_a, c.step_b)]
+    squares = [(step * step).sum(-1) for step in (c.orientation_a, c.orientation_b)]
     ratio: Float64[np.ndarray, "sample correspondence"] = squares[1] / squares[0]
     return ratio
 

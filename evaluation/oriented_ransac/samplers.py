@@ -101,9 +101,9 @@ def _turns_agree(models: Models, c: Correspondences) -> Bool[np.ndarray, " model
     """Whether homographies send the directions of a sample where its angles say."""
     rows = homography_step_rows(c) @ models.reshape(-1, 1, 9, 1)
     depth = (homogeneous(c.xy_a) @ models[:, 2, :, None])[..., 0]
-    image = (rows[..., 0] + c.step_b * depth[..., None]) * np.sign(depth)[..., None]
-    length = np.linalg.norm(image, axis=-1) * np.linalg.norm(c.step_b, axis=-1)
-    cosine = (image * c.step_b).sum(-1) / np.maximum(length, 1e-300)
+    image = (rows[..., 0] + c.orientation_b * depth[..., None]) * np.sign(depth)[..., None]
+    length = np.linalg.norm(image, axis=-1) * np.linalg.norm(c.orientation_b, axis=-1)
+    cosine = (image * c.orientation_b).sum(-1) / np.maximum(length, 1e-300)
     return np.asarray((cosine > np.cos(np.radians(TURN_TOLERANCE_DEG))).all(axis=1))
 
 

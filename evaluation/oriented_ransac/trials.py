@@ -28,7 +28,7 @@ from evaluation.oriented_ransac.samplers import SIGN_TOLERANCE_DEG
 from evaluation.oriented_ransac.scenes import Noise, Scene, cross_matrix, make_scene
 from evaluation.oriented_ransac.two_view_models import epipolar_model, homography_model
 from evaluation.relative_pose.correspondences import Correspondences, Matrix
-from evaluation.relative_pose.epipolar import pose_from_essential, pose_from_fundamental
+from evaluation.relative_pose.two_view import pose_from_essential, pose_from_fundamental
 
 Figures = dict[str, Any]
 Pose = tuple[Matrix, Float64[np.ndarray, " 3"]]

@@ -1,100 +1,98 @@
-"""Matches of image pairs from a features file, kept in a file that a hash of everything names."""
+"""Matches of image pairs by the package's own loop, in a file that a hash of all options names."""
 
-import time
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
-
-import kornia
-from tqdm import tqdm
+from typing import Any, cast
 
 from evaluation.extractors.extraction import digest_of
 from rekd_hloc.config import MatchConfig
-from rekd_hloc.matching.adalam import match_adalam
-from rekd_hloc.matching.match import match
-from rekd_hloc.storage.features import FeatureStore, MatchStore
-from rekd_hloc.types import Features, Matches, Pair
+from rekd_hloc.matching.match import make_matcher
+from rekd_hloc.matching.match_images import match_images
+from rekd_hloc.storage.features import FeatureStore
+from rekd_hloc.types import Pair
 
-Filter = Literal["none", "paper", "ours", "scale"]
-
-FILTERS: tuple[Filter, ...] = ("none", "paper", "ours", "scale")
-MATCHERS = ("nn", "adalam")
+FILTERS = ("none", "paper", "density", "scale", "adalam")
+"""Those of ``MatchConfig``, and ``scale``: density of rotations and scale ratios together."""
+OLD_FILTERS = {"ours": "density"}
+"""Names that filters had before; they are still read."""
 SCALE_TOLERANCE = 2.0
 """Of the filter ``scale``: an octave to both sides of the most common scale ratio."""
-PAIRS_IN_FLIGHT = 64
-"""Pairs handed to the threads at once, so that finished matches do not pile up in memory."""
-
-
-@dataclass(frozen=True)
-class MatchSettings:
-    """How the features of two images are matched."""
-
-    matcher: str = "nn"
-    """``nn``, mutual nearest neighbours; or ``adalam`` (Cavalli et al., 2020; kornia's)."""
-    ratio: float = 1.0
-    """Largest distance ratio best/second, tested from both images (``both ways``); 1 for none."""
-    filter: Filter = "none"
-    """Orientation filter: none, the paper's, this project's, or that with scales too."""
-
-    def __post_init__(self) -> None:
-        if self.matcher not in MATCHERS:
-            raise ValueError(f"no matcher {self.matcher!r}; there are {', '.join(MATCHERS)}")
-        if self.filter not in FILTERS:
-            raise ValueError(f"no filter {self.filter!r}; there are {', '.join(FILTERS)}")
-        if self.matcher == "adalam" and (self.ratio != 1 or self.filter != "none"):
-            raise ValueError("adalam has a ratio test and filter of its own; leave ours out")
-        self.config()
-
-    def config(self) -> MatchConfig:
-        """The same for :func:`rekd_hloc.matching.match.match`."""
-        if self.filter == "none":
-            return MatchConfig(ratio=self.ratio, filter="none")
-        if self.filter == "paper":
-            return MatchConfig(ratio=self.ratio, filter="paper")
-        tolerance = SCALE_TOLERANCE if self.filter == "scale" else 0.0
-        return MatchConfig(ratio=self.ratio, filter="density", scale_tolerance=tolerance)
-
-    @property
-    def label(self) -> str:
-        """In short, for tables."""
-        ratio = "" if self.ratio == 1 else f" ratio {self.ratio:g}"
-        added = "" if self.filter == "none" else f" + {self.filter}"
-        return f"{self.matcher}{ratio}{added}"
-
-
-def describe_ratios(settings: Iterable[MatchSettings]) -> str:
-    """``none, 0.8, 0.9``."""
-    return ", ".join("none" if s.ratio == 1 else f"{s.ratio:g}" for s in settings)
 
 
 @dataclass(frozen=True)
 class Matched:
-    """What :func:`match_pairs` did; as :class:`evaluation.extractors.extraction.Extracted`."""
+    """What :func:`match_pairs` did.
+
+    Attributes:
+        path: file of matches by image pair, in hloc's schema.
+        num_matched: pairs that this run matched; the others were there.
+        seconds: that this run took.
+    """
 
     path: Path
     num_matched: int
     seconds: float
 
 
+def match_config(ratio: float = 1.0, filter_name: str = "none") -> MatchConfig:
+    """Return the package's options for a ratio test and one of ``FILTERS``.
+
+    Args:
+        ratio: largest distance ratio best/second, tested from both images; 1 for none.
+        filter_name: one of ``FILTERS`` or ``OLD_FILTERS``; ``adalam`` (Cavalli et al., 2020) is a
+            matcher with a ratio test of its own.
+
+    Raises:
+        ValueError: there is no such filter, or the ratio is out of range.
+    """
+    name = OLD_FILTERS.get(filter_name, filter_name)
+    if name not in FILTERS:
+        raise ValueError(f"no filter {filter_name!r}; there are {', '.join(FILTERS)}")
+    if name == "scale":
+        return MatchConfig(ratio=ratio, filter="density", scale_tolerance=SCALE_TOLERANCE)
+    return MatchConfig(ratio=ratio, filter=cast(Any, name))
+
+
+def match_label(config: MatchConfig) -> str:
+    """Return the options in short, for tables: ``nn ratio 0.9 + density``."""
+    if config.filter == "adalam":
+        return "adalam"
+    ratio = "" if config.ratio == 1 else f" ratio {config.ratio:g}"
+    name = "scale" if config.scale_tolerance else config.filter
+    return f"nn{ratio}" + ("" if name == "none" else f" + {name}")
+
+
+def without_orientation(config: MatchConfig) -> MatchConfig:
+    """Return the same without an orientation filter; AdaLAM takes angles that are all zero."""
+    if config.filter == "adalam":
+        return config
+    return replace(config, filter="none", scale_tolerance=0.0)
+
+
+def describe_ratios(configs: Iterable[MatchConfig]) -> str:
+    """Return the ratios in words: ``none, 0.8, 0.9``."""
+    return ", ".join("none" if c.ratio == 1 else f"{c.ratio:g}" for c in configs)
+
+
 def match_pairs(
     features_path: Path,
     pairs: Iterable[Pair],
-    settings: MatchSettings,
+    config: MatchConfig,
     folder: Path,
     *,
     jobs: int = 1,
     device: str = "cpu",
 ) -> Matched:
-    """Match the pairs that are not in the file of these features and settings yet.
+    """Match the pairs that are not in the file of these features and options yet.
 
     Args:
         features_path: file with the features of all images.
         pairs: image names.
-        settings: how to match.
-        folder: for the file; its name holds a hash of features and settings.
+        config: how to match.
+        folder: for the file; its name holds a hash of features and options.
         jobs: pairs at once, in threads.
         device: where descriptors are compared.
 
@@ -104,52 +102,17 @@ def match_pairs(
         OSError: the matches cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    matcher = make_matcher(config)
     with FeatureStore(features_path) as store:
-        provenance = {
-            **{key: str(value) for key, value in asdict(settings).items()},
-            "features": digest_of(dict(store.provenance)),
-        }
-        if settings.matcher == "adalam":
-            provenance["kornia"] = kornia.__version__
-        path = folder / f"{features_path.stem[:80]}-{digest_of(provenance)}.h5"
-        with MatchStore.resume(path, provenance) as out:
-            missing = [pair for pair in dict.fromkeys(pairs) if pair not in out]
-            names = dict.fromkeys(name for pair in missing for name in pair)
-            features = {name: store.read(name).to(device) for name in names}
-            start = time.perf_counter()
-            _match_all(features, missing, settings, out, jobs)
-            seconds = time.perf_counter() - start
-    return Matched(path, len(missing), seconds)
-
-
-def match_features(a: Features, b: Features, settings: MatchSettings) -> Matches:
-    """Matches of two images.
-
-    Raises:
-        ValueError: as :func:`rekd_hloc.matching.match.match`.
-    """
-    if settings.matcher == "adalam":
-        return match_adalam(a, b)
-    return match(a, b, settings.config())
-
-
-def _match_all(
-    features: Mapping[str, Features],
-    pairs: Sequence[Pair],
-    settings: MatchSettings,
-    out: MatchStore,
-    jobs: int,
-) -> None:
-    def run(pair: Pair) -> Matches:
-        a, b = pair
-        return match_features(features[a], features[b], settings).to("cpu")
-
-    rest = iter(pairs)
-    with (
-        ThreadPoolExecutor(jobs) as pool,
-        tqdm(total=len(pairs), desc="match", unit="pair", disable=None, leave=False) as bar,
-    ):
-        while chunk := list(islice(rest, PAIRS_IN_FLIGHT)):
-            for (a, b), matches in zip(chunk, pool.map(run, chunk), strict=True):
-                out.write(a, b, matches, len(features[a]))
-                bar.update()
+        digest = digest_of({**matcher.provenance, "features": dict(store.provenance)})
+    path = folder / f"{features_path.stem[:80]}-{digest}.h5"
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            summary = match_images(
+                features_path, path, pairs, matcher, device=device, progress=sys.stderr.isatty(),
+                map_pairs=map if jobs == 1 else pool.map,
+            )  # fmt: skip
+        finally:
+            pool.shutdown(cancel_futures=True)
+    num_matched = len(summary.num_matches) - summary.num_resumed
+    return Matched(path, num_matched, summary.seconds)

@@ -8,8 +8,14 @@ from typing import Any
 
 from evaluation.extractors.options import add_extractor_options
 from evaluation.extractors.registry import NamedExtractor, load_extractor
-from evaluation.relative_pose.matching import FILTERS, MATCHERS, MatchSettings, describe_ratios
-from evaluation.relative_pose.pair_work import num_cores, open_pool
+from evaluation.relative_pose.estimation import open_pool
+from evaluation.relative_pose.estimators import (
+    DEFAULT_ESTIMATOR,
+    ESTIMATORS,
+    RansacOptions,
+    default_threshold,
+)
+from evaluation.relative_pose.matching import FILTERS, OLD_FILTERS, describe_ratios, match_config
 from evaluation.relative_pose.report import (
     CSV_COLUMNS,
     describe_run,
@@ -17,21 +23,18 @@ from evaluation.relative_pose.report import (
     make_plots,
     make_tables,
 )
-from evaluation.relative_pose.stereo import ExtractorRun, StereoPlan, Workplace
-from evaluation.relative_pose.two_view import (
-    DEFAULT_ESTIMATOR,
-    DEFAULT_THRESHOLD_PX,
-    ESTIMATORS,
-    RansacOptions,
-)
+from evaluation.relative_pose.stereo import ExtractorRun, Resources, StereoPlan
 from evaluation.reporting.report import today, write_csv, write_report
+from rekd_hloc.sfm.verification import num_cores
 
 NUM_SEEDS = 3
 NUM_KEYPOINTS = 2048
+MATCHERS = ("nn", "adalam")
+"""Values of the option that AdaLAM was chosen by before it became a filter."""
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say what extracts, and where results go."""
+    """Add options that say what extracts, and where results go."""
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for results and caches"
     )
@@ -39,7 +42,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_stereo_options(parser: argparse.ArgumentParser) -> None:
-    """Options of matching and robust estimation."""
+    """Add options of matching and robust estimation."""
     add = parser.add_argument_group("stereo").add_argument
     add("--estimator", choices=list(ESTIMATORS), default=DEFAULT_ESTIMATOR,
         help=f"default {DEFAULT_ESTIMATOR}; essential* know the intrinsics, *-oriented and "
@@ -49,8 +52,9 @@ def add_stereo_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--ratio", nargs="+", default=["none"], metavar="R",
         help="ratio test from both images, or none (default); several as above")  # fmt: skip
-    add("--filter", choices=FILTERS, default="none", help="orientation filter; default none")
-    add("--matcher", choices=MATCHERS, default="nn", help="default nn: mutual nearest neighbours")
+    add("--filter", choices=FILTERS, default="none", type=_read_filter,
+        help="orientation filter, or adalam, another matcher; default none")  # fmt: skip
+    add("--matcher", choices=MATCHERS, default="nn", help=argparse.SUPPRESS)
     add("--seeds", type=int, default=NUM_SEEDS, metavar="N", help=f"default {NUM_SEEDS}")
     add("--max-iterations", type=int, default=100_000, metavar="N", help="default 100000")
     add("--num-pairs", type=int, metavar="N", help="of each scene, to try things out")
@@ -58,20 +62,20 @@ def add_stereo_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_plan(arguments: argparse.Namespace) -> StereoPlan:
-    """The settings to try.
+    """Read the settings to try.
 
     Raises:
         ValueError: an option is out of range.
     """
     if arguments.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {arguments.seeds}")
-    thresholds = arguments.thresholds or [DEFAULT_THRESHOLD_PX[arguments.estimator]]
+    if arguments.matcher == "adalam" and arguments.filter not in ("none", "adalam"):
+        raise ValueError(f"adalam has a filter of its own; leave --filter {arguments.filter} out")
+    filter_name = "adalam" if arguments.matcher == "adalam" else arguments.filter
+    thresholds = arguments.thresholds or [default_threshold(arguments.estimator)]
     ratios = [_read_ratio(text) for text in arguments.ratio]
     return StereoPlan(
-        matches=[
-            MatchSettings(arguments.matcher, ratio, arguments.filter)
-            for ratio in dict.fromkeys(ratios)
-        ],
+        matches=[match_config(ratio, filter_name) for ratio in dict.fromkeys(ratios)],
         ransacs=[
             RansacOptions(arguments.estimator, threshold, max_iterations=arguments.max_iterations)
             for threshold in sorted(set(thresholds))
@@ -81,10 +85,10 @@ def read_plan(arguments: argparse.Namespace) -> StereoPlan:
 
 
 def load_extractors(arguments: argparse.Namespace) -> list[NamedExtractor]:
-    """The methods in the order given.
+    """Load the extractors in the order given.
 
     Raises:
-        ValueError: no such method, or one given twice.
+        ValueError: no such extractor, or one given twice.
         FileNotFoundError: weights are not there.
     """
     if len(set(arguments.method)) < len(arguments.method):
@@ -103,12 +107,12 @@ def load_extractors(arguments: argparse.Namespace) -> list[NamedExtractor]:
 
 
 @contextmanager
-def open_workplace(arguments: argparse.Namespace) -> Iterator[Workplace]:
-    """Caches under ``--out`` and the processes of ``--jobs``."""
+def open_resources(arguments: argparse.Namespace) -> Iterator[Resources]:
+    """Open the caches under ``--out`` and the processes of ``--jobs``."""
     jobs = arguments.jobs or num_cores()
     device = "cpu" if arguments.device == "auto" else arguments.device
     with open_pool(jobs) as pool:
-        yield Workplace(arguments.out / "cache", pool, jobs, device)
+        yield Resources(arguments.out / "cache", pool, jobs, device)
 
 
 def write_stereo(
@@ -121,7 +125,7 @@ def write_stereo(
 
     Args:
         out: folder.
-        runs: of all methods.
+        runs: of all extractors.
         plan: that they followed.
         record: ``protocol``, ``description``, ``data``, and whatever else belongs into the file.
 
@@ -135,7 +139,7 @@ def write_stereo(
 
 
 def describe_stereo(plan: StereoPlan, num_keypoints: int) -> str:
-    """One line on what was done."""
+    """Return one line on what was done."""
     estimator = plan.ransacs[0].estimator
     text = (
         f"relative poses by {estimator} ({plan.ransacs[0].max_iterations} iterations at most), "
@@ -149,6 +153,18 @@ def describe_stereo(plan: StereoPlan, num_keypoints: int) -> str:
         f"{text}; chosen on one half of the pairs from thresholds {thresholds} px and ratios "
         f"{describe_ratios(plan.matches)}, reported on the other half"
     )
+
+
+def plain_parameters(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options as JSON can hold them."""
+    return {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in vars(arguments).items()
+    }
+
+
+def _read_filter(name: str) -> str:
+    return OLD_FILTERS.get(name, name)
 
 
 def _read_ratio(text: str) -> float:

@@ -1,9 +1,9 @@
 """Pairs with known poses from a text file, or from a COLMAP model: for one's own data.
 
 A line of the text file is ``name0 name1 rot0 rot1 K0(9) K1(9) T_0to1(16)``, row by row, as the
-lists of ScanNet, MegaDepth and YFCC that SuperGlue's authors published; the two quarter turns may
-be left out. ``x_1 = R x_0 + t`` with T = [R t; 0 1]. Intrinsics are those of the image as it is in
-its file; an image with rot = k is looked at after k quarter turns against the clock, as np.rot90.
+lists of ScanNet, MegaDepth and YFCC that SuperGlue's authors published; the two rotations may be
+left out. ``x_1 = R x_0 + t`` with T = [R t; 0 1]. Intrinsics are those of the image as it is in
+its file; an image with rot = k is looked at after k rotations by 90 degrees counter-clockwise.
 """
 
 import itertools
@@ -15,8 +15,15 @@ import numpy as np
 from jaxtyping import Float64
 
 from evaluation.extractors.extraction import image_size
-from evaluation.relative_pose.cameras import CORNER_PX, Camera, rotate_camera, rotate_image_file
-from evaluation.relative_pose.dataset import PairSet, PosePair, all_pairs
+from evaluation.relative_pose.dataset import (
+    CORNER_PX,
+    Camera,
+    PairSet,
+    PosePair,
+    all_pairs,
+    rotate_camera,
+    rotate_image_file,
+)
 from rekd_hloc.sfm import pycolmap_compat as compat
 
 NUM_NUMBERS = 9 + 9 + 16
@@ -25,13 +32,13 @@ MAX_DISTORTION_PX = 0.5
 """A camera whose pixels lie farther from those of a pinhole camera counts as distorted."""
 
 
-def read_pair_list(path: Path, images: Path, turned: Path) -> PairSet:
-    """The pairs of a text file.
+def read_pair_list(path: Path, images: Path, rotated: Path) -> PairSet:
+    """Read the pairs of a text file.
 
     Args:
         path: the list; empty lines and lines that begin with # are left out.
         images: folder that its names are relative to.
-        turned: folder for images that the list wants turned.
+        rotated: folder for images that the list wants rotated.
 
     Raises:
         FileNotFoundError: no such list or image.
@@ -46,12 +53,12 @@ def read_pair_list(path: Path, images: Path, turned: Path) -> PairSet:
         if not words or words[0].startswith("#"):
             continue
         try:
-            names, turns, cameras = _parse(words)
+            names, quarters, cameras = _parse(words)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
         shown = [
-            _show(name, turn, camera, images, turned, files)
-            for name, turn, camera in zip(names, turns, cameras, strict=True)
+            _show(name, quarter, camera, images, rotated, files)
+            for name, quarter, camera in zip(names, quarters, cameras, strict=True)
         ]
         known = dict(shown)
         if len(known) < 2:
@@ -65,7 +72,7 @@ def read_pair_list(path: Path, images: Path, turned: Path) -> PairSet:
 def read_model_pairs(
     model: Path, images: Path, covisibility: float, *, exhaustive: bool = False
 ) -> PairSet:
-    """The pairs of a COLMAP model's registered images.
+    """Read the pairs of a COLMAP model's registered images.
 
     Args:
         model: folder with cameras, images and points3D, .bin or .txt.
@@ -106,9 +113,9 @@ def read_model_pairs(
 
 def _parse(words: Sequence[str]) -> tuple[Sequence[str], list[int], list[Camera]]:
     names, rest = words[:2], words[2:]
-    turns = ["0", "0"]
+    quarters = ["0", "0"]
     if len(rest) == NUM_NUMBERS + 2:
-        turns, rest = list(rest[:2]), rest[2:]
+        quarters, rest = list(rest[:2]), rest[2:]
     if len(rest) != NUM_NUMBERS:
         raise ValueError(
             f"has {len(words)} words, not 38 (name0 name1 rot0 rot1 K0 K1 T_0to1) or 36 without rot"
@@ -123,25 +130,25 @@ def _parse(words: Sequence[str]) -> tuple[Sequence[str], list[int], list[Camera]
         raise ValueError(f"the last row of T_0to1 must be 0 0 0 1, got {motion[3]}")
     first = Camera(values[:9].reshape(3, 3), np.eye(3), np.zeros(3))
     second = Camera(values[9:18].reshape(3, 3), rotation, motion[:3, 3])
-    return names, [int(turn) % 4 for turn in turns], [first, second]
+    return names, [int(quarter) % 4 for quarter in quarters], [first, second]
 
 
 def _show(
-    name: str, turn: int, camera: Camera, images: Path, turned: Path, files: dict[str, Path]
+    name: str, quarter: int, camera: Camera, images: Path, rotated: Path, files: dict[str, Path]
 ) -> tuple[str, Camera]:
     """Name and camera of an image as it is looked at; its file goes to ``files``."""
     path = images / name
     if not path.is_file():
         raise FileNotFoundError(f"no image {path}")
-    if turn == 0:
+    if quarter == 0:
         files[name] = path
         return name, camera
-    shown = f"{name}@rot{turn}"
-    angle_deg = 360.0 - 90.0 * turn  # np.rot90 turns against the clock
+    shown = f"{name}@rot{quarter}"
+    angle_deg = 360.0 - 90.0 * quarter  # np.rot90 is counter-clockwise
     if shown not in files:
-        files[shown] = turned / "images" / f"{shown}.png"
+        files[shown] = rotated / "images" / f"{shown}.png"
         if not files[shown].is_file():
-            rotate_image_file(path, angle_deg, files[shown], turned / "masks" / f"{shown}.png")
+            rotate_image_file(path, angle_deg, files[shown], rotated / "masks" / f"{shown}.png")
     return shown, rotate_camera(camera, image_size(path), angle_deg)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from evaluation.metrics.auc import area_under_curve
 from evaluation.metrics.pose import AUC_THRESHOLDS_DEG, NUM_BINS, accuracy
 from evaluation.relative_pose.estimation import PairResult
+from evaluation.relative_pose.matching import match_label
 from evaluation.relative_pose.stereo import ExtractorRun, SceneRun, maa_of
 from evaluation.reporting.curves import Plot
 from evaluation.reporting.report import Cell, Table
@@ -24,7 +25,7 @@ CSV_COLUMNS = (
 
 
 def summarise(results: Sequence[PairResult]) -> dict[str, Any]:
-    """Figures of one seed, shares in 0..1; errors are those of :mod:`evaluation.metrics.pose`."""
+    """Return the metrics of one seed, shares in 0..1; see :mod:`evaluation.metrics.pose`."""
     errors = [result.error_deg for result in results]
     return {
         "num_pairs": len(results),
@@ -40,17 +41,17 @@ def summarise(results: Sequence[PairResult]) -> dict[str, Any]:
 
 
 def summarise_scene(run: SceneRun) -> dict[str, Any]:
-    """Figures of a scene: by seed, their mean, and the mAA of every setting that was tried."""
+    """Return the metrics of a scene: by seed, their mean, and the mAA of every setting tried."""
     by_seed = {seed: summarise(run.reported_results(seed)) for seed in run.by_seed}
-    maa = [figures["maa10"] for figures in by_seed.values()]
+    maa = [metrics["maa10"] for metrics in by_seed.values()]
     first = next(iter(by_seed.values()))
     mean: dict[str, Any] = {
-        key: float(np.mean([figures[key] for figures in by_seed.values()]))
+        key: float(np.mean([metrics[key] for metrics in by_seed.values()]))
         for key, value in first.items()
         if isinstance(value, float)
     }
     mean["auc"] = {
-        key: float(np.mean([figures["auc"][key] for figures in by_seed.values()]))
+        key: float(np.mean([metrics["auc"][key] for metrics in by_seed.values()]))
         for key in first["auc"]
     }
     mean["accuracy"] = np.mean([f["accuracy"] for f in by_seed.values()], axis=0).tolist()
@@ -77,7 +78,7 @@ def summarise_scene(run: SceneRun) -> dict[str, Any]:
 
 
 def describe_run(run: ExtractorRun) -> dict[str, Any]:
-    """A method's entry in results.json."""
+    """Return an extractor's entry in results.json."""
     return {
         "provenance": run.method.provenance,
         "weights": run.method.weights,
@@ -87,7 +88,7 @@ def describe_run(run: ExtractorRun) -> dict[str, Any]:
 
 
 def make_tables(runs: Sequence[ExtractorRun]) -> list[Table]:
-    """One table a scene, and one of the means where there are several; mAA and AUC in 0..1."""
+    """Make a table for each scene, and one of the means of several; mAA and AUC are in 0..1."""
     entries = [(run, [summarise_scene(scene) for scene in run.scenes]) for run in runs]
     tables = []
     for number, scene in enumerate(runs[0].scenes):
@@ -102,7 +103,7 @@ def make_tables(runs: Sequence[ExtractorRun]) -> list[Table]:
 
 
 def make_plots(runs: Sequence[ExtractorRun]) -> list[Plot]:
-    """Accuracy over 1..10 degrees, and where thresholds were swept mAA(10) over them."""
+    """Plot accuracy over 1..10 degrees, and mAA(10) over thresholds where several were tried."""
     plots = []
     for number, scene in enumerate(runs[0].scenes):
         name = scene.key.replace("/", "-")
@@ -119,7 +120,7 @@ def make_plots(runs: Sequence[ExtractorRun]) -> list[Plot]:
 
 
 def make_pair_rows(runs: Sequence[ExtractorRun]) -> list[list[Cell]]:
-    """Rows of the CSV of all pairs with the chosen settings; see ``CSV_COLUMNS``."""
+    """Make rows of the CSV of all pairs with the chosen settings; see ``CSV_COLUMNS``."""
     rows: list[list[Cell]] = []
     for run in runs:
         for scene in run.scenes:
@@ -155,7 +156,7 @@ def _threshold_plot(runs: Sequence[ExtractorRun], number: int, name: str) -> Plo
 def _row(run: ExtractorRun, scenes: Sequence[dict[str, Any]]) -> list[Cell]:
     means = [scene["mean"] for scene in scenes]
     by_seed = np.mean(
-        [[figures["maa10"] for figures in scene["by_seed"].values()] for scene in scenes], axis=0
+        [[metrics["maa10"] for metrics in scene["by_seed"].values()] for scene in scenes], axis=0
     )
 
     def mean(key: str) -> float:
@@ -163,7 +164,7 @@ def _row(run: ExtractorRun, scenes: Sequence[dict[str, Any]]) -> list[Cell]:
 
     return [
         run.method.name,
-        run.chosen.match.label,
+        match_label(run.chosen.match),
         f"{run.chosen.ransac.threshold_px:g}",
         float(np.mean([scene["keypoints_per_image"] for scene in scenes])),
         mean("num_matches"),

@@ -1,8 +1,8 @@
-"""The stereo task: one method over sets of image pairs, settings chosen on one half of the pairs.
+"""The stereo task: one extractor over sets of image pairs.
 
 With more than one setting (ratios, thresholds) all are tried with the first seed. The one with the
-best mAA(10) on the tuning pairs, averaged over scenes, is chosen; its figures are those of the
-other pairs. With one setting the figures are those of all pairs.
+best mAA(10) on the tuning half of the pairs, averaged over scenes, is chosen, and the other half is
+reported. With one setting all pairs are reported.
 """
 
 import itertools
@@ -19,31 +19,36 @@ from evaluation.extractors.registry import NamedExtractor
 from evaluation.metrics.pose import mean_average_accuracy
 from evaluation.relative_pose.dataset import PairSet
 from evaluation.relative_pose.estimation import PairResult, estimate_pairs
-from evaluation.relative_pose.matching import Matched, MatchSettings, match_pairs
-from evaluation.relative_pose.two_view import RansacOptions, refuse_without_angles
-from rekd_hloc.storage.features import FeatureStore
+from evaluation.relative_pose.estimators import RansacOptions, refuse_without_angles
+from evaluation.relative_pose.matching import (
+    Matched,
+    match_label,
+    match_pairs,
+    without_orientation,
+)
+from rekd_hloc.config import MatchConfig
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a method is used with."""
+    """How features are matched and a pose is estimated."""
 
-    match: MatchSettings
+    match: MatchConfig
     ransac: RansacOptions
 
     @property
     def label(self) -> str:
         """In short, for tables."""
-        return f"{self.match.label}, {self.ransac.estimator} {self.ransac.threshold_px:g} px"
+        return f"{match_label(self.match)}, {self.ransac.estimator} {self.ransac.threshold_px:g} px"
 
 
 @dataclass(frozen=True)
 class StereoPlan:
     """What to run; every combination of ``matches`` and ``ransacs`` is a setting."""
 
-    matches: Sequence[MatchSettings]
+    matches: Sequence[MatchConfig]
     ransacs: Sequence[RansacOptions]
     seeds: Sequence[int] = (0, 1, 2)
 
@@ -53,20 +58,20 @@ class StereoPlan:
 
     @property
     def settings(self) -> list[Setting]:
-        """All of them, thresholds fastest."""
+        """All combinations, thresholds fastest."""
         return [Setting(m, r) for m, r in itertools.product(self.matches, self.ransacs)]
 
     def for_extractor(self, method: NamedExtractor) -> "StereoPlan":
-        """Without orientation filters if the method has no angles: they would pass everything."""
+        """Drop orientation filters if keypoints have no angles: they would pass everything."""
         if method.has_orientation:
             return self
-        matches = dict.fromkeys(replace(settings, filter="none") for settings in self.matches)
+        matches = dict.fromkeys(without_orientation(config) for config in self.matches)
         return replace(self, matches=list(matches))
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """Where things are kept and what computes them."""
+class Resources:
+    """The folder that caches lie in, and what computes: processes, and the device of matching."""
 
     folder: Path
     pool: Executor | None = None
@@ -76,34 +81,34 @@ class Workplace:
 
 @dataclass(frozen=True)
 class SceneRun:
-    """One method on one scene.
+    """One extractor on one scene.
 
     Attributes:
         key: of the scene.
         keypoints_per_image: mean.
         features: file of features, and what extracting took.
-        matched: file of matches by match settings.
+        matched: file of matches, by options of matching.
         sweep: results of all pairs by setting, with the first seed.
         by_seed: results of all pairs with the chosen setting.
-        reported: which pairs the figures are of.
+        reported: which pairs the metrics are of.
     """
 
     key: str
     keypoints_per_image: float
     features: Extracted
-    matched: Mapping[MatchSettings, Matched]
+    matched: Mapping[MatchConfig, Matched]
     sweep: Mapping[Setting, Sequence[PairResult]] = field(repr=False)
     by_seed: Mapping[int, Sequence[PairResult]] = field(repr=False)
     reported: Sequence[bool] = field(repr=False)
 
     def reported_results(self, seed: int) -> list[PairResult]:
-        """The results that the figures are made of."""
+        """Return the results that the metrics are made of."""
         return list(itertools.compress(self.by_seed[seed], self.reported))
 
 
 @dataclass(frozen=True)
 class ExtractorRun:
-    """One method on all scenes."""
+    """One extractor on all scenes."""
 
     method: NamedExtractor
     chosen: Setting
@@ -111,14 +116,14 @@ class ExtractorRun:
 
 
 def run_stereo(
-    sets: Sequence[PairSet], method: NamedExtractor, plan: StereoPlan, place: Workplace
+    sets: Sequence[PairSet], method: NamedExtractor, plan: StereoPlan, resources: Resources
 ) -> ExtractorRun:
     """Extract, match and estimate what earlier runs have not; choose the setting.
 
     Raises:
         ValueError: an image cannot be read, features cannot be matched, a scene has too few pairs
-            to choose a setting on one half of them, or the estimator needs angles that a method
-            has not.
+            to choose a setting on one half of them, or the estimator needs angles that keypoints
+            do not have.
         ImportError: the estimator's package is missing.
     """
     plan = plan.for_extractor(method)
@@ -128,7 +133,7 @@ def run_stereo(
     is_sweep = len(plan.settings) > 1
     if is_sweep:
         _require_both_halves(sets)
-    runs = [_sweep_scene(pairs, method, plan, place) for pairs in sets]
+    runs = [_sweep_scene(pairs, method, plan, resources) for pairs in sets]
     chosen = _choose(plan.settings, sets, runs)
     if is_sweep:
         logger.info("%s: chosen %s", method.name, chosen.label)
@@ -136,51 +141,49 @@ def run_stereo(
     for pairs, run in zip(sets, runs, strict=True):
         by_seed = {plan.seeds[0]: run.sweep[chosen]}
         for seed in plan.seeds[1:]:
-            by_seed[seed] = _estimate(pairs, run, chosen, seed, place, method.name)
+            by_seed[seed] = _estimate(pairs, run, chosen, seed, resources, method.name)
         finished.append(replace(run, by_seed=by_seed))
     return ExtractorRun(method, chosen, finished)
 
 
 def maa_of(results: Sequence[PairResult]) -> float:
-    """mAA(10) of results."""
+    """Return mAA(10) of results."""
     return mean_average_accuracy([result.error_deg for result in results])
 
 
 def _sweep_scene(
-    pairs: PairSet, method: NamedExtractor, plan: StereoPlan, place: Workplace
+    pairs: PairSet, method: NamedExtractor, plan: StereoPlan, resources: Resources
 ) -> SceneRun:
     label = pairs.key.replace("/", "-")
-    used = pairs.used_images()
     extracted = extract_images(
-        pairs.images, method, place.folder / "features",
-        wanted=used, masks=pairs.masks, label=label,
+        pairs.images, method, resources.folder / "features",
+        wanted=pairs.used_images(), masks=pairs.masks, label=label,
     )  # fmt: skip
-    with FeatureStore(extracted.path) as store:
-        counts = [len(store.read(name)) for name in used]
+    counts = list(extracted.num_keypoints.values())
     names = [pair.names for pair in pairs.pairs]
     matched = {
-        settings: match_pairs(
-            extracted.path, names, settings, place.folder / "matches",
-            jobs=place.jobs, device=place.device,
+        config: match_pairs(
+            extracted.path, names, config, resources.folder / "matches",
+            jobs=resources.jobs, device=resources.device,
         )
-        for settings in plan.matches
+        for config in plan.matches
     }  # fmt: skip
     is_sweep = len(plan.settings) > 1
     reported = [not (is_sweep and pair.is_for_tuning) for pair in pairs.pairs]
     run = SceneRun(pairs.key, float(np.mean(counts)), extracted, matched, {}, {}, reported)
     sweep = {
-        setting: _estimate(pairs, run, setting, plan.seeds[0], place, method.name)
+        setting: _estimate(pairs, run, setting, plan.seeds[0], resources, method.name)
         for setting in plan.settings
     }
     return replace(run, sweep=sweep)
 
 
 def _estimate(
-    pairs: PairSet, run: SceneRun, setting: Setting, seed: int, place: Workplace, method: str
+    pairs: PairSet, run: SceneRun, setting: Setting, seed: int, resources: Resources, method: str
 ) -> list[PairResult]:
     return estimate_pairs(
         pairs.pairs, run.features.path, run.matched[setting.match].path, setting.ransac, seed,
-        place.folder / "poses", pool=place.pool,
+        resources.folder / "poses", pool=resources.pool,
         label=f"{run.key} {method} {setting.ransac.threshold_px:g} px, seed {seed}",
     )  # fmt: skip
 

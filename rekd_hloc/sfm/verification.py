@@ -97,7 +97,7 @@ def verify(
         pairs = unique_pairs(pairs, ids)
         todo = [p for p in pairs if not compat.has_geometry(database, ids[p[0]], ids[p[1]])]
         bar = tqdm(total=len(todo), desc="verify", disable=None if progress else True)
-        executor = ThreadPoolExecutor(num_threads or _num_cores())
+        executor = ThreadPoolExecutor(num_threads or num_cores())
         try:
             cameras, xy = _read_images(database, {name for pair in todo for name in pair}, ids)
             for start in range(0, len(todo), PAIRS_AT_ONCE):
@@ -171,7 +171,8 @@ def _count(database: Any, id_a: int, id_b: int) -> tuple[int, int]:
     return matches, len(database.read_two_view_geometry(id_a, id_b).inlier_matches)
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
