@@ -1,3 +1,4 @@
+import ast
 import os
 import subprocess
 import sys
@@ -53,6 +54,18 @@ def test_a_hook_left_behind_by_an_uninstalled_package_is_harmless(tmp_path):
     assert (done.stdout, done.stderr) == ("fine\n", "")
 
 
+def test_the_hook_knows_one_module_of_the_package_so_that_it_fits_later_versions():
+    tree = ast.parse(FILES["_rekd_hloc_hook.py"])
+    imported = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    assert imported == {"sys", "rekd_hloc.plugin"}
+    assert not any(isinstance(node, ast.ImportFrom) for node in ast.walk(tree))
+
+
 def test_enabling_says_what_was_written_and_twice_is_once(tmp_path):
     for _ in range(2):
         said = enable(tmp_path)
@@ -80,12 +93,12 @@ def test_status_tells_enabled_damaged_and_not(tmp_path):
     enable(tmp_path)
     assert f"enabled: {tmp_path}" in status(tmp_path)
     for name in FILES:
-        kept = (tmp_path / name).read_text()
+        text = (tmp_path / name).read_text()
         (tmp_path / name).write_text("# changed\n")
         assert "damaged" in status(tmp_path)
         (tmp_path / name).unlink()
         assert "damaged" in status(tmp_path)
-        (tmp_path / name).write_text(kept)
+        (tmp_path / name).write_text(text)
     assert "damaged" not in status(tmp_path)
 
 
@@ -96,7 +109,7 @@ def test_status_names_hloc_or_what_to_install(tmp_path, monkeypatch):
     assert "pip install --no-deps" in status(tmp_path)
 
 
-def test_the_default_place_is_this_environments_site_packages(monkeypatch, tmp_path):
+def test_the_default_folder_is_this_environments_site_packages(monkeypatch, tmp_path):
     monkeypatch.setattr(module.sysconfig, "get_path", lambda name: str(tmp_path / name))
     (tmp_path / "purelib").mkdir()
     enable()

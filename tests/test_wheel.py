@@ -58,6 +58,8 @@ def test_the_wheel_holds_the_product_and_nothing_of_the_laboratory(wheel):
     roots = {name.split("/")[0] for name in names}
     assert roots == {"rekd_hloc", wheel.name.split("-py3")[0] + ".dist-info"}
     assert "rekd_hloc/py.typed" in names
+    for template in ("base", "macros", "template"):
+        assert f"rekd_hloc/viz/{template}.html" in names
     assert any(name.endswith(".safetensors") for name in names)
     assert sum(name.startswith("rekd_hloc/demo_data/images/") for name in names) == 12
     assert not any("rendering" in name for name in names)
