@@ -19,8 +19,7 @@ from evaluation.imc.submission_config import (
     check_config,
     make_config,
 )
-from evaluation.imc.submission_export import Submission, export_submission
-from evaluation.imc.submission_inliers import keep_inliers
+from evaluation.imc.submission_export import Submission, export_submission, keep_inliers
 from evaluation.imc.submission_validate import validate_submission
 from evaluation.relative_pose.estimators import RansacOptions
 from rekd_hloc.storage.features import FeatureStore, MatchStore

@@ -9,11 +9,10 @@ import torch
 
 from evaluation.imc import bag as one_bag
 from evaluation.imc import multiview
-from evaluation.imc.bag import BagResult, BagTask, reconstruct_bag
-from evaluation.imc.bag_log import open_bag_log
-from evaluation.imc.bags import draw_bags
-from evaluation.imc.multiview import choose_bags, run_multiview
-from evaluation.imc.multiview_table import COLUMNS, MultiviewResult, MultiviewRun, make_tables
+from evaluation.imc.bag import BagResult, BagTask, open_bag_log, reconstruct_bag
+from evaluation.imc.bags import choose_bags, draw_bags
+from evaluation.imc.multiview import run_multiview
+from evaluation.imc.multiview_report import COLUMNS, MultiviewResult, MultiviewRun, make_tables
 from evaluation.relative_pose.matching import match_config
 from evaluation.reporting.report import format_markdown
 from rekd_hloc.sfm.pycolmap_compat import pycolmap

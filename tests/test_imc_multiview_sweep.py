@@ -6,10 +6,11 @@ import pytest
 
 from evaluation.extractors.extraction import Extracted
 from evaluation.extractors.registry import NamedExtractor
-from evaluation.imc import multiview_sweep
+from evaluation.imc import multiview
 from evaluation.imc.bag import BagResult
-from evaluation.imc.multiview_sweep import BagSet, require_both_halves, sweep_multiview
-from evaluation.imc.multiview_table import MultiviewResult
+from evaluation.imc.bags import BagSet
+from evaluation.imc.multiview import require_both_halves, sweep_multiview
+from evaluation.imc.multiview_report import MultiviewResult
 from evaluation.relative_pose.estimators import RansacOptions
 from evaluation.relative_pose.matching import Matched, match_config, match_label
 from evaluation.relative_pose.stereo import Resources, StereoPlan
@@ -58,10 +59,10 @@ def work(bags, monkeypatch, tmp_path):
         asked.pairs.append(set(pairs))
         return Matched(Path(match_label(settings)), 0, 0.0)
 
-    monkeypatch.setattr(multiview_sweep, "run_multiview", run_multiview)
-    monkeypatch.setattr(multiview_sweep, "match_pairs", match_pairs)
+    monkeypatch.setattr(multiview, "run_multiview", run_multiview)
+    monkeypatch.setattr(multiview, "match_pairs", match_pairs)
     monkeypatch.setattr(
-        multiview_sweep, "extract_images", lambda *_, **__: Extracted(tmp_path, 0, 0.0, {})
+        multiview, "extract_images", lambda *_, **__: Extracted(tmp_path, 0, 0.0, {})
     )
     return asked
 

@@ -13,7 +13,7 @@ from evaluation.extractors.extraction import extract_images
 from evaluation.extractors.registry import load_extractor
 from evaluation.imc import __main__ as imc
 from evaluation.imc.dataset import Camera, list_scenes, read_scene
-from evaluation.imc.multiview_table import MultiviewRun
+from evaluation.imc.multiview_report import MultiviewRun
 from evaluation.imc.rotation import rotate_camera, rotate_scene
 from evaluation.imc.submission_arrays import pair_key
 from evaluation.metrics.pose import FAILED, pose_error_deg, rotation_error_deg

@@ -20,15 +20,15 @@ from typing import Any
 import evaluation.oriented_ransac.oriented_estimators  # noqa: F401  (registers its estimators)
 from evaluation.command_line import exit_status, make_parser
 from evaluation.extractors.registry import NamedExtractor
+from evaluation.imc.bags import BAG_SIZES, BagSet
 from evaluation.imc.dataset import COVISIBILITY, Scene, list_scenes
-from evaluation.imc.multiview import BAG_SIZES
+from evaluation.imc.multiview import require_both_halves, sweep_multiview
 from evaluation.imc.multiview_report import (
+    MultiviewRun,
     describe_bags,
     describe_multiview,
     write_multiview,
 )
-from evaluation.imc.multiview_sweep import BagSet, require_both_halves, sweep_multiview
-from evaluation.imc.multiview_table import MultiviewRun
 from evaluation.imc.rotation import rotate_scene
 from evaluation.imc.submission import (
     VALIDATE,

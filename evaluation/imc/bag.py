@@ -7,7 +7,9 @@ benchmark's images have no EXIF) and is refined. The model with most images coun
 not in it makes every pair that it belongs to a failure.
 """
 
+import hashlib
 import itertools
+import json
 import shutil
 import tempfile
 import time
@@ -17,11 +19,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pycolmap
 from numpy.typing import NDArray
 
 from evaluation.metrics.pose import FAILED, pose_error_deg, relative_pose
+from evaluation.relative_pose.estimation import ResultLog
 from rekd_hloc.sfm.alignment import Pose, align_to_reference, read_poses
-from rekd_hloc.sfm.database import export_database, stored_support
+from rekd_hloc.sfm.database import colmap_keypoints, export_database, stored_support
 from rekd_hloc.sfm.mapping import map_scene
 from rekd_hloc.sfm.verification import verify
 from rekd_hloc.storage.features import FeatureStore, MatchStore
@@ -32,6 +36,8 @@ MAX_ERROR_PX = 4.0
 MAX_TRIALS = 10_000
 MIN_INLIER_RATIO = 0.25
 """COLMAP's defaults for verification, which the benchmark leaves as they are."""
+VERSION = 3
+"""Part of every key: to be raised when the same inputs are to give other results."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,57 @@ def make_database(
         num_threads=num_threads,
         progress=True,
     )
+
+
+class Digests:
+    """Keys of bags, from the keypoints and matches themselves; each is read once."""
+
+    def __init__(self, features: FeatureStore, matches: MatchStore) -> None:
+        self._features, self._matches = features, matches
+        self._support = stored_support(features)
+        self._known: dict[tuple[str, ...], str] = {}
+
+    def key(self, names: Sequence[str], poses: Mapping[str, Pose], seed: int) -> str:
+        """Hash of what the result of a bag depends on.
+
+        Args:
+            names: of the bag's images.
+            poses: true ones of the whole scene.
+            seed: of verification and mapping.
+
+        Raises:
+            ValueError: an image or a pair is not in the stores.
+        """
+        digest = hashlib.sha256()
+        settings = (VERSION, pycolmap.__version__, CAMERA_MODEL, CAMERA_MODE, seed, names)
+        digest.update(json.dumps(settings).encode())
+        for name in names:
+            digest.update(self._image(name).encode())
+        for pair in itertools.combinations(names, 2):
+            digest.update(self._pair(*pair).encode())
+        for name, pose in sorted(poses.items()):
+            digest.update(name.encode() + pose.rotation.tobytes() + pose.centre.tobytes())
+        return digest.hexdigest()[:24]
+
+    def _image(self, name: str) -> str:
+        if (name,) not in self._known:
+            entry = self._features.read(name)
+            rows = colmap_keypoints(entry.keypoints, self._support)
+            text = f"{entry.image_size} {rows.shape}".encode()
+            self._known[name,] = hashlib.sha256(text + rows.tobytes()).hexdigest()
+        return self._known[name,]
+
+    def _pair(self, a: str, b: str) -> str:
+        if (a, b) not in self._known:
+            index = self._matches.read(a, b).index.numpy()
+            rows = np.ascontiguousarray(index, dtype=np.int64)
+            self._known[a, b] = hashlib.sha256(rows.tobytes()).hexdigest()
+        return self._known[a, b]
+
+
+def open_bag_log(path: Path) -> ResultLog[BagResult]:
+    """Finished bags of a file."""
+    return ResultLog(path, BagResult.from_record)
 
 
 def _reconstruct(task: BagTask) -> list[Any]:

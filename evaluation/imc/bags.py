@@ -7,13 +7,22 @@ scene.) Without lists of covisible pairs every image may follow.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+
+from evaluation.imc.dataset import Scene
+from rekd_hloc.types import Pair
 
 logger = logging.getLogger(__name__)
 
 Bag = tuple[str, ...]
+BAG_SIZES = (5, 10, 25)
+NUM_BAGS = 10
+"""Bags of each size where there are no official lists; those have 100, 50 and 25."""
 ATTEMPTS_PER_BAG = 20
 """Draws for each bag that is wanted; a bag that came before, or cannot grow, is drawn anew."""
 
@@ -23,7 +32,7 @@ def draw_bags(
     size: int,
     num_bags: int,
     generator: np.random.Generator,
-    covisible: Iterable[tuple[str, str]] | None = None,
+    covisible: Iterable[Pair] | None = None,
 ) -> list[Bag]:
     """Different bags of that size, each sorted by name.
 
@@ -56,6 +65,73 @@ def draw_bags(
     return list(bags)
 
 
+def choose_bags(
+    scene: Scene, bag_sizes: Sequence[int], num_bags: int | None, bag_seed: int
+) -> list[Bag]:
+    """Official bags of each size where the scene has them, else drawn ones.
+
+    Args:
+        scene: whose calibrated images they are of.
+        bag_sizes: images of a bag; sizes beyond the scene's are left out with a warning.
+        num_bags: of each size; None for all official ones, or :data:`NUM_BAGS` drawn ones.
+        bag_seed: of drawing.
+    """
+    calibrated = set(scene.calibration)
+    covisible = scene.pairs() if scene.covisible else None
+    chosen: list[Bag] = []
+    for size in bag_sizes:
+        official = [bag for bag in scene.bags.get(size, ()) if calibrated.issuperset(bag)]
+        if official:
+            chosen += official[:num_bags]
+            continue
+        generator = np.random.default_rng([bag_seed, size])
+        count = NUM_BAGS if num_bags is None else num_bags
+        chosen += draw_bags(sorted(calibrated), size, count, generator, covisible)
+    return chosen
+
+
+@dataclass(frozen=True)
+class BagSet:
+    """Bags of one scene.
+
+    Attributes:
+        scene: whose images they are.
+        bags: of all sizes.
+        masks: of images that are valid in part only.
+    """
+
+    scene: Scene
+    bags: Sequence[Bag]
+    masks: Mapping[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def from_scene(
+        cls,
+        scene: Scene,
+        bag_sizes: Sequence[int],
+        num_bags: int | None,
+        masks: Mapping[str, Path] | None = None,
+    ) -> "BagSet":
+        """The same bags for all methods and seeds; see :func:`choose_bags`."""
+        bags = choose_bags(scene, bag_sizes, num_bags, bag_seed=0)
+        if not bags:
+            logger.warning("%s: no bags of sizes %s", scene.key, bag_sizes)
+        return cls(scene, bags, masks or {})
+
+    def halves(self) -> tuple[list[Bag], list[Bag]]:
+        """Bags to choose settings on, and those to report: by turns within each size.
+
+        A bag that is the only one of its size is reported.
+        """
+        tuning: list[Bag] = []
+        reported: list[Bag] = []
+        seen: Counter[int] = Counter()
+        for bag in self.bags:
+            (tuning if seen[len(bag)] % 2 else reported).append(bag)
+            seen[len(bag)] += 1
+        return tuning, reported
+
+
 def _grow(
     names: Sequence[str],
     size: int,
@@ -75,7 +151,7 @@ def _grow(
 
 
 def _neighbours(
-    names: Sequence[str], covisible: Iterable[tuple[str, str]] | None
+    names: Sequence[str], covisible: Iterable[Pair] | None
 ) -> dict[str, set[str]] | None:
     if covisible is None:
         return None

@@ -1,7 +1,10 @@
 """The multiview task of IMC: poses from COLMAP models of small bags of images.
 
-Every bag that is finished is kept in a file of JSON lines under a hash of all that it depends on,
-and not done again.
+As in the official benchmark, multiview has a matching of its own: a model of many images wants more
+matches than a pair. With several settings all are tried on the tuning bags with the first seed; the
+one with the best mAA(10), averaged over scenes, is chosen, and the other bags are reported. With
+one setting all bags are reported. Every bag that is finished is stored as a JSON line under a hash
+of all that it depends on, and not done again.
 """
 
 import logging
@@ -15,20 +18,77 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.extractors.extraction import digest_of
-from evaluation.imc.bag import BagResult, BagTask, make_database, reconstruct_bag
-from evaluation.imc.bag_log import Digests, open_bag_log
-from evaluation.imc.bags import Bag, draw_bags
+from evaluation.extractors.extraction import Extracted, digest_of, extract_images
+from evaluation.extractors.registry import NamedExtractor
+from evaluation.imc.bag import (
+    BagResult,
+    BagTask,
+    Digests,
+    make_database,
+    open_bag_log,
+    reconstruct_bag,
+)
+from evaluation.imc.bags import Bag, BagSet
 from evaluation.imc.dataset import Scene
-from evaluation.imc.multiview_table import MultiviewResult
+from evaluation.imc.multiview_report import MultiviewResult, MultiviewRun
+from evaluation.relative_pose.matching import match_label, match_pairs
+from evaluation.relative_pose.stereo import Resources, StereoPlan
+from rekd_hloc.config import MatchConfig
 from rekd_hloc.sfm.database import remove_database
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 
 logger = logging.getLogger(__name__)
 
-BAG_SIZES = (5, 10, 25)
-NUM_BAGS = 10
-"""Bags of each size where there are no official lists; those have 100, 50 and 25."""
+
+def require_both_halves(sets: Sequence[BagSet], plan: StereoPlan) -> None:
+    """Refuse, before any work, to choose among settings where nothing is left to choose on.
+
+    Raises:
+        ValueError: several settings for a scene whose bags cannot be halved.
+    """
+    for bags in sets:
+        if len(plan.matches) > 1 and not bags.halves()[0]:
+            raise ValueError(
+                f"{bags.scene.key} has one bag of each size, too few to choose a ratio on one half "
+                "and report it on the other; give one ratio, smaller --bag-sizes or more --num-bags"
+            )
+
+
+def sweep_multiview(
+    sets: Sequence[BagSet], method: NamedExtractor, plan: StereoPlan, resources: Resources
+) -> MultiviewRun:
+    """Extract, match and reconstruct what earlier runs have not; choose the matching.
+
+    Args:
+        sets: bags of each scene, one at least.
+        method: whose features.
+        plan: its ``matches`` are tried; its ``ransacs`` are stereo's alone.
+        place: caches and processes.
+
+    Raises:
+        ValueError: an image cannot be read, or there are too few bags to choose on.
+    """
+    plan = plan.for_extractor(method)
+    require_both_halves(sets, plan)
+    scores: dict[MatchConfig, float] = {}
+    chosen = plan.matches[0]
+    if len(plan.matches) > 1:
+        for settings in plan.matches:
+            tried = [
+                _run_setting(bags, bags.halves()[0], settings, plan.seeds[0], method, resources)
+                for bags in sets
+            ]
+            scores[settings] = float(np.mean([result.maa10 for result in tried]))
+        chosen = max(plan.matches, key=lambda settings: scores[settings])
+        logger.info("%s: chosen for multiview %s", method.name, match_label(chosen))
+    results = [
+        _run_setting(
+            bags, bags.halves()[1] if scores else bags.bags, chosen, seed, method, resources
+        )
+        for bags in sets
+        for seed in plan.seeds
+    ]
+    return MultiviewRun(chosen, results, scores)
 
 
 def run_multiview(
@@ -72,39 +132,44 @@ def run_multiview(
             make_database(database, feature_store, match_store, pairs, seed, num_threads=jobs)
     if missing:
         tasks = {key: BagTask(bag, database, poses, seed) for key, bag in missing.items()}
-        with closing(_run(tasks, jobs, pool, scene.key)) as done:
+        with closing(_reconstruct_bags(tasks, jobs, pool, scene.key)) as done:
             for key, result in done:
                 log.add(key, result)
         remove_database(database)
     return MultiviewResult(scene.key, seed, tuple(log.get(key) for key in keys))
 
 
-def choose_bags(
-    scene: Scene, bag_sizes: Sequence[int], num_bags: int | None, bag_seed: int
-) -> list[Bag]:
-    """Official bags of each size where the scene has them, else drawn ones.
-
-    Args:
-        scene: whose calibrated images they are of.
-        bag_sizes: images of a bag; sizes beyond the scene's are left out with a warning.
-        num_bags: of each size; None for all official ones, or :data:`NUM_BAGS` drawn ones.
-        bag_seed: of drawing.
-    """
-    calibrated = set(scene.calibration)
-    covisible = scene.pairs() if scene.covisible else None
-    chosen: list[Bag] = []
-    for size in bag_sizes:
-        official = [bag for bag in scene.bags.get(size, ()) if calibrated.issuperset(bag)]
-        if official:
-            chosen += official[:num_bags]
-            continue
-        generator = np.random.default_rng([bag_seed, size])
-        count = NUM_BAGS if num_bags is None else num_bags
-        chosen += draw_bags(sorted(calibrated), size, count, generator, covisible)
-    return chosen
+def _run_setting(
+    bags: BagSet,
+    wanted: Sequence[Bag],
+    settings: MatchConfig,
+    seed: int,
+    method: NamedExtractor,
+    resources: Resources,
+) -> MultiviewResult:
+    features = _extract(bags, method, resources)
+    # the pairs of all bags, so that both halves are one file
+    pairs = {pair: None for bag in bags.bags for pair in combinations(sorted(bag), 2)}
+    matched = match_pairs(
+        features.path, pairs, settings, resources.folder / "matches",
+        jobs=resources.jobs, device=resources.device,
+    )  # fmt: skip
+    return run_multiview(
+        bags.scene, features.path, matched.path, wanted, seed=seed,
+        out=resources.folder / "multiview" / matched.path.stem,
+        jobs=resources.jobs, pool=resources.pool,
+    )  # fmt: skip
 
 
-def _run(
+def _extract(bags: BagSet, method: NamedExtractor, resources: Resources) -> Extracted:
+    return extract_images(
+        bags.scene.images, method, resources.folder / "features",
+        wanted={name for bag in bags.bags for name in bag}, masks=bags.masks,
+        label=bags.scene.key.replace("/", "-"),
+    )  # fmt: skip
+
+
+def _reconstruct_bags(
     tasks: Mapping[str, BagTask], jobs: int, pool: Executor | None, label: str
 ) -> Generator[tuple[str, BagResult]]:
     """Results as they come."""

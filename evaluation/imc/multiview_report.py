@@ -1,22 +1,148 @@
-"""What the multiview task writes: its own record, with tables and curves."""
+"""Metrics of the multiview task by bag size, and the record, tables and curves made of them.
+
+For each bag size: mAA(10) is the mean over bags of the accuracy at 1..10 degrees over all pairs of
+a bag; over sizes it is their plain mean, as in the official benchmark.
+"""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from evaluation.extractors.registry import NamedExtractor
-from evaluation.imc.multiview_sweep import BagSet
-from evaluation.imc.multiview_table import MultiviewRun, make_tables
-from evaluation.metrics.pose import NUM_BINS
-from evaluation.relative_pose.matching import describe_ratios
+from evaluation.imc.bag import BagResult
+from evaluation.imc.bags import BagSet
+from evaluation.metrics.pose import NUM_BINS, accuracy
+from evaluation.relative_pose.matching import describe_ratios, match_label
 from evaluation.relative_pose.stereo import StereoPlan
 from evaluation.reporting.curves import Plot
-from evaluation.reporting.report import today, write_report
+from evaluation.reporting.report import Cell, Table, today, write_report
+from rekd_hloc.config import MatchConfig
 
 PROTOCOL = "imc2021-multiview"
+COLUMNS = (
+    "method", "matches by", "bag size", "bags", "mAA(5)", "mAA(10)", "seeds",
+    "with a model %", "registered %", "points", "track length", "median ATE %", "seconds a bag",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SizeSummary:
+    """Figures of the bags of one size; means unless said otherwise.
+
+    Attributes:
+        size: images of a bag; None for the mean over all sizes.
+        num_bags: how many bags.
+        curve: accuracy at 1..10 degrees.
+        success: share of the bags that gave a model.
+        registered: share of the images that are in the largest model, over all bags.
+        num_points: scene points, over bags with a model.
+        track_length: images that see a point, over bags with a model.
+        ate_rel: see :class:`evaluation.imc.bag.BagResult`; median over the bags that could be
+            aligned, because the error of one camera gone astray has no bound.
+        seconds: of a bag.
+    """
+
+    size: int | None
+    num_bags: int
+    curve: tuple[float, ...]
+    success: float
+    registered: float
+    num_points: float
+    track_length: float
+    ate_rel: float
+    seconds: float
+
+    @property
+    def maa5(self) -> float:
+        """Mean accuracy at 1..5 degrees."""
+        return float(np.mean(self.curve[:5]))
+
+    @property
+    def maa10(self) -> float:
+        """Mean accuracy at 1..10 degrees."""
+        return float(np.mean(self.curve))
+
+
+@dataclass(frozen=True)
+class MultiviewResult:
+    """All bags of one scene, method and seed."""
+
+    scene: str
+    seed: int
+    bags: tuple[BagResult, ...]
+
+    def summaries(self) -> list[SizeSummary]:
+        """One for each bag size, and at last their plain mean; empty without bags."""
+        sizes = sorted({len(bag.names) for bag in self.bags})
+        each = [_summarise([b for b in self.bags if len(b.names) == size]) for size in sizes]
+        return [*each, _mean(each)] if each else []
+
+    @property
+    def maa10(self) -> float:
+        """Mean over bag sizes, the benchmark's figure; nan without bags."""
+        return self.summaries()[-1].maa10 if self.bags else float("nan")
+
+    def accuracy(self) -> list[float]:
+        """Share of pairs within 1..10 degrees: means over bags of a size, then over sizes.
+
+        Raises:
+            ValueError: there are no bags.
+        """
+        if not self.bags:
+            raise ValueError(f"{self.scene} has no bags to take figures of")
+        return list(self.summaries()[-1].curve)
+
+
+@dataclass(frozen=True)
+class MultiviewRun:
+    """One method on all scenes, with all seeds.
+
+    Attributes:
+        chosen: how its features were matched.
+        results: of the bags that are reported, one for each scene and seed.
+        tuning: mAA(10) on the bags that ``chosen`` was chosen on, by setting; empty if there was
+            but one.
+    """
+
+    chosen: MatchConfig
+    results: Sequence[MultiviewResult]
+    tuning: Mapping[MatchConfig, float] = field(default_factory=dict)
+
+    def to_record(self) -> dict[str, Any]:
+        """For results.json."""
+        return {
+            "multiview_matches": match_label(self.chosen),
+            "multiview_tuning": {match_label(m): maa for m, maa in self.tuning.items()},
+            "multiview": [
+                {"scene": result.scene, "seed": result.seed, "maa10": result.maa10,
+                 "bags": [bag.to_record() for bag in result.bags]}
+                for result in self.results
+            ],
+        }  # fmt: skip
+
+
+def make_tables(runs: Mapping[str, MultiviewRun]) -> list[Table]:
+    """One table a scene, and one of the means where there are several.
+
+    For each method a row for each bag size, the mean over all sizes last; figures are means over
+    seeds, and mAA(10) has its least and largest beside it.
+
+    Args:
+        runs: by method, all of the same scenes.
+    """
+    scenes = list(dict.fromkeys(result.scene for run in runs.values() for result in run.results))
+    tables = [
+        Table(f"Multiview, {scene}, COLMAP on bags of images", COLUMNS, _rows(runs, [scene]))
+        for scene in scenes
+    ]
+    if len(scenes) > 1:
+        title = f"Multiview, mean over {len(scenes)} scenes"
+        tables.append(Table(title, COLUMNS, _rows(runs, scenes)))
+    return tables
 
 
 def write_multiview(
@@ -93,3 +219,74 @@ def make_plots(runs: Mapping[str, MultiviewRun]) -> list[Plot]:
         plots.append(Plot(f"multiview-{scene.replace('/', '-')}", f"multiview, {scene}",
                           "pose error, degrees", "pairs below, %", x, curves))  # fmt: skip
     return plots
+
+
+def _rows(runs: Mapping[str, MultiviewRun], scenes: Sequence[str]) -> list[list[Cell]]:
+    rows = []
+    for method, run in runs.items():
+        by_seed: dict[int, list[SizeSummary]] = {}
+        for result in run.results:
+            if result.scene in scenes:
+                by_seed.setdefault(result.seed, []).extend(result.summaries())
+        sizes = {summary.size for found in by_seed.values() for summary in found}
+        for size in sorted(sizes, key=lambda size: (size is None, size)):
+            start = [method, match_label(run.chosen), "mean" if size is None else str(size)]
+            of_size = [[s for s in found if s.size == size] for found in by_seed.values()]
+            rows.append([*start, *_cells([found for found in of_size if found])])
+    return rows
+
+
+def _cells(by_seed: Sequence[Sequence[SizeSummary]]) -> list[Cell]:
+    """Figures of one method and bag size from the summaries of all scenes by seed."""
+    mean = _mean([summary for found in by_seed for summary in found])
+    maa10 = [_mean(found).maa10 for found in by_seed]
+    ate = None if np.isnan(mean.ate_rel) else f"{100 * mean.ate_rel:.2f}"
+    track = None if np.isnan(mean.track_length) else f"{mean.track_length:.2f}"
+    return [
+        mean.num_bags,
+        f"{mean.maa5:.4f}",
+        f"{mean.maa10:.4f}",
+        f"{min(maa10):.4f}..{max(maa10):.4f}",
+        100 * mean.success,
+        100 * mean.registered,
+        mean.num_points,
+        track,
+        ate,
+        mean.seconds,
+    ]
+
+
+def _summarise(bags: Sequence[BagResult]) -> SizeSummary:
+    """Means over bags of one size."""
+    size = len(bags[0].names)
+    curve = np.mean([accuracy(bag.errors_deg) for bag in bags], axis=0)
+    models = [bag for bag in bags if bag.num_registered]
+    return SizeSummary(
+        size=size,
+        num_bags=len(bags),
+        curve=tuple(curve.tolist()),
+        success=len(models) / len(bags),
+        registered=sum(bag.num_registered for bag in bags) / (size * len(bags)),
+        num_points=_known_mean(bag.num_points for bag in models),
+        track_length=_known_mean(bag.track_length for bag in models),
+        ate_rel=_known_median(bag.ate_rel for bag in bags),
+        seconds=_known_mean(bag.seconds for bag in bags),
+    )
+
+
+def _mean(summaries: Sequence[SizeSummary]) -> SizeSummary:
+    """Plain means of all figures; what is nan in one is left out of that figure's mean."""
+    curve = np.mean([s.curve for s in summaries], axis=0).tolist()
+    others = {field.name for field in fields(SizeSummary)} - {"size", "num_bags", "curve"}
+    means = {name: _known_mean(getattr(s, name) for s in summaries) for name in others}
+    return SizeSummary(None, sum(s.num_bags for s in summaries), tuple(curve), **means)
+
+
+def _known_median(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else float("nan")
+
+
+def _known_mean(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None and not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")

@@ -17,10 +17,14 @@ from typing import Any
 from evaluation.command_line import exit_status, make_parser
 from evaluation.extractors.extraction import extract_images, safe_name
 from evaluation.imc.dataset import Scene, list_scenes
-from evaluation.imc.multiview_table import MultiviewRun
+from evaluation.imc.multiview_report import MultiviewRun
 from evaluation.imc.submission_config import Labels, Metadata
-from evaluation.imc.submission_export import STEREO_RUNS, Submission, export_submission
-from evaluation.imc.submission_inliers import keep_inliers
+from evaluation.imc.submission_export import (
+    STEREO_RUNS,
+    Submission,
+    export_submission,
+    keep_inliers,
+)
 from evaluation.imc.submission_validate import validate_submission
 from evaluation.relative_pose.dataset import all_pairs
 from evaluation.relative_pose.matching import match_label, match_pairs
