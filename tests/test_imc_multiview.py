@@ -10,7 +10,7 @@ import torch
 from evaluation.imc import bag as one_bag
 from evaluation.imc import multiview
 from evaluation.imc.bag import BagResult, BagTask, open_bag_log, reconstruct_bag
-from evaluation.imc.bags import choose_bags, draw_bags
+from evaluation.imc.bags import NUM_BAGS, choose_bags, draw_bags
 from evaluation.imc.multiview import run_multiview
 from evaluation.imc.multiview_report import COLUMNS, MultiviewResult, MultiviewRun, make_tables
 from evaluation.relative_pose.matching import match_config
@@ -199,7 +199,7 @@ def test_official_bags_are_taken_before_drawn_ones(made):
     scene = dataclasses.replace(made.scene, bags={5: official})
     bags = choose_bags(scene, (3, 5), None, bag_seed=0)
     assert [b for b in bags if len(b) == 5] == [tuple(names[:5]), tuple(names[1:6])]
-    assert len([b for b in bags if len(b) == 3]) == multiview.NUM_BAGS
+    assert len([b for b in bags if len(b) == 3]) == NUM_BAGS
     assert choose_bags(scene, (5,), 1, bag_seed=0) == [tuple(names[:5])]
     assert choose_bags(scene, (3,), 4, bag_seed=0) == choose_bags(scene, (5, 3), 4, bag_seed=0)[2:]
     assert choose_bags(scene, (3,), 4, bag_seed=1) != choose_bags(scene, (3,), 4, bag_seed=0)
