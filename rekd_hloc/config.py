@@ -105,7 +105,7 @@ class DetectorConfig:
     """Side of the non-maximum suppression window at each level, odd (paper: 15)."""
     score_threshold: float = 0.0
     """Responses at or below it are no keypoints."""
-    min_relief: float = 1e-3
+    min_prominence: float = 1e-3
     """Least height of a keypoint above the lowest response of its window, as a share of its own; a
     flat response has no keypoint (paper: 0, every pixel of it is one)."""
     fill_budget: bool = True
@@ -116,18 +116,9 @@ class DetectorConfig:
     duplicate_radius_px: float = 0.8
     """Of two detections on neighbouring levels that are closer than this, in pixels of the coarser
     level, the weaker is dropped; 0 keeps both (paper)."""
-    orientation_level: Literal["own", "original"] = "own"
-    """Level whose histogram is read (paper: the original-size one)."""
-    orientation_peak: Literal["circular", "argmax"] = "circular"
-    """Sub-bin circular peak, or the best bin's angle (paper: argmax)."""
-    orientation_shift_px: float = 0.0
-    """Added to x and y where the histogram is read (the paper's code: -1)."""
-    orientation_read: Literal["bilinear", "nearest"] = "bilinear"
-    """How the histogram is read between pixels (paper: nearest)."""
-    normalise_by_max: bool = False
-    """Round to 8-bit greys and divide by the largest first (the paper's code does)."""
-    pyramid: Literal["area", "paper"] = "area"
-    """Resampling between outer levels: anti-aliased, or the paper's code's mixture."""
+    protocol: Literal["default", "paper"] = "default"
+    """This package's pyramid and reading of angles, or those of the paper's published code; see
+    :mod:`rekd_hloc.features.detector.paper`."""
     tile_rows: int = -1
     """Height of the strips that a level is run in, 0 for one piece, -1 for strips of 128 rows on a
     processor and one piece on a GPU; strips save memory and time there, and change nothing."""
@@ -139,7 +130,7 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         _check_values(self)
         _at_least(self, 1, "max_keypoints")
-        _at_least(self, 0, "levels_up", "levels_down", "border_px", "min_relief")
+        _at_least(self, 0, "levels_up", "levels_down", "border_px", "min_prominence")
         _at_least(self, -1, "tile_rows")
         _at_least(self, 0, "duplicate_radius_px")
         _above(self, 1, "factor")
@@ -152,8 +143,8 @@ class DescriptorConfig:
 
     oriented: bool = True
     """Turn each patch by its keypoint's angle (paper: upright)."""
-    support: float = 64.0
-    """Side of the square that becomes a 32x32 patch, in pixels of scale 1 (paper: 64)."""
+    patch_size_px: float = 64.0
+    """Side of the square that becomes a 32x32 patch, for a keypoint of scale 1 (paper: 64)."""
     weights: str = "default"
     """``default`` (this project's), ``official`` (kornia's HardNet++, downloads), or a file."""
     batch_size: int = 0
@@ -164,7 +155,7 @@ class DescriptorConfig:
 
     def __post_init__(self) -> None:
         _check_values(self)
-        _above(self, 0, "support")
+        _above(self, 0, "patch_size_px")
         _at_least(self, 0, "batch_size")
 
 
@@ -222,16 +213,11 @@ nearer to the truth, than with 2,048 (docs/training.md)."""
 PAPER_DETECTOR = DetectorConfig(
     max_keypoints=1500,
     nms_window_px=15,
-    min_relief=0.0,
+    min_prominence=0.0,
     fill_budget=False,
     subpixel=False,
     duplicate_radius_px=0.0,
-    orientation_level="original",
-    orientation_peak="argmax",
-    orientation_shift_px=-1.0,
-    orientation_read="nearest",
-    normalise_by_max=True,
-    pyramid="paper",
+    protocol="paper",
 )
 
 PRESETS: dict[str, ExtractConfig] = {

@@ -8,13 +8,15 @@ This module knows no dataclass in particular; it is used through :mod:`rekd_hloc
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from rekd_hloc.renamed_options import new_name
 
 Config = TypeVar("Config")
 
@@ -96,6 +98,9 @@ def _assignments(
 def _suggestion(defaults: object, name: str, prefix: str) -> str:
     """The known key that resembles ``name`` most: one of this section first, then deeper ones."""
     siblings = [item.name for item in fields(cast(Any, defaults))]
+    renamed = new_name(str(name))
+    if renamed in siblings:
+        return f"; it is {prefix + renamed!r} now"
     deeper = {key.rsplit(".", 1)[-1]: key for key in _dotted_keys(defaults)}
     near = difflib.get_close_matches(str(name), siblings, n=1)
     near = near or [deeper[key] for key in difflib.get_close_matches(str(name), deeper, n=1)]
@@ -127,7 +132,12 @@ def _dotted_keys(config: object, prefix: str = "") -> list[str]:
 
 def config_hash(config: object) -> str:
     """Twelve hexadecimal digits: the same for equal configurations, others for unequal ones."""
-    text = json.dumps(_canonical(asdict(cast(Any, config))), sort_keys=True, default=str)
+    return hash_of_tree(asdict(cast(Any, config)))
+
+
+def hash_of_tree(tree: Mapping[str, Any]) -> str:
+    """The hash of a configuration that was turned into nested mappings."""
+    text = json.dumps(_canonical(dict(tree)), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -1,3 +1,4 @@
+import json
 import math
 import shutil
 
@@ -10,12 +11,12 @@ from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.cameras import check_camera, image_ids
 from rekd_hloc.sfm.database import (
     CODE_NORM,
-    SIFT_SUPPORT,
+    SIFT_PATCH_SIZE,
     colmap_keypoints,
     export_database,
     quantise,
     remove_database,
-    stored_support,
+    stored_patch_size_px,
 )
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from rekd_hloc.storage.features import FeatureStore, MatchStore
@@ -61,7 +62,7 @@ def test_colmap_rows_are_corner_based_with_the_patch_as_large_as_ours():
         angle=torch.tensor([0.0, math.pi / 2]),
         score=torch.ones(2),
     )
-    rows = colmap_keypoints(keypoints, support=64.0)
+    rows = colmap_keypoints(keypoints, patch_size_px=64.0)
     assert rows.dtype == np.float32
     expected = [[0.5, 0.5, 64 / 12, 0.0], [10.75, 4.0, 128 / 12, math.pi / 2]]
     np.testing.assert_allclose(rows, expected, rtol=1e-6)
@@ -157,13 +158,14 @@ def test_colmaps_own_matcher_finds_on_codes_what_cosine_finds(tmp_path):
     assert len(found & expected) >= 0.95 * max(len(found), len(expected))
 
 
-def test_support_is_read_from_the_features_own_configuration(tmp_path):
-    config = '{"descriptor": {"support": 48.0}}'
+@pytest.mark.parametrize("option", ["patch_size_px", "support"])
+def test_the_patch_size_is_read_from_the_features_own_configuration(tmp_path, option):
+    config = json.dumps({"descriptor": {option: 48.0}})  # support is its name in version 0.1
     with write_features(tmp_path / "ours.h5", {}, {"config": config}) as store:
-        assert stored_support(store) == 48.0
+        assert stored_patch_size_px(store) == 48.0
     for index, other in enumerate(({"method": "x"}, {"config": "no json"}, {"config": "[1]"})):
         with write_features(tmp_path / f"{index}.h5", {}, other) as store:
-            assert stored_support(store) == SIFT_SUPPORT
+            assert stored_patch_size_px(store) == SIFT_PATCH_SIZE
 
 
 def test_database_holds_what_the_stores_hold(tmp_path):
@@ -171,7 +173,9 @@ def test_database_holds_what_the_stores_hold(tmp_path):
     path = tmp_path / "database.db"
     a, b, c = scene.names
     with FeatureStore(scene.features) as features, MatchStore(scene.matches) as matches:
-        ids = export_database(path, None, features, matches, [(b, a), (a, b), (a, c)], support=64.0)
+        ids = export_database(
+            path, None, features, matches, [(b, a), (a, b), (a, c)], patch_size_px=64.0
+        )
         expected = {name: features.read(name) for name in scene.names}
         index = matches.read(b, a).index.numpy()
     with compat.quiet(), pycolmap.Database.open(str(path)) as database:

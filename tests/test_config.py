@@ -21,6 +21,7 @@ from rekd_hloc.config import (
     with_max_keypoints,
 )
 from rekd_hloc.features.weights import detector_config, resolve_weights
+from rekd_hloc.renamed_options import MERGED
 from tests.helpers import ROOT, without_shape_checks
 
 CONFIGS = [NetworkConfig, DetectorConfig, DescriptorConfig, ExtractConfig, MatchConfig]
@@ -51,11 +52,11 @@ def test_the_paper_preset_is_the_papers_protocol():
     assert (detector.levels_up, detector.levels_down) == (2, 5)
     assert detector.factor == pytest.approx(math.sqrt(2))
     assert (detector.border_px, detector.nms_window_px, detector.max_keypoints) == (15, 15, 1500)
-    assert (detector.orientation_shift_px, detector.orientation_peak) == (-1.0, "argmax")
+    assert detector.protocol == "paper"
     assert not detector.subpixel
     assert detector.duplicate_radius_px == 0
     assert not descriptor.oriented
-    assert descriptor.support == 64
+    assert descriptor.patch_size_px == 64
     assert PRESETS["rekd-paper"].max_side_px == 0
     network = detector_config(resolve_weights(PRESETS["rekd-paper"].weights))
     assert (network.group_order, network.fields) == (36, (2, 2, 2))
@@ -106,12 +107,16 @@ def test_every_option_is_frozen_documented_and_typed(kind):
         (DetectorConfig, {"factor": 1.0}, "factor must be above 1"),
         (DetectorConfig, {"nms_window_px": 14}, "nms_window_px must be odd"),
         (DetectorConfig, {"score_threshold": math.nan}, "score_threshold must be finite"),
-        (DescriptorConfig, {"support": 0.0}, "support must be above 0"),
+        (DescriptorConfig, {"patch_size_px": 0.0}, "patch_size_px must be above 0"),
         (DescriptorConfig, {"batch_size": -1}, "batch_size must be at least 0"),
         (DetectorConfig, {"tile_rows": -2}, "tile_rows must be at least -1"),
         (ExtractConfig, {"max_side_px": -1}, "max_side_px must be at least 0"),
         (MatchConfig, {"ratio": 0.0}, r"ratio must be in \(0, 1\], got 0.0"),
-        (MatchConfig, {"filter": "median"}, "filter must be one of none, paper, density, got 'med"),
+        (
+            MatchConfig,
+            {"filter": "median"},
+            "filter must be one of none, paper, density, adalam, got",
+        ),
         (MatchConfig, {"tolerance_deg": 200.0}, r"tolerance_deg must be in \(0, 180\]"),
         (MatchConfig, {"max_modes": 0}, "max_modes must be at least 1"),
         (MatchConfig, {"scale_tolerance": 0.9}, "scale_tolerance must be 0 or above 1, got 0.9"),
@@ -149,7 +154,7 @@ def test_hashes_tell_configurations_apart():
 
 
 def test_equal_configurations_have_one_text_and_hash():
-    whole, exact = DescriptorConfig(support=64), DescriptorConfig(support=64.0)
+    whole, exact = DescriptorConfig(patch_size_px=64), DescriptorConfig(patch_size_px=64.0)
     assert whole == exact
     assert config_hash(whole) == config_hash(exact)
     assert config_json(whole) == config_json(exact)
@@ -215,7 +220,13 @@ def test_overrides_round_trip(ratio, name, modes):
         (["detector=3"], ["detector is a section of options, got 3"]),
         (["max_side_px=big"], ["override 'max_side_px=big'", "max_side_px = 'big'"]),
         (["max_side_px=1.5"], ["max_side_px"]),
-        (["detector.pyramid=round"], ["detector.pyramid"]),
+        (["detector.protocol=round"], ["detector.protocol"]),
+        (["descriptor.support=48"], ["'descriptor.support'; it is 'descriptor.patch_size_px' now"]),
+        (["detector.min_relief=0"], ["'detector.min_relief'; it is 'detector.min_prominence' now"]),
+        *(
+            ([f"detector.{option}=x"], [f"'detector.{option}'; it is 'detector.protocol' now"])
+            for option in MERGED
+        ),
         (["detector.nms_window_px=4"], ["nms_window_px must be odd and positive, got 4"]),
         (["max_side_px"], ["must read key=value"]),
         (["detector.subpixel=maybe"], ["detector.subpixel"]),

@@ -9,7 +9,7 @@ import torch
 
 from rekd_hloc.config import PAPER_DETECTOR, NetworkConfig
 from rekd_hloc.features.convert import convert_checkpoint, convert_rekd_release
-from rekd_hloc.features.detector.detect import Detector
+from rekd_hloc.features.detector.detect import make_detector
 from rekd_hloc.features.weights import detector_provenance, learned_tensors, load_detector
 from tests.helpers import ROOT, random_network
 from training.common.checkpoint import save_checkpoint
@@ -77,7 +77,7 @@ def test_the_keypoints_are_those_of_the_authors_code(golden, converted):
     network, _ = load_detector(converted)
     config = replace(PAPER_DETECTOR, max_keypoints=200, levels_up=2, levels_down=2)
     grey = torch.from_numpy(golden["image"]).float() / 255
-    got = Detector(network, config).detect(grey)
+    got = make_detector(network, config).detect(grey)
     expected = golden["keypoints"]
     assert len(got) == len(expected) == 200
     places = torch.from_numpy(expected[:, :3]).float()

@@ -143,7 +143,7 @@ def test_no_patch_touches_an_ignored_pixel(image, oriented, max_side):
         plain(),
         max_side_px=max_side,
         detector=replace(plain().detector, border_px=4, nms_window_px=5),
-        descriptor=replace(plain().descriptor, oriented=oriented, support=10.0),
+        descriptor=replace(plain().descriptor, oriented=oriented, patch_size_px=10.0),
     )
     extractor = Extractor.from_pretrained("rekd", device="cpu", config=config)
     mask = cv2.circle(np.full((130, 170), 255, np.uint8), (80, 60), 20, 0, -1)

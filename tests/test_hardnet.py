@@ -5,10 +5,12 @@ import urllib.error
 import urllib.request
 
 import kornia.feature
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from rekd_hloc.config import DescriptorConfig, DetectorConfig, ExtractConfig
 from rekd_hloc.features.descriptor import hardnet
 from rekd_hloc.features.descriptor.hardnet import (
     DESCRIPTOR_FORMAT,
@@ -18,7 +20,11 @@ from rekd_hloc.features.descriptor.hardnet import (
     save_descriptor,
 )
 from rekd_hloc.features.descriptor.tfeat import TFeat
+from rekd_hloc.features.extractor import Extractor
 from rekd_hloc.features.weights import read_weights, write_weights
+from rekd_hloc.matching.match_images import match_images
+from rekd_hloc.storage.features import FeatureStore
+from tests.helpers import detector_weights, textured_image
 
 
 def used_network(network, seed=0):
@@ -216,3 +222,40 @@ def test_saving_keeps_the_network(tmp_path):
     save_descriptor(tmp_path / "own.safetensors", network, {})
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
     assert_same_descriptors(tmp_path / "own.safetensors", network)
+
+
+class NarrowNetwork(nn.Module):
+    """64 numbers from a patch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(32 * 32, 64)
+
+    def forward(self, patches):
+        return self.layer(patches.flatten(1))
+
+
+def test_a_descriptor_of_another_width_is_added_by_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(hardnet.ARCHITECTURES, "Narrow", NarrowNetwork)
+    torch.save(NarrowNetwork().state_dict(), tmp_path / "narrow.pth")
+    network = load_hardnet(str(tmp_path / "narrow.pth"))
+    assert isinstance(network, NarrowNetwork)
+    assert describe(network, patches()[:0], 8).shape == (0, 64)
+    config = ExtractConfig(
+        weights=str(detector_weights()),
+        detector=DetectorConfig(max_keypoints=30, levels_up=0, levels_down=1, border_px=4),
+        descriptor=DescriptorConfig(weights=str(tmp_path / "narrow.pth")),
+    )
+    extractor = Extractor.from_pretrained("rekd", device="cpu", config=config)
+    image, blank = textured_image(60, 80), np.full((60, 80), 90, np.uint8)
+    with FeatureStore.resume(tmp_path / "f.h5", extractor.provenance) as store:
+        for name, pixels in (("a.png", image), ("b.png", image), ("blank.png", blank)):
+            store.write(name, extractor(pixels))
+    pairs = [("a.png", "b.png"), ("a.png", "blank.png")]
+    summary = match_images(tmp_path / "f.h5", tmp_path / "m.h5", pairs)
+    count = summary.num_matches["a.png", "b.png"]
+    assert count > 10
+    assert summary.num_matches["a.png", "blank.png"] == 0
+    with FeatureStore(tmp_path / "f.h5") as store:
+        assert store.read("a.png").descriptors.shape == (count, 64)
+        assert store.read("blank.png").descriptors.shape == (0, 64)

@@ -268,7 +268,7 @@ def test_an_experiment_s_name_is_its_folder(sequences, tmp_path):
 def test_the_paper_s_options_have_their_counterparts():
     text = "--data d --out o --levels-up 1 --levels-down 3 --nms-window 9 --border 7"
     words = [*text.split(), "--descriptor", "official", "--detector-weights", "w.safetensors"]
-    arguments = build_parser().parse_args([*words, "--set", "descriptor.support=48"])
+    arguments = build_parser().parse_args([*words, "--set", "descriptor.patch_size_px=48"])
     assert read_overrides(arguments) == [
         "weights=w.safetensors",
         "descriptor.weights=official",
@@ -276,7 +276,7 @@ def test_the_paper_s_options_have_their_counterparts():
         "detector.levels_down=3",
         "detector.nms_window_px=9",
         "detector.border_px=7",
-        "descriptor.support=48",
+        "descriptor.patch_size_px=48",
     ]
     assert read_overrides(build_parser().parse_args(["--data", "d", "--out", "o"])) == []
     short = "--data d --out o --nms-size 9 --exp-name mine"

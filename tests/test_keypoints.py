@@ -66,7 +66,7 @@ def test_maxima_commute_with_a_quarter_turn(height, width, relief, seed):
     score = scores(height, width, seed, steps=9)
 
     def maxima(values):
-        return find_local_maxima(values, window_px=3, border_px=1, min_relief=relief)
+        return find_local_maxima(values, window_px=3, border_px=1, min_prominence=relief)
 
     turned = as_set(maxima(torch.rot90(score, 1)))
     assert turned == {(y, width - 1 - x) for x, y in as_set(maxima(score))}
@@ -93,10 +93,10 @@ def test_where_valid_is_false_nothing_is_found_and_nothing_suppressed():
 def test_a_flat_response_has_no_keypoint_where_relief_is_asked_for():
     flat = torch.full((40, 40), 0.7)
     flat += 1e-7 * scores(40, 40, 0)
-    assert len(find_local_maxima(flat, window_px=15, border_px=5, min_relief=1e-3)) == 0
+    assert len(find_local_maxima(flat, window_px=15, border_px=5, min_prominence=1e-3)) == 0
     assert len(find_local_maxima(flat, window_px=15, border_px=5)) > 0
     flat[20, 20] = 0.71
-    found = find_local_maxima(flat, window_px=15, border_px=5, min_relief=1e-3)
+    found = find_local_maxima(flat, window_px=15, border_px=5, min_prominence=1e-3)
     assert found.tolist() == [[20, 20]]
 
 

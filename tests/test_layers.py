@@ -50,7 +50,16 @@ EVALUATION = {
 }
 """The same for the evaluation; its programs may import every room."""
 BASE = {
-    "rekd_hloc": {"types", "geometry", "config", "config_file", "images", "files", "picture_file"},
+    "rekd_hloc": {
+        "types",
+        "geometry",
+        "config",
+        "config_file",
+        "renamed_options",
+        "images",
+        "files",
+        "picture_file",
+    },
     "evaluation": {"command_line", "image_folders", "rotated_images"},
 }
 """Modules outside the rooms that every room may import."""

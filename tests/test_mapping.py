@@ -220,7 +220,7 @@ def test_one_seed_on_one_thread_gives_one_model_to_the_bit(scene, spoilt, tmp_pa
 def test_known_intrinsics_stay_and_unknown_ones_are_refined(scene, tmp_path):
     guess = [FOCAL * 1.04, SIZE[0] / 2, SIZE[1] / 2, 0.0]
     path = make_database(
-        scene, tmp_path / "d.db", intrinsics=guess, camera_mode="single", support=12.0
+        scene, tmp_path / "d.db", intrinsics=guess, camera_mode="single", patch_size_px=12.0
     )
     verify(path, scene.pairs, seed=0)
     kept, refined = (

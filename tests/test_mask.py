@@ -43,9 +43,9 @@ def spots(seed, count=3):
     return usable
 
 
-def touched(keypoints, i, usable, support, oriented, grow_px=0.0):
+def touched(keypoints, i, usable, patch_size_px, oriented, grow_px=0.0):
     """Whether an ignored pixel, a unit square, lies in patch i: by separating axes."""
-    half = float(keypoints.scale[i]) * support / 2 + grow_px
+    half = float(keypoints.scale[i]) * patch_size_px / 2 + grow_px
     angle = float(keypoints.angle[i]) if oriented else 0.0
     y, x = np.nonzero(~usable)
     offset = np.stack([x, y], axis=1) - keypoints.xy[i].numpy()
@@ -59,15 +59,17 @@ def touched(keypoints, i, usable, support, oriented, grow_px=0.0):
 @pytest.mark.parametrize("oriented", [True, False])
 @pytest.mark.parametrize("seed", range(4))
 def test_no_patch_that_passes_touches_an_ignored_pixel(seed, oriented):
-    usable, keypoints, support = spots(seed), random_keypoints(300, seed), 20.0
-    passed = patches_are_usable(keypoints, torch.from_numpy(usable), support, oriented=oriented)
+    usable, keypoints, patch_size_px = spots(seed), random_keypoints(300, seed), 20.0
+    passed = patches_are_usable(
+        keypoints, torch.from_numpy(usable), patch_size_px, oriented=oriented
+    )
     assert 20 < passed.sum() < 290
     for i in range(len(keypoints)):
         if passed[i]:
-            assert not touched(keypoints, i, usable, support, oriented)
+            assert not touched(keypoints, i, usable, patch_size_px, oriented)
         else:  # what is refused was near: the grid's spacing, and the rounding to pixels
-            margin = support / 32 * float(keypoints.scale[i]) + 3
-            assert touched(keypoints, i, usable, support, oriented, grow_px=margin)
+            margin = patch_size_px / 32 * float(keypoints.scale[i]) + 3
+            assert touched(keypoints, i, usable, patch_size_px, oriented, grow_px=margin)
 
 
 def test_a_patch_beyond_the_image_is_not_ignored_but_its_edge_pixels_count():

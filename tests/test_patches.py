@@ -17,8 +17,10 @@ def make_keypoints(xy, scale=1.0, angle=0.0):
     return Keypoints(xy, ones * scale, ones * angle, ones)
 
 
-def cut(image, keypoints, support=64.0, oriented=True, antialias=True):
-    return cut_patches(image, keypoints, support=support, oriented=oriented, antialias=antialias)
+def cut(image, keypoints, patch_size_px=64.0, oriented=True, antialias=True):
+    return cut_patches(
+        image, keypoints, patch_size_px=patch_size_px, oriented=oriented, antialias=antialias
+    )
 
 
 def correlation(a, b):
@@ -54,7 +56,7 @@ def test_positions_on_ramps_are_exact(scale, angle, antialias):
 def test_unaliased_pixels_agree_with_opencv():
     image = grey()
     point, side, angle = (130.4, 99.7), 40.0, 0.7
-    patch = cut(image, make_keypoints(point, 1.0, angle), support=side, antialias=False)[0, 0]
+    patch = cut(image, make_keypoints(point, 1.0, angle), patch_size_px=side, antialias=False)[0, 0]
     x, y = cell_centres(point, side, angle)
     read = cv2.remap(image.numpy(), x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR)
     assert np.abs(patch.numpy() - read).max() < 0.02  # OpenCV has 1/32 px steps
@@ -62,7 +64,7 @@ def test_unaliased_pixels_agree_with_opencv():
 
 def test_upright_patch_of_its_own_size_is_a_crop():
     image = grey()
-    patch = cut(image, make_keypoints((99.5, 79.5), angle=1.0), support=32.0, oriented=False)
+    patch = cut(image, make_keypoints((99.5, 79.5), angle=1.0), patch_size_px=32.0, oriented=False)
     assert torch.allclose(patch[0, 0], image[64:96, 84:116], atol=1e-5)
 
 
@@ -119,7 +121,7 @@ def test_patches_at_sift_points_agree_after_a_turn(turn_deg):
 def test_scale_is_the_side():
     image = grey(400, 400)
     small = cut(image, make_keypoints((200, 200), 0.5))
-    same = cut(image, make_keypoints((200, 200), 1.0), support=32.0)
+    same = cut(image, make_keypoints((200, 200), 1.0), patch_size_px=32.0)
     assert torch.allclose(small, same)
     double = torch.nn.functional.interpolate(
         image[None, None], scale_factor=2.0, mode="bilinear", align_corners=False
@@ -145,7 +147,7 @@ def test_pyramid_steps_are_one_to_two_pixels():
 def test_border_pixels_are_repeated():
     image = torch.zeros(50, 60)
     image[:, 0] = 1.0
-    patch = cut(image, make_keypoints((0.0, 25.0)), support=32.0)[0, 0]
+    patch = cut(image, make_keypoints((0.0, 25.0)), patch_size_px=32.0)[0, 0]
     assert (patch[:, :15] == 1).all()
     assert patch[:, 17:].max() == 0
     inside = torch.full((50, 60), 0.37)
@@ -180,5 +182,5 @@ def test_inputs_are_kept():
 
 
 def test_support_must_be_positive():
-    with pytest.raises(ValueError, match="support must be positive, got 0"):
-        cut(grey(), random_keypoints(2), support=0.0)
+    with pytest.raises(ValueError, match="patch_size_px must be positive, got 0"):
+        cut(grey(), random_keypoints(2), patch_size_px=0.0)

@@ -127,7 +127,7 @@ def test_a_reconstruction_has_a_budget_of_its_own(photos, tmp_path, monkeypatch)
 
 
 def test_preset_configuration_and_weights_are_taken_from_the_extractor(photos, tmp_path):
-    config = {"descriptor": {"support": 36.0}}
+    config = {"descriptor": {"patch_size_px": 36.0}}
     extractor = SiftExtractor(
         200,
         preset="mine",

@@ -95,7 +95,7 @@ def pixels_around(grey, xy):
     ones = torch.ones(len(xy))
     keypoints = Keypoints(torch.as_tensor(xy, dtype=torch.float32), ones, 0 * ones, ones)
     image = torch.from_numpy(grey).float()
-    return cut_patches(image, keypoints, support=8.0, oriented=False, antialias=False).mean(
+    return cut_patches(image, keypoints, patch_size_px=8.0, oriented=False, antialias=False).mean(
         (1, 2, 3)
     )
 

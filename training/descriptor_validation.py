@@ -194,7 +194,7 @@ def _side(
     keypoints = detector.detect(image).to("cpu")
     keypoints = keypoints[torch.arange(min(len(keypoints), max_keypoints))]
     patches = cut_patches(
-        image, keypoints, support=config.patch_size_px, oriented=not upright, antialias=True
+        image, keypoints, patch_size_px=config.patch_size_px, oriented=not upright, antialias=True
     )
     sift = root_sift(grey, keypoints, patch_size_px=config.patch_size_px, oriented=not upright)
     return Side(keypoints, patches, sift)

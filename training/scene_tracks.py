@@ -231,7 +231,9 @@ def _cut_observations(
         points = views[number].keypoints[torch.from_numpy(rows.keypoint[chosen])]
         points = replace(points, scale=points.scale * torch.from_numpy(factor[rows.point[chosen]]))
         patches[chosen] = as_bytes(
-            cut_patches(grey, points, support=patch_size_px, oriented=oriented, antialias=True)
+            cut_patches(
+                grey, points, patch_size_px=patch_size_px, oriented=oriented, antialias=True
+            )
         )
     return patches
 

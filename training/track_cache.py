@@ -23,6 +23,7 @@ from evaluation.image_folders import images_hash
 from rekd_hloc.features.detector.detect import Detector
 from rekd_hloc.files import atomic_write
 from rekd_hloc.images import ImageReadError, read_color
+from rekd_hloc.renamed_options import config_of_version_0_1
 from training.common.checkpoint import claim_folder, make_identity
 from training.patch_augmentation import PatchAugmentation, augment_patches
 from training.scene_tracks import SceneConfig, make_scene_tracks, scene_hash
@@ -34,13 +35,9 @@ VERSION = 2
 """Version of the files."""
 DONE = "done"
 """File that marks a scene's folder as complete."""
-NAMES_IN_HASH = {
-    "patch_size_px": "support",
-    "size_factors": "finer",
-    "min_prominence": "min_relief",
-}
-"""Options by the names that they had when version 2 began. The name of a scene's folder is a hash
-of them, and must stay the same."""
+NAMES_IN_HASH = {"size_factors": "finer"}
+"""Options of tracks by the names that they had when version 2 began. The name of a scene's folder
+is a hash of all options in their old names, and must stay the same."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +117,8 @@ def generate_scene_tracks(
 
 
 def _with_names_in_hash(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        NAMES_IN_HASH.get(name, name): _with_names_in_hash(value)
-        if isinstance(value, Mapping)
-        else value
-        for name, value in options.items()
-    }
+    old = config_of_version_0_1(options)
+    return {NAMES_IN_HASH.get(name, name): value for name, value in old.items()}
 
 
 class TrackSet:

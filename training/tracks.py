@@ -174,7 +174,7 @@ def _tracks_of_kind(
         points = of_view[index[present]]
         points = replace(points, scale=points.scale * factor[present])
         size = config.patch_size_px
-        cut = cut_patches(grey, points, support=size, oriented=oriented, antialias=True)
+        cut = cut_patches(grey, points, patch_size_px=size, oriented=oriented, antialias=True)
         columns.append((present.numpy(), as_bytes(cut)))
     patches, start = _by_track(columns, len(rows))
     side = anchor.scale[rows] * factor * config.patch_size_px

@@ -175,7 +175,7 @@ def _with_hardnet(
         patches = cut_patches(
             grey_of(image).to(device),
             features.keypoints.to(device),
-            support=base.patch_side,
+            patch_size_px=base.patch_side,
             oriented=base.has_orientation,
             antialias=config.antialias,
         )

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from evaluation.metrics.pose import FAILED, pose_error_deg, relative_pose
 from evaluation.relative_pose.estimation import ResultLog
 from rekd_hloc.sfm.alignment import Pose, align_to_reference, read_poses
-from rekd_hloc.sfm.database import colmap_keypoints, export_database, stored_support
+from rekd_hloc.sfm.database import colmap_keypoints, export_database, stored_patch_size_px
 from rekd_hloc.sfm.mapping import map_scene
 from rekd_hloc.sfm.verification import verify
 from rekd_hloc.storage.features import FeatureStore, MatchStore
@@ -152,7 +152,7 @@ def make_database(
             names={name for pair in pairs for name in pair},
             camera_model=CAMERA_MODEL,
             camera_mode=CAMERA_MODE,
-            support=stored_support(features),
+            patch_size_px=stored_patch_size_px(features),
         )
     verify(
         path,
@@ -171,7 +171,7 @@ class Digests:
 
     def __init__(self, features: FeatureStore, matches: MatchStore) -> None:
         self._features, self._matches = features, matches
-        self._support = stored_support(features)
+        self._patch_size_px = stored_patch_size_px(features)
         self._known: dict[tuple[str, ...], str] = {}
 
     def key(self, names: Sequence[str], poses: Mapping[str, Pose], seed: int) -> str:
@@ -199,7 +199,7 @@ class Digests:
     def _image(self, name: str) -> str:
         if (name,) not in self._known:
             entry = self._features.read(name)
-            rows = colmap_keypoints(entry.keypoints, self._support)
+            rows = colmap_keypoints(entry.keypoints, self._patch_size_px)
             text = f"{entry.image_size} {rows.shape}".encode()
             self._known[name,] = hashlib.sha256(text + rows.tobytes()).hexdigest()
         return self._known[name,]

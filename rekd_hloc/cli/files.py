@@ -35,7 +35,7 @@ def export(
     """Write features and matches into a new COLMAP database."""
     from contextlib import ExitStack
 
-    from rekd_hloc.sfm.database import export_database, stored_support
+    from rekd_hloc.sfm.database import export_database, stored_patch_size_px
     from rekd_hloc.storage.features import FeatureStore, MatchStore
 
     with ExitStack() as stack:
@@ -50,7 +50,7 @@ def export(
             pairs,
             camera_model=camera_model,
             camera_mode=camera_mode,
-            support=stored_support(store),
+            patch_size_px=stored_patch_size_px(store),
             quantise_descriptors=sift_descriptors,
             progress=True,
         )

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from rekd_hloc.config import ExtractConfig, config_hash, get_preset
 from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, resolve_hardnet
 from rekd_hloc.features.descriptor.patches import cut_patches
-from rekd_hloc.features.detector.detect import Detector
-from rekd_hloc.features.weights import load_detector, resolve_weights, weights_hash
+from rekd_hloc.features.detector.detect import Detector, make_detector
+from rekd_hloc.features.weights import load_network, resolve_weights, weights_hash
 from rekd_hloc.geometry import warp_points, warp_scales
 from rekd_hloc.images import read_image, shrink
 from rekd_hloc.types import Features, Keypoints
@@ -31,7 +31,8 @@ class Extractor:
 
     Args:
         detector: finds keypoints.
-        descriptor: HardNet, in eval mode, on the detector's device.
+        descriptor: a network from patches to descriptors of any width, in eval mode, on the
+            detector's device.
         config: the resolved options.
         name: what the preset is called.
         provenance: what a features file must record: configuration, its hash, weights' hashes.
@@ -71,9 +72,9 @@ class Extractor:
             FileNotFoundError: the configuration names weights that are not there.
         """
         config = config or get_preset(preset)
-        place = choose_device(device)
+        torch_device = choose_device(device)
         weights = resolve_weights(config.weights)
-        network, _ = load_detector(weights, tile_rows=config.detector.tile_rows)
+        network = load_network(weights, tile_rows=config.detector.tile_rows, device=torch_device)
         descriptor = load_hardnet(config.descriptor.weights)
         provenance = {
             "preset": preset,
@@ -83,8 +84,8 @@ class Extractor:
             "descriptor_weights": weights_hash(resolve_hardnet(config.descriptor.weights)),
         }
         return cls(
-            detector=Detector(network.to(place), config.detector),
-            descriptor=descriptor.to(place),
+            detector=make_detector(network, config.detector),
+            descriptor=descriptor.to(torch_device),
             config=config,
             name=preset,
             provenance=provenance,
@@ -130,12 +131,12 @@ class Extractor:
             usable = _shrink_mask(usable, small.shape)
         descriptor = self.config.descriptor
         keypoints = self.detector.detect(
-            small, usable, descriptor.support, oriented=descriptor.oriented
+            small, usable, descriptor.patch_size_px, oriented=descriptor.oriented
         )
         patches = cut_patches(
             small,
             keypoints,
-            support=descriptor.support,
+            patch_size_px=descriptor.patch_size_px,
             oriented=descriptor.oriented,
             antialias=descriptor.antialias,
         )

@@ -7,7 +7,7 @@ and where the weights come from. Nothing is parsed from file names.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rekd_hloc.config import NetworkConfig
 from rekd_hloc.features.detector.frozen import FrozenBackbone
-from rekd_hloc.features.detector.network import Rekd, build_frozen
+from rekd_hloc.features.detector.network import DetectorNetwork, Rekd, build_frozen
 from rekd_hloc.features.detector.steerable import SteerableBackbone
 from rekd_hloc.files import write_bytes
 
@@ -162,6 +162,28 @@ def load_detector(path: Path, *, tile_rows: int = -1) -> tuple[Rekd, NetworkConf
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not fit its architecture: {reason}") from error
     return network.requires_grad_(False), config
+
+
+def load_network(
+    path: Path, *, tile_rows: int = -1, device: torch.device | str = "cpu"
+) -> DetectorNetwork:
+    """Load a detector's network to run, in the runtime that the file's ending says.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_detector`.
+    """
+    load = RUNTIMES.get(path.suffix, _load_torch)
+    return load(path, tile_rows, torch.device(device))
+
+
+def _load_torch(path: Path, tile_rows: int, device: torch.device) -> DetectorNetwork:
+    return load_detector(path, tile_rows=tile_rows)[0].to(device)
+
+
+RUNTIMES: dict[str, Callable[[Path, int, torch.device], DetectorNetwork]] = {
+    ".safetensors": _load_torch,
+}
+"""What loads a network of a file, rows of a strip and device, by the file's ending."""
 
 
 def detector_config(path: Path) -> NetworkConfig:

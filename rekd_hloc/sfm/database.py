@@ -5,10 +5,8 @@ corner, its angles are radians in the house sense. Descriptors can come along as
 COLMAP's own matchers work. Verification and mapping are in :mod:`rekd_hloc.sfm.mapping`.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pycolmap
@@ -29,9 +27,10 @@ from rekd_hloc.sfm.cameras import (
     import_images,
 )
 from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.storage.provenance import stored_config
 from rekd_hloc.types import Features, Keypoints, Pair
 
-SIFT_SUPPORT = 12.0
+SIFT_PATCH_SIZE = 12.0
 """Side of a SIFT patch in units of COLMAP's scale: 4 cells of 3 sigma each."""
 SIFT_CHANNELS = 128
 CODE_NORM = 512.0
@@ -44,17 +43,19 @@ SPACE_BYTES_PER_IMAGE = 4 << 10
 disk becomes full there."""
 
 
-def colmap_keypoints(keypoints: Keypoints, support: float = SIFT_SUPPORT) -> NDArray[np.float32]:
+def colmap_keypoints(
+    keypoints: Keypoints, patch_size_px: float = SIFT_PATCH_SIZE
+) -> NDArray[np.float32]:
     """Rows (x, y, scale, angle) as COLMAP defines them, shape (keypoint, 4).
 
     Args:
         keypoints: in pixels of the original image.
-        support: side in pixels of the patch that describes a keypoint of scale 1. COLMAP's scale
-            is a sigma, and SIFT's patch has 12 of them on a side; so the factor support / 12 makes
-            the SIFT patch at that keypoint exactly as large as the patch that was described. The
-            default leaves scales as they are: right for stores that hold sigmas already.
+        patch_size_px: side of the patch that describes a keypoint of scale 1. COLMAP's scale is a
+            sigma, and SIFT's patch has 12 of them on a side; so the factor ``patch_size_px / 12``
+            makes the SIFT patch at that keypoint exactly as large as the patch that was described.
+            The default leaves scales as they are: right for stores that hold sigmas already.
     """
-    scale = keypoints.scale * (support / SIFT_SUPPORT)
+    scale = keypoints.scale * (patch_size_px / SIFT_PATCH_SIZE)
     rows = torch.cat([keypoints.xy + 0.5, scale[:, None], keypoints.angle[:, None]], dim=1)
     return np.asarray(rows.numpy(), dtype=np.float32)
 
@@ -77,22 +78,13 @@ def quantise(
     return np.asarray(codes.numpy(), dtype=np.uint8)
 
 
-def stored_support(features: FeatureStore) -> float:
-    """The ``support`` that :func:`colmap_keypoints` needs for a file of features.
+def stored_patch_size_px(features: FeatureStore) -> float:
+    """The ``patch_size_px`` that :func:`colmap_keypoints` needs for a file of features.
 
     Files of this package state it in their configuration; others hold sigmas already.
     """
     descriptor = stored_config(features.provenance).get("descriptor", {})
-    return float(descriptor.get("support", SIFT_SUPPORT))
-
-
-def stored_config(provenance: Mapping[str, str]) -> dict[str, Any]:
-    """The extractor's configuration that a file of this package records; empty for others."""
-    try:
-        config = json.loads(provenance.get("config", "{}"))
-    except ValueError:
-        return {}
-    return config if isinstance(config, dict) else {}
+    return float(descriptor.get("patch_size_px", SIFT_PATCH_SIZE))
 
 
 def export_database(
@@ -106,7 +98,7 @@ def export_database(
     camera_model: str = "SIMPLE_RADIAL",
     camera_mode: str = "auto",
     intrinsics: Sequence[float] | None = None,
-    support: float = SIFT_SUPPORT,
+    patch_size_px: float = SIFT_PATCH_SIZE,
     quantise_descriptors: bool = False,
     progress: bool = False,
 ) -> dict[str, int]:
@@ -125,7 +117,7 @@ def export_database(
         camera_mode: who shares a camera: ``auto`` (COLMAP's choice), ``single``, ``per_folder``
             or ``per_image``.
         intrinsics: known parameters of the camera model, for every image.
-        support: see :func:`colmap_keypoints`.
+        patch_size_px: see :func:`colmap_keypoints`.
         quantise_descriptors: also write descriptors, by :func:`quantise`.
         progress: show bars on stderr.
 
@@ -156,7 +148,9 @@ def export_database(
                     ids[name] = add_missing_image(database, name, entry.image_size, *camera)
                 check_size(database, ids[name], entry.image_size, camera_mode)
                 counts[name] = len(entry)
-                database.write_keypoints(ids[name], colmap_keypoints(entry.keypoints, support))
+                database.write_keypoints(
+                    ids[name], colmap_keypoints(entry.keypoints, patch_size_px)
+                )
                 if quantise_descriptors:
                     codes = _quantise_for_colmap(name, entry)
                     compat.write_descriptor_codes(database, ids[name], codes)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from rekd_hloc.files import replace_folder, write_json
+from rekd_hloc.renamed_options import translate_config
 from rekd_hloc.sfm.alignment import Pose, read_reference
 from rekd_hloc.sfm.cameras import check_camera
-from rekd_hloc.sfm.database import export_database, stored_support
+from rekd_hloc.sfm.database import export_database, stored_patch_size_px
 from rekd_hloc.sfm.diagnosis import connected_groups, diagnose
 from rekd_hloc.sfm.mapping import check_mapper, map_scene
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
@@ -211,7 +212,7 @@ def _update_database(
             "camera_model": options.camera_model,
             "camera_mode": options.camera_mode,
             "intrinsics": options.intrinsics,
-            "support": stored_support(features),
+            "patch_size_px": stored_patch_size_px(features),
             "quantise_descriptors": options.quantise_descriptors,
         }
         sources = {
@@ -225,7 +226,8 @@ def _update_database(
             "pairs": _digest(pairs),
         }
         record = database.with_suffix(".json")
-        if database.is_file() and _read_json(record) == json.loads(json.dumps(sources)):
+        stored = translate_config(_read_json(record))
+        if database.is_file() and stored == json.loads(json.dumps(sources)):
             logger.info("%s is up to date", database)
             return features.provenance
         record.unlink(missing_ok=True)
@@ -243,11 +245,12 @@ def _update_database(
         return features.provenance
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        return None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _stamp(path: Path) -> list[Any]:

@@ -98,7 +98,8 @@ class Hdf5File:
         self = cls(path, file, None, dict(provenance), is_writable=True)
         try:
             if file is not None:
-                refuse_other(path, text_attributes(file), provenance)
+                self.provenance = text_attributes(file)  # as it was made, maybe in older names
+                refuse_other(path, self.provenance, provenance)
             self._journal = Journal.resume(journal_path, provenance)
             refuse_other(path, self._journal.provenance, provenance)
             beside(path, ".tmp").unlink(missing_ok=True)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rekd_hloc.config_file import hash_of_tree
+from rekd_hloc.renamed_options import translate_config
+
 PACKAGES = (
     "torch",
     "numpy",
@@ -24,12 +27,13 @@ def package_versions() -> dict[str, str | None]:
     return {name: _version(name) for name in PACKAGES}
 
 
-def refuse_other(path: Path, found: Mapping[str, str], asked: Mapping[str, str]) -> None:
-    """Raise if a file's attributes are not the ones asked for.
+def refuse_other(path: Path, stored: Mapping[str, str], asked: Mapping[str, str]) -> None:
+    """Raise if a file's attributes are not the ones asked for, in today's names of options.
 
     Raises:
         ValueError: names what differs, option by option, and the remedy.
     """
+    found, asked = translate_provenance(stored), translate_provenance(asked)
     different = [key for key in {**asked, **found} if found.get(key) != asked.get(key)]
     if not different:
         return
@@ -42,6 +46,26 @@ def refuse_other(path: Path, found: Mapping[str, str], asked: Mapping[str, str])
     raise ValueError(
         f"{path} was made with other settings: {shown}; choose another output, or overwrite it"
     )
+
+
+def stored_config(provenance: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration that a file records, in today's names; empty for other programs' files."""
+    try:
+        config = json.loads(provenance.get("config", "{}"))
+    except ValueError:
+        return {}
+    return translate_config(config) if isinstance(config, dict) else {}
+
+
+def translate_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
+    """What a file records, with its configuration and the hash of it in today's names."""
+    config = stored_config(provenance)
+    if not config or config == json.loads(provenance["config"]):
+        return dict(provenance)
+    translated = {**provenance, "config": json.dumps(config, sort_keys=True)}
+    if "config_hash" in provenance:
+        translated["config_hash"] = hash_of_tree(config)
+    return translated
 
 
 def _difference(key: str, found: str | None, asked: str | None) -> str:

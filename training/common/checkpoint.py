@@ -22,6 +22,7 @@ from rekd_hloc.features.weights import (
     resolve_weights,
 )
 from rekd_hloc.files import atomic_write, write_json, write_text
+from rekd_hloc.renamed_options import translate_config
 
 LAST = "last.pt"
 """The checkpoint that a run goes on from."""
@@ -36,9 +37,7 @@ RENAMED_OPTIONS = {
     "darkest": "min_shadow_factor",
     "occlusions": "occlusion_share",
     "nearest": "min_occlusion_distance",
-    "support": "patch_size_px",
     "finer": "size_factors",
-    "min_relief": "min_prominence",
 }
 """Options by the name that files made before them have, and the name of today."""
 
@@ -157,7 +156,7 @@ def make_identity(
 def with_current_names(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
     """The saved options under the names that they have today."""
     renamed = {}
-    for name, value in saved.items():
+    for name, value in translate_config(saved).items():
         today = RENAMED_OPTIONS.get(name, name)
         key = today if name not in current and today in current else name
         inner = current.get(key)

@@ -28,8 +28,6 @@ from rekd_hloc.files import atomic_write
 logger = logging.getLogger(__name__)
 
 DESCRIPTOR_FORMAT = "rekd_hloc descriptor 1"
-DIMENSION = 128
-"""Numbers in a descriptor, of every network here."""
 CPU_BATCH = 64
 GPU_BATCH = 2048
 """Patches at once, unless said otherwise."""
@@ -41,7 +39,7 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "SOSNet": lambda: kornia.feature.SOSNet(pretrained=False),
     "HyNet": lambda: kornia.feature.HyNet(pretrained=False),
 }
-"""Networks that a weights file may belong to."""
+"""Networks that a weights file may belong to, of any width; a file is recognised by its tensors."""
 
 PUBLISHED = {
     "official": ("HardNet", "kornia.feature.hardnet", "hardnet++"),
@@ -121,7 +119,7 @@ def save_descriptor(path: Path, network: nn.Module, provenance: dict[str, Any]) 
     Args:
         path: the file to write.
         network: kornia's HardNet, not folded.
-        provenance: where the weights come from: data hash, steps, figures; any JSON values.
+        provenance: where the weights come from: data hash, steps, metrics; any JSON values.
     """
     metadata = {
         "format": DESCRIPTOR_FORMAT,
@@ -134,14 +132,16 @@ def save_descriptor(path: Path, network: nn.Module, provenance: dict[str, Any]) 
 @torch.no_grad()
 def describe(
     network: nn.Module, patches: Float[Tensor, "patch 1 32 32"], batch_size: int
-) -> Float[Tensor, "patch 128"]:
-    """Descriptors of unit length, ``batch_size`` patches at once (0: what the device does best).
+) -> Float[Tensor, "patch channel"]:
+    """Describe patches by unit vectors of the network's width.
 
+    ``batch_size`` patches are described at once; 0 takes what the device does best.
     A patch that the network maps to zero, as it may a flat one, gets the unit vector of equal
     entries, so that every descriptor can be compared.
     """
     if len(patches) == 0:
-        return patches.new_zeros(0, DIMENSION)
+        blank = patches.new_zeros(1, *patches.shape[1:])
+        return patches.new_zeros(0, network(blank).shape[1])
     count = batch_size or (CPU_BATCH if patches.device.type == "cpu" else GPU_BATCH)
     with full_precision(patches.device):
         parts = [network(part) for part in torch.split(patches, count)]

@@ -25,33 +25,33 @@ def cut_patches(
     image: Float[Tensor, "height width"],
     keypoints: Keypoints,
     *,
-    support: float,
+    patch_size_px: float,
     oriented: bool,
     antialias: bool,
 ) -> Float[Tensor, "keypoint 1 32 32"]:
     """One 32x32 patch for each keypoint, read bilinearly.
 
-    The patch is a grid of 32x32 cells that tile a square of side ``support * scale`` about the
-    keypoint; a cell's value is read at the cell's centre. Where the square leaves the image, the
-    nearest border pixel is repeated.
+    The patch is a grid of 32x32 cells that tile a square of side ``patch_size_px * scale`` about
+    the keypoint; a cell's value is read at the cell's centre. Where the square leaves the image,
+    the nearest border pixel is repeated.
 
     Args:
         image: grey values, on the device of the keypoints.
         keypoints: in pixels of the image.
-        support: side of the square for scale 1, in pixels.
+        patch_size_px: side of the square for scale 1, in pixels.
         oriented: turn the square by the keypoint's angle; else it stays upright.
         antialias: read from a pyramid of halved images, at the level where two cells are 1 to 2
             pixels apart; else always from the image itself, as the paper's code does.
 
     Raises:
-        ValueError: ``support`` is not positive.
+        ValueError: ``patch_size_px`` is not positive.
     """
-    if not support > 0:
-        raise ValueError(f"support must be positive, got {support}")
+    if not patch_size_px > 0:
+        raise ValueError(f"patch_size_px must be positive, got {patch_size_px}")
     patches = image.new_zeros(len(keypoints), 1, PATCH_PX, PATCH_PX)
     if len(keypoints) == 0 or image.numel() == 0:
         return patches
-    step_px = keypoints.scale * (support / PATCH_PX)
+    step_px = keypoints.scale * (patch_size_px / PATCH_PX)
     level = torch.zeros_like(step_px, dtype=torch.int64)
     if antialias:
         octave = torch.log2(step_px.clamp(min=1e-6)) + LEVEL_SLACK

@@ -25,7 +25,7 @@ def find_local_maxima(
     window_px: int,
     border_px: int,
     threshold: float = 0.0,
-    min_relief: float = 0.0,
+    min_prominence: float = 0.0,
     valid: Bool[Tensor, "height width"] | None = None,
 ) -> Int64[Tensor, "keypoint 2"]:
     """Pixels (x, y) that are the maximum of their window, strongest first.
@@ -35,7 +35,7 @@ def find_local_maxima(
         window_px: side of the square window, odd.
         border_px: margin without keypoints.
         threshold: responses at or below it are no keypoints.
-        min_relief: least height above the lowest response of the window, as a share of the
+        min_prominence: least height above the lowest response of the window, as a share of the
             keypoint's own; zero takes every pixel of a flat response for a keypoint.
         valid: False where no keypoint may lie.
     """
@@ -49,9 +49,9 @@ def find_local_maxima(
         inside = inside * valid
     highest = _window_max(inside, window_px)
     is_peak = (inside == highest) & (inside > threshold)
-    if min_relief > 0:
+    if min_prominence > 0:
         lowest = -_window_max(-score, window_px)
-        is_peak &= inside - lowest > min_relief * inside
+        is_peak &= inside - lowest > min_prominence * inside
     y, x = torch.nonzero(is_peak, as_tuple=True)
     order = torch.argsort(inside[y, x], descending=True, stable=True)
     return torch.stack([x, y], dim=1)[order]

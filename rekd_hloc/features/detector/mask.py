@@ -25,20 +25,21 @@ BLOCK = 1024
 def patches_are_usable(
     keypoints: Keypoints,
     is_usable: Bool[Tensor, "height width"],
-    support: float,
+    patch_size_px: float,
     *,
     oriented: bool = True,
 ) -> Bool[Tensor, " keypoint"]:
-    """True where no ignored pixel lies in the square of side ``support * scale`` at a keypoint.
+    """Tell which keypoints have a patch without ignored pixels.
 
-    The square is turned by the keypoint's angle if ``oriented``; beyond the image nothing is
-    ignored. A support of zero asks for the keypoint's own pixel only.
+    The patch is a square of side ``patch_size_px * scale``, rotated by the keypoint's angle if
+    ``oriented``. Beyond the image nothing is ignored. A size of zero asks for the keypoint's own
+    pixel only.
     """
     distance = _distance_to_ignored(is_usable).to(keypoints.xy)
     own = _read(distance, keypoints.xy, reach=keypoints.xy.new_tensor(float("inf")))
-    if support == 0:
+    if patch_size_px == 0:
         return own > 0
-    half = keypoints.scale * support / 2
+    half = keypoints.scale * patch_size_px / 2
     # the reading is up to half a diagonal off, and the ignored pixel has a corner half a diagonal
     # nearer than its centre
     usable = own > half * 2**0.5 + 2 * HALF_DIAGONAL_PX
@@ -55,13 +56,13 @@ def _whole_patch_is_usable(xy: Tensor, angle: Tensor, half: Tensor, distance: Te
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     offset = torch.stack([x.flatten(), y.flatten()], dim=1)[None] * half[:, None, None]
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]
-    turned = torch.stack(
+    rotated = torch.stack(
         [cos * offset[..., 0] - sin * offset[..., 1], sin * offset[..., 0] + cos * offset[..., 1]],
         dim=-1,
     )
     # no point of the patch is farther from the grid than half the diagonal of a grid cell
     reach = (2 * half / (GRID - 1) * HALF_DIAGONAL_PX)[:, None].expand(-1, GRID**2)
-    points = xy[:, None] + turned
+    points = xy[:, None] + rotated
     clear = _read(distance, points.reshape(-1, 2), reach.reshape(-1)).view(len(half), -1)
     needed = reach[:, :1] + 2 * HALF_DIAGONAL_PX
     return (clear > needed).all(dim=1)

@@ -6,6 +6,7 @@ the orientation logits resized and summed.
 """
 
 import math
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,22 @@ from rekd_hloc.features.detector.normalise import normalise_contrast
 from rekd_hloc.features.precision import full_precision
 
 Maps = tuple[Float[Tensor, "batch 1 height width"], list[Float[Tensor, "batch bin _ _"]]]
+
+
+@runtime_checkable
+class DetectorNetwork(Protocol):
+    """What a :class:`~rekd_hloc.features.detector.detect.Detector` runs.
+
+    :class:`Rekd` is one. A network in another runtime is one too; to load it from its files, add
+    a line to ``RUNTIMES`` in :mod:`rekd_hloc.features.weights`.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Where images must be, and where maps are given."""
+
+    def level_maps(self, image: Float[Tensor, "batch 1 height width"]) -> Maps:
+        """The score map, and the logits of each inner level; see :meth:`Rekd.level_maps`."""
 
 
 class Rekd(nn.Module):
@@ -76,6 +93,11 @@ class Rekd(nn.Module):
         size = image.shape[2:]
         logits = torch.stack([_resize(level, size) for level in levels]).sum(dim=0)
         return score, logits
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.score_head.weight.device
 
     def level_maps(self, image: Float[Tensor, "batch 1 height width"]) -> Maps:
         """The score map, and the logits of each inner level at that level's own size.

@@ -1,7 +1,8 @@
 """From orientation logits to angles, and between angles and histogram bins.
 
-Bin k of N is the direction 2 pi k / N counter-clockwise on the screen (e2cnn's sense); the house
-angle turns clockwise, so bin k is the house angle -2 pi k / N. Nothing else in the detector knows.
+Bin k of N is the direction 2 pi k / N counter-clockwise on the screen, as in e2cnn. Angles are
+clockwise in image coordinates, so bin k is the angle -2 pi k / N. Nothing else in the detector
+knows this.
 """
 
 import math
@@ -15,12 +16,12 @@ from rekd_hloc.geometry import TWO_PI, wrap_angle
 
 
 def angle_from_bin(position: Float[Tensor, "*shape"], num_bins: int) -> Float[Tensor, "*shape"]:
-    """House angle in [0, 2 pi) of a (fractional) bin position."""
+    """Return the angle, in [0, 2 pi), of a (fractional) bin position."""
     return wrap_angle(-position * (TWO_PI / num_bins))
 
 
 def bin_from_angle(angle: Float[Tensor, "*shape"], num_bins: int) -> Float[Tensor, "*shape"]:
-    """Fractional bin position in [0, num_bins) of a house angle; nothing is rounded."""
+    """Return the fractional bin position, in [0, num_bins), of an angle; nothing is rounded."""
     position = torch.remainder(-angle * (num_bins / TWO_PI), num_bins)
     return torch.where(position >= num_bins, torch.zeros_like(position), position)
 
@@ -30,7 +31,7 @@ def find_peak(
 ) -> Float[Tensor, " keypoint"]:
     """Position of the histogram's highest bin, in [0, bin).
 
-    With ``sub_bin``, the cosine through the highest logit and its two neighbours gives the place
+    With ``sub_bin``, the cosine through the highest logit and its two neighbours gives the position
     between bins; it is exact where the histogram is a von Mises density (logits = k cos(t - t0)).
     """
     num_bins = logits.shape[1]
@@ -52,8 +53,6 @@ def read_logits(
     levels: list[Float[Tensor, "1 bin _ _"]],
     xy: Float[Tensor, "keypoint 2"],
     image_size: tuple[int, int],
-    *,
-    nearest: bool = False,
 ) -> Float[Tensor, "keypoint bin"]:
     """Sum over inner levels of the logits at each point, read bilinearly (corners aligned).
 
@@ -61,10 +60,7 @@ def read_logits(
         levels: logits of each inner level at its own size, see ``Rekd.level_maps``.
         xy: points in pixels of the image that the levels were made from.
         image_size: (width, height) of that image.
-        nearest: round the points to whole pixels of that image first.
     """
-    if nearest:
-        xy = xy.round()
     extent = torch.tensor(image_size, dtype=xy.dtype, device=xy.device) - 1
     grid = (2 * xy / extent.clamp(min=1) - 1)[None, None]
     total = torch.zeros(len(xy), levels[0].shape[1], device=xy.device)
@@ -77,7 +73,7 @@ def read_logits(
 def roll_logits(
     logits: Float[Tensor, "batch bin height width"], angle: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch bin height width"]:
-    """The logits that the scene would have after turning by a house angle, by Fourier shift.
+    """Return the logits that the scene would have after a rotation by ``angle``, by Fourier shift.
 
     Whole bins are exact rolls; between bins the band-limited periodic function through the bins is
     read, so nothing is truncated.

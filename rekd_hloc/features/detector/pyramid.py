@@ -5,6 +5,7 @@ level l has the scale ``factor ** l``.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,26 +13,38 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rekd_hloc.config import DetectorConfig
-from rekd_hloc.features.detector.level import Level
-from rekd_hloc.features.detector.paper_pyramid import iterate_paper_levels
+
+
+@dataclass(frozen=True)
+class Level:
+    """One size of the image.
+
+    Attributes:
+        image: grey values (1, 1, height, width).
+        number: l, negative for enlarged levels.
+        scale: ``factor ** l``.
+        ratio: image pixels for one level pixel, (x, y).
+    """
+
+    image: Float[Tensor, "1 1 height width"]
+    number: int
+    scale: float
+    ratio: tuple[float, float]
+
+    def to_image(self, xy: Float[Tensor, "keypoint 2"]) -> Float[Tensor, "keypoint 2"]:
+        """Map pixels of the level to pixels of the image: the corners of both coincide."""
+        return (xy + 0.5) * xy.new_tensor(self.ratio) - 0.5
 
 
 def iterate_levels(
     image: Float[Tensor, "1 1 height width"], config: DetectorConfig
 ) -> Iterator[Level]:
-    """The levels from the largest to the smallest that still has room inside the border.
-
-    The image's own size is there without room too if all orientations are read from it.
-    """
-    if config.pyramid == "paper":
-        yield from iterate_paper_levels(image, config)
-        return
+    """The levels from the largest to the smallest that still has room inside the border."""
     height, width = image.shape[2:]
     for number in range(-config.levels_up, config.levels_down + 1):
         scale = config.factor**number
         size = max(round(height / scale), 1), max(round(width / scale), 1)
-        is_read = number == 0 and config.orientation_level == "original"
-        if min(size) <= 2 * config.border_px and not is_read:
+        if min(size) <= 2 * config.border_px:
             continue
         yield Level(
             image=_resample(image.float(), size),
@@ -57,24 +70,24 @@ def select_within_budgets(
     score: Float[Tensor, " keypoint"],
     config: DetectorConfig,
 ) -> Int64[Tensor, " selected"]:
-    """Indices of the keypoints kept, strongest first.
+    """Return the indices of the selected keypoints, strongest first.
 
     From the largest level to the smallest, each gives its best ones up to its budget; what a level
     cannot fill is handed to the next coarser one (paper). With ``fill_budget``, what is still
     lacking after the coarsest goes to the strongest that were left over, wherever they are.
     """
-    chosen = torch.zeros(len(score), dtype=torch.bool, device=score.device)
+    is_selected = torch.zeros(len(score), dtype=torch.bool, device=score.device)
     order = torch.argsort(score, descending=True, stable=True)
     carried = 0
     for number, budget in level_budgets(config).items():
         members = order[level[order] == number]
         allowed = budget + carried
-        chosen[members[:allowed]] = True
+        is_selected[members[:allowed]] = True
         carried = max(allowed - len(members), 0)
-    kept, left = order[chosen[order]], order[~chosen[order]]
-    lacking = max(config.max_keypoints - len(kept), 0) if config.fill_budget else 0
-    kept = torch.cat([kept[: config.max_keypoints], left[:lacking]])
-    return kept[torch.argsort(score[kept], descending=True, stable=True)]
+    selected, left = order[is_selected[order]], order[~is_selected[order]]
+    lacking = max(config.max_keypoints - len(selected), 0) if config.fill_budget else 0
+    selected = torch.cat([selected[: config.max_keypoints], left[:lacking]])
+    return selected[torch.argsort(score[selected], descending=True, stable=True)]
 
 
 def strongest_of_each_level(
@@ -82,10 +95,10 @@ def strongest_of_each_level(
 ) -> Int64[Tensor, " selected"]:
     """Indices of the ``count`` best of every level, strongest first over all levels."""
     order = torch.argsort(score, descending=True, stable=True)
-    kept = torch.zeros(len(score), dtype=torch.bool, device=score.device)
+    is_selected = torch.zeros(len(score), dtype=torch.bool, device=score.device)
     for number in torch.unique(level):
-        kept[order[level[order] == number][:count]] = True
-    return order[kept[order]]
+        is_selected[order[level[order] == number][:count]] = True
+    return order[is_selected[order]]
 
 
 def _resample(image: Tensor, size: tuple[int, int]) -> Tensor:
