@@ -2,7 +2,7 @@
 # make test      set everything up, then style, types and tests
 # make check     the same without set-up (what `make test` runs)
 # make coverage  the same tests with the share of lines that they run
-# make nightly   the slow tests, those with real hloc (HLOC=its checkout), and the oldest pycolmap
+# make nightly   the slow tests, those with real hloc (HLOC=its checkout), the oldest pycolmap, 50 killed runs
 # make slow      the tests that take minutes;  make gpu: those that need a CUDA build of torch
 # make results   fill docs/results.md from what is measured in RESULTS, and name what is missing
 # make measure   measure what is missing first (a day on a CPU; goes on where it was interrupted)
@@ -47,6 +47,7 @@ coverage: setup
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not gpu" --cov --cov-report=term:skip-covered
 
 nightly: slow hloc oldest
+	$(BIN)/python -m tests.campaign --kills 50
 
 # real hloc: git clone https://github.com/cvg/Hierarchical-Localization, its folder as HLOC
 hloc: setup

@@ -1,0 +1,165 @@
+"""HDF5 files of strangers: a right value or one line that names the file, and never for ever.
+
+What is otherwise today stands in ``TODAY``, with the reason; the marks turn around once it is
+mended.
+"""
+
+import pytest
+
+from tests import odd_hdf5 as odd
+from tests.isolated import call
+
+READERS = ("read_features", "match", "export")
+TIME_LIMIT_S = 5.0
+FOLLOWED = "what is stored in another file is read, whatever that file is"
+HUGE = "the size that a header claims is allocated: MemoryError"
+KINDS = "values of a wrong kind are converted, or end in TypeError, OverflowError, RecursionError"
+NAN = "values that are not finite are read as if they were"
+SIZE = "an image may have no pixel, or less"
+FLOAT = "indices with fractions are cut off"
+LOOP = "links that come back to where they are are followed for ever"
+UNNAMED = "the message does not name the file"
+TODAY: dict[str, tuple[str, str]] = {
+    "external link to a group": (FOLLOWED, "check, export, match, read_features"),
+    "external link to a dataset": (FOLLOWED, "check, export, match, read_features"),
+    "external raw storage": (FOLLOWED, "check, export, match, read_features"),
+    "external raw scores": (FOLLOWED, "check, export, match, read_features"),
+    "virtual dataset": (FOLLOWED, "check, export, match, read_features"),
+    "huge and empty keypoints": (HUGE, "check, export, match, read_features"),
+    "huge descriptors": (HUGE, "check, export, match, read_features"),
+    "keypoints of bytes": (KINDS, "read_features"),
+    "keypoints of complex numbers": (KINDS, "read_features"),
+    "keypoints of records": (KINDS, "export, match, read_features"),
+    "keypoints of references": (KINDS, "export, match, read_features"),
+    "scores of references": (KINDS, "export, match, read_features"),
+    "size of text": (KINDS, "read_features"),
+    "size of references": (KINDS, "export, match, read_features"),
+    "size that is infinite": (KINDS, "check, export, match, read_features"),
+    "size that is negative": (SIZE, "export, read_features"),
+    "keypoints that are NaN": (NAN, "export, read_features"),
+    "keypoints that are infinite": (NAN, "export, read_features"),
+    "descriptors that are NaN": (NAN, "match, read_features"),
+    "scales that are NaN": (NAN, "export, read_features"),
+    "angles that are NaN": (NAN, "export, read_features"),
+    "a configuration of deep lists": (KINDS, "export"),
+    "a configuration of wrong kinds": (KINDS, "export"),
+    "a patch size of text": (KINDS, "export"),
+    "hard link to the root": (LOOP, "check, export, match, read_features"),
+    "hard link to its own group": (LOOP, "check, export, match, read_features"),
+    "two hard links to the root": (LOOP, "check, export, match, read_features"),
+    "soft link to the root": (LOOP, "check, match"),
+    "float matches": (FLOAT, "read_matches"),
+    "references": (KINDS, "export matches, read_matches"),
+    "no value": (KINDS, "export matches, read_matches"),
+    "huge": (HUGE, "check matches, export matches, read_matches"),
+    "NaN scores": (NAN, "read_matches"),
+    "names that are lists": (KINDS, "export matches, read_matches"),
+    "a group that cannot be split": (UNNAMED, "export matches, read_matches"),
+    "text scores": (KINDS, "check matches"),
+    "unsigned": (KINDS, "check matches"),
+    "names that are references": (KINDS, "export matches"),
+    "names of other images": (UNNAMED, "export matches"),
+    "a pair of one image": (UNNAMED, "export matches"),
+}
+"""Name of the change: the reason, and the readers that it concerns."""
+REASONS = {
+    f"{reader}: {name}": reason
+    for name, (reason, readers) in TODAY.items()
+    for reader in readers.split(", ")
+}
+
+
+def cases(readers, *changes, slow=False):
+    found = []
+    for reader in readers:
+        for name, change in [item for group in changes for item in group.items()]:
+            case = f"{reader}: {name}"
+            marks = [pytest.mark.slow] if slow else []
+            if case in REASONS:
+                marks.append(pytest.mark.xfail(strict=True, reason=REASONS[case]))
+            found.append(pytest.param(reader, change, marks=marks, id=case))
+    return found
+
+
+def read(reader, *paths):
+    """The outcome of one of the readers, which must be a user's to meet."""
+    outcome = call(f"tests.odd_hdf5:{reader}", *paths, time_limit_s=TIME_LIMIT_S)
+    flaw = outcome.flaw(*map(str, paths))
+    assert flaw is None, flaw[:300]
+    if reader != "check" and outcome.kind == "value":
+        assert outcome.value == []
+    return outcome
+
+
+def test_every_reason_is_of_a_case():
+    changes = (odd.LOOPS, odd.SMUGGLED, odd.WRONG_FEATURES, odd.HARMLESS)
+    names = {name for group in changes for name in group}
+    matches = {*odd.WRONG_MATCHES, *odd.ODD_MATCHES}
+    for case in REASONS:
+        reader, _, name = case.partition(": ")
+        known = matches if reader in ("read_matches", "check matches", "export matches") else names
+        assert name in known, case
+
+
+def test_sound_files_are_read_by_every_reader(tmp_path):
+    features = odd.write_features(tmp_path / "features.h5")
+    matches = odd.write_matches(tmp_path / "matches.h5")
+    for reader, *paths in [
+        *[(reader, features) for reader in READERS],
+        ("read_matches", matches),
+        ("export", features, matches),
+    ]:
+        assert read(reader, *paths).kind == "value"
+    assert read("check", features, matches).value == ["info"]
+
+
+@pytest.mark.parametrize(
+    ("reader", "change"),
+    cases(READERS, odd.SMUGGLED) + cases(["read_features"], odd.WRONG_FEATURES),
+)
+def test_features_that_are_refused(reader, change, tmp_path):
+    path = odd.write_features(tmp_path / "features.h5", change)
+    assert read(reader, path).kind == "error"
+
+
+@pytest.mark.parametrize(
+    ("reader", "change"),
+    cases(["match", "export"], odd.WRONG_FEATURES)
+    + cases(READERS, odd.HARMLESS)
+    + cases(READERS, odd.LOOPS, slow=True),
+)
+def test_features_that_do_no_harm(reader, change, tmp_path):
+    read(reader, odd.write_features(tmp_path / "features.h5", change))
+
+
+@pytest.mark.parametrize(("reader", "change"), cases(["check"], odd.SMUGGLED, odd.WRONG_FEATURES))
+def test_check_finds_what_is_wrong_with_features(reader, change, tmp_path):
+    outcome = read(reader, odd.write_features(tmp_path / "features.h5", change))
+    assert outcome.kind == "value"
+    assert "error" in outcome.value
+
+
+@pytest.mark.parametrize(
+    ("reader", "change"),
+    cases(["check"], odd.HARMLESS) + cases(["check"], odd.LOOPS, slow=True),
+)
+def test_check_never_raises(reader, change, tmp_path):
+    assert read(reader, odd.write_features(tmp_path / "features.h5", change)).kind == "value"
+
+
+@pytest.mark.parametrize(
+    ("reader", "change"),
+    cases(["read_matches", "check matches", "export matches"], odd.WRONG_MATCHES, odd.ODD_MATCHES),
+)
+def test_matches(reader, change, tmp_path):
+    features = odd.write_features(tmp_path / "features.h5")
+    matches = odd.write_matches(tmp_path / "matches.h5", change)
+    is_wrong = change in odd.WRONG_MATCHES.values()
+    if reader == "check matches":
+        outcome = read("check", features, matches)
+        assert outcome.kind == "value"
+        assert not is_wrong or "error" in outcome.value
+    elif reader == "export matches":
+        read("export", features, matches)
+    else:
+        assert read(reader, matches).kind == "error" or not is_wrong
