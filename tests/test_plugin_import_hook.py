@@ -41,17 +41,17 @@ def test_confs_and_classes_are_there_in_any_import_order(hloc, when):
     dynamic_load = load("utils.base_model").dynamic_load
     for package, names in (("extractors", EXTRACTORS), ("matchers", MATCHERS)):
         for name in names:
-            found = dynamic_load(load(package), name)
-            assert found.__module__ == f"hloc.{package}.{name}"
-            assert issubclass(found, load("utils.base_model").BaseModel)
+            loaded = dynamic_load(load(package), name)
+            assert loaded.__module__ == f"hloc.{package}.{name}"
+            assert issubclass(loaded, load("utils.base_model").BaseModel)
 
 
 def test_hlocs_own_confs_and_classes_stay(hloc):
-    own_matching = dict(load("match_features").confs)
-    own_features = dict(load("extract_features").confs)
+    hlocs_matchers = dict(load("match_features").confs)
+    hlocs_extractors = dict(load("extract_features").confs)
     plugin.register()
-    assert own_matching.items() <= load("match_features").confs.items()
-    assert own_features.items() <= load("extract_features").confs.items()
+    assert hlocs_matchers.items() <= load("match_features").confs.items()
+    assert hlocs_extractors.items() <= load("extract_features").confs.items()
     dynamic_load = load("utils.base_model").dynamic_load
     assert dynamic_load(load("matchers"), "nearest_neighbor").__name__ == "NearestNeighbor"
 

@@ -193,9 +193,9 @@ def test_hloc_localises_a_query_in_our_model(real_hloc, scene, tmp_path):
     poses = read_poses(model)
     localised = Pose(np.array(pose.rotation.matrix()), np.array(pose.inverse().translation))
     errors = align_to_reference({**poses, query: localised}, read_poses(scene.model))
-    place = errors.names.index(query)
-    assert errors.rotation_deg[place] < 0.1
-    assert errors.center_rel[place] < 2e-3
+    row = errors.names.index(query)
+    assert errors.rotation_deg[row] < 0.1
+    assert errors.center_rel[row] < 2e-3
     assert report["num_registered"] == len(mapped)
 
 
@@ -228,12 +228,12 @@ def test_the_recipes_make_a_model_and_find_a_new_image_in_it(
     extract_features.confs["made_up"] = put_extractor(scene, monkeypatch)
     query, *mapped = scene.names
     for number, name in enumerate(mapped):
-        (tmp_path / "photos").mkdir(exist_ok=True)
-        shutil.copy(scene.images / name, tmp_path / "photos" / f"{number}.png")
+        (tmp_path / "images").mkdir(exist_ok=True)
+        shutil.copy(scene.images / name, tmp_path / "images" / f"{number}.png")
     (tmp_path / "new").mkdir()
     shutil.copy(scene.images / query, tmp_path / "new" / "new.png")
-    photos, queries, map_dir, out = (str(tmp_path / n) for n in ("photos", "new", "map", "out"))
-    assert sfm.main([photos, map_dir, "--conf", "made_up"]) == 0
+    images, queries, map_dir, out = (str(tmp_path / n) for n in ("images", "new", "map", "out"))
+    assert sfm.main([images, map_dir, "--conf", "made_up"]) == 0
     assert (tmp_path / "map" / "report.json").is_file()
     capsys.readouterr()
     assert localize.main([queries, map_dir, out, "--conf", "made_up"]) == 0
@@ -250,7 +250,7 @@ def test_the_recipes_make_a_model_and_find_a_new_image_in_it(
 def test_the_recipe_for_models_works_without_hloc(monkeypatch, tmp_path, caplog):
     asked = {}
 
-    def reconstruct(photos, out, **options):
+    def reconstruct(images, out, **options):
         asked.update(options)
         return {"num_registered": 0}
 
@@ -279,11 +279,11 @@ def test_a_conf_that_hloc_lacks_is_named(hloc):
 
 
 def test_the_recipes_end_in_one_line_for_a_mistake(real_hloc, scene, tmp_path, caplog):
-    nowhere, photos, out = str(tmp_path / "nowhere"), str(scene.images), str(tmp_path / "out")
+    nowhere, images, out = str(tmp_path / "nowhere"), str(scene.images), str(tmp_path / "out")
     for work, arguments, message in (
         (sfm, [nowhere, out], f"no image folder {nowhere}"),
-        (sfm, [photos, out, "--conf", "dust"], "hloc has no conf 'dust'; it has "),
-        (localize, [photos, nowhere, out], f"{nowhere}/sparse/0 holds no COLMAP model"),
+        (sfm, [images, out, "--conf", "dust"], "hloc has no conf 'dust'; it has "),
+        (localize, [images, nowhere, out], f"{nowhere}/sparse/0 holds no COLMAP model"),
     ):
         assert work.main(arguments) == 2
         assert message in caplog.text

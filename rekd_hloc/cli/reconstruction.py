@@ -1,8 +1,9 @@
 """Commands from images to a model: extract, pairs, match, reconstruct, demo."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -103,42 +104,34 @@ def match(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Match features, and keep what agrees on one rotation.
-
-    Mutual nearest neighbours are matches; the filter keeps those whose keypoints rotate alike.
-    """
+    """Match features: mutual neighbours that agree on one rotation."""
     from rekd_hloc.features.extractor import choose_device
     from rekd_hloc.matching.match_images import match_images
     from rekd_hloc.matching.pairs import make_pairs
     from rekd_hloc.storage.features import FeatureStore
 
-    matching = read_match_config(filter_name, ratio)
     with FeatureStore(features) as store:
-        names = store.names()
+        image_pairs = make_pairs(store.names(), source, overlap=overlap)
     summary = match_images(
         features,
         output,
-        make_pairs(names, source, overlap=overlap),
-        matching,
+        image_pairs,
+        read_match_config(filter_name, ratio),
         overwrite=overwrite,
         device=str(choose_device(device)),
         progress=not quiet,
     )
-    total = sum(summary.num_matches.values())
-    per_pair = [[a, b, count] for (a, b), count in summary.num_matches.items()]
-    print_result(
-        json_output,
-        {
-            "num_pairs": len(per_pair),
-            "num_matches": total,
-            "num_resumed": summary.num_resumed,
-            "seconds": summary.seconds,
-            "pairs": per_pair,
-            "output": str(output),
-        },
-        f"{total} matches of {len(per_pair)} pairs in {output} "
-        f"({summary.num_resumed} were there already), {summary.seconds:.1f} s",
+    record = {
+        **_count_matches(summary.num_matches),
+        "num_resumed": summary.num_resumed,
+        "seconds": summary.seconds,
+        "output": str(output),
+    }
+    text = (
+        f"{record['num_matches']} matches of {record['num_pairs']} pairs in {output} "
+        f"({summary.num_resumed} were there already), {summary.seconds:.1f} s"
     )
+    print_result(json_output, record, text)
 
 
 def reconstruct(
@@ -245,3 +238,11 @@ def demo(
 def _print_skipped(skipped: dict[str, str]) -> None:
     for name, reason in skipped.items():
         typer.echo(f"skipped {name}: {reason}", err=True)
+
+
+def _count_matches(num_matches: Mapping[tuple[str, str], int]) -> dict[str, Any]:
+    return {
+        "num_pairs": len(num_matches),
+        "num_matches": sum(num_matches.values()),
+        "pairs": [[a, b, count] for (a, b), count in num_matches.items()],
+    }

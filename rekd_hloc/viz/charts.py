@@ -86,15 +86,7 @@ def draw_camera_map(
     axes.scatter(near[:, 0], near[:, 1], s=2, color=GREY, alpha=0.55, linewidths=0)
     axes.scatter([], [], s=12, color=GREY, label="points")  # large enough for the legend
     reach = 0.08 * float(np.ptp(np.concatenate([near, cameras]), axis=0).max(initial=1e-9))
-    arrows: dict[str, Any] = {
-        "angles": "xy",
-        "scale_units": "xy",
-        "scale": 1,
-        "width": 0.004,
-        "color": BLUE,
-    }
-    axes.quiver(*cameras.T, *(reach * looks).T, **arrows)
-    axes.scatter(cameras[:, 0], cameras[:, 1], s=26, color=BLUE, label="cameras", zorder=3)
+    _draw_cameras(axes, cameras, reach * looks)
     if true_centres is not None:
         true = (true_centres - origin) @ plane.T
         ring: dict[str, Any] = {"s": 90, "facecolors": "none", "edgecolors": RED}
@@ -143,6 +135,14 @@ def _write_counts(
         if row != column:
             color = "white" if is_dark[row, column] else "#555555"
             axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
+
+
+def _draw_cameras(
+    axes: Axes, xy: Float64[np.ndarray, "camera 2"], arrows: Float64[np.ndarray, "camera 2"]
+) -> None:
+    units: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1}
+    axes.quiver(*xy.T, *arrows.T, color=BLUE, width=0.004, **units)
+    axes.scatter(xy[:, 0], xy[:, 1], s=26, color=BLUE, label="cameras", zorder=3)
 
 
 def _write_names(axes: Axes, names: Sequence[str], xy: Float64[np.ndarray, "name 2"]) -> None:

@@ -7,7 +7,7 @@ points where its angle points, and the colour goes round the hues once as the an
 import colorsys
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -153,9 +153,21 @@ def plot_files(
         written.append(output / "keypoints" / f"{name}.png")
         write_image(written[-1], draw_keypoints(image, keypoints[name]))
     if matches_path is not None:
-        with MatchStore(matches_path) as store:
-            pairs = [pair for pair in store.pairs(known) if images.keys() >= set(pair)]
-            for a, b in pairs:
+        written += _plot_pairs(matches_path, known, images, keypoints, output)
+    return written
+
+
+def _plot_pairs(
+    matches_path: Path,
+    known: Sequence[str],
+    images: Mapping[str, RgbImage],
+    keypoints: Mapping[str, Keypoints],
+    output: Path,
+) -> list[Path]:
+    written = []
+    with MatchStore(matches_path) as store:
+        for a, b in store.pairs(known):
+            if a in images and b in images:
                 matches = store.read(a, b)
                 written.append(output / "matches" / _pair_file((a, b)))
                 picture = draw_matches(images[a], images[b], keypoints[a], keypoints[b], matches)

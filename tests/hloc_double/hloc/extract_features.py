@@ -59,17 +59,17 @@ def main(
         if name in known:
             continue
         image, size = read(Path(image_dir) / name, conf["preprocessing"])
-        found = {key: value[0].numpy() for key, value in model({"image": image[None]}).items()}
+        features = {key: value[0].numpy() for key, value in model({"image": image[None]}).items()}
         factor = (size / np.array(tuple(image.shape)[:0:-1])).astype(np.float32)
-        found["keypoints"] = (found["keypoints"] + 0.5) * factor - 0.5
-        if "scales" in found:
-            found["scales"] = found["scales"] * factor.mean()
-        found["image_size"] = size
+        features["keypoints"] = (features["keypoints"] + 0.5) * factor - 0.5
+        if "scales" in features:
+            features["scales"] = features["scales"] * factor.mean()
+        features["image_size"] = size
         with h5py.File(path, "a") as file:
             if name in file:
                 del file[name]
             group = file.create_group(name)
-            for key, value in found.items():
+            for key, value in features.items():
                 halve = as_half and value.dtype == np.float32
                 group[key] = value.astype(np.float16) if halve else value
             noise = getattr(model, "detection_noise", 1) * factor.mean()

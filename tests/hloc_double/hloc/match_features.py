@@ -41,10 +41,10 @@ def main(conf, pairs, features, export_dir=None, matches=None, features_ref=None
             if frozenset((a, b)) in done or pair_key(a, b) in out or pair_key(b, a) in out:
                 continue
             done.add(frozenset((a, b)))
-            answer = model(read_side(queries, a, 0) | read_side(references, b, 1))
+            prediction = model(read_side(queries, a, 0) | read_side(references, b, 1))
             group = out.create_group(pair_key(a, b))
-            group["matches0"] = answer["matches0"][0].short().numpy()
-            group["matching_scores0"] = answer["matching_scores0"][0].half().numpy()
+            group["matches0"] = prediction["matches0"][0].short().numpy()
+            group["matching_scores0"] = prediction["matching_scores0"][0].half().numpy()
     return matches
 
 

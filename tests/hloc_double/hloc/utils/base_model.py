@@ -28,10 +28,10 @@ class BaseModel(torch.nn.Module, ABC):
 def dynamic_load(root, name):
     path = f"{root.__name__}.{name}"
     module = importlib.import_module(path)
-    own = [
+    classes = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and value.__module__ == path and issubclass(value, BaseModel)
     ]
-    assert len(own) == 1, own
-    return own[0]
+    assert len(classes) == 1, classes
+    return classes[0]

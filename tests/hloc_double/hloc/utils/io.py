@@ -4,14 +4,14 @@ import numpy as np
 
 def list_h5_names(path):
     """Every group that holds a dataset, at any depth."""
-    found = set()
+    names = set()
     with h5py.File(path, "r") as file:
         file.visititems(
             lambda key, item: (
-                found.add(key.rpartition("/")[0]) if isinstance(item, h5py.Dataset) else None
+                names.add(key.rpartition("/")[0]) if isinstance(item, h5py.Dataset) else None
             )
         )
-    return sorted(found)
+    return sorted(names)
 
 
 def pair_key(a, b):
