@@ -104,7 +104,7 @@ def match(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Match features: mutual neighbours that agree on one rotation."""
+    """Match features, and keep what agrees on one rotation."""
     from rekd_hloc.features.extractor import choose_device
     from rekd_hloc.matching.match_images import match_images
     from rekd_hloc.matching.pairs import make_pairs
