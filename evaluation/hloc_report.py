@@ -1,10 +1,10 @@
-"""hloc from photos to poses with its own features and ours, upright and with turned photos.
+"""hloc from images to poses with its own features and ours, upright and with rotated images.
 
 Run as ``python -m evaluation.hloc_report --images DIR --reference DIR --out DIR``; hloc must be
 installed. Extraction, matching and import are hloc's own functions. Verification and mapping are
 the calls that hloc makes, with a seed and the mapper on one thread, because hloc itself draws at
-random; every row runs with each seed. hloc's ``sift`` is taken as it is: half a pixel to the right
-and down, which shifts the principal point and nothing else.
+random; every pipeline runs with each seed. hloc's ``sift`` is taken as it is: half a pixel to the
+right and down, which shifts the principal point and nothing else.
 """
 
 import argparse
@@ -19,25 +19,24 @@ import numpy as np
 
 from evaluation.command_line import exit_status, make_parser
 from evaluation.reporting.hloc_metrics import (
-    FilterFigures,
-    MatchFigures,
+    FilterMetrics,
+    MatchMetrics,
     MatchSets,
-    ModelFigures,
+    ModelMetrics,
     compare_filter,
     describe_matches,
     describe_model,
     read_match_sets,
 )
-from evaluation.reporting.hloc_table import format_table
+from evaluation.reporting.report import Cell, Table, today, write_report
 from evaluation.rotated_images import rotate_image, rotate_poses
 from rekd_hloc.cli.environment import describe_environment
-from rekd_hloc.files import write_json, write_text
 from rekd_hloc.images import list_images, read_color
 from rekd_hloc.picture_file import write_image
 from rekd_hloc.plugin import register
 from rekd_hloc.sfm.alignment import Pose, read_reference
 
-ROWS = {
+PIPELINES = {
     "sift + NN-mutual": ("sift", "NN-mutual"),
     "sift + NN-mutual + filter": ("sift", "orientation-filter"),
     "rekd + NN-mutual": ("{conf}", "NN-mutual"),
@@ -45,23 +44,42 @@ ROWS = {
     "rekd + NN-rekd-ratio.95": ("{conf}", "NN-rekd-ratio.95"),
     "rekd + AdaLAM": ("{conf}", "adalam-rekd"),
 }
-"""Name of a row, and hloc's confs of its features and its matcher."""
+"""hloc's confs of the features and of the matcher, by what the table calls the pipeline."""
 UNFILTERED = {
     "sift + NN-mutual + filter": "sift + NN-mutual",
     "rekd + NN-rekd": "rekd + NN-mutual",
 }
-"""Rows with the orientation filter, and the row that has the same matches without it."""
+"""Pipelines with the orientation filter, and those that have the same matches without it."""
+ORIENTATIONS = ["upright", "rotated"]
+COLUMNS: dict[str, tuple[str, str, str]] = {
+    "registered": ("model", "registered", ".1f"),
+    "points": ("model", "num_points", ".0f"),
+    "observations": ("model", "num_observations", ".0f"),
+    "reprojection px": ("model", "reprojection_px", ".3f"),
+    "noise px": ("model", "noise_px", ".2f"),
+    "rotation deg": ("model", "rotation_deg", ".2f"),
+    "centre %": ("model", "center_rel", ".2%"),
+    "matches": ("matches", "num_matches", ".0f"),
+    "inliers": ("matches", "num_inliers", ".0f"),
+    "inlier ratio": ("matches", "inlier_ratio", ".2f"),
+    "kept inliers": ("filter", "kept_inliers", ".1%"),
+    "removed wrong": ("filter", "removed_wrong", ".1%"),
+    "match s": ("", "match_seconds", ".1f"),
+    "verify s": ("", "verify_seconds", ".1f"),
+    "map s": ("", "map_seconds", ".1f"),
+}
+"""Heading, and where the value is in a result and how it is written."""
 VERIFICATION = {"max_num_trials": 20_000, "min_inlier_ratio": 0.1}
 """RANSAC options that hloc passes to COLMAP."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a row works on, the same for each seed."""
+    """What a pipeline works on, the same for each seed."""
 
-    row: str
-    photos: str
-    """upright or turned"""
+    pipeline: str
+    orientation: str
+    """Of the images: upright or rotated."""
     images: Path
     reference: Mapping[str, Pose]
     pairs: Path
@@ -72,37 +90,37 @@ class Task:
 
 @dataclass(frozen=True)
 class Result:
-    """Figures of one row with one seed."""
+    """Metrics of one pipeline with one seed."""
 
-    row: str
-    photos: str
+    pipeline: str
+    orientation: str
     seed: int
     match_seconds: float
     verify_seconds: float
     map_seconds: float
-    matches: MatchFigures
-    filter: FilterFigures | None
-    model: ModelFigures
+    matches: MatchMetrics
+    filter: FilterMetrics | None
+    model: ModelMetrics
 
 
 def rotate_by_quarters(images: Path, out: Path, seed: int) -> dict[str, float]:
-    """Write each photo as PNG, turned by 0, 90, 180 or 270 degrees: hloc knows no masks.
+    """Write each image as PNG, rotated by 0, 90, 180 or 270 degrees: hloc knows no masks.
 
     Returns:
         The angle in degrees of each new name.
     """
     names = list_images(images)
-    turns = np.random.default_rng(seed).integers(4, size=len(names)).tolist()
+    quarters = np.random.default_rng(seed).integers(4, size=len(names)).tolist()
     angles: dict[str, float] = {}
-    for name, turn in zip(names, turns, strict=True):
+    for name, quarter in zip(names, quarters, strict=True):
         new_name = Path(name).with_suffix(".png").as_posix()
-        angles[new_name] = 90.0 * turn
+        angles[new_name] = 90.0 * quarter
         write_image(out / new_name, rotate_image(read_color(images / name), angles[new_name])[0])
     return angles
 
 
 def extract(conf: str, images: Path, out: Path) -> Path:
-    """Features by hloc, anew: hloc would keep those of other weights."""
+    """Extract features by hloc, anew: hloc would keep those of other weights."""
     from hloc import extract_features
 
     features: Path = extract_features.main(
@@ -112,19 +130,20 @@ def extract(conf: str, images: Path, out: Path) -> Path:
 
 
 def match(
-    row: str, photos: str, images: Path, reference: Mapping[str, Pose], features: Path, out: Path
-) -> Task:
-    """Matches of all pairs by hloc, anew."""
+    pipeline: str, orientation: str, images: Path, reference: Mapping[str, Pose], features: Path,
+    out: Path,
+) -> Task:  # fmt: skip
+    """Match all pairs by hloc, anew."""
     from hloc import match_features, pairs_from_exhaustive
     from hloc.utils.io import list_h5_names
 
     pairs = out / "pairs.txt"
     pairs_from_exhaustive.main(pairs, image_list=sorted(list_h5_names(features)))
     start = time.perf_counter()
-    matcher = match_features.confs[ROWS[row][1]]
+    matcher = match_features.confs[PIPELINES[pipeline][1]]
     matches = match_features.main(matcher, pairs, features.stem, out, overwrite=True)
     seconds = time.perf_counter() - start
-    return Task(row, photos, images, reference, pairs, features, matches, seconds)
+    return Task(pipeline, orientation, images, reference, pairs, features, matches, seconds)
 
 
 def reconstruct(
@@ -153,8 +172,8 @@ def reconstruct(
     with pycolmap.Database.open(path) as database:
         sets = read_match_sets(database)
     result = Result(
-        row=task.row,
-        photos=task.photos,
+        pipeline=task.pipeline,
+        orientation=task.orientation,
         seed=seed,
         match_seconds=task.match_seconds,
         verify_seconds=verified - start,
@@ -167,62 +186,98 @@ def reconstruct(
 
 
 def evaluate(
-    photos: str,
+    orientation: str,
     images: Path,
     reference: Mapping[str, Pose],
     out: Path,
     *,
-    rows: Sequence[str],
+    pipelines: Sequence[str],
     seeds: Sequence[int],
     conf: str,
 ) -> list[Result]:
-    """All rows with all seeds on one folder of photos."""
+    """Run all pipelines with all seeds on one folder of images."""
     results: list[Result] = []
     sets: dict[tuple[str, int], MatchSets] = {}
     features: dict[str, Path] = {}
-    for row in rows:
-        of_features = ROWS[row][0].format(conf=conf)
+    for pipeline in pipelines:
+        of_features = PIPELINES[pipeline][0].format(conf=conf)
         if of_features not in features:
             features[of_features] = extract(of_features, images, out)
-        task = match(row, photos, images, reference, features[of_features], out)
+        task = match(pipeline, orientation, images, reference, features[of_features], out)
         for seed in seeds:
-            folder = out / row.replace(" ", "") / str(seed)
-            unfiltered = sets.get((UNFILTERED.get(row, ""), seed))
-            result, sets[row, seed] = reconstruct(task, seed, folder, unfiltered)
+            folder = out / pipeline.replace(" ", "") / str(seed)
+            unfiltered = sets.get((UNFILTERED.get(pipeline, ""), seed))
+            result, sets[pipeline, seed] = reconstruct(task, seed, folder, unfiltered)
             results.append(result)
     return results
 
 
+def make_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Return a table for upright and one for rotated images: mean and deviation over the seeds."""
+    tables = []
+    for orientation in dict.fromkeys(result["orientation"] for result in results):
+        chosen = [result for result in results if result["orientation"] == orientation]
+        rows: list[list[Cell]] = []
+        for pipeline in dict.fromkeys(result["pipeline"] for result in chosen):
+            runs = [result for result in chosen if result["pipeline"] == pipeline]
+            rows.append([pipeline, *(_cell(runs, *source) for source in COLUMNS.values())])
+        tables.append(Table(f"{orientation} images", ["features + matcher", *COLUMNS], rows))
+    return tables
+
+
+def _cell(runs: Sequence[Mapping[str, Any]], part: str, name: str, form: str) -> str:
+    """Mean, and deviation where the seeds differ; runs without the value do not count."""
+    parts = [(run[part] or {}) if part else run for run in runs]
+    values = [owner[name] for owner in parts if owner.get(name) is not None]
+    if not values:
+        return "-"
+    text = format(float(np.mean(values)), form)
+    if np.std(values) > 0:
+        text += f" ± {format(float(np.std(values)), form)}"
+    return text if len(values) == len(runs) else f"{text} ({len(values)} of {len(runs)})"
+
+
 def describe_run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the figures were made with."""
+    """Return what the values were made with."""
     environment = describe_environment()
+    seeds = ", ".join(map(str, arguments.seeds))
     return {
-        "protocol": "hloc, exhaustive pairs, seeded verification and mapping",
-        "images": arguments.images.resolve().name,
-        "turn_seed": arguments.turn_seed,
-        "conf": arguments.conf,
-        "device": environment["device_name"],
-        "versions": environment["versions"],
-        "weights": {name: entry["hash"] for name, entry in environment["weights"].items()},
+        "program": "hloc_report",
+        "protocol": "hloc",
+        "description": "exhaustive pairs, seeded verification and mapping; mean ± standard "
+        f"deviation over seeds {seeds}",
+        "data": f"{arguments.images.resolve().name}, {len(list_images(arguments.images))} images",
+        "date": today(),
+        "methods": {
+            name: {"weights": entry["hash"]} for name, entry in environment["weights"].items()
+        },
+        "parameters": {
+            "conf": arguments.conf,
+            "rotation_seed": arguments.rotation_seed,
+            "seeds": arguments.seeds,
+            "device": environment["device_name"],
+            "versions": environment["versions"],
+        },
     }
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = make_parser("evaluation.hloc_report", __doc__)
-    parser.add_argument("--images", type=Path, required=True, help="folder of photos")
-    parser.add_argument("--reference", type=Path, required=True, help="model or IMC calibrations")
-    parser.add_argument("--out", type=Path, required=True, help="folder for all files")
-    parser.add_argument("--conf", default="rekd", help="hloc conf of our features")
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--photos", nargs="+", default=["upright", "turned"])
-    parser.add_argument("--turn-seed", type=int, default=0, help="of the quarter turns")
+    add = parser.add_argument
+    add("--images", type=Path, required=True, help="folder of images")
+    add("--reference", type=Path, required=True, help="model or IMC calibrations")
+    add("--out", type=Path, required=True, help="folder for all files")
+    add("--conf", default="rekd", help="hloc conf of our features")
+    add("--pipelines", "--rows", nargs="+", default=list(PIPELINES), choices=list(PIPELINES))
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    add("--orientations", nargs="+", default=ORIENTATIONS, choices=ORIENTATIONS)
+    add("--rotation-seed", "--turn-seed", type=int, default=0, help="of the quarter rotations")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write OUT/results.json and OUT/table.md."""
+    """Write OUT/results.json, OUT/table.md and OUT/report.html; return the exit status."""
     arguments = parse_arguments(argv)
     return exit_status(lambda: _compare(arguments))
 
@@ -230,27 +285,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compare(arguments: argparse.Namespace) -> None:
     register()
     upright = read_reference(arguments.reference)
-    results: list[Result] = []
-    for photos in arguments.photos:
-        out, images, reference = arguments.out / photos, arguments.images, upright
+    results: list[dict[str, Any]] = []
+    text = ""
+    for orientation in arguments.orientations:
+        out, images, reference = arguments.out / orientation, arguments.images, upright
         out.mkdir(parents=True, exist_ok=True)
-        if photos == "turned":
+        if orientation == "rotated":
             images = out / "images"
-            angles = rotate_by_quarters(arguments.images, images, arguments.turn_seed)
+            angles = rotate_by_quarters(arguments.images, images, arguments.rotation_seed)
             reference = rotate_poses(upright, angles)
-        results += evaluate(
-            photos,
+        done = evaluate(
+            orientation,
             images,
             reference,
             out,
-            rows=arguments.rows,
+            pipelines=arguments.pipelines,
             seeds=arguments.seeds,
             conf=arguments.conf,
         )
-        record = {**describe_run(arguments), "results": [asdict(result) for result in results]}
-        write_json(arguments.out / "results.json", record)
-        write_text(arguments.out / "table.md", format_table(record))
-    sys.stdout.write((arguments.out / "table.md").read_text())
+        results += [asdict(result) for result in done]
+        record = {**describe_run(arguments), "results": results}
+        text = write_report(arguments.out, record, make_tables(results))
+    sys.stdout.write(text)
 
 
 if __name__ == "__main__":

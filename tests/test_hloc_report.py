@@ -5,7 +5,13 @@ import numpy as np
 import pycolmap
 import pytest
 
-from evaluation.hloc_report import ROWS, UNFILTERED, main, rotate_by_quarters
+from evaluation.hloc_report import (
+    PIPELINES,
+    UNFILTERED,
+    main,
+    make_tables,
+    rotate_by_quarters,
+)
 from evaluation.reporting.hloc_metrics import (
     MatchSets,
     compare_filter,
@@ -13,7 +19,6 @@ from evaluation.reporting.hloc_metrics import (
     describe_model,
     read_match_sets,
 )
-from evaluation.reporting.hloc_table import format_table
 from rekd_hloc.plugin.confs import matcher_confs
 from rekd_hloc.sfm.alignment import read_poses
 from tests.helpers import textured_image
@@ -27,7 +32,7 @@ def scene():
     return pycolmap.synthesize_dataset(options)
 
 
-def test_photos_turn_by_quarters_and_nothing_else_changes(tmp_path):
+def test_images_rotate_by_quarters_and_nothing_else_changes(tmp_path):
     image = textured_image(40, 60)
     (tmp_path / "in" / "sub").mkdir(parents=True)
     for number in range(8):
@@ -35,8 +40,8 @@ def test_photos_turn_by_quarters_and_nothing_else_changes(tmp_path):
     angles = rotate_by_quarters(tmp_path / "in", tmp_path / "out", seed=5)
     assert set(angles.values()) == {0.0, 90.0, 180.0, 270.0}
     for name, angle in angles.items():
-        turned = cv2.imread(str(tmp_path / "out" / name), cv2.IMREAD_GRAYSCALE)
-        np.testing.assert_array_equal(turned, np.rot90(image, -int(angle) // 90))
+        rotated = cv2.imread(str(tmp_path / "out" / name), cv2.IMREAD_GRAYSCALE)
+        np.testing.assert_array_equal(rotated, np.rot90(image, -int(angle) // 90))
     assert angles == rotate_by_quarters(tmp_path / "in", tmp_path / "again", seed=5)
 
 
@@ -47,8 +52,8 @@ def test_the_filter_is_judged_on_pairs_with_a_sure_geometry():
     before = MatchSets({(1, 2): inliers | wrong, (1, 3): weak}, {(1, 2): inliers, (1, 3): weak})
     left = {(k, k) for k in range(190)} | {(k, k + 1) for k in range(25)}
     after = MatchSets({(1, 2): left}, {(1, 2): left})
-    figures = compare_filter(before, after)
-    assert (figures.kept_inliers, figures.removed_wrong, figures.num_pairs) == (0.95, 0.75, 1)
+    metrics = compare_filter(before, after)
+    assert (metrics.kept_inliers, metrics.removed_wrong, metrics.num_pairs) == (0.95, 0.75, 1)
     assert compare_filter(MatchSets({(1, 3): weak}, {(1, 3): weak}), after) is None
 
 
@@ -66,8 +71,8 @@ def test_match_sets_are_read_from_a_database(tmp_path):
         database.write_two_view_geometry(a, b, geometry)
         sets = read_match_sets(database)
     assert sets == MatchSets({(a, b): {(0, 1), (2, 3)}}, {(a, b): {(2, 3)}})
-    figures = describe_matches(sets)
-    assert (figures.num_matches, figures.num_inliers, figures.inlier_ratio) == (2, 1, 0.5)
+    metrics = describe_matches(sets)
+    assert (metrics.num_matches, metrics.num_inliers, metrics.inlier_ratio) == (2, 1, 0.5)
 
 
 def test_a_models_noise_is_the_noise_put_in(scene):
@@ -79,11 +84,11 @@ def test_a_models_noise_is_the_noise_put_in(scene):
     for image in scene.images.values():
         for point in image.points2D:
             point.xy = point.xy + rng.normal(scale=0.7, size=2)
-    figures = describe_model(scene, read_poses(scene))
-    count = figures.num_observations
-    free = 2 * count - 3 * figures.num_points - 8 * 6
+    metrics = describe_model(scene, read_poses(scene))
+    count = metrics.num_observations
+    free = 2 * count - 3 * metrics.num_points - 8 * 6
     # nothing was adjusted to the noise here, so no freedom was lost
-    assert figures.noise_px * np.sqrt(free / (2 * count)) == pytest.approx(0.7, rel=0.1)
+    assert metrics.noise_px * np.sqrt(free / (2 * count)) == pytest.approx(0.7, rel=0.1)
     assert describe_model(None, {}).registered == 0
 
 
@@ -92,8 +97,8 @@ def result(seed, points):
     matches = {"num_matches": 7, "num_inliers": 3, "inlier_ratio": 0.4, "num_pairs": 1}
     names = ("num_observations", "reprojection_px", "noise_px", "center_rel")
     return {
-        "row": "sift + NN-mutual",
-        "photos": "turned",
+        "pipeline": "sift + NN-mutual",
+        "orientation": "rotated",
         "seed": seed,
         "match_seconds": 1.0,
         "verify_seconds": 1.0,
@@ -105,19 +110,19 @@ def result(seed, points):
 
 
 def test_the_table_has_mean_and_deviation_over_seeds():
-    text = format_table({"conf": "rekd", "results": [result(0, 100), result(1, 300)]})
-    assert "* conf: rekd" in text
-    assert "turned photos, seeds 0, 1" in text
-    row = next(line for line in text.splitlines() if line.startswith("| sift + NN-mutual"))
-    assert "| 200 ± 100 |" in row
-    assert "| 10.0 |" in row
-    assert "| - |" in row
+    (table,) = make_tables([result(0, 100), result(1, 300)])
+    assert table.title == "rotated images"
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert row["features + matcher"] == "sift + NN-mutual"
+    assert row["points"] == "200 ± 100"
+    assert row["registered"] == "10.0"
+    assert row["rotation deg"] == row["kept inliers"] == "-"
 
 
-def test_rows_name_confs_that_exist():
+def test_pipelines_name_confs_that_exist():
     own = {*matcher_confs(), "NN-mutual"}
-    assert {matcher for _, matcher in ROWS.values()} <= own
-    assert {*UNFILTERED, *UNFILTERED.values()} <= set(ROWS)
+    assert {matcher for _, matcher in PIPELINES.values()} <= own
+    assert {*UNFILTERED, *UNFILTERED.values()} <= set(PIPELINES)
 
 
 @pytest.mark.hloc
@@ -133,12 +138,13 @@ def test_the_report_runs_on_the_real_hloc(tmp_path):
     pycolmap.set_random_seed(0)
     pycolmap.synthesize_dataset(pycolmap.SyntheticDatasetOptions()).write(str(tmp_path))
     arguments = ["--images", tmp_path / "in", "--reference", tmp_path, "--out", tmp_path / "out"]
-    rows = ["--rows", "sift + NN-mutual", "sift + NN-mutual + filter", "--seeds", "0"]
-    assert main([*map(str, arguments), *rows]) == 0
+    pipelines = ["--pipelines", "sift + NN-mutual", "sift + NN-mutual + filter", "--seeds", "0"]
+    assert main([*map(str, arguments), *pipelines]) == 0
     record = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [(r["photos"], r["row"]) for r in record["results"]] == [
-        (photos, row) for photos in ("upright", "turned") for row in rows[1:3]
+    assert [(r["orientation"], r["pipeline"]) for r in record["results"]] == [
+        (images, pipeline) for images in ("upright", "rotated") for pipeline in pipelines[1:3]
     ]
+    assert [table["title"] for table in record["tables"]] == ["upright images", "rotated images"]
     plain, filtered = record["results"][:2]
     assert 100 < filtered["matches"]["num_matches"] < plain["matches"]["num_matches"]
     assert filtered["filter"]["kept_inliers"] > 0.9

@@ -1,5 +1,6 @@
-"""The measured blocks of docs/results.md."""
+"""The raw tables and charts under docs/results."""
 
+import csv
 import json
 import os
 import shlex
@@ -11,11 +12,12 @@ from PIL import Image
 
 from evaluation import results
 from evaluation.extractors.registry import EXTRACTORS
+from evaluation.reporting.bars import BarPanel, draw_bars, read_number
+from evaluation.reporting.charts import pose_panels
+from evaluation.reporting.plan import PARTS, Part
+from evaluation.reporting.records import Made, Record, merge_records, read_record, read_records
 from evaluation.reporting.report import Table
-from evaluation.reporting.results_document import NOT_MEASURED, has_content, replace_block
-from evaluation.reporting.results_imc import make_overviews
-from evaluation.reporting.results_plan import PARTS, Part
-from evaluation.reporting.results_records import Record, merge_records, read_record, read_records
+from evaluation.reporting.store import read_part, write_part
 
 PLAN = {part.name: part for part in PARTS}
 REKD = {
@@ -59,35 +61,50 @@ def write(path: Path, record: object, age_s: int = 0) -> Path:
     return path
 
 
-def run(tmp_path: Path, *words: str) -> tuple[str, str]:
-    document = tmp_path / "docs" / "results.md"
-    assert results.main([str(tmp_path / "runs"), "--document", str(document), *words]) == 0
-    return document.read_text(), document.parent.as_posix()
+def run(tmp_path: Path, *words: str) -> Path:
+    """Collect what lies in ``runs`` and return the folder of the stored results."""
+    out = tmp_path / "docs" / "results"
+    assert results.main([str(tmp_path / "runs"), "--out", str(out), *words]) == 0
+    return out
 
 
-def test_tables_carry_protocol_data_weights_date_and_a_figure(tmp_path, capsys):
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tables_carry_protocol_data_weights_date_and_charts(tmp_path, capsys):
     write(tmp_path / "runs" / "any" / "results.json", REKD)
-    text, folder = run(tmp_path, "--part", "rekd", "--part", "keynet")
-    for part in (
-        "Protocol **rekd**: repeatability at 3 px. Data: homographies, 20 pairs.",
-        "| rekd-fast | 51.3 |",
-        "Measured 2026-01-02 with rekd-fast `abc def`; sift `opencv 5`.",
-        "](figures/results-rekd.png)",
-    ):
-        assert text.count(part) == 1
-    picture = Path(folder) / "figures" / "results-rekd.png"
-    assert picture.stat().st_size < 150_000
-    with Image.open(picture) as image:
+    folder = run(tmp_path, "--part", "rekd", "--part", "keynet")
+    rows = read_csv(folder / "rekd.csv")
+    assert rows[0] == {
+        "record": "1", "protocol": "rekd", "data": "homographies, 20 pairs", "table": "full",
+        "method": "rekd-fast", "rep": "51.26",
+    }  # fmt: skip
+    about = json.loads((folder / "rekd.json").read_text())
+    assert about["title"].endswith("REKD's protocol")
+    assert about["command"].startswith("python -m evaluation.hpatches --data DATA/homographies")
+    (record,) = about["records"]
+    assert record["description"] == "repeatability at 3 px"
+    assert record["methods"]["rekd-fast"] == {"weights": "abc def", "date": "2026-01-02"}
+    assert record["methods"]["sift"]["weights"] == "opencv 5"
+    points = read_csv(folder / "rekd-curves.csv")
+    assert points[3] == {
+        "record": "1", "plot": "curve-full", "method": "rekd-fast *", "x": "1.0", "y": "2.0",
+    }  # fmt: skip
+    with Image.open(folder / "rekd-curves.png") as image:
         assert image.width > 500
-    # what is missing is named, in the document and with its command
-    assert "Not measured: rekd, rekd-upright, rekd-c36, rekd-paper, rootsift," in text
-    assert f"{NOT_MEASURED} `python -m evaluation.hpatches" in text
-    printed = capsys.readouterr().out
-    command = next(line for line in printed.splitlines() if "--protocol rekd" in line)
-    words = shlex.split(command.removeprefix("missing: python -m evaluation.hpatches"))
+    assert (folder / "rekd-curves.png").stat().st_size < 150_000
+    # what is missing is named with its command, and nothing is written for it
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "rekd: 2 methods"
+    words = shlex.split(lines[1].removeprefix("missing: python -m evaluation.hpatches"))
+    assert {"rekd", "rekd-paper", "rootsift"} <= set(words)
     assert "rekd-fast" not in words
     assert words[-1] == "rekd-2"  # the first run's results stay
-    assert "keynet: nothing measured" in printed
+    assert lines[2] == "keynet: 0 methods"
+    assert "--protocol keynet" in lines[3]
+    assert not (folder / "keynet.json").exists()
 
 
 def test_methods_measured_by_several_commands_become_one_table(tmp_path):
@@ -100,9 +117,9 @@ def test_methods_measured_by_several_commands_become_one_table(tmp_path):
     assert list(record.plots[0].curves) == ["rekd", "sift"]
     assert record.plots[0].curves["sift"] == [3.0] * 3
     assert [made.date for made in record.methods.values()] == ["2026-01-02", "2026-01-03"]
-    text, _ = run(tmp_path, "--part", "rekd")
-    assert "Measured 2026-01-02 with rekd `w2`." in text
-    assert "Measured 2026-01-03 with sift `w3`." in text
+    (stored,) = read_part(run(tmp_path, "--part", "rekd"), "rekd")
+    assert stored.methods["rekd"] == Made("w2", "2026-01-02")
+    assert stored.methods["sift"] == Made("w3", "2026-01-03")
 
 
 @pytest.mark.parametrize("key", ["protocol", "description", "data"])
@@ -124,57 +141,56 @@ def test_several_rows_of_a_method_are_replaced_together(tmp_path):
     assert record.tables[0].rows == [["sift", "5", 9.0], ["orb", "5", 3.0]]
 
 
-def test_what_people_wrote_stays_and_so_do_blocks_without_results(tmp_path, capsys):
-    document = tmp_path / "docs" / "results.md"
-    document.parent.mkdir()
-    block = "<!-- begin {0}: x -->\n\n{1}\n\n<!-- end {0} -->"
-    document.write_text(
-        f"# Results\n\nBefore.\n\n{block.format('rekd', 'old')}\n\nBetween.\n\n"
-        f"{block.format('keynet', 'measured last year')}\n\nAfter.\n"
-    )
-    write(tmp_path / "runs" / "results.json", REKD)
-    for _ in range(2):
-        text, _ = run(tmp_path, "--part", "rekd", "--part", "keynet")
-    assert text.startswith("# Results\n\nBefore.")
-    assert text.endswith("\n\nAfter.\n")
-    assert "Between." in text
-    assert "old" not in text
-    assert "measured last year" in text
-    assert text.count("Protocol **rekd**") == 1
-    assert "keynet: no results, the document's are kept" in capsys.readouterr().out
+def test_stored_results_stay_and_join_what_is_measured_later(tmp_path, capsys):
+    first, runs = tmp_path / "first" / "runs" / "results.json", tmp_path / "runs"
+    write(first, make_record("sift", 1.26, date="2026-01-01"))
+    folder = run(tmp_path / "first", "--part", "rekd")
+    folder.parent.rename(tmp_path / "docs")
+    folder = tmp_path / "docs" / "results"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    run(tmp_path, "--part", "rekd")  # nothing new
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    write(runs / "results.json", make_record("rekd", 2.0))
+    run(tmp_path, "--part", "rekd")
+    assert capsys.readouterr().out.count("rekd: 2 methods") == 1
+    (stored,) = read_part(folder, "rekd")
+    assert stored.tables[0].rows == [["rekd", "2.0"], ["sift", "1.26"]]
+    assert stored.plots[0].curves == {"rekd": [2.0] * 3, "sift": [1.26] * 3}
+    assert stored.methods["sift"].date == "2026-01-01"
 
 
-def test_blocks_of_similar_names_are_told_apart():
-    text = replace_block("", "rekd-2", "Two", "second")
-    text = replace_block(text, "rekd", "One", "first")
-    text = replace_block(text, "rekd", "One", "first again")
-    assert text.count("second") == text.count("first again") == 1
-    assert "first\n" not in text
-    assert has_content(text, "rekd")
-    assert not has_content(replace_block("", "rekd", "One", NOT_MEASURED), "rekd")
-    assert not has_content("", "rekd")
+def test_what_is_stored_is_read_as_it_was(tmp_path):
+    tables = [Table("a", ["method", "x", "y"], [["sift", "0.10 ± 0.01", None], ["orb", "4", "5"]]),
+              Table("b", ["row", "z"], [["sift", "1"]])]  # fmt: skip
+    made = {"sift": Made("-", "2026-01-01")}
+    one = Record("p", "about", "data", made, tables, [], {"seeds": 3, "ratio": ["none", "0.9"]})
+    two = replace(one, parameters={"seeds": 3, "ratio": None}, tables=tables[1:])
+    write_part(tmp_path, "part", "Title", "command", [one, two])
+    assert read_part(tmp_path, "part") == [one, two]
+    rows = read_csv(tmp_path / "part.csv")
+    # what differs between the records stands in the table
+    assert [row["parameters.ratio"] for row in rows] == ["none, 0.9"] * 3 + [""]
+    assert "parameters.seeds" not in rows[0]
+    assert read_part(tmp_path, "none") == []
+    (tmp_path / "part.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"part\.json was not written by evaluation\.results"):
+        read_part(tmp_path, "part")
 
 
-def test_programs_with_a_table_file_of_their_own_are_shown(tmp_path):
-    record = {
-        "protocol": "SfM (exhaustive pairs)",
-        "records": [{"method": "rekd-fast", "weights": {"a": "1", "b": "2"}}]
-        + [{"method": "colmap-sift", "weights": None}],
-    }
-    path = write(tmp_path / "runs" / "sfm" / "results.json", record)
-    with pytest.raises(ValueError, match=r"no table\.md beside"):
-        read_record(path)
-    path.with_name("table.md").write_text("| photos | method |\n")
-    text, _ = run(tmp_path, "--part", "sfm")
-    assert "| photos | method |" in text
-    assert "rekd-fast `1 2`; colmap-sift." in text
-    assert "Not measured: rekd." in text
+def test_results_of_before_get_the_present_names(tmp_path):
+    path = write(tmp_path / "results.json", make_record("orb+ours", 1.0))
+    record = read_record(path)
+    assert list(record.methods) == ["orb+rekd-hardnet"]
+    assert record.tables[0].rows == [["orb+rekd-hardnet", 1.0]]
+    assert list(record.plots[0].curves) == ["orb+rekd-hardnet"]
 
 
-def test_protocols_outside_the_plan_follow_at_the_end(tmp_path):
+def test_protocols_outside_the_plan_get_files_of_their_own(tmp_path, capsys):
     write(tmp_path / "runs" / "results.json", make_record("sift", 1.0, protocol="roto360"))
-    text, _ = run(tmp_path, "--part", "rekd")
-    assert text.index("REKD's protocol") < text.index("## Protocol roto360")
+    folder = run(tmp_path, "--part", "rekd")
+    assert json.loads((folder / "roto360.json").read_text())["title"] == "Protocol roto360"
+    assert "--roto360" in json.loads((folder / "roto360.json").read_text())["command"]
+    assert "roto360: 1 methods" in capsys.readouterr().out
 
 
 def test_weights_that_are_no_longer_shipped_are_warned_of(tmp_path, caplog):
@@ -191,41 +207,52 @@ def test_other_files_are_refused_if_named_and_passed_over_in_folders(
     tmp_path, caplog, content, message
 ):
     (tmp_path / "results.json").write_text(content)
-    document = tmp_path / "results.md"
-    named = [str(tmp_path / "results.json"), "--document", str(document)]
-    assert results.main(named) == 2
+    out = tmp_path / "out"
+    assert results.main([str(tmp_path / "results.json"), "--out", str(out)]) == 2
     assert message in caplog.text
-    assert not document.exists()
+    assert not out.exists()
     assert read_records([tmp_path]) == []
-    assert results.main([str(tmp_path / "none.json"), "--document", str(document)]) == 2
+    assert results.main([str(tmp_path / "none.json"), "--out", str(out)]) == 2
     assert "no results file" in caplog.text
 
 
 def test_absent_data_is_told_before_measuring(tmp_path, caplog):
     words = [str(tmp_path), "--measure", "--data", str(tmp_path)]
-    assert results.main([*words, "--document", str(tmp_path / "r.md")]) == 2
+    assert results.main([*words, "--out", str(tmp_path / "out")]) == 2
     assert "no folder" in caplog.text
     assert "REKD_DATA" in caplog.text
 
 
-def test_the_plan_covers_all_methods_and_sweeps():
+def test_the_plan_covers_all_methods_and_transforms():
     assert set(EXTRACTORS) <= set(PLAN["rekd"].methods)
-    assert "sift+ours" in PLAN["rekd"].methods
+    assert "sift+rekd-hardnet" in PLAN["rekd"].methods
     assert {"rotation", "gaussian", "motion", "scale", "homography-auc", "speed"} <= set(PLAN)
     assert {"sfm", "hloc", "imc"} <= set(PLAN)
-    assert PLAN["sfm"].shows("SfM (exhaustive pairs, incremental mapper)")
-    assert PLAN["hloc"].shows("hloc, exhaustive pairs, seeded verification and mapping")
-    assert PLAN["imc"].shows("imc2021-multiview")
-    assert not PLAN["rekd"].shows("rekd2")
+    protocols = [protocol for part in PARTS for protocol in part.protocols]
+    assert len(set(protocols)) == len(protocols)
+    assert {"SfM", "hloc", "imc2021-stereo", "imc2021-multiview"} <= set(protocols)
+
+
+def test_the_results_of_this_project_are_stored_and_charted():
+    folder = results.ROOT / "docs" / "results"
+    for part in PARTS:
+        records = read_part(folder, part.name)
+        assert {record.protocol for record in records} == set(part.protocols)
+        for record in records:
+            assert record.data
+            assert record.methods
+            assert all(table.rows for table in record.tables)
+        assert (folder / f"{part.name}.png").is_file()
 
 
 def test_commands_of_the_plan_are_understood_by_their_programs():
-    from evaluation import hloc_report, hpatches, rotation
+    from evaluation import hloc_report, hpatches, rotation, sfm
 
     parsers = {
         "evaluation.hpatches": hpatches.build_parser().parse_args,
         "evaluation.rotation": rotation.build_parser().parse_args,
         "evaluation.hloc_report": hloc_report.parse_arguments,
+        "evaluation.sfm": sfm.build_parser().parse_args,
     }
     seen = 0
     for part in PARTS:
@@ -234,7 +261,7 @@ def test_commands_of_the_plan_are_understood_by_their_programs():
         if part.program in parsers:
             parsers[part.program](words)
             seen += 1
-    assert seen == 9
+    assert seen == 10
 
 
 def test_measuring_runs_only_what_is_missing_and_can_run(tmp_path, monkeypatch, caplog):
@@ -255,16 +282,20 @@ def test_measuring_runs_only_what_is_missing_and_can_run(tmp_path, monkeypatch, 
     two = replace(one, name="two", protocols=("two",), arguments=("two",), is_one_run=True)
     write(tmp_path / "runs" / "x" / "results.json", make_record("sift", 1.0, protocol="one"))
     write(tmp_path / "runs" / "y" / "results.json", make_record("sift", 1.0, protocol="two"))
-    results.measure_missing([one, two], data, [tmp_path / "runs"])
+    stored = tmp_path / "stored"
+    results.measure_missing([one, two], data, [tmp_path / "runs"], stored)
     out = tmp_path / "runs"
     assert seen[0] == ["one", "--method", "orb", "--out", f"{out}/one-2"]
     assert seen[1] == ["two", "--method", "orb", "--method", "sift", "--out", f"{out}/two-2"]
     assert "left out: no method 'surf'" in caplog.text
-    results.measure_missing([one], data, [out])
+    results.measure_missing([one], data, [out], stored)
     assert len(seen) == 2  # what cannot run is no reason to run again
+    results.collect_part(one, read_records([out]), stored)
+    results.measure_missing([one], data, [tmp_path / "empty"], stored)
+    assert len(seen) == 2  # nor is what is stored
     bad = replace(one, name="bad", protocols=("bad",), arguments=("bad",))
     with pytest.raises(RuntimeError, match="bad failed"):
-        results.measure_missing([bad], data, [out])
+        results.measure_missing([bad], data, [out], stored)
 
 
 def pose_record(task: str, rows: list, *, scene="x/hall", images=4, **parameters) -> Record:
@@ -279,55 +310,38 @@ def pose_record(task: str, rows: list, *, scene="x/hall", images=4, **parameters
     )  # fmt: skip
 
 
-def test_pose_tables_have_an_overview_of_conditions():
+def test_poses_of_upright_and_rotated_images_are_charted():
     records = [
-        pose_record("stereo", [["sift", "nn", "0.1004"], ["rekd-fast", "nn", "0.3"]]),
         pose_record("stereo", [["rekd-fast", "nn ratio 0.9", "0.7"], ["sift", "nn", "0.8"]],
                     ratio=["none", "0.9"]),
-        pose_record("stereo", [["rekd-fast", "nn ratio 0.8", "0.6"]], ratio=["0.8"], turned=1,
-                    seeds=1, filter="ours"),
+        pose_record("stereo", [["sift", "nn", "0.1004"], ["rekd-fast", "nn", "0.3"]]),
+        pose_record("stereo", [["rekd-fast", "nn ratio 0.8", "0.6"]], ratio=["0.8"], rotated=1),
+        pose_record("stereo", [["sift", "nn ratio 0.8", "0.5"]], ratio=["0.8"], turned=1),
         pose_record("stereo", [["disk", "nn", "0.2"]], scene="x/tower", images=9),
         pose_record("stereo", [["disk", "nn", "0.4"]], num_keypoints=60),
         pose_record("multiview", [["sift", "nn", "5", "0.3"], ["sift", "nn", "10", "0.4"],
-                                  ["sift", "nn", "mean", "0.35"], ["disk", "nn", "5", "0.5"],
-                                  ["disk", "nn", "10", "0.1"], ["disk", "nn", "mean", "0.9"]]),
+                                  ["sift", "nn", "mean", "0.35"]]),
+        replace(pose_record("stereo", [["orb", "nn", "0.1"]]), protocol="rekd", parameters={}),
     ]  # fmt: skip
-    few, stereo, multiview = make_overviews(records)
-    assert few.title == "mAA(10), stereo, 60 keypoints"
-    assert few.rows == [["disk", "0.400"]]
-    assert stereo.columns == [
-        "method",
-        "hall, 4 images: mutual neighbours",
-        "hall, 4 images: best of none, 0.9",
-        "hall, 4 images: turned, ratio 0.8, filter ours, one seed",
-        "tower, 9 images: mutual neighbours",
-    ]
-    assert stereo.rows == [
-        ["rekd-fast", "**0.300**", "0.700 ratio 0.9", "0.600", ""],
-        ["sift", "0.100", "**0.800** no ratio", "", ""],
-        ["disk", "", "", "", "0.200"],
-    ]
-    assert multiview.columns[1] == "hall, 4 images, bags of 5 / 10: mutual neighbours"
-    assert multiview.rows == [["sift", "**0.300 / 0.400**"], ["disk", "0.500 / 0.100"]]
+    panels = {panel.title: panel.values for panel in pose_panels(records)}
+    assert panels == {
+        # several ratio tests count before one
+        "stereo, hall, 500 keypoints, 4 images": {
+            "sift": {"upright": 0.8, "rotated": 0.5},
+            "rekd-fast": {"upright": 0.7, "rotated": 0.6},
+        },
+        "stereo, tower, 500 keypoints, 9 images": {"disk": {"upright": 0.2}},
+        "stereo, hall, 60 keypoints, 4 images": {"disk": {"upright": 0.4}},
+        "multiview, hall, 500 keypoints, 4 images": {"sift": {"upright": 0.35}},
+    }
 
 
-def test_few_or_other_tables_need_no_overview():
-    record = pose_record("stereo", [["sift", "nn", "0.1"]])
-    assert make_overviews([record] * 2) == []
-    assert make_overviews([replace(record, protocol="rekd")] * 5) == []
-    assert make_overviews([replace(record, parameters={})] * 5) == []
-
-
-def test_the_overview_stands_before_the_tables_it_is_of(tmp_path):
-    for number, ratio in enumerate(("none", "0.8", "0.9")):
-        record = pose_record("stereo", [["sift", "nn", "0.25"]], ratio=[ratio])
-        stored = {
-            "protocol": record.protocol, "description": f"with {ratio}", "data": record.data,
-            "methods": {"sift": {"weights": "-"}}, "tables": [vars(record.tables[0])],
-            "parameters": record.parameters,
-        }  # fmt: skip
-        write(tmp_path / "runs" / str(number) / "results.json", stored)
-    document, _ = run(tmp_path, "--part", "imc")
-    head = document.index("**mAA(10), stereo, 500 keypoints**")
-    assert head < document.index("Protocol **imc2021-stereo**")
-    assert "| sift | 0.250 | 0.250 | 0.250 |" in document
+def test_bars_are_drawn_where_methods_lack_values(tmp_path):
+    values = {"rekd": {"a": 1.0, "b": 2.0}, "sift": {"b": 3.0}}
+    panels = [BarPanel("one", "%", values), BarPanel("none", "%", {}), BarPanel("two", "s", values)]
+    draw_bars(panels, tmp_path / "sub" / "bars.png")
+    with Image.open(tmp_path / "sub" / "bars.png") as image:
+        assert image.width > 700
+    assert [read_number(cell) for cell in ("0.22 (0.20..0.23)", 4, 1.5, "-", "", None, "-3 a")] == [
+        0.22, 4.0, 1.5, None, None, None, -3.0,
+    ]  # fmt: skip

@@ -5,12 +5,13 @@ import pytest
 
 import evaluation.sfm as sfm
 from evaluation.rendering.scene import render_scene
+from evaluation.reporting.records import read_record
 from rekd_hloc.config import get_preset, reconstruction_preset, with_max_keypoints
 
 
 def record(method, seed, rotation):
     return {
-        "photos": "upright",
+        "images": "upright",
         "method": method,
         "seed": seed,
         "num_registered": 10,
@@ -24,11 +25,12 @@ def record(method, seed, rotation):
 
 def test_the_table_gives_mean_and_spread_over_seeds():
     rows = [record("rekd", 0, 0.2), record("rekd", 2, 0.4), record("sift", 0, None)]
-    table = sfm.format_table(rows).splitlines()
-    assert table[2] == (
-        "| upright | rekd | 10 | 101 (100..102) | 300 | 0.500 | 0.30 (0.20..0.40) | 1.00 |"
-    )
-    assert table[3] == "| upright | sift | 10 | 100 | 300 | 0.500 | none | none |"
+    (table,) = sfm.make_tables(rows)
+    assert table.title == "upright images"
+    assert table.rows == [
+        ["rekd", "10", "101 (100..102)", "300", "0.500", "0.30 (0.20..0.40)", "1.00"],
+        ["sift", "10", "100", "300", "0.500", "none", "none"],
+    ]
 
 
 def test_a_missing_reference_is_named(tmp_path, caplog):
@@ -56,11 +58,14 @@ def test_a_wrong_method_is_named_before_the_work(tmp_path, caplog):
 
 
 @pytest.mark.slow
-def test_both_pipelines_find_the_demo_scenes_poses_upright_and_turned(tmp_path):
+def test_both_pipelines_find_the_demo_scenes_poses_upright_and_rotated(tmp_path):
     scene = render_scene(tmp_path / "scene", num_views=5)
     arguments = ["--images", str(scene / "images"), "--reference", str(scene / "reference")]
     out = tmp_path / "out"
-    assert sfm.main([*arguments, "--out", str(out), "--turned", "--seeds", "0", "1"]) == 0
+    assert sfm.main([*arguments, "--out", str(out), "--rotated", "--seeds", "0", "1"]) == 0
+    stored = read_record(out / "results.json")
+    assert [table.title for table in stored.tables] == ["upright images", "rotated images"]
+    assert stored.methods["rekd-fast"].weights != stored.methods["colmap-sift"].weights == "-"
     records = json.loads((out / "results.json").read_text())["records"]
     assert len(records) == 2 * 2 * 2
     for entry in records:

@@ -85,9 +85,14 @@ def draw_panels(plots: Sequence[Plot], path: Path) -> None:
         figure.legend(
             handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False
         )
+    save_png(figure, path)
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG of few colours, which makes a third of the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _save(figure, path, dpi=PANEL_DPI)
-    with Image.open(path) as picture:  # few colours make a third of the file
+    with Image.open(path) as picture:
         few = picture.convert("RGB").quantize(palette=_palette(), dither=Image.Dither.NONE)
         few.save(path, optimize=True)
 

@@ -1,4 +1,4 @@
-"""Figures of one hloc run: its matches, what a filter did to them, and the model they gave."""
+"""Metrics of one hloc run: its matches, what a filter did to them, and the model they gave."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class MatchSets:
 
 
 @dataclass(frozen=True)
-class MatchFigures:
-    """Over all pairs."""
+class MatchMetrics:
+    """Totals over all pairs."""
 
     num_matches: int
     num_inliers: int
@@ -34,7 +34,7 @@ class MatchFigures:
 
 
 @dataclass(frozen=True)
-class FilterFigures:
+class FilterMetrics:
     """What a filter did, with the inliers of the unfiltered matches as the truth.
 
     Only pairs that have at least 100 of them are judged.
@@ -46,8 +46,8 @@ class FilterFigures:
 
 
 @dataclass(frozen=True)
-class ModelFigures:
-    """The largest model; None where there is none."""
+class ModelMetrics:
+    """The largest model; values are None where there is none."""
 
     registered: int = 0
     num_points: int = 0
@@ -62,12 +62,12 @@ class ModelFigures:
 
 
 def read_match_sets(database: Any) -> MatchSets:
-    """Matches and inliers of each pair in an open, verified database."""
+    """Read matches and inliers of each pair from an open, verified database."""
     ids = sorted(image.image_id for image in database.read_all_images())
     matches: dict[tuple[int, int], Matches] = {}
     inliers: dict[tuple[int, int], Matches] = {}
-    for place, a in enumerate(ids):
-        for b in ids[place + 1 :]:
+    for position, a in enumerate(ids):
+        for b in ids[position + 1 :]:
             if database.exists_matches(a, b):
                 matches[a, b] = _as_set(database.read_matches(a, b))
             if database.exists_two_view_geometry(a, b):
@@ -75,34 +75,34 @@ def read_match_sets(database: Any) -> MatchSets:
     return MatchSets(matches, inliers)
 
 
-def describe_matches(sets: MatchSets) -> MatchFigures:
-    """Totals over all pairs."""
+def describe_matches(sets: MatchSets) -> MatchMetrics:
+    """Count matches and inliers over all pairs."""
     num_matches = sum(map(len, sets.matches.values()))
     num_inliers = sum(map(len, sets.inliers.values()))
-    verified = sum(len(found) > 0 for found in sets.inliers.values())
-    return MatchFigures(num_matches, num_inliers, num_inliers / max(num_matches, 1), verified)
+    verified = sum(len(inliers) > 0 for inliers in sets.inliers.values())
+    return MatchMetrics(num_matches, num_inliers, num_inliers / max(num_matches, 1), verified)
 
 
-def compare_filter(unfiltered: MatchSets, filtered: MatchSets) -> FilterFigures | None:
-    """How many right matches a filter kept, and how many wrong ones it removed.
+def compare_filter(unfiltered: MatchSets, filtered: MatchSets) -> FilterMetrics | None:
+    """Measure how many right matches a filter kept, and how many wrong ones it removed.
 
     Returns:
         None if no pair can be judged.
     """
-    judged = [p for p, found in unfiltered.inliers.items() if len(found) >= TRUSTED_INLIERS]
+    judged = [p for p, inliers in unfiltered.inliers.items() if len(inliers) >= TRUSTED_INLIERS]
     kept = right = removed = wrong = 0
     for pair in judged:
         inliers, left = unfiltered.inliers[pair], filtered.matches.get(pair, set())
         outliers = unfiltered.matches[pair] - inliers
         right, kept = right + len(inliers), kept + len(inliers & left)
         wrong, removed = wrong + len(outliers), removed + len(outliers - left)
-    return FilterFigures(kept / right, removed / max(wrong, 1), len(judged)) if judged else None
+    return FilterMetrics(kept / right, removed / max(wrong, 1), len(judged)) if judged else None
 
 
-def describe_model(model: Any, reference: Mapping[str, Pose]) -> ModelFigures:
-    """Counts and errors of a ``pycolmap.Reconstruction``, or of None."""
+def describe_model(model: Any, reference: Mapping[str, Pose]) -> ModelMetrics:
+    """Return counts and errors of a ``pycolmap.Reconstruction``, or of None."""
     if model is None:
-        return ModelFigures()
+        return ModelMetrics()
     rotation, center = None, None
     try:
         errors = align_to_reference(model, reference)
@@ -113,7 +113,7 @@ def describe_model(model: Any, reference: Mapping[str, Pose]) -> ModelFigures:
             float(np.median(errors.rotation_deg)),
             float(np.median(errors.center_rel)),
         )
-    return ModelFigures(
+    return ModelMetrics(
         registered=model.num_reg_images(),
         num_points=model.num_points3D(),
         num_observations=model.compute_num_observations(),

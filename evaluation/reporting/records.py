@@ -19,11 +19,13 @@ from evaluation.reporting.report import Table
 logger = logging.getLogger(__name__)
 
 RESULTS = "results.json"
+OLD_DESCRIPTOR = "+ours"
+"""What results from before end in where a detector's keypoints have this project's descriptor."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """What the figures of a method were made with."""
+    """What a method was measured with."""
 
     weights: str
     date: str
@@ -39,14 +41,12 @@ class Record:
     methods: Mapping[str, Made]
     tables: Sequence[Table]
     plots: Sequence[Plot]
-    text: str = ""
-    """Markdown of programs that keep their tables in a file of their own."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Of the command line, where the program keeps them."""
 
 
-def read_records(places: Sequence[Path]) -> list[Record]:
-    """The results.json files among files and below folders, the older first.
+def read_records(paths: Sequence[Path]) -> list[Record]:
+    """Read results.json files, named or anywhere below folders, the older first.
 
     A folder may be absent: nothing is measured yet. Files below folders that are no results of an
     evaluation are passed over with a warning.
@@ -55,26 +55,26 @@ def read_records(places: Sequence[Path]) -> list[Record]:
         FileNotFoundError: a file is not there.
         ValueError: a file is no results file.
     """
-    found: dict[Path, Record] = {}
-    for place in places:
-        if place.suffix == ".json":
-            if not place.is_file():
-                raise FileNotFoundError(f"no results file {place}")
-            found[place] = read_record(place)
+    records: dict[Path, Record] = {}
+    for given in paths:
+        if given.suffix == ".json":
+            if not given.is_file():
+                raise FileNotFoundError(f"no results file {given}")
+            records[given] = read_record(given)
             continue
-        for path in sorted(place.rglob(RESULTS)):
+        for path in sorted(given.rglob(RESULTS)):
             try:
-                found[path] = read_record(path)
+                records[path] = read_record(path)
             except ValueError as error:
                 logger.warning("passed over: %s", error)
-    return [found[path] for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
+    return [records[path] for path in sorted(records, key=lambda path: path.stat().st_mtime_ns)]
 
 
 def read_record(path: Path) -> Record:
-    """One results.json.
+    """Read one results.json; methods that were renamed since get their present names.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the file is none, or a program wrote it that kept its tables elsewhere.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -82,30 +82,28 @@ def read_record(path: Path) -> Record:
         raise ValueError(f"{path} is no results file: {error}") from error
     if not isinstance(stored, dict) or "protocol" not in stored:
         raise ValueError(f"{path} is no results file: it has no protocol")
-    date = stored.get("date") or _date_of(path)
-    text = ""
     if "tables" not in stored:
-        beside = path.with_name("table.md")
-        if not beside.is_file():
-            raise ValueError(f"{path} is no results file: it has no tables, and no table.md beside")
-        text = beside.read_text(encoding="utf-8").strip()
+        raise ValueError(f"{path} is no results file: it has no tables; run its program again")
+    date = stored.get("date") or _date_of(path)
     return Record(
         protocol=str(stored["protocol"]),
         description=str(stored.get("description", "")),
-        data=str(stored.get("data", stored.get("images", ""))),
-        methods={name: Made(weights, date) for name, weights in _weights(stored).items()},
-        tables=[Table(**table) for table in stored.get("tables", [])],
-        plots=[Plot(**plot) for plot in stored.get("plots", [])],
-        text=text,
+        data=str(stored.get("data", "")),
+        methods={
+            present_name(name): Made(_weights_of(entry), date)
+            for name, entry in (stored.get("methods") or {}).items()
+        },
+        tables=[_read_table(table) for table in stored["tables"]],
+        plots=[_read_plot(plot) for plot in stored.get("plots", [])],
         parameters=dict(stored.get("parameters") or {}),
     )
 
 
 def merge_records(records: Sequence[Record]) -> list[Record]:
-    """Records of equal protocol, description and data as one; the later wins for each method."""
+    """Join records of equal protocol, description and data; the later wins for each method."""
     groups: dict[tuple[str, ...], Record] = {}
     for record in records:
-        key = (record.protocol, record.description, record.data, record.text)
+        key = (record.protocol, record.description, record.data)
         groups[key] = _join(groups[key], record) if key in groups else record
     return [_sort(record) for record in groups.values()]
 
@@ -162,26 +160,32 @@ def _sort(record: Record) -> Record:
 
 
 def extractor_rank(name: Any) -> tuple[int, str]:
-    """Place of a method in the command lines' list; others follow by name."""
+    """Return the position of a method in the command lines' list; others follow by name."""
     base = str(name).removesuffix(FILTERED)
-    place = EXTRACTORS.index(base) if base in EXTRACTORS else len(EXTRACTORS)
-    return place, base if place == len(EXTRACTORS) else ""
+    rank = EXTRACTORS.index(base) if base in EXTRACTORS else len(EXTRACTORS)
+    return rank, base if rank == len(EXTRACTORS) else ""
 
 
-def _weights(stored: Mapping[str, Any]) -> dict[str, str]:
-    """Hashes of weights, or the version of a program without any, by method.
+def present_name(name: str) -> str:
+    """Return the present name of a method that older results may call by its old one."""
+    for ending in ("", FILTERED):
+        if name.endswith(f"{OLD_DESCRIPTOR}{ending}"):
+            return name.removesuffix(f"{OLD_DESCRIPTOR}{ending}") + f"+rekd-hardnet{ending}"
+    return name
 
-    Programs whose rows are no methods name the weights alone.
-    """
-    if isinstance(methods := stored.get("methods"), dict):
-        return {name: _weights_of(entry) for name, entry in methods.items()}
-    found = dict(stored["weights"]) if isinstance(stored.get("weights"), dict) else {}
-    for record in stored.get("records", []):
-        found[record["method"]] = " ".join((record["weights"] or {}).values()) or "-"
-    return found
+
+def _read_table(stored: Mapping[str, Any]) -> Table:
+    rows = [[present_name(str(row[0])), *row[1:]] for row in stored["rows"]]
+    return Table(stored["title"], stored["columns"], rows)
+
+
+def _read_plot(stored: Mapping[str, Any]) -> Plot:
+    curves = {present_name(label): curve for label, curve in stored["curves"].items()}
+    return Plot(**{**stored, "curves": curves})
 
 
 def _weights_of(entry: Any) -> str:
+    """Hashes of weights, or the version of a program without any."""
     if not isinstance(entry, dict):
         return str(entry)
     version = entry.get("provenance", {}).get("version", "-")

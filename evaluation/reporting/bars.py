@@ -1,0 +1,103 @@
+"""Bar charts of stored tables: one bar for each method and series, the best method on top."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evaluation.reporting.curves import COLORS, COLUMNS, OWN_PREFIX, save_png
+from evaluation.reporting.report import Table
+
+PANEL_WIDTH_INCHES = 4.6
+GROUP_INCHES = 0.3
+"""Height that a method takes."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Where a chart's values come from: one column of the tables whose title begins so."""
+
+    label: str
+    table: str
+    column: str
+
+
+@dataclass(frozen=True)
+class BarPanel:
+    """The values of each method by series; methods may lack some of them."""
+
+    title: str
+    x_label: str
+    values: Mapping[str, Mapping[str, float]]
+    is_best_low: bool = False
+    """Whether the smallest value is the best: errors and seconds."""
+
+
+def read_panel(
+    title: str,
+    x_label: str,
+    series: Sequence[Series],
+    tables: Sequence[Table],
+    *,
+    is_best_low: bool,
+) -> BarPanel:
+    """A panel of columns of tables; methods without any of the values are left out."""
+    values: dict[str, dict[str, float]] = {}
+    for one in series:
+        for table in tables:
+            if table.title.startswith(one.table) and one.column in table.columns:
+                column = list(table.columns).index(one.column)
+                for row in table.rows:
+                    value = read_number(row[column])
+                    if value is not None:
+                        values.setdefault(str(row[0]), {})[one.label] = value
+    return BarPanel(title, x_label, values, is_best_low)
+
+
+def read_number(cell: str | float | None) -> float | None:
+    """The number that a cell begins with, as in ``0.22 (0.20..0.23)``; None without one."""
+    match = re.match(r"-?\d+(\.\d+)?", "" if cell is None else str(cell))
+    return float(match[0]) if match else None
+
+
+def draw_bars(panels: Sequence[BarPanel], path: Path) -> None:
+    """Draw panels side by side into one PNG; this project's methods are set in bold."""
+    shown = [panel for panel in panels if panel.values]
+    columns = max(min(len(shown), COLUMNS), 1)
+    rows = -(-len(shown) // columns)
+    methods = max((len(panel.values) for panel in shown), default=1)
+    size = (columns * PANEL_WIDTH_INCHES, rows * (1.1 + GROUP_INCHES * methods))
+    figure = Figure(figsize=size, layout="constrained")
+    for number, panel in enumerate(shown, start=1):
+        _draw_panel(figure.add_subplot(rows, columns, number), panel)
+    save_png(figure, path)
+
+
+def _draw_panel(axes: Axes, panel: BarPanel) -> None:
+    labels = list(dict.fromkeys(label for values in panel.values.values() for label in values))
+    sign = 1 if panel.is_best_low else -1
+    worst = np.inf
+    methods = sorted(
+        panel.values, key=lambda m: sign * panel.values[m].get(labels[0], sign * worst)
+    )
+    height = 0.8 / len(labels)
+    for index, label in enumerate(labels):
+        known = [(at, panel.values[m][label]) for at, m in enumerate(methods)
+                 if label in panel.values[m]]  # fmt: skip
+        at = [place + (index - (len(labels) - 1) / 2) * height for place, _ in known]
+        bars = axes.barh(at, [v for _, v in known], height * 0.92, color=COLORS[index], label=label)
+        axes.bar_label(bars, fmt="%.3g", padding=2, fontsize=6)
+    axes.set_yticks(range(len(methods)), methods, fontsize=8)
+    for tick, method in zip(axes.get_yticklabels(), methods, strict=True):
+        tick.set_fontweight("bold" if method.startswith(OWN_PREFIX) else "normal")
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel(panel.x_label, fontsize=9)
+    axes.set_title(panel.title, fontsize=8, loc="left", pad=18 if len(labels) > 1 else 6)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(labels) > 1:
+        axes.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
