@@ -194,3 +194,24 @@ def test_a_reconstruction_has_a_budget_of_its_own(images, tmp_path, monkeypatch,
     assert asked == [4096, 99, 77]
     assert main(["reconstruct", "--help"]) == 0
     assert "4096" in capsys.readouterr().out
+
+
+def test_a_page_is_written_when_asked_for(images, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    report = {"num_images": 2, "num_registered": 2, "seconds": {"match": 1.5, "total": 1.5}}
+
+    def run(images, output, **options):
+        output.mkdir(exist_ok=True)
+        (output / "report.json").write_text(json.dumps(report))
+        return report
+
+    monkeypatch.setattr(reconstruction, "reconstruct", run)
+    monkeypatch.setattr("rekd_hloc.sfm.report.format_report", lambda report: "the report")
+    words = ["reconstruct", str(images), str(out), "--conf", "rekd-fast"]
+    assert main(words) == 0
+    assert capsys.readouterr().out == "the report\n"
+    assert not (out / "report.html").exists()
+    assert main([*words, "--page"]) == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert f"<h1>{images.name}: rekd-fast</h1>" in page
+    assert "2 of 2" in page
