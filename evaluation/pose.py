@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; returns the exit status."""
     arguments = build_parser().parse_args(argv)
 
     def work() -> None:
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> str:
-    """Everything the command line asks for; returns the text of table.md.
+    """Do everything that the command line asks for; returns the text of table.md.
 
     Raises:
         ValueError: an option or a file is wrong.

@@ -1,7 +1,7 @@
-"""Photographs turned by any angle, on a canvas that holds them, with a mask of the valid area.
+"""Images rotated by any angle, on a canvas that holds them, with a mask of the valid area.
 
-For tests and demonstrations of rotation: what is upright in a folder of photos becomes arbitrary,
-and true poses stay known, because turning a photo is rolling its camera.
+For tests and demonstrations of rotation: what is upright in a folder of images becomes arbitrary,
+and true poses stay known, because to rotate an image is to roll its camera.
 """
 
 import json
@@ -24,11 +24,11 @@ EDGE = 1e-6
 def canvas_from_image(
     size: tuple[int, int], angle_deg: float
 ) -> tuple[Float64[np.ndarray, "3 3"], tuple[int, int]]:
-    """The map from a photo to the smallest canvas that holds it turned, and the canvas's size.
+    """Return the map from an image to the smallest canvas that holds it rotated, and its size.
 
     Args:
-        size: (width, height) of the photo.
-        angle_deg: clockwise on the screen (the house sense).
+        size: (width, height) of the image.
+        angle_deg: clockwise in image coordinates.
 
     Returns:
         The 3x3 map of pixel centres; centre goes to centre. (width, height) of the canvas.
@@ -40,8 +40,8 @@ def canvas_from_image(
     centre = ((width - 1) / 2, (height - 1) / 2)
     shift = np.eye(3)
     shift[:2, 2] = (canvas_width - 1) / 2 - centre[0], (canvas_height - 1) / 2 - centre[1]
-    turn = rotation_about(float(np.radians(angle_deg)), centre).numpy()
-    return shift @ turn, (canvas_width, canvas_height)
+    rotation = rotation_about(float(np.radians(angle_deg)), centre).numpy()
+    return shift @ rotation, (canvas_width, canvas_height)
 
 
 def rotate_image(
@@ -50,10 +50,10 @@ def rotate_image(
     UInt8[np.ndarray, "canvas_height canvas_width 3"],
     UInt8[np.ndarray, "canvas_height canvas_width"],
 ]:
-    """A photo turned clockwise by an angle, and the mask of its pixels.
+    """Rotate an image clockwise by an angle, and make the mask of its pixels.
 
     Returns:
-        The canvas, black outside the photo, and the mask: 255 where the canvas shows the photo
+        The canvas, black outside the image, and the mask: 255 where the canvas shows the image
         alone, 0 elsewhere. Multiples of 90 degrees move pixels without change.
     """
     height, width = image_rgb.shape[:2]
@@ -65,28 +65,28 @@ def rotate_image(
     rows, columns = np.mgrid[: size[1], : size[0]].astype(np.float64)
     inside = np.ones((size[1], size[0]), bool)
     for row, side in ((image_from_canvas[0], width), (image_from_canvas[1], height)):
-        place = row[0] * columns + row[1] * rows + row[2]
-        inside &= (place >= -EDGE) & (place <= side - 1 + EDGE)
+        coordinate = row[0] * columns + row[1] * rows + row[2]
+        inside &= (coordinate >= -EDGE) & (coordinate <= side - 1 + EDGE)
     mask = np.asarray(inside, dtype=np.uint8) * np.uint8(255)
     return np.asarray(canvas, dtype=np.uint8) * inside[..., None], mask
 
 
 def rotate_folder(images: Path, out: Path, seed: int) -> dict[str, float]:
-    """Turn every photo of a folder by an angle of its own, anywhere in 0..360 degrees.
+    """Rotate every image of a folder by an angle of its own, anywhere in 0..360 degrees.
 
     Writes ``images/NAME.png``, ``masks/NAME.png.png`` (as COLMAP names masks) and ``angles.json``;
-    NAME is the photo's, with its folder and without its ending.
+    NAME is the image's, with its folder and without its ending.
 
     Args:
-        images: folder of photos, searched with its subfolders.
+        images: folder of images, searched with its subfolders.
         out: folder to write.
-        seed: of the angles; they depend on nothing else but the number of photos.
+        seed: of the angles; they depend on nothing else but the number of images.
 
     Returns:
         The angle in degrees of each new name.
 
     Raises:
-        ValueError: two photos differ in their ending only, or one cannot be read.
+        ValueError: two images differ in their ending only, or one cannot be read.
         FileNotFoundError: there is no such folder.
         OSError: a file cannot be written.
     """
@@ -96,7 +96,7 @@ def rotate_folder(images: Path, out: Path, seed: int) -> dict[str, float]:
     for name, angle_deg in zip(names, drawn, strict=True):
         new_name = Path(name).with_suffix(".png").as_posix()
         if new_name in angles:
-            raise ValueError(f"two photos would become {new_name}; rename one of them")
+            raise ValueError(f"two images would become {new_name}; rename one of them")
         angles[new_name] = angle_deg
         canvas, mask = rotate_image(read_color(images / name), angle_deg)
         write_image(out / "images" / new_name, canvas)
@@ -106,20 +106,20 @@ def rotate_folder(images: Path, out: Path, seed: int) -> dict[str, float]:
 
 
 def rotate_poses(reference: Mapping[str, Pose], angles: Mapping[str, float]) -> dict[str, Pose]:
-    """True poses of turned photos: each camera stays in its place and rolls about its axis.
+    """Return true poses of rotated images: each camera keeps its centre and rolls about its axis.
 
     Args:
-        reference: poses by the name of the upright photo, with or without ending.
-        angles: what :func:`rotate_folder` returned; photos without a pose are left out.
+        reference: poses by the name of the upright image, with or without ending.
+        angles: what :func:`rotate_folder` returned; images without a pose are left out.
     """
     known = dict(reference) | {_bare(name): pose for name, pose in reference.items()}
-    turned = {}
+    rotated = {}
     for name, angle_deg in angles.items():
         pose = known.get(_bare(name)) or known.get(Path(name).stem)
         if pose is not None:
             roll = rotation_about(float(np.radians(angle_deg)), (0.0, 0.0)).numpy()
-            turned[name] = Pose(roll @ pose.rotation, pose.centre)
-    return turned
+            rotated[name] = Pose(roll @ pose.rotation, pose.centre)
+    return rotated
 
 
 def _bare(name: str) -> str:

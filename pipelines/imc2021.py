@@ -60,8 +60,8 @@ def run(
         One row for each method.
     """
     # The scene: images, cameras (x = R X + T), and the pairs that see enough of the same.
-    (place,) = list_scenes(data, [scene])
-    pairs = place.pairs(0.1)[:num_pairs]
+    (layout,) = list_scenes(data, [scene])
+    pairs = layout.pairs(0.1)[:num_pairs]
     names = sorted({name for pair in pairs for name in pair})
     options = RansacOptions(estimator, threshold_px)
 
@@ -69,29 +69,29 @@ def run(
     for name in methods:
         # Features of every image, once.
         extract = load_extractor(name, num_keypoints, weights=weights)
-        features = {n: extract(place.images[n]) for n in tqdm(names, name, unit="image")}
+        features = {n: extract(layout.images[n]) for n in tqdm(names, name, unit="image")}
 
         errors, num_matches, num_inliers = [], [], []
         for a, b in tqdm(pairs, name, unit="pair"):
             # Mutual nearest neighbours that pass the ratio test from both sides. Without a filter
-            # on angles, for fairness; for one's own photos take MatchConfig()'s own.
+            # on angles, for fairness; for your own images take MatchConfig().
             config = MatchConfig(ratio=ratio, filter="none")
             matches = match(features[a], features[b], config)
             matched = correspondences_of(features[a], features[b], matches)
             vectors = matched.orientation_a, matched.orientation_b
 
             # The fundamental matrix, the inliers, the pose by cheirality.
-            camera_a, camera_b = place.calibration[a], place.calibration[b]
-            found = estimate_pose(
+            camera_a, camera_b = layout.calibration[a], layout.calibration[b]
+            estimated = estimate_pose(
                 matched.xy_a, matched.xy_b, camera_a.K, camera_b.K, options, seed=0,
                 orientations=vectors if extract.has_orientation else None,
             )  # fmt: skip
 
             # The larger of the angles between the rotations and between the directions.
             true = relative_pose(camera_a.R, camera_a.T, camera_b.R, camera_b.T)
-            errors.append(pose_error_deg(found.pose, true))
+            errors.append(pose_error_deg(estimated.pose, true))
             num_matches.append(len(matched))
-            num_inliers.append(int(found.inliers.sum()))
+            num_inliers.append(int(estimated.inliers.sum()))
 
         # Accuracy at 1, 2, ... 10 degrees, and its mean; areas under the recall curve.
         scores = [
@@ -101,7 +101,7 @@ def run(
         counts = [len(entry) for entry in features.values()]
         means = [float(np.mean(values)) for values in (counts, num_matches, num_inliers)]
         rows.append([name, *means, *(f"{score:.4f}" for score in scores)])
-    return Table(f"{place.key}: {len(names)} images, {len(pairs)} pairs", COLUMNS, rows)
+    return Table(f"{layout.key}: {len(names)} images, {len(pairs)} pairs", COLUMNS, rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Recipe: find the cameras of new photos in a model, with hloc.
+"""Recipe: find the cameras of new images in a model, with hloc.
 
 ``python -m pipelines.localize QUERIES MAP OUT --conf rekd``, where MAP is a folder that
 ``pipelines.sfm`` or ``rekd-hloc reconstruct`` has written: its features.h5 and sparse/0 are used.
@@ -28,10 +28,10 @@ def run(
     matcher: str = "NN-rekd",
     retrieval: Path | None = None,
 ) -> dict[str, int]:
-    """Localise photos; writes their poses to OUT/poses.txt (name, qw qx qy qz, tx ty tz).
+    """Localise images; writes their poses to OUT/poses.txt (name, qw qx qy qz, tx ty tz).
 
     Args:
-        queries: folder of new photos, whose names are not those of the map's.
+        queries: folder of new images, whose names are not those of the map's.
         map_dir: with the features and the model of the map.
         out: folder to write; what is there already is made anew.
         conf: hloc's name of the features; the same that the map was made with.
@@ -94,12 +94,12 @@ def count_inliers(log: Path) -> dict[str, int]:
     """Matches that agree with the pose of each query, from the log that hloc has just written."""
     with log.open("rb") as file:
         queries = pickle.load(file)["loc"]
-    found = {name: entry["PnP_ret"] for name, entry in queries.items()}
-    return {name: int(pose["num_inliers"]) if pose else 0 for name, pose in found.items()}
+    poses = {name: entry["PnP_ret"] for name, entry in queries.items()}
+    return {name: int(pose["num_inliers"]) if pose else 0 for name, pose in poses.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 1 if no photo was localised, 2 for a mistake that the log names."""
+    """The command line; 1 if no image was localised, 2 for a mistake that the log names."""
     parser = make_parser("pipelines.localize", __doc__)
     parser.add_argument("queries", type=Path)
     parser.add_argument("map_dir", type=Path, metavar="map")

@@ -1,6 +1,6 @@
-"""Recipe: photos in, COLMAP model out, with hloc where it is installed.
+"""Recipe: images in, COLMAP model out, with hloc where it is installed.
 
-``python -m pipelines.sfm PHOTOS OUT --conf rekd-n4096 --matcher NN-rekd-ratio.95``. Copy it and
+``python -m pipelines.sfm IMAGES OUT --conf rekd-n4096 --matcher NN-rekd-ratio.95``. Copy it and
 change what you need; ``run`` reads from top to bottom. Without hloc the same files and model come
 from this package alone.
 """
@@ -19,7 +19,7 @@ from rekd_hloc.sfm.stages import MappingOptions
 
 
 def run(
-    photos: Path,
+    images: Path,
     out: Path,
     *,
     conf: str = "rekd-n4096",
@@ -27,10 +27,10 @@ def run(
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Reconstruct a folder of photos by hloc.
+    """Reconstruct a folder of images by hloc.
 
     Args:
-        photos: images, also in subfolders; hloc takes .jpg, .jpeg and .png, names without spaces.
+        images: folder, also with subfolders; hloc takes .jpg, .jpeg and .png, names without spaces.
         out: folder for features.h5, pairs.txt, matches.h5, database.db, sparse/ and report.json.
         conf: hloc's name of the features.
         matcher: hloc's name of the matcher.
@@ -42,24 +42,24 @@ def run(
         What is in report.json.
 
     Raises:
-        FileNotFoundError: there is no such folder of photos.
-        ValueError: it holds no photo, or hloc has no such conf.
+        FileNotFoundError: there is no such folder of images.
+        ValueError: it holds no image, or hloc has no such conf.
         ImportError: hloc is not installed.
     """
     plugin.register()
     from hloc import extract_features, match_features, pairs_from_exhaustive
     from hloc.utils.io import list_h5_names
 
-    list_images(photos)
+    list_images(images)
 
     features = extract_features.main(
         plugin.pick(extract_features.confs, conf),
-        photos,
+        images,
         feature_path=out / "features.h5",
         overwrite=overwrite,
     )
 
-    # Every photo with every other: right for some hundred. For more, hloc.pairs_from_retrieval.
+    # Every image with every other: right for some hundred. For more, hloc.pairs_from_retrieval.
     pairs = out / "pairs.txt"
     pairs_from_exhaustive.main(pairs, image_list=sorted(list_h5_names(features)))
 
@@ -71,24 +71,24 @@ def run(
         overwrite=overwrite,
     )
 
-    # hloc.reconstruction.main(out, photos, pairs, features, matches) does the same, but draws
+    # hloc.reconstruction.main(out, images, pairs, features, matches) does the same, but draws
     # other random numbers each time, and keeps neither scale nor angle of the keypoints.
     return reconstruct_from_files(
-        features, matches, pairs, photos, out, options=MappingOptions(seed=seed)
+        features, matches, pairs, images, out, options=MappingOptions(seed=seed)
     )
 
 
 def run_without_hloc(
-    photos: Path, out: Path, *, conf: str = "rekd", seed: int = 0, overwrite: bool = False
+    images: Path, out: Path, *, conf: str = "rekd", seed: int = 0, overwrite: bool = False
 ) -> dict[str, Any]:
     """The same with this package alone; ``conf`` is one of its presets, with 4,096 keypoints."""
-    return reconstruct(photos, out, conf=conf, seed=seed, overwrite=overwrite, progress=True)
+    return reconstruct(images, out, conf=conf, seed=seed, overwrite=overwrite, progress=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; 1 if no model came out, 2 for a mistake that the log names."""
     parser = make_parser("pipelines.sfm", __doc__)
-    parser.add_argument("photos", type=Path)
+    parser.add_argument("images", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument(
         "--conf", help="hloc's name of the features (default rekd-n4096); without hloc a preset"

@@ -49,9 +49,9 @@ def picture(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def turned(tmp_path_factory, picture):
-    """The picture turned by 40 degrees, and its matrix."""
-    path = tmp_path_factory.mktemp("turned") / "b.png"
+def rotated(tmp_path_factory, picture):
+    """The picture rotated by 40 degrees, and its matrix."""
+    path = tmp_path_factory.mktemp("rotated") / "b.png"
     changed = rotate_image(cv2.imread(str(picture)), math.radians(40.0))
     cv2.imwrite(str(path), changed.image)
     return path, changed.changed_from_image
@@ -72,21 +72,21 @@ def test_classical_features_are_within_budget_strongest_first_and_of_unit_length
 
 
 @pytest.mark.parametrize("name", ORIENTED)
-def test_classical_features_turn_with_the_image(name, picture, turned):
+def test_classical_features_rotate_with_the_image(name, picture, rotated):
     method = load_or_skip(name, 300)
-    a, b = method(picture), method(turned[0])
+    a, b = method(picture), method(rotated[0])
     matches = match_nearest(a.descriptors, b.descriptors)
-    errors = match_errors(a.keypoints.xy, b.keypoints.xy, matches.index, turned[1])
+    errors = match_errors(a.keypoints.xy, b.keypoints.xy, matches.index, rotated[1])
     right = matches.index[errors < 3]
     assert len(right) > 0.5 * len(matches)
     # the place is unbiased, but for OpenCV's quarter pixel: half a pixel would be seen
-    moved = (b.keypoints.xy[right[:, 1]] - _warp(turned[1], a.keypoints.xy[right[:, 0]])).median(0)
+    moved = (b.keypoints.xy[right[:, 1]] - _warp(rotated[1], a.keypoints.xy[right[:, 0]])).median(0)
     assert moved.values.abs().max() < (0.15 if name == "colmap-sift" else 0.35)
     angle = orientation_errors(
         a.keypoints.xy[right[:, 0]],
         a.keypoints.angle[right[:, 0]],
         b.keypoints.angle[right[:, 1]],
-        turned[1],
+        rotated[1],
     )
     assert float((angle < math.radians(15)).float().mean()) > 0.85
 
@@ -188,13 +188,20 @@ def test_our_descriptor_describes_a_detector_s_keypoints(name, picture):
     assert method.weights == method.provenance["descriptor_weights"] != "-"
 
 
-def test_oriented_patches_of_sift_match_across_a_rotation_even_untrained(picture, turned):
+def test_the_old_name_of_the_descriptor_is_read_and_recorded_by_the_new_one():
+    old = load_extractor("orb+ours", 80, device="cpu", overrides=OURS)
+    new = load_extractor("orb+rekd-hardnet", 80, device="cpu", overrides=OURS)
+    assert (old.name, old.provenance) == (new.name, new.provenance)
+    assert new.name == "orb+rekd-hardnet"
+
+
+def test_oriented_patches_of_sift_match_across_a_rotation_even_untrained(picture, rotated):
     method = load_extractor("sift+rekd-hardnet", 200, device="cpu", overrides=OURS)
-    a, b = method(picture), method(turned[0])
+    a, b = method(picture), method(rotated[0])
     matches = match_nearest(a.descriptors, b.descriptors)
-    errors = match_errors(a.keypoints.xy, b.keypoints.xy, matches.index, turned[1])
+    errors = match_errors(a.keypoints.xy, b.keypoints.xy, matches.index, rotated[1])
     assert float((errors < 3).float().mean()) > 0.4
-    assert angle_errors(a, b, turned[1]).median() < 5
+    assert angle_errors(a, b, rotated[1]).median() < 5
 
 
 def test_features_files_are_read_by_name_with_a_budget(picture, tmp_path):

@@ -177,7 +177,7 @@ def beyond(array):
     return array
 
 
-def turn_a_key_round(arrays):
+def reverse_a_key(arrays):
     name = sorted(arrays)[0]
     a, b = name.split("-")
     arrays[f"{b}-{a}"] = arrays.pop(name)
@@ -200,7 +200,7 @@ DAMAGES = [
     ("scales.h5", first_set(lambda x: x[:, None]), r"not floats of \(keypoint,\)"),
     ("angles.h5", first_set(with_nan), "not finite"),
     ("matches_multiview.h5", lambda a: a.pop(sorted(a)[0]), "is missing"),
-    ("matches_multiview.h5", turn_a_key_round, "the other way round"),
+    ("matches_multiview.h5", reverse_a_key, "the other way round"),
     ("matches_stereo_0.h5", first_set(lambda x: x.T), r"must be \(2, match\)"),
     ("matches_stereo_0.h5", first_set(lambda x: x.astype("f4")), "not of integers"),
     ("matches_stereo_0.h5", first_set(beyond), "to 5000 in the second image"),
@@ -248,7 +248,7 @@ def test_files_that_cannot_be_read_are_found(copy, made):
 
 def test_scenes_must_be_those_of_the_data(copy, made):
     shutil.copytree(place(copy, "."), copy / "pragueparks" / "tree")
-    assert any("not looked at" in text for text in findings(copy, made, "warning"))
+    assert any("not validated" in text for text in findings(copy, made, "warning"))
     shutil.rmtree(place(copy, "."))
     assert findings(copy, made) == ["phototourism/courtyard: the submission lacks this scene"]
     with pytest.raises(FileNotFoundError, match="no submission folder"):
@@ -400,6 +400,6 @@ def test_export_on_the_command_line(tmp_path, capsys):
     assert method["metadata"]["method_name"] == "rootsift"
     with h5py.File(tmp_path / "sub/phototourism/sacre_coeur/matches_stereo_0.h5") as file:
         assert len(file) == 45
-    assert imc.main([*command, "--turned", "1"]) == 2
+    assert imc.main([*command, "--rotated", "1"]) == 2
     (tmp_path / "me.json").write_text('{"author": "A. Uthor"}')
     assert imc.main(command) == 2

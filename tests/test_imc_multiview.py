@@ -125,18 +125,18 @@ def test_no_match_gives_no_model_and_every_pair_fails(made, tmp_path):
 
 
 def test_errors_are_against_the_true_poses(made, tmp_path):
-    """One camera's truth is turned by 6 degrees: its pairs are off by that, the others are not."""
-    turned = sorted(made.scene.calibration)[2]
-    camera = made.scene.calibration[turned]
+    """One camera's truth is rotated by 6 degrees: its pairs are off by that, the others are not."""
+    rotated = sorted(made.scene.calibration)[2]
+    camera = made.scene.calibration[rotated]
     angle = np.radians(6.0)
     c, s = np.cos(angle), np.sin(angle)
     spin = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
     moved = dataclasses.replace(camera, R=spin @ camera.R, T=spin @ camera.T)
-    scene = dataclasses.replace(made.scene, calibration={**made.scene.calibration, turned: moved})
+    scene = dataclasses.replace(made.scene, calibration={**made.scene.calibration, rotated: moved})
     changed = dataclasses.replace(made, scene=scene)
     (found,) = run(changed, tmp_path, bag_sizes=(6,)).bags
     for pair, error in zip(itertools.combinations(found.names, 2), found.errors_deg, strict=True):
-        expected = 6.0 if turned in pair else 0.0
+        expected = 6.0 if rotated in pair else 0.0
         assert error == pytest.approx(expected, abs=1.0)
 
 

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from tests.imc_photos import make_layout
 
 from evaluation.extractors.extraction import extract_images
 from evaluation.extractors.registry import load_extractor
@@ -29,12 +30,12 @@ from evaluation.relative_pose.estimation import (
 )
 from evaluation.relative_pose.estimators import RansacOptions
 from evaluation.relative_pose.matching import match_config, match_label, match_pairs
+from evaluation.relative_pose.options import read_plan
 from evaluation.relative_pose.stereo import Resources, StereoPlan, run_stereo
 from evaluation.rotated_images import canvas_from_image
 from rekd_hloc.matching.match import match
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from tests.helpers import random_features
-from tests.imc_photos import make_layout
 
 RANSAC = RansacOptions("magsac", 1.0, max_iterations=5000)
 MATCH = match_config(0.9)
@@ -185,47 +186,47 @@ def test_without_matches_a_pair_fails(scene):
 
 
 @pytest.mark.parametrize("angle_deg", [0.0, 90.0, 37.0, 200.0])
-def test_turned_camera_sees_turned_pixels(scene, angle_deg):
+def test_rotated_camera_sees_rotated_pixels(scene, angle_deg):
     camera = next(iter(scene.calibration.values()))
     skewed = replace(camera, K=camera.K + [[0, 0, 0], [0, 40, 0], [0, 0, 0]])
     canvas, _ = canvas_from_image((360, 270), angle_deg)
-    turned = rotate_camera(skewed, (360, 270), angle_deg)
+    rotated = rotate_camera(skewed, (360, 270), angle_deg)
     points = np.random.default_rng(0).uniform(0, 1, (20, 3))
     before = (points @ skewed.R.T + skewed.T) @ skewed.K.T @ canvas.T
-    after = (points @ turned.R.T + turned.T) @ turned.K.T
+    after = (points @ rotated.R.T + rotated.T) @ rotated.K.T
     np.testing.assert_allclose(after[:, :2] / after[:, 2:], before[:, :2] / before[:, 2:])
     np.testing.assert_allclose(after[:, 2], before[:, 2])
-    assert rotation_error_deg(turned.R, camera.R) == pytest.approx(min(angle_deg, 360 - angle_deg))
-    np.testing.assert_allclose(turned.pose.centre, camera.pose.centre)
+    assert rotation_error_deg(rotated.R, camera.R) == pytest.approx(min(angle_deg, 360 - angle_deg))
+    np.testing.assert_allclose(rotated.pose.centre, camera.pose.centre)
 
 
-def test_turned_scene_gives_true_poses(scene, method, tmp_path):
-    turned, masks = rotate_scene(scene, 5, tmp_path / "turned")
-    changed = [name for name in scene.images if turned.images[name] != scene.images[name]]
+def test_rotated_scene_gives_true_poses(scene, method, tmp_path):
+    rotated, masks = rotate_scene(scene, 5, tmp_path / "rotated")
+    changed = [name for name in scene.images if rotated.images[name] != scene.images[name]]
     assert changed == sorted(scene.images)[1::2] == sorted(masks)
-    pairs = turned.pair_set(masks=masks)
+    pairs = rotated.pair_set(masks=masks)
     run = run_stereo([pairs], method, plan(), Resources(tmp_path))
     assert worst_median(run) < 1.5
-    unturned = replace(turned, calibration=scene.calibration)
-    wrong = run_stereo([unturned.pair_set(masks=masks)], method, plan(), Resources(tmp_path))
+    unrotated = replace(rotated, calibration=scene.calibration)
+    wrong = run_stereo([unrotated.pair_set(masks=masks)], method, plan(), Resources(tmp_path))
     assert worst_median(wrong) > 5
-    stamp = {path: path.stat().st_mtime_ns for path in turned.images.values()}
-    rotate_scene(scene, 5, tmp_path / "turned")
-    assert stamp == {path: path.stat().st_mtime_ns for path in turned.images.values()}
+    stamp = {path: path.stat().st_mtime_ns for path in rotated.images.values()}
+    rotate_scene(scene, 5, tmp_path / "rotated")
+    assert stamp == {path: path.stat().st_mtime_ns for path in rotated.images.values()}
 
 
-def test_turned_photos_follow_their_source(scene, tmp_path):
+def test_rotated_images_follow_their_source(scene, tmp_path):
     name = sorted(scene.images)[1]
     source = tmp_path / "source.png"
     shutil.copy(scene.images[name], source)
     moved = replace(scene, images={**scene.images, name: source})
-    before = rotate_scene(moved, 5, tmp_path / "turned")[0].images[name].read_bytes()
+    before = rotate_scene(moved, 5, tmp_path / "rotated")[0].images[name].read_bytes()
     shutil.copy(scene.images[sorted(scene.images)[2]], source)
-    after = rotate_scene(moved, 5, tmp_path / "turned")[0].images[name].read_bytes()
+    after = rotate_scene(moved, 5, tmp_path / "rotated")[0].images[name].read_bytes()
     assert after != before
 
 
-def test_features_are_known_by_the_bytes_of_photos(scene, tmp_path):
+def test_features_are_known_by_the_bytes_of_images(scene, tmp_path):
     method = load_extractor("sift", 50)
     copies = {}
     for name, path in scene.images.items():
@@ -253,9 +254,9 @@ def test_features_are_known_by_the_bytes_of_photos(scene, tmp_path):
     assert len({first.path, *with_mask}) == 3
 
 
-def test_no_keypoint_lies_outside_a_turned_photo(scene, method, tmp_path):
-    turned, masks = rotate_scene(scene, 1, tmp_path / "turned")
-    found = extract_images(turned.images, method, tmp_path, wanted=set(masks), masks=masks)
+def test_no_keypoint_lies_outside_a_rotated_image(scene, method, tmp_path):
+    rotated, masks = rotate_scene(scene, 1, tmp_path / "rotated")
+    found = extract_images(rotated.images, method, tmp_path, wanted=set(masks), masks=masks)
     with h5py.File(found.path) as file:
         for name, mask_path in masks.items():
             mask = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE)
@@ -351,10 +352,24 @@ def test_the_program_writes_everything(part, tmp_path, capsys):
     assert lines[0].startswith("scene,method,seed,image_a,image_b,reported,rotation_error_deg")
 
 
-def test_the_program_turns_images(part, tmp_path):
-    assert run_cli(part, tmp_path, "--turned", "3", "--num-pairs", "3") == 0
+def test_old_names_of_options_are_read_and_recorded_by_the_new_ones(tmp_path):
+    words = ["--data", str(tmp_path), "--method", "sift", "--out", str(tmp_path)]
+    old = imc.build_parser().parse_args([*words, "--turned", "3", "--filter", "ours"])
+    new = imc.build_parser().parse_args([*words, "--rotated", "3", "--filter", "density"])
+    assert vars(old) == vars(new)
+    old = imc.build_parser().parse_args([*words, "--matcher", "adalam"])
+    new = imc.build_parser().parse_args([*words, "--filter", "adalam"])
+    assert read_plan(old) == read_plan(new)
+    assert read_plan(new).matches == [match_config(1.0, "adalam")]
+    mixed = imc.build_parser().parse_args([*words, "--matcher", "adalam", "--filter", "paper"])
+    with pytest.raises(ValueError, match="filter of its own"):
+        read_plan(mixed)
+
+
+def test_the_program_rotates_images(part, tmp_path):
+    assert run_cli(part, tmp_path, "--rotated", "3", "--num-pairs", "3") == 0
     record = json.loads((tmp_path / "results.json").read_text())
-    assert "turned by any angle (seed 3)" in record["data"]
+    assert "rotated by any angle (seed 3)" in record["data"]
     assert record["methods"]["sift"]["scenes"][0]["num_pairs"] == 3
 
 

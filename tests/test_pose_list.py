@@ -21,14 +21,14 @@ def write_image(path, width=64, height=48):
     assert cv2.imwrite(str(path), np.tile(np.arange(width, dtype=np.uint8), (height, 1)))
 
 
-def line(a="x/a.png", b="b.png", turns="0 0", motion=None, words=None):
+def line(a="x/a.png", b="b.png", quarters="0 0", motion=None, words=None):
     if motion is None:
         motion = np.eye(4)
         motion[:3, :3] = cv2.Rodrigues(np.array([0.1, -0.4, 0.2]))[0]
         motion[:3, 3] = 1, 2, 3
     numbers = np.concatenate([K.ravel(), (K + [[0, 0, 5], [0, 0, 0], [0, 0, 0]]).ravel(),
                               motion.ravel()])  # fmt: skip
-    return " ".join([a, b, turns, *(repr(float(n)) for n in numbers[:words])])
+    return " ".join([a, b, quarters, *(repr(float(n)) for n in numbers[:words])])
 
 
 @pytest.fixture
@@ -40,12 +40,12 @@ def folder(tmp_path):
 
 def read(folder, text):
     (folder / "pairs.txt").write_text(text)
-    return read_pair_list(folder / "pairs.txt", folder / "images", folder / "turned")
+    return read_pair_list(folder / "pairs.txt", folder / "images", folder / "rotated")
 
 
-@pytest.mark.parametrize("turns", ["0 0", ""])
-def test_a_line_is_read(folder, turns):
-    pairs = read(folder, f"# a comment\n\n{line(turns=turns)}\n")
+@pytest.mark.parametrize("quarters", ["0 0", ""])
+def test_a_line_is_read(folder, quarters):
+    pairs = read(folder, f"# a comment\n\n{line(quarters=quarters)}\n")
     (pair,) = pairs.pairs
     assert pairs.key == "pairs"
     assert pair.names == ("x/a.png", "b.png")
@@ -56,14 +56,14 @@ def test_a_line_is_read(folder, turns):
     assert pairs.images["x/a.png"] == folder / "images" / "x" / "a.png"
 
 
-def test_quarter_turns_are_those_of_numpy(folder):
+def test_quarter_rotations_are_those_of_numpy(folder):
     (plain,) = read(folder, line()).pairs
-    pairs = read(folder, line(turns="0 1"))
+    pairs = read(folder, line(quarters="0 1"))
     (pair,) = pairs.pairs
     assert pair.names == ("x/a.png", "b.png@rot1")
     original = cv2.imread(str(folder / "images" / "b.png"))
-    turned = cv2.imread(str(pairs.images["b.png@rot1"]))
-    np.testing.assert_array_equal(turned, np.rot90(original, 1))
+    rotated = cv2.imread(str(pairs.images["b.png@rot1"]))
+    np.testing.assert_array_equal(rotated, np.rot90(original, 1))
     # the pixel in column 50 and row 10 comes to column 10 and row 63 - 50
     point = np.linalg.inv(plain.K_b) @ [50, 10, 1]
     at = pair.K_b @ pair.rotation @ plain.rotation.T @ point
@@ -164,13 +164,13 @@ def test_the_program_on_a_list(tmp_path, capsys):
     assert pose.main([*arguments, "--pairs", str(tmp_path / "none.txt")]) == 2
 
 
-def test_pose_errors_do_not_depend_on_quarter_turns(folder):
+def test_pose_errors_do_not_depend_on_quarter_rotations(folder):
     (plain,) = read(folder, line()).pairs
-    (turned,) = read(folder, line(turns="2 3")).pairs
+    (rotated,) = read(folder, line(quarters="2 3")).pairs
     guess = (cv2.Rodrigues(np.array([0.12, -0.4, 0.2]))[0], np.array([1.0, 2, 3.2]))
     roll_a = np.diag([-1.0, -1, 1])
     roll_b = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
     rolled = (roll_b @ guess[0] @ roll_a.T, roll_b @ guess[1])
-    assert pose_error_deg(rolled, (turned.rotation, turned.translation)) == pytest.approx(
+    assert pose_error_deg(rolled, (rotated.rotation, rotated.translation)) == pytest.approx(
         pose_error_deg(guess, (plain.rotation, plain.translation))
     )

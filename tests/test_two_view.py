@@ -30,8 +30,8 @@ def make_pair(seed=0, count=300, noise_px=0.2, outliers=0.5):
     points = rng.uniform([-2, -2, 4], [2, 2, 8], (count, 3))
     rotation = cv2.Rodrigues(np.array([0.05, 0.2, 0.5]))[0]
     translation = np.array([-1.0, 0.1, 0.2])
-    turn = rng.uniform(0, 2 * np.pi, count)
-    ends = points + 0.01 * np.stack([np.cos(turn), np.sin(turn), np.zeros(count)], axis=1)
+    angle = rng.uniform(0, 2 * np.pi, count)
+    ends = points + 0.01 * np.stack([np.cos(angle), np.sin(angle), np.zeros(count)], axis=1)
     images, vectors = [], []
     for move in (lambda x: x @ K_A.T, lambda x: (x @ rotation.T + translation) @ K_B.T):
         start, end = (seen[:, :2] / seen[:, 2:] for seen in (move(points), move(ends)))

@@ -1,1 +1,1 @@
-"""Methods by name: what turns an image file into features, ours and other people's."""
+"""Extractors by name, this project's and other people's, and the loop that runs them."""

@@ -1,4 +1,4 @@
-"""Features of named image files, extracted by the package's own loop and kept.
+"""Features of named image files, extracted by the package's own loop and cached.
 
 The file's name holds a hash of everything that features depend on: the extractor, and the names and
 bytes of images and masks. What was extracted is there for the next run, for other pairs, seeds and

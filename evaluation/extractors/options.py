@@ -1,4 +1,4 @@
-"""Options that say which methods a program measures, and what they are made of."""
+"""Options that say which extractors a program measures, and what they are made of."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from evaluation.extractors.registry import EXTRACTORS
 
 
 def add_extractor_options(parser: argparse.ArgumentParser, num_keypoints: int) -> None:
-    """``--method``, ``--num-keypoints``, ``--weights``, ``--device`` and ``--set``.
+    """Add ``--method``, ``--num-keypoints``, ``--weights``, ``--device`` and ``--set``.
 
     Args:
         parser: of the program.
@@ -19,7 +19,7 @@ def add_extractor_options(parser: argparse.ArgumentParser, num_keypoints: int) -
         action="append",
         required=True,
         metavar="NAME",
-        help=f"may be given again: {', '.join(EXTRACTORS)}; DETECTOR+ours",
+        help=f"may be given again: {', '.join(EXTRACTORS)}; DETECTOR+rekd-hardnet",
     )
     add(
         "--num-keypoints",

@@ -5,7 +5,7 @@
 Stereo: matches, a robust estimator, the pose, its error against the official calibration. Multiview
 (``--task multiview``, or ``stereo,multiview`` for both): COLMAP models of bags of images. Writes
 table.md, results.json, pairs.csv, curves and report.html to OUT, those of multiview to
-OUT/multiview. Interrupt it and start it again: what was done is kept in
+OUT/multiview. Interrupt it and start it again: what is finished is in
 OUT/cache, and used again by other runs with the same OUT. ``--export DIR`` writes an official
 submission, ``--validate DIR --data ROOT`` looks at one.
 """
@@ -46,6 +46,7 @@ from evaluation.relative_pose.options import (
     describe_stereo,
     load_extractors,
     open_resources,
+    plain_parameters,
     read_plan,
     write_stereo,
 )
@@ -60,7 +61,7 @@ POSES_SOURCE = "poses_source.csv"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = make_parser("evaluation.imc", __doc__)
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="ROOT",
@@ -70,7 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_common_options(parser)
     add("--covisibility", type=float, default=COVISIBILITY, metavar="C",
         help=f"pairs above it count; default {COVISIBILITY:g}")  # fmt: skip
-    add("--turned", type=int, metavar="SEED", help="turn every second image by any angle")
+    add("--rotated", "--turned", type=int, metavar="SEED",
+        help="rotate every second image by any angle")  # fmt: skip
     add("--bag-sizes", type=int, nargs="+", default=list(BAG_SIZES), help="of multiview")
     add("--num-bags", type=int, metavar="N", help="of each size; default: the official lists")
     add_stereo_options(parser)
@@ -79,27 +81,27 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     if any(word.split("=")[0] == VALIDATE for word in argv):
         return validate_main(argv)
     arguments = build_parser().parse_args(argv)
 
     def work() -> int:
-        text, found = run(arguments)
+        text, issues = run(arguments)
         sys.stdout.write(text)
-        if found:
-            sys.stdout.write("\n" + format_issues(found) + "\n")
-        return int(has_errors(found))
+        if issues:
+            sys.stdout.write("\n" + format_issues(issues) + "\n")
+        return int(has_errors(issues))
 
     return exit_status(work)
 
 
 def run(arguments: argparse.Namespace) -> tuple[str, list[ValidationIssue]]:
-    """Everything the command line asks for.
+    """Do everything that the command line asks for.
 
     Returns:
-        The text of table.md, and what a check of exported submissions found.
+        The text of table.md, and the validation issues of exported submissions.
 
     Raises:
         ValueError: an option or a file is wrong.
@@ -152,16 +154,19 @@ def _read_tasks(arguments: argparse.Namespace) -> list[str]:
 def _read_scenes(
     arguments: argparse.Namespace,
 ) -> tuple[list[Scene], dict[str, dict[str, Path]]]:
-    """The scenes, turned if asked for, and the masks of each."""
+    """The scenes, rotated if asked for, and the masks of each."""
     scenes = list_scenes(arguments.data, arguments.scenes)
-    if arguments.turned is None:
+    if arguments.rotated is None:
         return scenes, {scene.key: {} for scene in scenes}
-    turned, masks = [], {}
+    rotated: list[Scene] = []
+    masks: dict[str, dict[str, Path]] = {}
     for scene in scenes:
-        folder = arguments.out / "cache" / f"turned-{arguments.turned}" / scene.dataset / scene.name
-        new_scene, masks[scene.key] = rotate_scene(scene, arguments.turned, folder)
-        turned.append(new_scene)
-    return turned, masks
+        folder = (
+            arguments.out / "cache" / f"rotated-{arguments.rotated}" / scene.dataset / scene.name
+        )
+        new_scene, masks[scene.key] = rotate_scene(scene, arguments.rotated, folder)
+        rotated.append(new_scene)
+    return rotated, masks
 
 
 def _draw_bags(
@@ -214,9 +219,8 @@ def _write_multiview(
 
 def _record(arguments: argparse.Namespace, data: Sequence[str]) -> dict[str, Any]:
     """What the records of both tasks have in common; ``data`` is a description of each scene."""
-    parameters = {key: _plain(value) for key, value in vars(arguments).items()}
-    described = "; ".join(data) + _describe_turned(arguments.turned)
-    return {"program": "imc", "data": described, "parameters": parameters}
+    described = "; ".join(data) + _describe_rotation(arguments.rotated)
+    return {"program": "imc", "data": described, "parameters": plain_parameters(arguments)}
 
 
 def _describe(scene: Scene, what: str) -> str:
@@ -229,12 +233,8 @@ def _describe(scene: Scene, what: str) -> str:
     return text
 
 
-def _describe_turned(seed: int | None) -> str:
-    return "" if seed is None else f"; every second image turned by any angle (seed {seed})"
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+def _describe_rotation(seed: int | None) -> str:
+    return "" if seed is None else f"; every second image rotated by any angle (seed {seed})"
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class BagTask:
 
 @dataclass(frozen=True)
 class BagResult:
-    """Figures of one bag.
+    """Metrics of one bag.
 
     Attributes:
         names: of its images.
@@ -84,13 +84,13 @@ class BagResult:
     seconds: float
 
     def to_record(self) -> dict[str, Any]:
-        """As JSON can hold it: failures are null."""
+        """Return values that JSON can hold: failures are null."""
         finite = [error if np.isfinite(error) else None for error in self.errors_deg]
         return {**asdict(self), "errors_deg": finite}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """The inverse of :meth:`to_record`."""
+        """Invert :meth:`to_record`."""
         errors = [np.inf if error is None else float(error) for error in record["errors_deg"]]
         return cls(**{**record, "names": tuple(record["names"]), "errors_deg": tuple(errors)})
 
@@ -131,7 +131,7 @@ def make_database(
     """Write the verified database that bags share: a pair's geometry is the same in all of them.
 
     Args:
-        path: to write; one that is there is gone on with.
+        path: to write, or to go on with.
         features: of the images.
         matches: of the pairs.
         pairs: that are in some bag.
@@ -175,7 +175,7 @@ class Digests:
         self._known: dict[tuple[str, ...], str] = {}
 
     def key(self, names: Sequence[str], poses: Mapping[str, Pose], seed: int) -> str:
-        """Hash of what the result of a bag depends on.
+        """Return a hash of what the result of a bag depends on.
 
         Args:
             names: of the bag's images.
@@ -213,7 +213,7 @@ class Digests:
 
 
 def open_bag_log(path: Path) -> ResultLog[BagResult]:
-    """Finished bags of a file."""
+    """Open the finished bags of a file."""
     return ResultLog(path, BagResult.from_record)
 
 
@@ -223,10 +223,10 @@ def _reconstruct(task: BagTask) -> list[Any]:
         no_colours = Path(folder) / "none"
         sparse = Path(folder) / "sparse"
         # two processes cannot open one database: COLMAP opens it to write
-        own = Path(folder) / "database.db"
-        shutil.copyfile(task.database, own)
+        copy = Path(folder) / "database.db"
+        shutil.copyfile(task.database, copy)
         return map_scene(
-            own,
+            copy,
             no_colours,
             sparse,
             seed=task.seed,

@@ -1,6 +1,6 @@
 """Bags of images for the multiview task: small scenes drawn from a large one.
 
-Where the official lists are not there, a bag grows from one image; the next one is drawn among
+Without official lists a bag grows from one image; the next one is drawn among
 those that see the same as most images of the bag, all of them if there are such. (The official bags
 were drawn under covisibility as well: their pairs have more matches than the covisible pairs of a
 scene.) Without lists of covisible pairs every image may follow.
@@ -34,7 +34,7 @@ def draw_bags(
     generator: np.random.Generator,
     covisible: Iterable[Pair] | None = None,
 ) -> list[Bag]:
-    """Different bags of that size, each sorted by name.
+    """Draw different bags of that size, each sorted by name.
 
     Args:
         names: images to draw from.
@@ -68,7 +68,7 @@ def draw_bags(
 def choose_bags(
     scene: Scene, bag_sizes: Sequence[int], num_bags: int | None, bag_seed: int
 ) -> list[Bag]:
-    """Official bags of each size where the scene has them, else drawn ones.
+    """Choose official bags of each size where the scene has them, else draw some.
 
     Args:
         scene: whose calibrated images they are of.
@@ -112,14 +112,14 @@ class BagSet:
         num_bags: int | None,
         masks: Mapping[str, Path] | None = None,
     ) -> "BagSet":
-        """The same bags for all methods and seeds; see :func:`choose_bags`."""
+        """Choose the same bags for all extractors and seeds; see :func:`choose_bags`."""
         bags = choose_bags(scene, bag_sizes, num_bags, bag_seed=0)
         if not bags:
             logger.warning("%s: no bags of sizes %s", scene.key, bag_sizes)
         return cls(scene, bags, masks or {})
 
     def halves(self) -> tuple[list[Bag], list[Bag]]:
-        """Bags to choose settings on, and those to report: by turns within each size.
+        """Split into bags to choose settings on and those to report, alternating within each size.
 
         A bag that is the only one of its size is reported.
         """

@@ -31,13 +31,13 @@ BAG_FILE = re.compile(r"(\d+)bag_(\d+)\.txt")
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What is there of one scene.
+    """The files of one scene.
 
     Attributes:
         dataset: folder above the scene's, such as ``phototourism``.
         name: of the scene.
         images: path of each image by its name, in the order of names.
-        calibration: cameras by image name, of images that are there.
+        calibration: cameras by image name, of images that exist.
         covisible: by threshold, pairs whose images are both there and calibrated; empty where the
             scene has no such lists.
         bags: official lists of images for multiview by their size, where they are complete.
@@ -66,7 +66,7 @@ class Scene:
         return tuple(name for name in self.images if name not in self.calibration)
 
     def pairs(self, covisibility: float = COVISIBILITY) -> tuple[Pair, ...]:
-        """Calibrated pairs above a covisibility, in the official order; all without lists.
+        """Return calibrated pairs above a covisibility, in the official order; all without lists.
 
         Raises:
             ValueError: the scene has lists, but none for that threshold.
@@ -84,7 +84,7 @@ class Scene:
     def pair_set(
         self, covisibility: float = COVISIBILITY, masks: Mapping[str, Path] | None = None
     ) -> PairSet:
-        """The same pairs with their true poses.
+        """Return the same pairs with their true poses.
 
         Raises:
             ValueError: there is none.
@@ -111,26 +111,26 @@ def list_scenes(root: Path, names: Sequence[str] = ()) -> list[Scene]:
     """
     if not root.is_dir():
         raise FileNotFoundError(f"no data folder {root}")
-    found = {f"{f.parent.name}/{f.name}": f for f in _scene_folders(root.resolve())}
-    if not found:
+    folders = {f"{f.parent.name}/{f.name}": f for f in _scene_folders(root.resolve())}
+    if not folders:
         raise FileNotFoundError(
             f"{root} holds no scene; a scene's images are in <dataset>/<scene>/set_100/images"
         )
     if not names:
-        return [read_scene(folder) for folder in found.values()]
+        return [read_scene(folder) for folder in folders.values()]
     chosen = []
     for name in names:
-        keys = [key for key in found if name in (key, key.split("/")[1])]
+        keys = [key for key in folders if name in (key, key.split("/")[1])]
         if not keys:
-            raise FileNotFoundError(f"no scene {name!r} in {root}; there are {', '.join(found)}")
+            raise FileNotFoundError(f"no scene {name!r} in {root}; there are {', '.join(folders)}")
         if len(keys) > 1:
             raise ValueError(f"scene {name!r} is one of {', '.join(keys)}: write its dataset too")
-        chosen.append(read_scene(found[keys[0]]))
+        chosen.append(read_scene(folders[keys[0]]))
     return chosen
 
 
 def read_scene(folder: Path) -> Scene:
-    """One scene of the official layout; logs what is incomplete.
+    """Read one scene of the official layout; logs what is incomplete.
 
     Args:
         folder: ``<dataset>/<scene>``.
@@ -162,7 +162,7 @@ def read_scene(folder: Path) -> Scene:
 
 
 def read_camera(path: Path) -> Camera:
-    """An official calibration file; K comes into this project's pixel frame.
+    """Read an official calibration file; K comes into this project's pixel frame.
 
     Raises:
         ValueError: the file cannot be read, lacks K, R or T, or R is no rotation.

@@ -63,7 +63,7 @@ def sweep_multiview(
         sets: bags of each scene, one at least.
         method: whose features.
         plan: its ``matches`` are tried; its ``ransacs`` are stereo's alone.
-        place: caches and processes.
+        resources: caches and processes.
 
     Raises:
         ValueError: an image cannot be read, or there are too few bags to choose on.
@@ -122,7 +122,7 @@ def run_multiview(
     log = open_bag_log(out / "multiview.jsonl")
     with FeatureStore(features) as feature_store, MatchStore(matches) as match_store:
         digests = Digests(feature_store, match_store)
-        bar = tqdm(bags, f"{scene.key} look at bags", disable=None, leave=False)
+        bar = tqdm(bags, f"{scene.key} read bags", disable=None, leave=False)
         keys = {digests.key(bag, poses, seed): bag for bag in bar}
         missing = {key: bag for key, bag in keys.items() if key not in log}
         logger.info("%s, seed %d: %d of %d bags to do", scene.key, seed, len(missing), len(keys))

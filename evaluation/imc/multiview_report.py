@@ -31,7 +31,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class SizeSummary:
-    """Figures of the bags of one size; means unless said otherwise.
+    """Metrics of the bags of one size; means unless said otherwise.
 
     Attributes:
         size: images of a bag; None for the mean over all sizes.
@@ -69,7 +69,7 @@ class SizeSummary:
 
 @dataclass(frozen=True)
 class MultiviewResult:
-    """All bags of one scene, method and seed."""
+    """All bags of one scene, extractor and seed."""
 
     scene: str
     seed: int
@@ -83,7 +83,7 @@ class MultiviewResult:
 
     @property
     def maa10(self) -> float:
-        """Mean over bag sizes, the benchmark's figure; nan without bags."""
+        """Mean over bag sizes, the benchmark's metric; nan without bags."""
         return self.summaries()[-1].maa10 if self.bags else float("nan")
 
     def accuracy(self) -> list[float]:
@@ -93,13 +93,13 @@ class MultiviewResult:
             ValueError: there are no bags.
         """
         if not self.bags:
-            raise ValueError(f"{self.scene} has no bags to take figures of")
+            raise ValueError(f"{self.scene} has no bags to make metrics of")
         return list(self.summaries()[-1].curve)
 
 
 @dataclass(frozen=True)
 class MultiviewRun:
-    """One method on all scenes, with all seeds.
+    """One extractor on all scenes, with all seeds.
 
     Attributes:
         chosen: how its features were matched.
@@ -126,9 +126,9 @@ class MultiviewRun:
 
 
 def make_tables(runs: Mapping[str, MultiviewRun]) -> list[Table]:
-    """One table a scene, and one of the means where there are several.
+    """Make a table for each scene, and one of the means of several.
 
-    For each method a row for each bag size, the mean over all sizes last; figures are means over
+    For each method a row for each bag size, the mean over all sizes last; metrics are means over
     seeds, and mAA(10) has its least and largest beside it.
 
     Args:
@@ -237,7 +237,7 @@ def _rows(runs: Mapping[str, MultiviewRun], scenes: Sequence[str]) -> list[list[
 
 
 def _cells(by_seed: Sequence[Sequence[SizeSummary]]) -> list[Cell]:
-    """Figures of one method and bag size from the summaries of all scenes by seed."""
+    """Metrics of one extractor and bag size from the summaries of all scenes by seed."""
     mean = _mean([summary for found in by_seed for summary in found])
     maa10 = [_mean(found).maa10 for found in by_seed]
     ate = None if np.isnan(mean.ate_rel) else f"{100 * mean.ate_rel:.2f}"
@@ -275,7 +275,7 @@ def _summarise(bags: Sequence[BagResult]) -> SizeSummary:
 
 
 def _mean(summaries: Sequence[SizeSummary]) -> SizeSummary:
-    """Plain means of all figures; what is nan in one is left out of that figure's mean."""
+    """Plain means of all metrics; what is nan in one is left out of that metric's mean."""
     curve = np.mean([s.curve for s in summaries], axis=0).tolist()
     others = {field.name for field in fields(SizeSummary)} - {"size", "num_bags", "curve"}
     means = {name: _known_mean(getattr(s, name) for s in summaries) for name in others}

@@ -1,6 +1,6 @@
-"""Submissions to IMC from stereo runs, and their check, for ``python -m evaluation.imc``.
+"""Submissions to IMC from stereo runs, and their validation, for ``python -m evaluation.imc``.
 
-``--export DIR`` writes the features and matches of each method: all images and all pairs of the
+``--export DIR`` writes the features and matches of each extractor: all images and all pairs of the
 scenes, with the settings that the tasks chose; without the multiview task stereo's matching is
 taken for it too. ``--validate DIR`` looks at a folder.
 """
@@ -38,7 +38,7 @@ VALIDATE = "--validate"
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
-    """Options of writing and checking a submission."""
+    """Add options of writing and validating a submission."""
     add = parser.add_argument_group("submission").add_argument
     add("--export", type=Path, metavar="DIR",
         help="write an official submission; of several methods each to DIR/METHOD")  # fmt: skip
@@ -59,32 +59,32 @@ def validate_main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> int:
-        found = _validate(arguments.validate, list_scenes(arguments.data, arguments.scenes))
-        sys.stdout.write(format_issues(found) + "\n")
-        return int(has_errors(found))
+        issues = _validate(arguments.validate, list_scenes(arguments.data, arguments.scenes))
+        sys.stdout.write(format_issues(issues) + "\n")
+        return int(has_errors(issues))
 
     return exit_status(work)
 
 
-def has_errors(found: Sequence[ValidationIssue]) -> bool:
-    """Whether a submission would be refused."""
-    return any(finding.level == "error" for finding in found)
+def has_errors(issues: Sequence[ValidationIssue]) -> bool:
+    """Say whether a submission would be refused."""
+    return any(issue.level == "error" for issue in issues)
 
 
 def export_runs(
     scenes: Sequence[Scene], runs: Sequence[ExtractorRun], multiview: Mapping[str, MultiviewRun],
     resources: Resources, arguments: argparse.Namespace,
 ) -> list[ValidationIssue]:  # fmt: skip
-    """Write a submission of each method, and look at it.
+    """Write a submission of each extractor, and validate it.
 
     Raises:
-        ValueError: turned images, an estimator that the challenge forbids, too many keypoints, or
+        ValueError: rotated images, an estimator that the challenge forbids, too many keypoints, or
             metadata that cannot be read.
         FileNotFoundError: there is no metadata file.
     """
-    if arguments.turned is not None:
-        raise ValueError("turned images are no part of the benchmark; leave --turned out")
-    found: list[ValidationIssue] = []
+    if arguments.rotated is not None:
+        raise ValueError("rotated images are no part of the benchmark; leave --rotated out")
+    issues: list[ValidationIssue] = []
     for run in runs:
         name = safe_name(run.method.name)
         folder = arguments.export if len(runs) == 1 else arguments.export / name
@@ -100,12 +100,12 @@ def export_runs(
         ]
         category = export_submission(folder, parts, labels, metadata)
         logger.info("%s: a submission of category %d in %s", run.method.name, category, folder)
-        found += _validate(folder, scenes)
-    return found
+        issues += _validate(folder, scenes)
+    return issues
 
 
 def read_metadata(path: Path | None, run: ExtractorRun) -> Metadata:
-    """What the file says; without it, and for what it leaves open, the method's name and setting.
+    """Read the file; what it leaves open is the extractor's name and setting.
 
     Raises:
         ValueError: it is no JSON object, or has other fields.
@@ -130,7 +130,7 @@ def read_metadata(path: Path | None, run: ExtractorRun) -> Metadata:
 def _submission(
     scene: Scene, run: ExtractorRun, multiview: MatchConfig, resources: Resources, num_runs: int
 ) -> Submission:
-    """Everything of one scene; what stereo and earlier runs have done is taken from the caches."""
+    """All files of one scene; what stereo and earlier runs have done comes from the caches."""
     label = scene.key.replace("/", "-")
     features = extract_images(scene.images, run.method, resources.folder / "features", label=label)
     pairs = all_pairs(scene.images)

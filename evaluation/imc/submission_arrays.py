@@ -18,7 +18,7 @@ UNREADABLE = (OSError, KeyError, RuntimeError, ValueError)
 
 
 def pair_key(a: str, b: str) -> str:
-    """The benchmark's name of a pair: the image that sorts last comes first."""
+    """Return the benchmark's name of a pair: the image that sorts last comes first."""
     return f"{max(a, b)}-{min(a, b)}"
 
 
@@ -30,48 +30,48 @@ def write_arrays(path: Path, arrays: Iterable[tuple[str, NDArray[Any]]]) -> None
 
 
 def check_names(
-    arrays: Mapping[str, Any], wanted: Iterable[str], file: str, found: ValidationIssues
+    arrays: Mapping[str, Any], wanted: Iterable[str], file: str, issues: ValidationIssues
 ) -> None:
-    """Note datasets that are missing, and those that have no such image or pair."""
+    """Add issues of datasets that are missing, and those that have no such image or pair."""
     names = set(wanted)
     for name in sorted(names - set(arrays)):
-        found.add("error", file, "missing", name, "is missing")
+        issues.add("error", file, "missing", name, "is missing")
     for name in sorted(set(arrays) - names):
         a, _, b = name.partition("-")
         hint = "; the pair is there the other way round" if f"{b}-{a}" in names else ""
-        found.add("error", file, "unknown", name, f"is no name of the data{hint}")
+        issues.add("error", file, "unknown", name, f"is no name of the data{hint}")
 
 
 def check_count(
-    name: str, count: int, counts: Mapping[str, int], file: str, found: ValidationIssues
+    name: str, count: int, counts: Mapping[str, int], file: str, issues: ValidationIssues
 ) -> None:
-    """Note an image whose rows are not as many as its keypoints."""
+    """Add an issue of an image whose rows are not as many as its keypoints."""
     if name in counts and counts[name] != count:
         message = f"has {count} rows for {counts[name]} keypoints"
-        found.add("error", file, "count", name, message)
+        issues.add("error", file, "count", name, message)
 
 
-def check_finite(name: str, values: NDArray[Any], file: str, found: ValidationIssues) -> None:
-    """Note values that are infinite or no numbers."""
+def check_finite(name: str, values: NDArray[Any], file: str, issues: ValidationIssues) -> None:
+    """Add an issue of values that are infinite or no numbers."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        found.add("error", file, "finite", name, "has values that are not finite")
+        issues.add("error", file, "finite", name, "has values that are not finite")
 
 
 def read_arrays(
-    path: Path, file: str, found: ValidationIssues, *, needed: bool
+    path: Path, file: str, issues: ValidationIssues, *, needed: bool
 ) -> dict[str, NDArray[Any]] | None:
-    """All arrays of a file; None where it is not there or cannot be read."""
+    """Read all arrays of a file; None where it does not exist or cannot be read."""
     if not path.is_file():
         if needed:
-            found.add("error", file, "missing", "", "is missing")
+            issues.add("error", file, "missing", "", "is missing")
         return None
     try:
         with h5py.File(path, "r") as store:
             arrays = {name: np.asarray(store[name]) for name in store}
     except UNREADABLE as error:
-        found.add("error", file, "read", "", f"cannot be read: {error}")
+        issues.add("error", file, "read", "", f"cannot be read: {error}")
         return None
     if not arrays:
-        found.add("error", file, "empty", "", "holds nothing")
+        issues.add("error", file, "empty", "", "holds nothing")
         return None
     return arrays

@@ -73,7 +73,7 @@ class Labels:
 
 
 def category_of(num_keypoints: int) -> int:
-    """The class of a submission whose largest image has that many keypoints.
+    """Return the class of a submission whose largest image has that many keypoints.
 
     Raises:
         ValueError: more than the larger class allows.
@@ -90,7 +90,7 @@ def category_of(num_keypoints: int) -> int:
 def make_config(
     labels: Labels, metadata: Metadata, category: int, datasets: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The content of ``config.json`` for features with matches of those datasets."""
+    """Make the content of ``config.json`` for features with matches of those datasets."""
     method: dict[str, Any] = {
         "metadata": asdict(metadata),
         "config_common": {
@@ -111,7 +111,7 @@ def make_config(
 
 
 def check_config(content: Any, datasets: Sequence[str]) -> list[str]:
-    """What is wrong with the content of a ``config.json``, for features of those datasets."""
+    """Return what is wrong with the content of a ``config.json``, for these datasets."""
     if not isinstance(content, list):
         return ["must be a list with one method"]
     if len(content) != 1 or not isinstance(content[0], dict):
@@ -133,7 +133,7 @@ def check_config(content: Any, datasets: Sequence[str]) -> list[str]:
 
 
 def uses_custom_matches(content: Any, dataset: str, task: str) -> bool:
-    """Whether a config that has no flaws promises files of matches for that task."""
+    """Say whether a config that has no flaws promises files of matches for that task."""
     return bool(content[0][f"config_{dataset}_{task}"]["use_custom_matches"])
 
 

@@ -106,7 +106,9 @@ def keep_inliers(
     *,
     pool: Executor | None = None,
 ) -> Path:
-    """Write the inliers of all pairs; those that are there already are kept.
+    """Write a robust estimator's inliers of all pairs that are not in their file yet.
+
+    They are those that the stereo task finds with the same seed.
 
     Args:
         features_path: file of features of all images.
@@ -137,14 +139,14 @@ def keep_inliers(
         provenance = {key: str(value) for key, value in settings.items()}
         with MatchStore.resume(path, provenance) as out:
             missing = [pair for pair in pairs if pair not in out]
-            found = {name: features.read(name) for pair in missing for name in pair}
-            read = partial(correspondences_between, features=found, matches=matches)
+            by_name = {name: features.read(name) for pair in missing for name in pair}
+            read = partial(correspondences_between, features=by_name, matches=matches)
             work = partial(_estimate, options=options, seed=seed)
             bar = tqdm(total=len(missing), desc=f"inliers, seed {seed}", unit="pair", disable=None)
             with bar:
                 for pair, inliers in work_in_chunks(missing, read, work, pool):
-                    kept = matches.read(*pair)[torch.from_numpy(inliers)]
-                    out.write(*pair, kept, len(found[pair[0]]))
+                    selected = matches.read(*pair)[torch.from_numpy(inliers)]
+                    out.write(*pair, selected, len(by_name[pair[0]]))
                     bar.update()
     return path
 
@@ -193,17 +195,11 @@ def _estimate(
 ) -> list[tuple[Pair, np.ndarray]]:
     """Images may lack a calibration: inliers of a fundamental matrix do not depend on it."""
     unknown = np.eye(3)
-    found = []
+    results = []
     for pair, matched in chunk:
-        steps = matched.orientation_a, matched.orientation_b
-        result = estimate_pose(
-            matched.xy_a,
-            matched.xy_b,
-            unknown,
-            unknown,
-            options,
-            pair_seed(pair, seed),
-            orientations=steps,
-        )
-        found.append((pair, result.inliers))
-    return found
+        estimated = estimate_pose(
+            matched.xy_a, matched.xy_b, unknown, unknown, options, pair_seed(pair, seed),
+            orientations=(matched.orientation_a, matched.orientation_b),
+        )  # fmt: skip
+        results.append((pair, estimated.inliers))
+    return results

@@ -1,8 +1,8 @@
-"""Looks whether a folder is an IMC submission that the organisers' own program would accept.
+"""Validates a folder as an IMC submission, as the organisers' own program would.
 
 It holds ``config.json`` and, for each ``<dataset>/<scene>``, HDF5 files with one dataset an image
 (``keypoints``, ``descriptors``, ``scores``, ``scales``, ``angles``) or a pair (``matches*``).
-Everything is looked at, not the first image alone; what cannot be read is a finding.
+All images are validated, not the first one alone; what cannot be read is an issue.
 """
 
 import itertools
@@ -34,7 +34,7 @@ STEREO_RUNS = 3
 
 
 def validate_submission(folder: Path, scenes: Mapping[str, Sequence[str]]) -> list[ValidationIssue]:
-    """What is wrong with a submission.
+    """Return the validation issues of a submission.
 
     Args:
         folder: of the submission.
@@ -49,97 +49,97 @@ def validate_submission(folder: Path, scenes: Mapping[str, Sequence[str]]) -> li
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no submission folder {folder}")
-    found = ValidationIssues()
+    issues = ValidationIssues()
     datasets = sorted({scene.split("/")[0] for scene in scenes})
-    content = _check_json(folder / CONFIG, datasets, found)
+    content = _check_json(folder / CONFIG, datasets, issues)
     largest, forms = 0, set()
     for scene, images in scenes.items():
         if not (folder / scene).is_dir():
-            found.add("error", scene, "missing", "", "the submission lacks this scene")
+            issues.add("error", scene, "missing", "", "the submission lacks this scene")
             continue
-        counts = _check_keypoints(folder, scene, images, found)
+        counts = _check_keypoints(folder, scene, images, issues)
         largest = max([largest, *counts.values()])
-        forms |= _check_descriptors(folder, scene, counts, found)
+        forms |= _check_descriptors(folder, scene, counts, issues)
         for kind in PER_IMAGE:
-            _check_per_image(folder, f"{scene}/{kind}.h5", counts, found)
-        _check_matches(folder, scene, images, counts, found)
-        _check_promise(folder, scene, content, found)
-    _check_scenes(folder, scenes, found)
+            _check_per_image(folder, f"{scene}/{kind}.h5", counts, issues)
+        _check_matches(folder, scene, images, counts, issues)
+        _check_promise(folder, scene, content, issues)
+    _check_scenes(folder, scenes, issues)
     if len(forms) > 1:
         message = f"descriptors differ in channels or type: {sorted(forms)}"
-        found.add("error", "descriptors.h5", "forms", "", message)
-    _check_category(content, largest, found)
-    return found.fold()
+        issues.add("error", "descriptors.h5", "forms", "", message)
+    _check_category(content, largest, issues)
+    return issues.fold()
 
 
-def _check_json(path: Path, datasets: Sequence[str], found: ValidationIssues) -> Any:
+def _check_json(path: Path, datasets: Sequence[str], issues: ValidationIssues) -> Any:
     """The config's content if it has no flaw, else None."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        found.add("error", CONFIG, "read", "", f"cannot be read: {error}")
+        issues.add("error", CONFIG, "read", "", f"cannot be read: {error}")
         return None
     flaws = check_config(content, datasets)
     for flaw in flaws:
-        found.add("error", CONFIG, flaw, "", flaw)
+        issues.add("error", CONFIG, flaw, "", flaw)
     return None if flaws else content
 
 
-def _check_category(content: Any, largest: int, found: ValidationIssues) -> None:
+def _check_category(content: Any, largest: int, issues: ValidationIssues) -> None:
     limit = CATEGORIES[-1]
     if content is not None and content[0]["config_common"]["num_keypoints"] != -1:
         limit = content[0]["config_common"]["num_keypoints"]
     level: Level = "error" if largest > limit else "info"
-    found.add(
+    issues.add(
         level, "keypoints.h5", "category", "",
         f"the largest image has {largest} keypoints, the category is {limit}",
     )  # fmt: skip
 
 
 def _check_scenes(
-    folder: Path, scenes: Mapping[str, Sequence[str]], found: ValidationIssues
+    folder: Path, scenes: Mapping[str, Sequence[str]], issues: ValidationIssues
 ) -> None:
     for path in sorted(folder.glob("*/*/")):
         name = path.relative_to(folder).as_posix()
         if name not in scenes and name.split("/")[0] in DATASETS:
-            found.add("warning", name, "extra", "", "no such scene in the data; not looked at")
+            issues.add("warning", name, "extra", "", "no such scene in the data; not validated")
 
 
 def _check_keypoints(
-    folder: Path, scene: str, images: Sequence[str], found: ValidationIssues
+    folder: Path, scene: str, images: Sequence[str], issues: ValidationIssues
 ) -> dict[str, int]:
     """The number of keypoints of each image whose keypoints can be used."""
     file = f"{scene}/keypoints.h5"
-    arrays = read_arrays(folder / file, file, found, needed=True)
+    arrays = read_arrays(folder / file, file, issues, needed=True)
     if arrays is None:
         return {}
-    check_names(arrays, images, file, found)
+    check_names(arrays, images, file, issues)
     counts = {}
     for name, xy in arrays.items():
         if xy.ndim != 2 or xy.shape[1] != 2:
             message = f"has shape {xy.shape}, it must be (keypoint, 2)"
-            found.add("error", file, "shape", name, message)
+            issues.add("error", file, "shape", name, message)
             continue
         counts[name] = len(xy)
         if xy.dtype.kind != "f":
-            found.add("error", file, "dtype", name, f"is of type {xy.dtype}, not floating point")
+            issues.add("error", file, "dtype", name, f"is of type {xy.dtype}, not floating point")
         elif not np.isfinite(xy).all():
-            found.add("error", file, "finite", name, "has coordinates that are not finite")
+            issues.add("error", file, "finite", name, "has coordinates that are not finite")
         if not len(xy):
-            found.add("warning", file, "empty", name, "has no keypoint")
+            issues.add("warning", file, "empty", name, "has no keypoint")
     return counts
 
 
 def _check_descriptors(
-    folder: Path, scene: str, counts: Mapping[str, int], found: ValidationIssues
+    folder: Path, scene: str, counts: Mapping[str, int], issues: ValidationIssues
 ) -> set[tuple[int, str]]:
     """The (channels, type) that occur."""
     file = f"{scene}/descriptors.h5"
     has_matches = any((folder / scene).glob("matches*.h5"))
-    arrays = read_arrays(folder / file, file, found, needed=not has_matches)
+    arrays = read_arrays(folder / file, file, issues, needed=not has_matches)
     if arrays is None:
         return set()
-    check_names(arrays, counts, file, found)
+    check_names(arrays, counts, file, issues)
     forms = set()
     for name, rows in arrays.items():
         if rows.ndim != 2 or not MIN_CHANNELS <= rows.shape[1] <= MAX_CHANNELS:
@@ -147,37 +147,37 @@ def _check_descriptors(
                 f"has shape {rows.shape}, it must be (keypoint, channel) with "
                 f"{MIN_CHANNELS} to {MAX_CHANNELS} channels"
             )
-            found.add("error", file, "shape", name, message)
+            issues.add("error", file, "shape", name, message)
             continue
         forms.add((rows.shape[1], str(rows.dtype)))
-        check_count(name, len(rows), counts, file, found)
-        check_finite(name, rows, file, found)
+        check_count(name, len(rows), counts, file, issues)
+        check_finite(name, rows, file, issues)
         num_bytes = rows.shape[1] * rows.dtype.itemsize
         limit = MAX_BYTES if has_matches else MAX_BYTES_TO_MATCH
         if num_bytes > limit:
             message = f"has descriptors of {num_bytes} bytes, {limit} are allowed"
             more = "" if has_matches else " without files of matches"
-            found.add("error", file, "bytes", name, message + more)
+            issues.add("error", file, "bytes", name, message + more)
     return forms
 
 
 def _check_per_image(
-    folder: Path, file: str, counts: Mapping[str, int], found: ValidationIssues
+    folder: Path, file: str, counts: Mapping[str, int], issues: ValidationIssues
 ) -> None:
-    arrays = read_arrays(folder / file, file, found, needed=False)
+    arrays = read_arrays(folder / file, file, issues, needed=False)
     if arrays is None:
         return
-    check_names(arrays, counts, file, found)
+    check_names(arrays, counts, file, issues)
     for name, values in arrays.items():
         if values.ndim != 1 or values.dtype.kind != "f":
             message = f"is {values.dtype} of shape {values.shape}, not floats of (keypoint,)"
-            found.add("error", file, "shape", name, message)
+            issues.add("error", file, "shape", name, message)
             continue
-        check_count(name, len(values), counts, file, found)
-        check_finite(name, values, file, found)
+        check_count(name, len(values), counts, file, issues)
+        check_finite(name, values, file, issues)
 
 
-def _check_promise(folder: Path, scene: str, content: Any, found: ValidationIssues) -> None:
+def _check_promise(folder: Path, scene: str, content: Any, issues: ValidationIssues) -> None:
     """Files of matches are there exactly if the config says so."""
     if content is None:
         return
@@ -187,7 +187,7 @@ def _check_promise(folder: Path, scene: str, content: Any, found: ValidationIssu
         promised = uses_custom_matches(content, dataset, task)
         if has != promised:
             message = f"use_custom_matches for {task} is {promised}, files of matches: {has}"
-            found.add("error", CONFIG, f"{dataset} {task}", scene, message)
+            issues.add("error", CONFIG, f"{dataset} {task}", scene, message)
 
 
 def _check_matches(
@@ -195,56 +195,56 @@ def _check_matches(
     scene: str,
     images: Sequence[str],
     counts: Mapping[str, int],
-    found: ValidationIssues,
+    issues: ValidationIssues,
 ) -> None:
-    """Note what is wrong with the files of matches of one scene.
+    """Add the issues of the files of matches of one scene.
 
     Args:
         folder: of the submission.
         scene: ``<dataset>/<scene>``.
         images: that the scene has.
         counts: keypoints of each image that has some.
-        found: to add to.
+        issues: to add to.
     """
     present = sorted(path.name for path in (folder / scene).glob("match*"))
-    _check_match_files(present, scene, found)
+    _check_match_files(present, scene, issues)
     keys = {pair_key(a, b): (a, b) for a, b in itertools.combinations(sorted(images), 2)}
     for name in present:
         file = f"{scene}/{name}"
-        arrays = read_arrays(folder / file, file, found, needed=True)
+        arrays = read_arrays(folder / file, file, issues, needed=True)
         if arrays is None:
             continue
-        check_names(arrays, keys, file, found)
+        check_names(arrays, keys, file, issues)
         for key, index in arrays.items():
             if key in keys:
                 first, second = keys[key][::-1]
-                _check_index(key, index, counts.get(first), counts.get(second), file, found)
+                _check_index(key, index, counts.get(first), counts.get(second), file, issues)
 
 
-def _check_match_files(present: Sequence[str], scene: str, found: ValidationIssues) -> None:
+def _check_match_files(present: Sequence[str], scene: str, issues: ValidationIssues) -> None:
     """Either ``matches.h5`` alone, or files for stereo and for multiview."""
     stereo = [f"matches_stereo_{run}.h5" for run in range(STEREO_RUNS)]
     known = {"matches.h5", "matches_multiview.h5", "matches_stereo.h5", *stereo}
     for name in sorted(set(present) - known):
-        found.add("error", f"{scene}/{name}", "name", "", "no file of the benchmark has this name")
+        issues.add("error", f"{scene}/{name}", "name", "", "no file of the benchmark has this name")
     if "matches.h5" in present:
         if len(present) > 1:
             message = "stands for both tasks; remove the other files of matches, or this one"
-            found.add("error", f"{scene}/matches.h5", "alone", "", message)
+            issues.add("error", f"{scene}/matches.h5", "alone", "", message)
         return
     if not present:
         return
     if "matches_multiview.h5" not in present:
-        found.add("error", f"{scene}/matches_multiview.h5", "missing", "", "is missing")
+        issues.add("error", f"{scene}/matches_multiview.h5", "missing", "", "is missing")
     if not {"matches_stereo.h5", stereo[0]} & set(present):
-        found.add("error", f"{scene}/{stereo[0]}", "missing", "", "is missing")
+        issues.add("error", f"{scene}/{stereo[0]}", "missing", "", "is missing")
     more = [name for name in stereo[1:] if name in present]
     if len(more) == 1:
         message = "there must be one run or three"
-        found.add("error", f"{scene}/{more[0]}", "runs", "", message)
+        issues.add("error", f"{scene}/{more[0]}", "runs", "", message)
     elif more:
         message = "the 2021 challenge runs stereo once and asks to leave the second and third away"
-        found.add("info", f"{scene}/{more[0]}", "runs", "", message)
+        issues.add("info", f"{scene}/{more[0]}", "runs", "", message)
 
 
 def _check_index(
@@ -253,13 +253,13 @@ def _check_index(
     num_a: int | None,
     num_b: int | None,
     file: str,
-    found: ValidationIssues,
+    issues: ValidationIssues,
 ) -> None:
     if index.ndim != 2 or index.shape[0] != 2:
-        found.add("error", file, "shape", key, f"has shape {index.shape}, it must be (2, match)")
+        issues.add("error", file, "shape", key, f"has shape {index.shape}, it must be (2, match)")
         return
     if index.dtype.kind not in "iu":
-        found.add("error", file, "dtype", key, f"is of type {index.dtype}, not of integers")
+        issues.add("error", file, "dtype", key, f"is of type {index.dtype}, not of integers")
         return
     for row, count, image in zip(index, (num_a, num_b), ("first", "second"), strict=True):
         if not len(row) or count is None:
@@ -269,6 +269,6 @@ def _check_index(
                 f"has indices from {row.min()} to {row.max()} in the {image} image, "
                 f"which has {count} keypoints"
             )
-            found.add("error", file, "range", key, message)
+            issues.add("error", file, "range", key, message)
     if len(np.unique(index, axis=1).T) < index.shape[1]:
-        found.add("warning", file, "repeated", key, "has the same match twice")
+        issues.add("warning", file, "repeated", key, "has the same match twice")
