@@ -8,7 +8,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from tests.imc_photos import make_layout
 
 from evaluation.extractors.extraction import extract_images
 from evaluation.extractors.registry import load_extractor
@@ -36,6 +35,7 @@ from evaluation.rotated_images import canvas_from_image
 from rekd_hloc.matching.match import match
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from tests.helpers import random_features
+from tests.imc_photos import make_layout
 
 RANSAC = RansacOptions("magsac", 1.0, max_iterations=5000)
 MATCH = match_config(0.9)

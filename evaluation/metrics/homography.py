@@ -155,7 +155,8 @@ def nearest_distance(
     if len(others) == 0:
         return points.new_full((len(points),), math.inf)
     parts = [
-        torch.cdist(chunk.double(), others.double()).amin(dim=1) for chunk in points.split(block)
+        torch.cdist(chunk.double(), others.double()).amin(dim=1)
+        for chunk in torch.split(points, block)
     ]
     return torch.nan_to_num(torch.cat(parts), nan=math.inf).to(points.dtype)
 
