@@ -4,10 +4,11 @@
 # make coverage  the same tests with the share of lines that they run
 # make nightly   the slow tests, those with real hloc (HLOC=its checkout), the oldest pycolmap, 50 killed runs
 # make slow      the tests that take minutes;  make gpu: those that need a CUDA build of torch
+# make docs      build the pages of docs/ into build/site; a warning is an error
 # make results   fill docs/results.md from what is measured in RESULTS, and name what is missing
 # make measure   measure what is missing first (a day on a CPU; goes on where it was interrupted)
 # Options: PYTHON=python3.12  VENV=.venv  HLOC=../Hierarchical-Localization  RESULTS=runs/results  TORCH=torch==2.13.0  TORCH_INDEX=https://...
-.PHONY: demo test check style types setup results measure slow gpu coverage nightly hloc oldest clean
+.PHONY: demo docs test check style types setup results measure slow gpu coverage nightly hloc oldest clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -61,6 +62,12 @@ oldest: setup
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > $$($(VENV)-oldest/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth
 	$(VENV)-oldest/bin/python -m pytest -q -n $(JOBS) -m "not slow and not gpu" $(OLDEST_TESTS)
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m typer rekd_hloc.cli.main utils docs --name rekd-hloc --title 'Command line' \
+	  --output docs/command-line.md
+	$(BIN)/zensical build --clean --strict
 
 results: setup
 	$(BIN)/python -m evaluation.results $(RESULTS)

@@ -6,7 +6,7 @@ Names are imported when they are first used, so ``import rekd_hloc`` costs nothi
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "Extractor",
