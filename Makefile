@@ -5,7 +5,7 @@
 # make nightly   the slow tests, those with real hloc (HLOC=its checkout), the oldest pycolmap, 50 killed runs
 # make slow      the tests that take minutes;  make gpu: those that need a CUDA build of torch
 # make docs      build the pages of docs/ into build/site; a warning is an error
-# make results   fill docs/results.md from what is measured in RESULTS, and name what is missing
+# make results   write docs/results from what is measured in RESULTS, and name what is missing
 # make measure   measure what is missing first (a day on a CPU; goes on where it was interrupted)
 # Options: PYTHON=python3.12  VENV=.venv  HLOC=../Hierarchical-Localization  RESULTS=runs/results  TORCH=torch==2.13.0  TORCH_INDEX=https://...
 .PHONY: demo docs test check style types setup results measure slow gpu coverage nightly hloc oldest clean
