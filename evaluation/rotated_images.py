@@ -18,7 +18,7 @@ from rekd_hloc.picture_file import write_image
 from rekd_hloc.sfm.alignment import Pose
 
 EDGE = 1e-6
-"""Tolerance in pixels, so that quarter turns keep every pixel."""
+"""Tolerance in pixels, so that rotations by 90 degrees keep every pixel."""
 
 
 def canvas_from_image(

@@ -228,18 +228,18 @@ def _rows(runs: Mapping[str, MultiviewRun], scenes: Sequence[str]) -> list[list[
         for result in run.results:
             if result.scene in scenes:
                 by_seed.setdefault(result.seed, []).extend(result.summaries())
-        sizes = {summary.size for found in by_seed.values() for summary in found}
+        sizes = {summary.size for of_seed in by_seed.values() for summary in of_seed}
         for size in sorted(sizes, key=lambda size: (size is None, size)):
             start = [method, match_label(run.chosen), "mean" if size is None else str(size)]
-            of_size = [[s for s in found if s.size == size] for found in by_seed.values()]
-            rows.append([*start, *_cells([found for found in of_size if found])])
+            of_size = [[s for s in of_seed if s.size == size] for of_seed in by_seed.values()]
+            rows.append([*start, *_cells([summaries for summaries in of_size if summaries])])
     return rows
 
 
 def _cells(by_seed: Sequence[Sequence[SizeSummary]]) -> list[Cell]:
     """Metrics of one extractor and bag size from the summaries of all scenes by seed."""
-    mean = _mean([summary for found in by_seed for summary in found])
-    maa10 = [_mean(found).maa10 for found in by_seed]
+    mean = _mean([summary for summaries in by_seed for summary in summaries])
+    maa10 = [_mean(summaries).maa10 for summaries in by_seed]
     ate = None if np.isnan(mean.ate_rel) else f"{100 * mean.ate_rel:.2f}"
     track = None if np.isnan(mean.track_length) else f"{mean.track_length:.2f}"
     return [
