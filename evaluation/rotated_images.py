@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from rekd_hloc.geometry import rotation_about
-from rekd_hloc.images import list_images, read_color
-from rekd_hloc.picture_file import write_image
+from rekd_hloc.images import list_images, read_color, write_image
 from rekd_hloc.sfm.alignment import Pose
 
 EDGE = 1e-6

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rekd_hloc.features.extractor import choose_device
+from rekd_hloc.devices import choose_device
 from rekd_hloc.files import write_json
 from rekd_hloc.sfm.reconstruct import reconstruct
 from rekd_hloc.sfm.report import Stopwatch

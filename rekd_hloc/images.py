@@ -1,4 +1,4 @@
-"""Reading photographs of every kind a user has, making them smaller, and the map between the sizes.
+"""Reading images of every kind a user has, making them smaller, and writing them.
 
 Files are decoded by Pillow: it says so when a file is damaged instead of returning half of it. The
 pixel grid is the file's own, as for COLMAP and hloc: the orientation that a camera noted in EXIF is
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from rekd_hloc.files import write_bytes
 from rekd_hloc.geometry import resize_matrix
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ SUFFIXES = frozenset(
 """Endings of files that :func:`list_images` takes for photographs, in any case."""
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue, as in OpenCV and hloc."""
+JPEG_QUALITY = 85
 MAX_PIXELS = 178_956_970
 """Pillow refuses larger files: a damaged header can claim any size."""
 
@@ -129,6 +131,37 @@ def shrink(
     small = cv2.resize(grey.cpu().numpy(), size, interpolation=cv2.INTER_AREA)
     small_grey = torch.from_numpy(np.asarray(small, dtype=np.float32)).reshape(size[1], size[0])
     return small_grey.to(grey.device), resize_matrix((width, height), size)
+
+
+def encode_image(pixels: UInt8[np.ndarray, "..."], suffix: str) -> bytes:
+    """The bytes of an image file.
+
+    Args:
+        pixels: RGB of shape (height, width, 3), or grey of shape (height, width).
+        suffix: the kind of file, like ``.png``.
+
+    Raises:
+        ValueError: an empty image, or a kind that cannot be written.
+    """
+    swapped = pixels[..., ::-1] if pixels.ndim == 3 else pixels
+    is_jpeg = suffix.lower() in (".jpg", ".jpeg")
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if is_jpeg else []
+    try:
+        done, data = cv2.imencode(suffix, np.ascontiguousarray(swapped), options)
+    except cv2.error as error:
+        raise ValueError(f"cannot write an image {pixels.shape} as {suffix!r}") from error
+    assert done  # failures raise
+    return data.tobytes()
+
+
+def write_image(path: Path, pixels: UInt8[np.ndarray, "..."]) -> None:
+    """Write an image file, making its folder; the ending names the kind.
+
+    Raises:
+        ValueError: as :func:`encode_image`.
+        OSError: the file cannot be written, or the disk is full.
+    """
+    write_bytes(path, encode_image(pixels, path.suffix))
 
 
 def _decode(path: Path, apply_exif: bool) -> tuple[NDArray[Any], float]:

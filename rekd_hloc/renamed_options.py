@@ -44,7 +44,7 @@ def translate_config(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_of_version_0_1(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration of today in the names of version 0.1, for hashes that were made then."""
+    """Return a configuration of today in the names of version 0.1, for hashes made then."""
     old = {new: name for name, new in RENAMED.items()}
     translated: dict[str, Any] = {}
     for key, value in tree.items():

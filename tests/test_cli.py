@@ -183,8 +183,8 @@ def test_info_names_versions_and_weights(capsys):
 def test_a_reconstruction_has_a_budget_of_its_own(images, tmp_path, monkeypatch, capsys):
     asked = []
 
-    def run(images, output, *, config, **options):
-        asked.append(config.detector.max_keypoints)
+    def run(images, output, options, **more):
+        asked.append(options.config.detector.max_keypoints)
         raise ValueError("enough")
 
     monkeypatch.setattr(reconstruction, "reconstruct", run)

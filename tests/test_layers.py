@@ -58,7 +58,7 @@ BASE = {
         "renamed_options",
         "images",
         "files",
-        "picture_file",
+        "devices",
     },
     "evaluation": {"command_line", "image_folders", "rotated_images"},
 }

@@ -36,7 +36,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def processes():
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         yield pool
 
 

@@ -238,7 +238,7 @@ def test_images_are_read_few_times_and_memory_is_bounded(num_kept, most_reads, m
     ordered = loop._order_for_cache(pairs)
     assert sorted(ordered) == sorted(pairs)
     store = CountingStore()
-    cache = loop._FeatureCache(store, "cpu")
+    cache = loop._FeatureCache(store, torch.device("cpu"))
     for name in itertools.chain.from_iterable(ordered):
         assert torch.equal(cache[name].descriptors, random_features(4, seed=int(name)).descriptors)
         assert len(cache._features) <= num_kept
@@ -291,7 +291,7 @@ def test_wrong_pairs_are_named_before_anything_is_written(features_path, tmp_pat
 
 def test_other_mistakes_are_named(features_path, tmp_path, pairs):
     out = tmp_path / "m.h5"
-    with pytest.raises(ValueError, match="no device 'tpu9' here; use cpu"):
+    with pytest.raises(ValueError, match="no device 'tpu9'; use auto, cpu"):
         match_images(features_path, out, pairs, device="tpu9")
     with pytest.raises(FileNotFoundError, match=r"none.h5"):
         match_images(tmp_path / "none.h5", out, pairs)

@@ -1,7 +1,7 @@
 import json
 import logging
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import cv2
 import h5py
@@ -13,7 +13,7 @@ from rekd_hloc.features.extractor import Extractor
 from rekd_hloc.sfm import reconstruct as reconstruction
 from rekd_hloc.sfm import stages as model_stages
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
-from rekd_hloc.sfm.reconstruct import reconstruct, reconstruct_from_files
+from rekd_hloc.sfm.reconstruct import ReconstructOptions, reconstruct, reconstruct_from_files
 from rekd_hloc.sfm.report import format_report
 from rekd_hloc.sfm.stages import MappingOptions
 from rekd_hloc.storage.features import FeatureStore, MatchStore
@@ -424,8 +424,8 @@ def test_a_bad_start_of_the_mapper_is_tried_again(tmp_path, monkeypatch, sizes, 
 def test_the_named_preset_is_loaded_when_no_extractor_is_given(photos, tmp_path, monkeypatch):
     asked = []
 
-    def load(conf, device, config):
-        asked.append((conf, device, config))
+    def load(options):
+        asked.append((options.conf, options.device, options.config))
         return SiftExtractor(100)
 
     monkeypatch.setattr(reconstruction, "_load_extractor", load)
@@ -525,3 +525,22 @@ def test_the_database_is_made_again_when_something_it_depends_on_changes(tmp_pat
     (output / "database.db").unlink()
     build(options)
     assert (output / "database.db").is_file()
+
+
+def test_options_in_one_object_and_by_name_are_the_same(photos, tmp_path):
+    options = ReconstructOptions(overlap=2, pairs="sequential", seed=3, device="cpu")
+    reports = [
+        reconstruct(photos / "images", tmp_path / "a", options, extractor=SiftExtractor(200)),
+        reconstruct(
+            photos / "images",
+            tmp_path / "b",
+            replace(options, seed=0),
+            seed=3,
+            extractor=SiftExtractor(200),
+        ),
+    ]
+    assert reports[0]["configuration"] == reports[1]["configuration"]
+    assert reports[0]["configuration"]["mapping"] == asdict(options.mapping)
+    assert reports[0]["num_registered"] == reports[1]["num_registered"]
+    with pytest.raises(TypeError, match="mappper"):
+        reconstruct(photos / "images", tmp_path / "c", mappper="global")

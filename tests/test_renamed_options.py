@@ -17,7 +17,7 @@ from rekd_hloc.renamed_options import (
 )
 from rekd_hloc.sfm.database import stored_patch_size_px
 from rekd_hloc.storage.features import FeatureStore, MatchStore
-from rekd_hloc.storage.hdf5_file import Hdf5File
+from rekd_hloc.storage.hdf5 import Hdf5File
 from rekd_hloc.storage.journal import Record
 from rekd_hloc.storage.provenance import stored_config
 from tests.helpers import random_features

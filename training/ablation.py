@@ -20,7 +20,7 @@ from evaluation.image_folders import list_image_paths
 from evaluation.reporting.curves import Plot, draw_panels
 from evaluation.reporting.report import Cell, Table, format_markdown
 from rekd_hloc.config import config_json, load_config
-from rekd_hloc.features.extractor import choose_device
+from rekd_hloc.devices import choose_device
 from rekd_hloc.files import write_json, write_text
 from training.common.checkpoint import load_start, require_same, start_path
 from training.common.cli import run_cli

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from rekd_hloc.config import config_json
+from rekd_hloc.devices import choose_device
 from rekd_hloc.features.descriptor.hardnet import read_hardnet, save_descriptor
-from rekd_hloc.features.extractor import choose_device
 from training.common.checkpoint import BEST, LAST, RunFolder, load_checkpoint, make_identity
 from training.common.distributed import Process
 from training.common.loop import build_optimiser, scheduled_rate, set_learning_rate, take_step

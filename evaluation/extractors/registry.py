@@ -42,9 +42,10 @@ from evaluation.extractors.named_extractor import (
     strongest_first,
 )
 from rekd_hloc.config import PRESETS, get_preset, load_config, with_max_keypoints
+from rekd_hloc.devices import choose_device
 from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, resolve_hardnet
 from rekd_hloc.features.descriptor.patches import cut_patches
-from rekd_hloc.features.extractor import GPU_READERS, Extractor, choose_device
+from rekd_hloc.features.extractor import GPU_READERS, Extractor
 from rekd_hloc.features.weights import weights_hash
 from rekd_hloc.types import Features
 

@@ -17,8 +17,7 @@ from jaxtyping import Float64
 from evaluation.metrics.pose import RelativePose, relative_pose
 from evaluation.rotated_images import canvas_from_image, rotate_image
 from rekd_hloc.geometry import rotation_about
-from rekd_hloc.images import read_color
-from rekd_hloc.picture_file import write_image
+from rekd_hloc.images import read_color, write_image
 from rekd_hloc.sfm.alignment import Pose
 from rekd_hloc.types import Pair
 

@@ -21,7 +21,7 @@ from evaluation.rendering.raycast import Camera, render
 from evaluation.rendering.sensor import Light, draw_light, expose
 from evaluation.rendering.surfaces import UP, Vector
 from rekd_hloc.files import beside, replace_folder
-from rekd_hloc.picture_file import write_image
+from rekd_hloc.images import write_image
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
 
 STEP_DEG = 11.5

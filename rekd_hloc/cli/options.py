@@ -88,7 +88,7 @@ def resolve_conf(
     Raises:
         ValueError, FileNotFoundError: no such preset, device, file or option.
     """
-    from rekd_hloc.features.extractor import choose_device
+    from rekd_hloc.devices import choose_device
 
     chosen = choose_device(device)
     name = conf

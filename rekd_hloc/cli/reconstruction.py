@@ -105,7 +105,6 @@ def match(
     quiet: Quiet = False,
 ) -> None:
     """Match features, and keep what agrees on one rotation."""
-    from rekd_hloc.features.extractor import choose_device
     from rekd_hloc.matching.match_images import match_images
     from rekd_hloc.matching.pairs import make_pairs
     from rekd_hloc.storage.features import FeatureStore
@@ -118,7 +117,7 @@ def match(
         image_pairs,
         read_match_config(filter_name, ratio),
         overwrite=overwrite,
-        device=str(choose_device(device)),
+        device=device,
         progress=not quiet,
     )
     record = {
@@ -177,15 +176,14 @@ def reconstruct(
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct a scene: extract, match, verify, map. Writes OUTPUT/report.json."""
+    from rekd_hloc.sfm.reconstruct import ReconstructOptions
     from rekd_hloc.sfm.reconstruct import reconstruct as run
     from rekd_hloc.sfm.report import format_report
 
     name, resolved = resolve_conf(
         conf, config, settings, max_keypoints, device, preset=reconstruction_preset
     )
-    report = run(
-        images,
-        output,
+    options = ReconstructOptions(
         conf=name,
         config=resolved,
         matching=read_match_config(filter_name, ratio, RECONSTRUCTION_MATCHING),
@@ -201,9 +199,8 @@ def reconstruct(
         seed=seed,
         num_threads=num_threads,
         quantise_descriptors=sift_descriptors,
-        overwrite=overwrite,
-        progress=not quiet,
     )
+    report = run(images, output, options, overwrite=overwrite, progress=not quiet)
     if page:
         from rekd_hloc.viz.page import write_html_report
 

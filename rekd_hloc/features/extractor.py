@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rekd_hloc.config import ExtractConfig, config_hash, get_preset
+from rekd_hloc.devices import choose_device
 from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, resolve_hardnet
 from rekd_hloc.features.descriptor.patches import cut_patches
 from rekd_hloc.features.detector.detect import Detector, make_detector
@@ -23,7 +24,7 @@ from rekd_hloc.types import Features, Keypoints
 Image = str | Path | NDArray[np.generic] | Tensor
 
 GPU_READERS = 4
-"""Threads that read photos ahead for a GPU; a processor is kept busy by what one reads."""
+"""Threads that read images ahead for a GPU; a CPU is kept busy by what one thread reads."""
 
 
 class Extractor:
@@ -143,23 +144,6 @@ class Extractor:
         descriptors = describe(self.descriptor, patches, descriptor.batch_size)
         in_image = _to_original(keypoints.to("cpu"), torch.linalg.inv(small_from_image))
         return Features(in_image, descriptors.cpu(), (width, height))
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device of that name; ``auto`` is CUDA where there is one, else the CPU.
-
-    Raises:
-        ValueError: torch does not know the device, or this machine lacks it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"no device {name!r}; use auto, cpu, cuda or cuda:0") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} asked for, but torch sees no CUDA here; use cpu")
-    return device
 
 
 def grey_from_array(image: NDArray[np.generic] | Tensor) -> Float[Tensor, "height width"]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rekd_hloc.config import MatchConfig
+from rekd_hloc.devices import choose_device
 from rekd_hloc.matching.match import DEFAULT_CONFIG, Matcher, make_matcher
 from rekd_hloc.matching.pairs import unique_pairs
 from rekd_hloc.storage.features import FeatureStore, MatchStore
@@ -74,7 +75,7 @@ def match_images(
         pairs: image names; repeated and reversed pairs count once.
         matching: options of a matcher, or a matcher itself.
         overwrite: delete an old ``out`` first.
-        device: torch device to match on.
+        device: torch device to match on, or ``auto``.
         progress: show a bar on stderr.
         map_pairs: applies a function to pairs of names; the builtin ``map`` matches here, and
             ``Executor.map`` of threads or processes matches on many workers. Results must come in
@@ -89,7 +90,7 @@ def match_images(
         OSError: ``out`` cannot be written, or the disk is full; what is finished is kept.
     """
     start = time.perf_counter()
-    _require_device(device)
+    torch_device = choose_device(device)
     if out.resolve() == features_path.resolve():
         raise ValueError(f"features and matches would both be {out}; choose another output")
     matcher = make_matcher(matching) if isinstance(matching, MatchConfig) else matching
@@ -100,7 +101,8 @@ def match_images(
         counts: dict[Pair, int] = {}
         with MatchStore.resume(out, provenance, overwrite=overwrite) as store:
             missing = _order_for_cache([pair for pair in unique if pair not in store])
-            work = _PairWork(features_path, matcher, device, _FeatureCache(features, device))
+            cache = _FeatureCache(features, torch_device)
+            work = _PairWork(features_path, matcher, torch_device, cache)
             bar = tqdm(missing, unit="pair", desc="match", disable=not progress)
             for pair, (index, score, count) in zip(bar, map_pairs(work, missing), strict=True):
                 matches = Matches(torch.from_numpy(index), torch.from_numpy(score))
@@ -117,7 +119,7 @@ def match_images(
 class _FeatureCache:
     """Features of images in use, on one device, for several threads; the oldest go first."""
 
-    def __init__(self, store: FeatureStore, device: str) -> None:
+    def __init__(self, store: FeatureStore, device: torch.device) -> None:
         self.store = store
         self._device = device
         self._features: OrderedDict[str, Features] = OrderedDict()
@@ -148,7 +150,7 @@ class _PairWork:
         self,
         features_path: Path,
         matcher: Matcher,
-        device: str,
+        device: torch.device,
         cache: _FeatureCache | None = None,
         run: str | None = None,
     ) -> None:
@@ -221,10 +223,3 @@ def _require_needs(matcher: Matcher, features: FeatureStore, pairs: Sequence[Pai
                 f"image {name!r} in {features.path} has keypoints without {' and '.join(lacks)}, "
                 f"which the matcher needs; {REMEDY}"
             )
-
-
-def _require_device(name: str) -> None:
-    try:
-        torch.zeros(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {name!r} here; use cpu, cuda or cuda:0") from error

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from rekd_hloc.images import ImageReadError, read_color, read_image, read_mask
 from rekd_hloc.sfm.image_folder import check_names, find_mask
 from rekd_hloc.storage.features import FeatureStore
-from rekd_hloc.storage.hdf5_file import check_name
+from rekd_hloc.storage.hdf5 import check_name
 from rekd_hloc.types import Features, Keypoints
 
 logger = logging.getLogger(__name__)

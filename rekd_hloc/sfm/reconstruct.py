@@ -1,11 +1,11 @@
-"""From a folder of photographs, or from files of features and matches, to a COLMAP model.
+"""From a folder of images, or from files of features and matches, to a COLMAP model.
 
 Every stage leaves its result in the output folder and goes on from what it finds there.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from rekd_hloc.config import (
     reconstruction_preset,
 )
 from rekd_hloc.matching.match_images import match_images
-from rekd_hloc.matching.pairs import SEQUENTIAL, make_pairs, write_pairs
+from rekd_hloc.matching.pairs import EXHAUSTIVE, SEQUENTIAL, make_pairs, write_pairs
 from rekd_hloc.sfm.database import remove_database
 from rekd_hloc.sfm.extraction import ImageExtractor, extract_images
 from rekd_hloc.sfm.image_folder import find_images
@@ -29,28 +29,49 @@ from rekd_hloc.types import Pair
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class ReconstructOptions(MappingOptions):
+    """How a folder of images becomes a model; the options of mapping are among them.
+
+    Attributes:
+        conf: preset of the extractor.
+        config: options in place of the preset's own, of which the budget is
+            ``RECONSTRUCTION_KEYPOINTS``.
+        matching: neighbours, ratio test and orientation filter.
+        pairs: ``exhaustive``, ``sequential``, or a file with the names of a pair on each line.
+        overlap: neighbours of an image in sequential pairs.
+        mask_dir: masks as COLMAP's, zero where to ignore.
+        reference: true poses to compare with: a COLMAP model, or IMC ``calibration_*.h5`` files.
+        device: of extraction and matching.
+    """
+
+    conf: str = "rekd"
+    config: ExtractConfig | None = None
+    matching: MatchConfig = RECONSTRUCTION_MATCHING
+    pairs: str | Path = EXHAUSTIVE
+    overlap: int = 10
+    mask_dir: Path | None = None
+    reference: Path | None = None
+    device: str = "auto"
+
+    @property
+    def mapping(self) -> MappingOptions:
+        """The options of mapping alone."""
+        return MappingOptions(**{f.name: getattr(self, f.name) for f in fields(MappingOptions)})
+
+
+DEFAULT_OPTIONS = ReconstructOptions()
+
+
 def reconstruct(
     image_dir: Path,
     output: Path,
+    options: ReconstructOptions = DEFAULT_OPTIONS,
     *,
-    conf: str = "rekd",
-    config: ExtractConfig | None = None,
-    matching: MatchConfig = RECONSTRUCTION_MATCHING,
-    pairs: str | Path = "exhaustive",
-    overlap: int = 10,
-    mask_dir: Path | None = None,
-    mapper: str = "incremental",
-    camera_model: str = "SIMPLE_RADIAL",
-    camera_mode: str = "auto",
-    intrinsics: Sequence[float] | None = None,
-    reference: Path | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    num_threads: int = 1,
-    quantise_descriptors: bool = False,
     overwrite: bool = False,
     progress: bool = False,
     extractor: ImageExtractor | None = None,
+    **changes: Any,
 ) -> dict[str, Any]:
     """Reconstruct a scene; writes ``features.h5``, ``matches.h5``, ``pairs.txt``, ``database.db``,
     the models ``sparse/0``, ``sparse/1``, ... (largest first) and ``report.json`` into ``output``.
@@ -59,27 +80,13 @@ def reconstruct(
     gives no model is no error: ``num_registered`` is 0 and ``diagnosis`` says what to do.
 
     Args:
-        image_dir: photos, searched with subfolders; ``output`` and ``mask_dir`` may lie in it.
+        image_dir: images, searched with subfolders; ``output`` and ``mask_dir`` may lie in it.
         output: folder to write, or to go on with.
-        conf: preset of the extractor.
-        config: options in place of the preset's own, of which the budget is
-            ``RECONSTRUCTION_KEYPOINTS``.
-        matching: neighbours, ratio test and orientation filter.
-        pairs: ``exhaustive``, ``sequential``, or a file with the names of a pair on each line.
-        overlap: neighbours of an image in sequential pairs.
-        mask_dir: masks as COLMAP's, zero where to ignore.
-        mapper: ``incremental`` or ``global``.
-        camera_model: COLMAP's name of it.
-        camera_mode: ``auto``, ``single``, ``per_folder`` or ``per_image``.
-        intrinsics: known parameters of the camera model; they are kept as they are.
-        reference: true poses to compare with: a COLMAP model, or IMC ``calibration_*.h5`` files.
-        device: of extraction and matching.
-        seed: of verification and mapping.
-        num_threads: of the mapper; 1 is repeatable to the bit, -1 takes all cores.
-        quantise_descriptors: also write descriptors that COLMAP's own matchers can use.
+        options: how to extract, match and map.
         overwrite: start anew instead of going on with what is in ``output``.
         progress: show bars on stderr.
         extractor: to use in place of the one that ``conf`` and ``config`` name.
+        **changes: options by their names, in place of those in ``options``: ``conf="rekd-fast"``.
 
     Returns:
         What is in ``report.json``.
@@ -87,63 +94,36 @@ def reconstruct(
     Raises:
         ValueError: an option out of range, a folder without images, or files in ``output`` that
             were made with other options.
+        TypeError: an option that there is not.
         FileNotFoundError: a folder or file that is named does not exist.
         OSError: ``output`` cannot be written, or the disk is full; what is finished is kept.
     """
-    options = MappingOptions(
-        mapper, camera_model, camera_mode, intrinsics, seed, num_threads, quantise_descriptors
-    )
-    found = find_images(image_dir, mask_dir=mask_dir, output=output)
-    listed = make_pairs(found, pairs, overlap=overlap)
-    run = Run.start(image_dir, output, options, reference, progress)
+    options = replace(options, **changes)
+    names = find_images(image_dir, mask_dir=options.mask_dir, output=output)
+    pairs = _choose_pairs(options, image_dir, names)
+    run = Run.start(image_dir, output, options.mapping, options.reference, progress)
     features_path, matches_path = output / "features.h5", output / "matches.h5"
     with run.watch.stage("extract"):
-        extractor = extractor or _load_extractor(conf, device, config)
+        extractor = extractor or _load_extractor(options)
         summary = extract_images(
-            extractor,
-            image_dir,
-            features_path,
-            names=found,
-            mask_dir=mask_dir,
-            overwrite=overwrite,
-            progress=progress,
-        )
+            extractor, image_dir, features_path,
+            names=names, mask_dir=options.mask_dir, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
     usable = set(summary.names)
-    if pairs == SEQUENTIAL:
-        listed = make_pairs(summary.names, pairs, overlap=overlap)
-    listed = [pair for pair in listed if usable.issuperset(pair)]
-    _write_pairs(output / "pairs.txt", listed)
+    if options.pairs == SEQUENTIAL:
+        pairs = _choose_pairs(options, image_dir, summary.names)
+    pairs = [pair for pair in pairs if usable.issuperset(pair)]
+    _write_pairs(output / "pairs.txt", pairs)
     with run.watch.stage("match"):
         match_images(
-            features_path,
-            matches_path,
-            listed,
-            matching,
-            overwrite=overwrite,
-            device=_torch_device(device),
-            progress=progress,
-        )
+            features_path, matches_path, pairs, options.matching,
+            overwrite=overwrite, device=options.device, progress=progress,
+        )  # fmt: skip
     if overwrite:
         remove_database(output / "database.db")
-    configuration = {
-        "preset": extractor.provenance.get("preset"),
-        "extraction": stored_config(extractor.provenance),
-        "extraction_hash": extractor.provenance.get("config_hash"),
-        "masks": str(mask_dir) if mask_dir else None,
-        "matching": asdict(matching),
-        "matching_hash": config_hash(matching),
-        "pairs": str(pairs),
-        "overlap": overlap,
-    }
-    return build_model(
-        run,
-        features_path,
-        matches_path,
-        listed,
-        summary.num_keypoints,
-        summary.skipped,
-        configuration,
-    )
+    configuration = _configuration(options, extractor.provenance)
+    counts, skipped = summary.num_keypoints, summary.skipped
+    return build_model(run, features_path, matches_path, pairs, counts, skipped, configuration)
 
 
 def reconstruct_from_files(
@@ -208,14 +188,26 @@ def _write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
         logger.warning("%s is not written: %s", path, error)
 
 
-def _load_extractor(conf: str, device: str, config: ExtractConfig | None) -> ImageExtractor:
+def _choose_pairs(options: ReconstructOptions, image_dir: Path, names: Sequence[str]) -> list[Pair]:
+    return make_pairs(names, options.pairs, overlap=options.overlap, image_dir=image_dir)
+
+
+def _configuration(options: ReconstructOptions, provenance: Mapping[str, str]) -> dict[str, Any]:
+    """The options of extraction and matching, for the report."""
+    return {
+        "preset": provenance.get("preset"),
+        "extraction": stored_config(provenance),
+        "extraction_hash": provenance.get("config_hash"),
+        "masks": str(options.mask_dir) if options.mask_dir else None,
+        "matching": asdict(options.matching),
+        "matching_hash": config_hash(options.matching),
+        "pairs": str(options.pairs),
+        "overlap": options.overlap,
+    }
+
+
+def _load_extractor(options: ReconstructOptions) -> ImageExtractor:
     from rekd_hloc.features.extractor import Extractor
 
-    config = config or reconstruction_preset(conf)
-    return Extractor.from_pretrained(conf, device=device, config=config)
-
-
-def _torch_device(name: str) -> str:
-    from rekd_hloc.features.extractor import choose_device
-
-    return str(choose_device(name))
+    config = options.config or reconstruction_preset(options.conf)
+    return Extractor.from_pretrained(options.conf, device=options.device, config=config)

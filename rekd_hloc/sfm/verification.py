@@ -4,7 +4,6 @@ Every pair is seeded by itself, so its result depends neither on the number of t
 an interrupted run went on.
 """
 
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ import pycolmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from rekd_hloc.devices import num_cores
 from rekd_hloc.matching.pairs import unique_pairs
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.cameras import image_ids
@@ -169,10 +169,3 @@ def _count(database: Any, id_a: int, id_b: int) -> tuple[int, int]:
     if database.exists_matches(id_a, id_b):
         matches = len(database.read_matches(id_a, id_b))
     return matches, len(database.read_two_view_geometry(id_a, id_b).inlier_matches)
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

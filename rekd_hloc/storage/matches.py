@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rekd_hloc.storage.hdf5_file import Hdf5File, check_name, close_after
+from rekd_hloc.storage.hdf5 import Hdf5File, check_name, close_after
 from rekd_hloc.storage.journal import Record
 from rekd_hloc.types import Matches, Pair
 

@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 
-from rekd_hloc.images import ImageReadError, list_images, read_color
-from rekd_hloc.picture_file import write_image
+from rekd_hloc.images import ImageReadError, list_images, read_color, write_image
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Keypoints, Matches, Pair
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from rekd_hloc.images import ImageReadError, read_color
-from rekd_hloc.picture_file import encode_image
+from rekd_hloc.images import ImageReadError, encode_image, read_color
 from rekd_hloc.sfm.alignment import Pose
 from rekd_hloc.types import Keypoints, Pair
 from rekd_hloc.viz import charts, draw

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rekd_hloc.features.extractor import choose_device
+from rekd_hloc.devices import choose_device
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rekd_hloc.images import read_color
-from rekd_hloc.picture_file import encode_image, write_image
+from rekd_hloc.images import encode_image, read_color, write_image
 
 
 def test_colours_and_values_come_back(tmp_path):
