@@ -3,10 +3,14 @@
 import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 import typer
+import yaml
 
+import rekd_hloc
 from rekd_hloc.cli.main import app
 from tests.helpers import ROOT
 
@@ -212,10 +216,35 @@ def test_modules_and_targets_of_the_docs_exist(page):
             assert set(names) <= set(targets), f"{page.name}: {line}"
 
 
-def test_the_command_line_page_can_be_made(tmp_path, monkeypatch):
-    import subprocess
-    import sys
+@pytest.mark.parametrize("page", PAGES, ids=ids(PAGES))
+def test_programs_of_the_evaluation_know_their_options(page, capsys):
+    for line in commands_of(page):
+        found = re.match(r"python -m (evaluation\S*) (.*)", line)
+        if found is None:
+            continue
+        name = f"{found[1]}.__main__" if found[1] == "evaluation.imc" else found[1]
+        module = importlib.import_module(name)
+        with pytest.raises(SystemExit):
+            module.main(["--help"])
+        known = capsys.readouterr().out
+        for option in re.findall(r"--[a-z-]+", found[2]):
+            assert re.search(rf"{option}\b(?!-)", known), f"{page.name}: {option} of {found[1]}"
 
+
+def test_the_citation_names_this_version_and_the_paper():
+    text = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert text["cff-version"] == "1.2.0"
+    assert text["version"] == rekd_hloc.__version__
+    assert {"message", "title", "authors"} <= set(text)
+    assert text["references"][0]["authors"][0]["family-names"] == "Lee"
+
+
+def test_the_changelog_begins_with_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (\S+)", text, re.MULTILINE)[1] == rekd_hloc.__version__
+
+
+def test_the_command_line_page_can_be_made(tmp_path):
     out = tmp_path / "command-line.md"
     command = ["-m", "typer", "rekd_hloc.cli.main", "utils", "docs", "--name", "rekd-hloc"]
     subprocess.run([sys.executable, *command, "--output", str(out)], check=True, cwd=ROOT)
