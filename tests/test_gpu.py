@@ -1,10 +1,14 @@
-"""What must hold on a GPU: the processor's features, exact quarter turns, errors that help.
+"""What must hold on a GPU: the CPU's features, exact quarter rotations, errors that help.
 
-Run them with ``make gpu`` where torch sees a CUDA device; everywhere else they are skipped.
+Each runs on a GPU (``make gpu``, where torch sees one) and on a pretended one, whose tensors say
+they are on ``cuda`` while the CPU does the work: a failure for another cause than the device, or of
+tensors on two devices, shows without a GPU.
 """
 
+import contextlib
 import logging
 import math
+from unittest import mock
 
 import cv2
 import pytest
@@ -17,11 +21,21 @@ from rekd_hloc.geometry import angle_difference
 from rekd_hloc.sfm.extraction import extract_images
 from rekd_hloc.storage.features import FeatureStore
 from tests.helpers import assert_equivariant, baked_network, textured_image
+from tests.pretended_gpu import is_there, pretended_gpu
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+SLOW_PRESETS = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("rekd", "rekd-upright", "rekd-paper")
 ]
+SLOW_ORDERS = [pytest.param(order, marks=pytest.mark.slow) for order in (16, 36)]
+REAL = pytest.param("real", marks=[pytest.mark.gpu, NO_GPU])
+
+
+@pytest.fixture(params=[REAL, "pretended"])
+def gpu(request):
+    """``real`` or ``pretended``; the device is ``cuda`` for both."""
+    with pretended_gpu() if request.param == "pretended" else contextlib.nullcontext():
+        yield request.param
 
 
 def partners(a, b):
@@ -32,70 +46,78 @@ def partners(a, b):
     return distance.masked_fill(other_scale, torch.inf).min(dim=1)
 
 
-@pytest.mark.parametrize("preset", ["rekd-fast", "rekd", "rekd-upright", "rekd-paper"])
-def test_features_are_those_of_the_processor(preset):
-    image = textured_image(360, 480, seed=3)
+@pytest.mark.parametrize("preset", ["rekd-fast", *SLOW_PRESETS])
+def test_features_are_those_of_the_cpu(preset, gpu):
+    size, least = ((360, 480), 300) if gpu == "real" else ((96, 120), 40)
+    image = textured_image(*size, seed=3)
     config = load_config(get_preset(preset), overrides=["detector.max_keypoints=600"])
-    cpu, gpu = (
-        Extractor.from_pretrained(preset, device=device, config=config)(image)
+    cpu_only, on_gpu = (
+        Extractor.from_pretrained(preset, device=device, config=config)
         for device in ("cpu", "cuda")
     )
-    assert gpu.descriptors.device.type == "cpu"
-    assert len(cpu) > 300
-    assert abs(len(cpu) - len(gpu)) <= 0.01 * len(cpu)
-    distance, index = partners(cpu.keypoints, gpu.keypoints)
+    cpu, other = cpu_only(image), on_gpu(image)
+    assert (cpu_only.device.type, on_gpu.device.type) == ("cpu", "cuda")
+    assert other.descriptors.device.type == "cpu"
+    assert len(cpu) > least
+    assert abs(len(cpu) - len(other)) <= 0.01 * len(cpu)
+    distance, index = partners(cpu.keypoints, other.keypoints)
     found = distance < 0.02
     assert found.float().mean() > 0.99  # others are exchanged at the end of a budget
-    off = angle_difference(cpu.keypoints.angle[found], gpu.keypoints.angle[index[found]])
+    off = angle_difference(cpu.keypoints.angle[found], other.keypoints.angle[index[found]])
     # two peaks of nearly one height may change places
     assert (off.abs() < math.radians(1)).float().mean() > 0.99
-    alike = (cpu.descriptors[found] * gpu.descriptors[index[found]]).sum(dim=1)
+    alike = (cpu.descriptors[found] * other.descriptors[index[found]]).sum(dim=1)
     assert (alike > 0.999).float().mean() > 0.98
 
 
-@pytest.mark.parametrize("order", [8, 16, 36])
+@pytest.mark.parametrize("order", [8, *SLOW_ORDERS])
 @pytest.mark.parametrize("size", [(41, 41), (44, 44), (36, 53), (300, 257)])
-def test_quarter_turns_are_exact(order, size):
+def test_quarter_rotations_are_exact(order, size, gpu):
+    if gpu == "pretended" and size[0] * size[1] > 10_000:
+        pytest.skip("a large image is for a real GPU")
     network = baked_network(NetworkConfig(group_order=order, pixel_range=51.0)).cuda()
     image = torch.from_numpy(textured_image(*size, 1)).float()[None, None].cuda() / 255
 
-    def turn(maps):
+    def rotate(maps):
         return torch.rot90(maps, 1, (2, 3))
 
     def act(maps):
-        return turn(maps.roll(order // 4, dims=1))
+        return rotate(maps.roll(order // 4, dims=1))
 
     with torch.inference_mode():
-        assert_equivariant(lambda x: network(x)[0], image, turn, turn, 1e-4)
-        assert_equivariant(lambda x: network(x)[1].softmax(dim=1), image, turn, act, 1e-4)
+        assert_equivariant(lambda x: network(x)[0], image, rotate, rotate, 1e-4)
+        assert_equivariant(lambda x: network(x)[1].softmax(dim=1), image, rotate, act, 1e-4)
 
 
-def test_keypoints_turn_with_the_image():
+def test_keypoints_rotate_with_the_image(gpu):
     detector = Detector(baked_network().cuda(), DetectorConfig(levels_up=1, levels_down=2))
     image = torch.from_numpy(textured_image(121, 150)).float() / 255
-    plain, turned = detector.detect(image).to("cpu"), detector.detect(torch.rot90(image, 1))
-    turned = turned.to("cpu")
-    assert len(plain) == len(turned) > 100
+    assert detector.device.type == "cuda"
+    plain, rotated = (
+        detector.detect(pixels).to("cpu") for pixels in (image, torch.rot90(image, 1))
+    )
+    assert len(plain) == len(rotated) > 100
     x, y = plain.xy.T
     expected = torch.stack([y, 150 - 1 - x], dim=1)
     exactly = "donot_use_mm_for_euclid_dist"
-    distance, partner = torch.cdist(expected, turned.xy, compute_mode=exactly).min(dim=1)
+    distance, partner = torch.cdist(expected, rotated.xy, compute_mode=exactly).min(dim=1)
     assert distance.max() < 2e-3
-    off = angle_difference(turned.angle[partner], plain.angle - math.pi / 2)
+    off = angle_difference(rotated.angle[partner], plain.angle - math.pi / 2)
     assert off.abs().max() < 0.01
 
 
-def test_the_same_image_gives_the_same_features_twice():
+def test_the_same_image_gives_the_same_features_twice(gpu):
     extractor = Extractor.from_pretrained("rekd-fast", device="cuda")
-    image = textured_image(300, 400)
+    image = textured_image(*((300, 400) if gpu == "real" else (96, 120)))
     first, second = extractor(image), extractor(image)
     assert torch.equal(first.keypoints.xy, second.keypoints.xy)
     assert torch.equal(first.keypoints.angle, second.keypoints.angle)
     assert torch.equal(first.descriptors, second.descriptors)
 
 
-def test_bfloat16_finds_most_of_the_keypoints():
-    image = textured_image(360, 480, seed=3)
+@pytest.mark.slow
+def test_bfloat16_finds_most_of_the_keypoints(gpu):
+    image = textured_image(*((360, 480) if gpu == "real" else (120, 160)), seed=3)
     exact, rounded = (
         Extractor.from_pretrained(
             "rekd-fast",
@@ -109,25 +131,60 @@ def test_bfloat16_finds_most_of_the_keypoints():
     assert (distance < 0.5).float().mean() > 0.8
 
 
-def test_an_image_beyond_the_memory_is_skipped_and_the_others_are_kept(tmp_path, caplog):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for name, size in (("a.png", (200, 240)), ("b.png", (3000, 4000)), ("c.png", (200, 240))):
-        assert cv2.imwrite(str(photos / name), textured_image(*size))
+def test_an_image_beyond_the_memory_is_skipped_and_the_others_are_kept(tmp_path, caplog, gpu):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    height, width = (3000, 4000) if gpu == "real" else (900, 1200)
+    for name, size in (("a.png", (48, 60)), ("b.png", (height, width)), ("c.png", (48, 60))):
+        assert cv2.imwrite(str(folder / name), textured_image(*size))
     config = load_config(get_preset("rekd-fast"), overrides=["max_side_px=0"])
     extractor = Extractor.from_pretrained("rekd-fast", device="cuda", config=config)
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**30) / total)
-    try:
-        with caplog.at_level(logging.INFO):
-            summary = extract_images(extractor, photos, tmp_path / "features.h5")
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-        torch.cuda.empty_cache()
+    with small_memory(extractor, gpu), caplog.at_level(logging.INFO):
+        summary = extract_images(extractor, folder, tmp_path / "features.h5")
     assert summary.names == ["a.png", "c.png"]
     assert (
-        "not enough memory for 4000x3000 px; set a smaller max_side_px" in summary.skipped["b.png"]
+        f"not enough memory for {width}x{height} px; set a smaller max_side_px"
+        in summary.skipped["b.png"]
     )
     with FeatureStore(tmp_path / "features.h5") as store:
         assert store.names() == ["a.png", "c.png"]
+
+
+@contextlib.contextmanager
+def small_memory(extractor, gpu):
+    """One GiB beyond what is in use; the pretended GPU has it for small images."""
+    if gpu == "real":
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**30) / total)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+            torch.cuda.empty_cache()
+        return
+    detect = extractor.detector.detect
+
+    def detect_small(image, *args, **options):
+        if image.numel() > 1_000_000:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+        return detect(image, *args, **options)
+
+    with mock.patch.object(extractor.detector, "detect", detect_small):
+        yield
+
+
+def test_a_pretended_gpu_is_told_from_the_cpu():
+    with pretended_gpu():
+        there = torch.ones(2, device="cuda")
+        here = torch.ones(2)
+        assert (there.device.type, here.device.type) == ("cuda", "cpu")
+        assert (there + 1).is_cuda
+        assert is_there(there[:1].sum())
+        assert not is_there(there.cpu())
+        assert torch.nn.Linear(2, 2).to("cuda").weight.device.type == "cuda"
+        for mixed in (lambda: there + here, lambda: torch.cat([there, here])):
+            with pytest.raises(RuntimeError, match="same device"):
+                mixed()
+        with pytest.raises(TypeError, match="can't convert cuda"):
+            there.numpy()

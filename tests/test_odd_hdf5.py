@@ -10,7 +10,7 @@ from tests import odd_hdf5 as odd
 from tests.isolated import call
 
 READERS = ("read_features", "match", "export")
-TIME_LIMIT_S = 5.0
+TIME_LIMIT_S = 10.0
 FOLLOWED = "what is stored in another file is read, whatever that file is"
 HUGE = "the size that a header claims is allocated: MemoryError"
 KINDS = "values of a wrong kind are converted, or end in TypeError, OverflowError, RecursionError"
