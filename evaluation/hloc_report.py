@@ -162,8 +162,8 @@ def reconstruct(
         triangulation.import_matches(ids, database, task.pairs, task.matches)
     start = time.perf_counter()
     with triangulation.OutputCapture(False):
-        ransac = {**VERIFICATION, "random_seed": seed}
-        pycolmap.verify_matches(path, task.pairs, options={"ransac": ransac})
+        options: Any = {"ransac": {**VERIFICATION, "random_seed": seed}}
+        pycolmap.verify_matches(path, task.pairs, options=options)
     verified = time.perf_counter()
     options = {"random_seed": seed, "num_threads": 1}
     model = reconstruction.run_reconstruction(out, path, task.images, options=options)

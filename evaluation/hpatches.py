@@ -4,7 +4,7 @@
 
 Reads HPatches, Oxford sequences or a list of pairs, and writes the tables of one protocol for all
 methods side by side: table.md, sequences.csv, results.json, curves and report.html. Interrupt it
-and start it again: what was extracted is kept.
+and start it again: features are not extracted again.
 """
 
 import argparse
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line; the options of the paper's code have their counterparts here."""
+    """Return the parser; the options of the paper's code have their counterparts here."""
     parser = make_parser("evaluation.hpatches", __doc__)
     add = parser.add_argument
     add(
@@ -53,8 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME",
-        help=f"may be given again: {', '.join(EXTRACTORS)}; DETECTOR+ours (a peer's keypoints with "
-        "our descriptor); file:PATH (features that hloc stored)",
+        help=f"may be given again: {', '.join(EXTRACTORS)}; DETECTOR+rekd-hardnet "
+        "(a peer's keypoints with our descriptor); file:PATH (features that hloc stored)",
     )
     add(
         "--features",
@@ -86,7 +86,8 @@ def _add_our_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--descriptor",
         metavar="NAME",
-        help="default (shipped), official (HardNet++), sosnet, hynet, or a file; of +ours as well",
+        help="default (shipped), official (HardNet++), sosnet, hynet, or a file; also of "
+        "+rekd-hardnet",
     )
     add("--levels-up", type=int, metavar="N", help="pyramid levels above the image's size")
     add("--levels-down", type=int, metavar="N", help="pyramid levels below the image's size")
@@ -96,7 +97,7 @@ def _add_our_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     arguments = build_parser().parse_args(argv)
     return exit_status(lambda: _evaluate(arguments))
 
@@ -116,7 +117,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def read_overrides(arguments: argparse.Namespace) -> list[str]:
-    """The options for this project's methods as ``key=value``."""
+    """Return the options for this project's methods as ``key=value``."""
     given = {
         "weights": arguments.detector_weights,
         "descriptor.weights": arguments.descriptor,
@@ -125,7 +126,7 @@ def read_overrides(arguments: argparse.Namespace) -> list[str]:
         "detector.nms_window_px": arguments.nms_window,
         "detector.border_px": arguments.border,
     }
-    return [f"{k}={v}" for k, v in given.items() if v is not None] + arguments.set
+    return [f"{k}={v}" for k, v in given.items() if v is not None] + list(arguments.set)
 
 
 def _load_extractors(
@@ -229,7 +230,7 @@ def _describe_extractor(
         "weights": method.weights,
         "has_orientation": method.has_orientation,
         "summary": {
-            label: protocol.summarise([r.figures for r in select_kind(results, kind)])
+            label: protocol.summarise([r.metrics for r in select_kind(results, kind)])
             for label, kind in parts.items()
             if select_kind(results, kind)
         },

@@ -1,11 +1,11 @@
 """Does a method survive rotation, change of size, or blur?
 
-    python -m evaluation.rotation --data PHOTOS --method rekd --method sift --out OUT
+    python -m evaluation.rotation --data IMAGES --method rekd --method sift --out OUT
 
-Every image is turned by 0..350 degrees in steps of ten, or changed in size, or blurred, and
-compared with itself: repeatability, matching accuracy, angles and matches as curves over the
-change. --roto360 is the protocol of that name: ten images, 36 rotations, MMA at 3, 5, 10 px.
-Interrupt it and start it again: what was extracted is kept.
+Every image is rotated by 0..350 degrees in steps of ten, or resized, or blurred, and compared
+with itself: repeatability, matching accuracy, angles and matches as curves over the transform.
+--roto360 is the protocol of that name: ten images, 36 rotations, MMA at 3, 5, 10 px. Interrupt it
+and start it again: features are not extracted again.
 """
 
 import argparse
@@ -20,14 +20,19 @@ from evaluation.extractors.options import add_extractor_options
 from evaluation.extractors.registry import NamedExtractor, load_extractor
 from evaluation.image_folders import is_validation
 from evaluation.reporting.report import today, write_csv, write_report
-from evaluation.robustness.sweep import (
+from evaluation.robustness.measure import (
     ANGLE_TOLERANCE_DEG,
-    FOUND_PX,
     MARGIN_PX,
-    Sweep,
-    run_sweep,
+    PRECISE_PX,
+    RobustnessTest,
+    run_robustness,
 )
-from evaluation.robustness.tables import make_plots, make_value_rows, roto360_table, sweep_tables
+from evaluation.robustness.tables import (
+    make_plots,
+    make_value_rows,
+    robustness_tables,
+    roto360_table,
+)
 from evaluation.robustness.transforms import KINDS, UNITS, TransformKind, default_values
 from rekd_hloc.images import list_images
 
@@ -40,7 +45,7 @@ REFERENCE_STEMS = ("1", "img1")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = make_parser("evaluation.rotation", __doc__)
     add = parser.add_argument
     add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="folders of images")
@@ -50,25 +55,25 @@ def build_parser() -> argparse.ArgumentParser:
         "--sweep",
         action="append",
         choices=KINDS,
-        help="rotation (default): a full turn; scale: 0.5 to 2; gaussian: blur of sigma 0 to 4 px; "
-        "motion: blur along 0 to 21 px; may be given again, then each gets a folder in OUT",
+        help="rotation (default): a full rotation; scale: 0.5 to 2; gaussian: blur of sigma 0 to "
+        "4 px; motion: blur along 0 to 21 px; may be given again, then each gets a folder in OUT",
     )
     add("--exp-name", metavar="NAME", help="results go to OUT/NAME; OUT's features are shared")
     add("--roto360", action="store_true", help="the Roto-360 protocol: MMA at 3, 5, 10 px")
-    add("--held-out", action="store_true", help="only photos of the validation tenth")
+    add("--held-out", action="store_true", help="only images of the validation tenth")
     add("--max-images", type=int, metavar="N", help="at most so many, evenly spread; roto360: 10")
-    add("--step-deg", type=float, default=10.0, metavar="DEG", help="between turns; default 10")
+    add("--step-deg", type=float, default=10.0, metavar="DEG", help="between rotations; default 10")
     add("--num-threads", type=int, default=1, metavar="N", help="images at once; default 1")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     arguments = build_parser().parse_args(argv)
-    return exit_status(lambda: _sweep(arguments))
+    return exit_status(lambda: _evaluate(arguments))
 
 
-def _sweep(arguments: argparse.Namespace) -> None:
+def _evaluate(arguments: argparse.Namespace) -> None:
     _check(arguments)
     paths = select_images(arguments)
     methods = {
@@ -89,7 +94,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
 
 
 def select_images(arguments: argparse.Namespace) -> list[Path]:
-    """The images to change.
+    """Return the images to transform.
 
     Raises:
         FileNotFoundError, ValueError: a folder is not there, or nothing is left.
@@ -107,7 +112,7 @@ def select_images(arguments: argparse.Namespace) -> list[Path]:
 
 
 def spread_evenly(paths: Sequence[Path], count: int) -> list[Path]:
-    """At most ``count`` of the paths, evenly spread over the list, in its order."""
+    """Return at most ``count`` of the paths, evenly spread over the list, in its order."""
     if count >= len(paths):
         return list(paths)
     return [paths[(2 * number + 1) * len(paths) // (2 * count)] for number in range(count)]
@@ -133,7 +138,7 @@ def _run(
     methods: Mapping[str, NamedExtractor],
     out: Path,
 ) -> str:
-    sweep = Sweep(
+    test = RobustnessTest(
         kind=kind,
         values=default_values(kind, arguments.step_deg),
         paths=paths,
@@ -142,12 +147,12 @@ def _run(
         half_pixel=not arguments.roto360,
         num_threads=arguments.num_threads,
     )
-    results = {name: run_sweep(sweep, method) for name, method in methods.items()}
+    results = {name: run_robustness(test, method) for name, method in methods.items()}
     folders = ", ".join(folder.name for folder in arguments.data)
     record: dict[str, Any] = {
         "program": "rotation",
         "protocol": "roto360" if arguments.roto360 else kind,
-        "description": _describe(sweep),
+        "description": _describe(test),
         "data": f"{folders}{', validation tenth' if arguments.held_out else ''}: "
         f"{len(paths)} images",
         "date": today(),
@@ -160,21 +165,22 @@ def _run(
             for name, method in methods.items()
         },
     }
-    tables = [roto360_table(results)] if arguments.roto360 else sweep_tables(kind, results)
+    tables = [roto360_table(results)] if arguments.roto360 else robustness_tables(kind, results)
     columns, rows = make_value_rows(record["protocol"], results)
     write_csv(out / "values.csv", columns, rows)
     return write_report(out, record, tables, make_plots(kind, results)) + "\n"
 
 
-def _describe(sweep: Sweep) -> str:
-    moved = sweep.kind == "rotation" and sweep.half_pixel
+def _describe(test: RobustnessTest) -> str:
+    moved = test.kind == "rotation" and test.half_pixel
     return (
-        f"{len(sweep.values)} values of {UNITS[sweep.kind]}; best {sweep.num_keypoints} keypoints "
-        f"at least {MARGIN_PX:.0f} px off the image's border; rep = repeatability at 3 px; found = "
-        f"share found again within {FOUND_PX} px; MMA over mutual nearest neighbours; filter = "
-        "matches within 30 degrees of the most common rotation; angles = those of the keypoints "
-        f"found again, right within {ANGLE_TOLERANCE_DEG:.0f} degrees"
-        f"{'; turned images are moved by half a pixel' if moved else ''}"
+        f"{len(test.values)} values of {UNITS[test.kind]}; best {test.num_keypoints} keypoints "
+        f"at least {MARGIN_PX:.0f} px off the image's border; rep = repeatability at 3 px; "
+        f"rep 1.5 px = share of keypoints with a keypoint within {PRECISE_PX} px; MMA over mutual "
+        "nearest neighbours; filter = matches within 30 degrees of the most common rotation; "
+        f"angles = those of the keypoints repeated within {PRECISE_PX} px, right within "
+        f"{ANGLE_TOLERANCE_DEG:.0f} degrees"
+        f"{'; rotated images are moved by half a pixel' if moved else ''}"
     )
 
 

@@ -59,7 +59,7 @@ def measure(runs: dict[str, Callable[[], int]], repeats: int) -> dict[str, dict[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = make_parser("evaluation.speed", __doc__)
     parser.add_argument("--method", action="append", help="may be given again")
     parser.add_argument("--image", type=Path, help="a picture; default is a view of the demo scene")
@@ -118,14 +118,14 @@ def _bind(
 def _describe(
     rows: dict[str, dict[str, float]], methods: dict[str, NamedExtractor], size: tuple[int, int]
 ) -> dict[str, Any]:
-    processor = platform.processor() or platform.machine()
+    cpu = platform.processor() or platform.machine()
     memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "program": "speed",
         "protocol": "speed",
         "description": (
             f"one image of {size[0]}x{size[1]} px, all methods in one process and in turns; "
-            f"{torch.get_num_threads()} threads, {processor}, peak memory of the process "
+            f"{torch.get_num_threads()} threads, {cpu}, peak memory of the process "
             f"{memory_mib:.0f} MiB"
         ),
         "data": "one picture",

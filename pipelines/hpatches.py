@@ -38,7 +38,7 @@ def run(
 
     Args:
         data: the HPatches release, Oxford sequences, or a list of pairs.
-        out: folder to write; features are kept there, so that a second run is quick.
+        out: folder to write; features are stored there, so that a second run is quick.
         methods: names, see ``evaluation.extractors.registry``.
         protocol_name: rekd, keynet, superpoint, d2net or homography-auc.
         split: full, view, illum, a, b, c or debug.
@@ -81,7 +81,7 @@ def run(
             name: {
                 "weights": method.weights,
                 "provenance": method.provenance,
-                "mean": protocol.summarise([result.figures for result in results[name]]),
+                "mean": protocol.summarise([result.metrics for result in results[name]]),
             }
             for name, method in loaded.items()
         },

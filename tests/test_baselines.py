@@ -20,7 +20,7 @@ from evaluation.extractors.registry import (
 )
 from evaluation.homography.protocols import PROTOCOLS
 from evaluation.metrics.homography import match_errors, orientation_errors
-from evaluation.robustness.sweep import angle_errors
+from evaluation.robustness.measure import angle_errors
 from evaluation.robustness.transforms import rotate_image
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.storage.features import FeatureStore
@@ -54,7 +54,7 @@ def rotated(tmp_path_factory, picture):
     path = tmp_path_factory.mktemp("rotated") / "b.png"
     changed = rotate_image(cv2.imread(str(picture)), math.radians(40.0))
     cv2.imwrite(str(path), changed.image)
-    return path, changed.changed_from_image
+    return path, changed.transformed_from_image
 
 
 @pytest.mark.parametrize("name", [*ORIENTED, "rootsift-upright"])

@@ -1,4 +1,4 @@
-"""The suite of homography protocols: figures, files, resuming, options."""
+"""The suite of homography protocols: metrics, files, resuming, options."""
 
 import csv
 import hashlib
@@ -101,7 +101,7 @@ def test_sift_survives_a_mild_homography(rekd_run):
         assert means["num_matches_filtered"] <= means["num_matches"] <= 150
 
 
-def test_methods_without_angles_have_no_filtered_figures(rekd_run):
+def test_methods_without_angles_have_no_filtered_metrics(rekd_run):
     record, out = rekd_run
     upright = record["methods"]["rootsift-upright"]
     assert upright["has_orientation"] is False
@@ -134,10 +134,10 @@ def test_the_csv_holds_what_the_pairs_average_to(rekd_run):
     rows = list(csv.DictReader((out / "sequences.csv").read_text().splitlines()))
     row = next(r for r in rows if r["method"] == "rootsift" and r["sequence"] == "v_one")
     pairs = record["methods"]["rootsift"]["pairs"]
-    values = [p["figures"]["repeatability"] for p in pairs if p["sequence"] == "v_one"]
+    values = [p["metrics"]["repeatability"] for p in pairs if p["sequence"] == "v_one"]
     assert len(values) == 2
     assert float(row["rep"]) == pytest.approx(100 * sum(values) / 2)
-    curve = np.mean([p["figures"]["mma"] for p in pairs if p["sequence"] == "v_one"], axis=0)
+    curve = np.mean([p["metrics"]["mma"] for p in pairs if p["sequence"] == "v_one"], axis=0)
     got = [float(row[f"MMA@{threshold}"]) for threshold in range(1, 11)]
     assert got == pytest.approx(100 * curve)
     assert float(row["filter: MMA@10"]) >= float(row["filter: MMA@1"])
@@ -369,9 +369,9 @@ def test_crowded_keypoints_raise_repeatability_and_not_what_is_distinct():
     identity = torch.eye(3, dtype=torch.float64)
     plain = PROTOCOLS["rekd"].measure(PairInput(features, features, identity, 1000, True))
     assert (plain["distinct"], plain["repeatability_distinct"]) == (1.0, 1.0)
-    figures = PROTOCOLS["rekd"].measure(PairInput(crowded, other, identity, 1000, True))
-    assert figures["distinct"] == pytest.approx(300 / 500)
-    assert figures["repeatability"] == figures["repeatability_distinct"] == 0.5
+    metrics = PROTOCOLS["rekd"].measure(PairInput(crowded, other, identity, 1000, True))
+    assert metrics["distinct"] == pytest.approx(300 / 500)
+    assert metrics["repeatability"] == metrics["repeatability_distinct"] == 0.5
 
 
 def test_only_the_strongest_keypoints_are_used():

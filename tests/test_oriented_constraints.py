@@ -101,12 +101,12 @@ def test_signs_hold_for_either_sign_of_f_whatever_the_scales(scale_kind):
     s = scene(scale_kind)
     both = np.stack([s.fundamental, -s.fundamental])
     assert has_right_signs(both, s.correspondences).all()
-    turned = Correspondences(
+    rotated = Correspondences(
         s.correspondences.xy_a, s.correspondences.xy_b,
         s.correspondences.orientation_a, -s.correspondences.orientation_b,
     )  # fmt: skip
-    assert not has_right_signs(both, turned).any()
-    assert 0.1 < has_right_signs(both, turned, tolerance_deg=30).mean() < 0.9
+    assert not has_right_signs(both, rotated).any()
+    assert 0.1 < has_right_signs(both, rotated, tolerance_deg=30).mean() < 0.9
     assert not has_right_signs(both, mirrored(s.correspondences)).all()
 
 

@@ -10,15 +10,15 @@ import pytest
 from helpers import textured_image
 
 from evaluation.imc.dataset import read_scene
-from evaluation.oriented_ransac.planes import PlanarPair, planar_trial, study_planes
+from evaluation.oriented_ransac.planes import PlanePair, homography_trial, study_planes
 from evaluation.oriented_ransac.samplers import SAMPLERS
 from evaluation.oriented_ransac.scenes import EXACT, Noise, make_scene
-from evaluation.oriented_ransac.study import StudyOptions, load_pairs, main, study_photos
+from evaluation.oriented_ransac.study import StudyOptions, load_pairs, main, study_images
 from evaluation.oriented_ransac.trials import (
     PosedPair,
     TrialLog,
     adaptive_trial,
-    feature_figures,
+    feature_metrics,
     last_within,
     pose_trial,
     synthetic_trial,
@@ -33,7 +33,7 @@ def posed_pair(share=0.6, noise=None, seed=0):
 
 def planar_pair(share=0.6):
     scene = make_scene(np.random.default_rng(1), 200, share, noise=Noise(), is_planar=True)
-    return PlanarPair("plane", scene.correspondences, scene.homography, (1000, 1000))
+    return PlanePair("plane", scene.correspondences, scene.homography, (1000, 1000))
 
 
 def test_a_budget_gives_the_last_model_within_it():
@@ -43,36 +43,36 @@ def test_a_budget_gives_the_last_model_within_it():
 
 @pytest.mark.parametrize("kind", list(SAMPLERS))
 def test_synthetic_models_are_found(kind):
-    figures = synthetic_trial(kind, "oriented", 0.7, 0, (1e-9, 0.2), num_matches=200)
-    assert figures["found"] == [False, True]
-    assert figures["num_samples"] > 16
+    metrics = synthetic_trial(kind, "oriented", 0.7, 0, (1e-9, 0.2), num_matches=200)
+    assert metrics["found"] == [False, True]
+    assert metrics["num_samples"] > 16
 
 
 @pytest.mark.parametrize("kind", ["fundamental", "essential"])
 def test_poses_of_exact_matches_are_exact(kind):
     pair = posed_pair(1.0, EXACT)
-    figures = pose_trial(pair, kind, "points", 0, (1e-9, 0.1), 1.0)
-    assert figures["errors_deg"][0] == math.inf
-    assert figures["errors_deg"][1] < 1e-4
+    metrics = pose_trial(pair, kind, "points", 0, (1e-9, 0.1), 1.0)
+    assert metrics["errors_deg"][0] == math.inf
+    assert metrics["errors_deg"][1] < 1e-4
     usual = adaptive_trial(pair, kind, "points", 0, 1.0, 1.0)
     assert usual["error_deg"] < 1e-4
-    assert usual["num_samples"] < figures["num_samples"]
+    assert usual["num_samples"] < metrics["num_samples"]
 
 
 def test_figures_of_features_come_from_the_true_pose():
-    figures = feature_figures(posed_pair(0.6, EXACT), 1.0)
-    assert figures["num_matches"] == 200
-    assert 0.6 <= figures["right"] < 0.65
-    assert figures["signs_of_right"] > 0.98
-    assert figures["signs_of_wrong"] < 0.8
+    metrics = feature_metrics(posed_pair(0.6, EXACT), 1.0)
+    assert metrics["num_matches"] == 200
+    assert 0.6 <= metrics["right"] < 0.65
+    assert metrics["signs_of_right"] > 0.98
+    assert metrics["signs_of_wrong"] < 0.8
 
 
 def test_planes_are_scored_by_their_corners():
     pair = planar_pair()
     assert 0.55 < pair.right < 0.65
-    figures = planar_trial(pair, "oriented", 0, (1e-9, 0.1))
-    assert figures["errors_px"][0] == math.inf
-    assert figures["errors_px"][1] < 5
+    metrics = homography_trial(pair, "oriented", 0, (1e-9, 0.1))
+    assert metrics["errors_px"][0] == math.inf
+    assert metrics["errors_px"][1] < 5
 
 
 def test_finished_trials_are_not_run_again(tmp_path):
@@ -98,9 +98,9 @@ def test_other_matches_are_other_trials():
 def test_a_log_of_other_matches_is_not_taken(tmp_path):
     options = StudyOptions(budgets=(0.01,), num_scenes=1)
     log = TrialLog(tmp_path / "log.jsonl")
-    study_photos(log, {"scene": [posed_pair(0.9)]}, "test", options)
+    study_images(log, {"scene": [posed_pair(0.9)]}, "test", options)
     other = {"scene": [replace(posed_pair(0.3), name="pair0")]}
-    facts, _ = study_photos(log, other, "test", options)
+    facts, _ = study_images(log, other, "test", options)
     assert facts.rows[0][1] < 50
 
 
@@ -108,7 +108,7 @@ def test_tables_hold_every_sampling(tmp_path):
     log = TrialLog(tmp_path / "log.jsonl")
     options = StudyOptions(budgets=(0.01, 0.03), num_scenes=1)
     scenes = {"one": [posed_pair(seed=0)], "two": [posed_pair(seed=1)]}
-    facts, table = study_photos(log, scenes, "test", options)
+    facts, table = study_images(log, scenes, "test", options)
     assert len(facts.rows) == 1
     assert table.title == "one + two, test: mAA(10) in % of 2 pairs"
     kinds = ("fundamental", "essential")
@@ -121,7 +121,7 @@ def test_tables_hold_every_sampling(tmp_path):
         if gain is not None:
             difference = maa[row[0]] - maa[f"{row[0].split()[0]} points"]
             assert float(gain.split()[0]) == pytest.approx(difference, abs=0.06)
-    alone, _ = study_photos(log, {"two": scenes["two"]}, "test", options)
+    alone, _ = study_images(log, {"two": scenes["two"]}, "test", options)
     assert alone.rows[0][0] == 200.0
     assert log.known.keys() == TrialLog(log.path).known.keys()
     planes = study_planes(log, [planar_pair()], "planes", [0], options.budgets)

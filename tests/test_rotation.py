@@ -13,15 +13,20 @@ from helpers import random_features, textured_image
 from evaluation import rotation
 from evaluation.extractors.registry import NamedExtractor, load_extractor
 from evaluation.image_folders import is_validation
-from evaluation.robustness.sweep import (
-    Sweep,
-    SweepResult,
+from evaluation.robustness.measure import (
+    RobustnessResult,
+    RobustnessTest,
     angle_errors,
     compare,
-    run_sweep,
+    run_robustness,
     summarise,
 )
-from evaluation.robustness.tables import make_plots, make_value_rows, roto360_table, sweep_tables
+from evaluation.robustness.tables import (
+    make_plots,
+    make_value_rows,
+    robustness_tables,
+    roto360_table,
+)
 from evaluation.robustness.transforms import (
     blur_gaussian,
     blur_motion,
@@ -62,7 +67,7 @@ def centre_of(image: np.ndarray) -> list[float]:
 )
 def test_the_matrix_says_where_a_spot_has_gone(kind, value):
     changed = transform_image(spot((31, 44)), kind, value)
-    expected = warp_points(changed.changed_from_image, torch.tensor([[31.0, 44.0]]))[0]
+    expected = warp_points(changed.transformed_from_image, torch.tensor([[31.0, 44.0]]))[0]
     assert centre_of(changed.image) == pytest.approx(expected.tolist(), abs=0.12)
 
 
@@ -74,7 +79,7 @@ def test_the_canvas_holds_the_whole_image(size, angle_deg, half_pixel):
     turned = rotate_image(image, math.radians(angle_deg), half_pixel=half_pixel)
     right, bottom = size[0] - 1.0, size[1] - 1.0
     corners = torch.tensor([[0.0, 0.0], [right, 0.0], [right, bottom], [0.0, bottom]]).double()
-    moved = warp_points(turned.changed_from_image, corners)
+    moved = warp_points(turned.transformed_from_image, corners)
     limit = torch.tensor(turned.image.shape[1::-1]).double() - 1
     assert (moved >= 0).all()
     assert (moved <= limit).all()
@@ -85,18 +90,18 @@ def test_the_canvas_holds_the_whole_image(size, angle_deg, half_pixel):
 
 def test_rotation_is_clockwise_as_the_house_angle():
     turned = rotate_image(colour(50, 50), math.radians(30.0))
-    direction = warp_angles(turned.changed_from_image, torch.zeros(1, 2), torch.zeros(1))
+    direction = warp_angles(turned.transformed_from_image, torch.zeros(1, 2), torch.zeros(1))
     assert float(direction) == pytest.approx(math.radians(30.0), abs=1e-6)
 
 
 @pytest.mark.parametrize("angle_deg", [0.0, 90.0, 180.0, 270.0])
 def test_whole_turns_are_resampled_by_half_a_pixel_unless_told(angle_deg):
     image = colour(40, 51)
-    halved = rotate_image(image, math.radians(angle_deg)).changed_from_image[:2, 2]
+    halved = rotate_image(image, math.radians(angle_deg)).transformed_from_image[:2, 2]
     assert torch.allclose(halved - halved.floor(), torch.full((2,), 0.5).double(), atol=1e-9)
     exact = rotate_image(image, math.radians(angle_deg), half_pixel=False)
     expected = np.rot90(image, -int(angle_deg) // 90)
-    x, y = warp_points(exact.changed_from_image, torch.zeros(1, 2).double())[0].round().int()
+    x, y = warp_points(exact.transformed_from_image, torch.zeros(1, 2).double())[0].round().int()
     assert tuple(exact.image[y, x]) == tuple(image[0, 0])
     rows = np.flatnonzero((exact.image != exact.image[0, 0]).any(axis=(1, 2)))
     columns = np.flatnonzero((exact.image != exact.image[0, 0]).any(axis=(0, 2)))
@@ -158,14 +163,14 @@ def features_at(xy: list[list[float]], angle: list[float], size: tuple[int, int]
 def test_angle_errors_follow_the_rotation_and_forgive_twins_of_one_place():
     turned = rotate_image(colour(100, 100), math.radians(90.0))
     a = features_at([[50.0, 50.0], [30.0, 60.0], [70.0, 20.0]], [0.1, 0.2, 0.3], (100, 100))
-    xy = warp_points(turned.changed_from_image, a.keypoints.xy)
+    xy = warp_points(turned.transformed_from_image, a.keypoints.xy)
     b = features_at(
         [*xy[:2].tolist(), xy[1].tolist(), (xy[2] + 2).tolist()],
         [0.1 + math.pi / 2, 3.0, 0.2 + math.pi / 2 + math.radians(20), 0.0],
         (102, 102),
     )
     # the third is 2.8 px off: not found again; of the two at the second's place the better counts
-    error = angle_errors(a, b, turned.changed_from_image)
+    error = angle_errors(a, b, turned.transformed_from_image)
     assert error.tolist() == pytest.approx([0.0, 20.0], abs=1e-3)
 
 
@@ -184,13 +189,13 @@ def test_perfect_copies_are_perfect_and_a_wrong_sense_of_rotation_is_seen():
     turned = rotate_image(colour(120, 120), math.radians(40.0))
     upright = random_features(200, (120, 120))
     keypoints = upright.keypoints
-    xy = warp_points(turned.changed_from_image, keypoints.xy)
+    xy = warp_points(turned.transformed_from_image, keypoints.xy)
     size = turned.image.shape[1], turned.image.shape[0]
     for sense, accuracy in ((1, 1.0), (-1, 0.0)):
         angle = (keypoints.angle + sense * math.radians(40.0)) % (2 * math.pi)
         moved = Keypoints(xy, keypoints.scale, angle, keypoints.score)
         copy = Features(moved, upright.descriptors, size)
-        comparison = compare(upright, copy, turned.changed_from_image, 1000)
+        comparison = compare(upright, copy, turned.transformed_from_image, 1000)
         result = summarise(40.0, [comparison], has_orientation=True)
         assert result.repeatability == 1.0
         assert result.mma == [1.0] * 4
@@ -216,14 +221,14 @@ def photos(tmp_path_factory):
 
 def test_sift_turns_with_the_image_and_upright_sift_does_not(photos, tmp_path):
     base = {"kind": "rotation", "paths": sorted(photos.iterdir()), "num_keypoints": 150}
-    sweep = Sweep(values=(0.0, 90.0, 140.0), cache_dir=tmp_path, **base)
-    rows = run_sweep(sweep, load_extractor("rootsift", 300))
+    sweep = RobustnessTest(values=(0.0, 90.0, 140.0), cache_dir=tmp_path, **base)
+    rows = run_robustness(sweep, load_extractor("rootsift", 300))
     for row in rows:
         assert row.mma[1] > 0.85
         assert row.repeatability > 0.6
         assert row.angle_accuracy > 0.85
         assert row.angle_median_deg < 5
-    upright = run_sweep(sweep, load_extractor("rootsift-upright", 300))
+    upright = run_robustness(sweep, load_extractor("rootsift-upright", 300))
     assert upright[0].mma[1] > 0.85
     assert upright[2].mma[1] < 0.3
 
@@ -239,44 +244,47 @@ def test_a_second_sweep_extracts_only_what_is_new(photos, tmp_path):
     method = NamedExtractor("orb", extract, {})
     paths = sorted(photos.iterdir())
 
-    def sweep(values: tuple[float, ...], **options) -> Sweep:
-        return Sweep("gaussian", values, paths, 50, tmp_path, **options)
+    def sweep(values: tuple[float, ...], **options) -> RobustnessTest:
+        return RobustnessTest("gaussian", values, paths, 50, tmp_path, **options)
 
-    first = run_sweep(sweep((0.0, 1.0)), method)
+    first = run_robustness(sweep((0.0, 1.0)), method)
     assert len(calls) == 6
-    again = run_sweep(sweep((0.0, 1.0), num_threads=2), method)
+    again = run_robustness(sweep((0.0, 1.0), num_threads=2), method)
     assert again == first
     assert len(calls) == 6
-    run_sweep(sweep((0.0, 1.0, 2.0)), method)
+    run_robustness(sweep((0.0, 1.0, 2.0)), method)
     assert len(calls) == 8
 
 
 def test_stored_features_cannot_be_swept(photos, tmp_path):
     method = NamedExtractor("file:x", lambda path: random_features(1), {}, is_stored=True)
-    sweep = Sweep("rotation", (0.0,), sorted(photos.iterdir()), 10, tmp_path)
+    sweep = RobustnessTest("rotation", (0.0,), sorted(photos.iterdir()), 10, tmp_path)
     with pytest.raises(ValueError, match="stored features"):
-        run_sweep(sweep, method)
+        run_robustness(sweep, method)
 
 
-def result(value: float, **figures) -> SweepResult:
+def result(value: float, **figures) -> RobustnessResult:
     base = {
         "repeatability": 0.5,
         "mma": [0.1, 0.2, 0.3, 0.4],
         "num_matches": 10.0,
-        "found": 0.4,
+        "precise_repeatability": 0.4,
         "angle_accuracy": 0.9,
         "angle_median_deg": 3.0,
         "mma_filtered": [0.2, 0.4, 0.6, 0.8],
         "num_matches_filtered": 5.0,
         "num_keypoints": 20.0,
     }
-    return SweepResult(value, **{**base, **figures})
+    return RobustnessResult(value, **{**base, **figures})
 
 
 def test_the_tables_show_start_worst_and_mean():
-    rows = [result(0.0), result(10.0, repeatability=0.1, angle_median_deg=9.0, found=0.2)]
+    rows = [
+        result(0.0),
+        result(10.0, repeatability=0.1, angle_median_deg=9.0, precise_repeatability=0.2),
+    ]
     upright = [result(0.0, angle_accuracy=None, angle_median_deg=None, mma_filtered=None)] * 2
-    tables = {t.title: t for t in sweep_tables("rotation", {"a": rows, "b": upright})}
+    tables = {t.title: t for t in robustness_tables("rotation", {"a": rows, "b": upright})}
 
     def cells(title: str, figure: str, row: int = 0) -> list:
         table = tables[f"{title}: protocol rotation"]
@@ -284,12 +292,12 @@ def test_the_tables_show_start_worst_and_mean():
         return [found[f"{figure} {part}"] for part in ("at 0", "worst", "mean")]
 
     assert cells("keypoints", "rep") == [50.0, 10.0, 30.0]
-    assert cells("keypoints", "found") == pytest.approx([40.0, 20.0, 30.0])
+    assert cells("keypoints", "rep 1.5 px") == pytest.approx([40.0, 20.0, 30.0])
     assert cells("matches", "MMA@3") == [20.0, 20.0, 20.0]
     assert cells("matches", "filter: MMA@3", row=1) == [None] * 3
     assert cells("angles", "median error, deg") == [3, 9, 6]
     assert [row[0] for row in tables["angles: protocol rotation"].rows] == ["a"]
-    (scales, *_) = sweep_tables("scale", {"a": [result(0.5, repeatability=0.2), result(1.0)]})
+    (scales, *_) = robustness_tables("scale", {"a": [result(0.5, repeatability=0.2), result(1.0)]})
     assert dict(zip(scales.columns, scales.rows[0], strict=True))["rep at 1"] == 50.0
 
 
@@ -297,11 +305,11 @@ def test_every_value_is_a_row_of_the_csv_and_a_point_of_the_curves():
     rows = [result(0.0), result(10.0, mma_filtered=None, num_matches_filtered=None)]
     header, lines = make_value_rows("rotation", {"a": rows})
     first, second = (dict(zip(header, line, strict=True)) for line in lines)
-    assert (first["value"], first["found"], first["MMA@10"]) == (0.0, 40.0, 40.0)
+    assert (first["value"], first["rep 1.5 px"], first["MMA@10"]) == (0.0, 40.0, 40.0)
     assert (first["keypoints"], first["filter: matches"], first["filter: MMA@3"]) == (20, 5, 40.0)
     assert second["filter: MMA@3"] is None
     plots = {plot.name: plot for plot in make_plots("rotation", {"a": rows})}
-    assert plots["rotation-found"].curves == {"a": [40.0, 40.0]}
+    assert plots["rotation-precise-repeatability"].curves == {"a": [40.0, 40.0]}
     assert plots["rotation-mma"].curves == {"a": [20.0, 20.0]}  # not all values have a filter
     filtered = make_plots("rotation", {"a": [result(0.0)]})[2].curves
     assert filtered == {"a": [20.0], "a *": [40.0]}
@@ -325,7 +333,14 @@ def test_the_program_writes_results_and_curves(photos, tmp_path, capsys):
     assert values == [0.0, 120.0, 240.0]
     assert "Protocol rotation" in capsys.readouterr().out
     assert len((tmp_path / "values.csv").read_text().splitlines()) == 4
-    for name in ("repeatability", "found", "mma", "angle-accuracy", "angle-error", "matches"):
+    for name in (
+        "repeatability",
+        "precise-repeatability",
+        "mma",
+        "angle-accuracy",
+        "angle-error",
+        "matches",
+    ):
         assert (tmp_path / f"rotation-{name}.svg").is_file()
     assert "1 images" in record["data"]
 

@@ -1,1 +1,1 @@
-"""Images that a known homography relates: sequences, protocols, and their figures."""
+"""Images that a known homography relates: sequences, protocols, and their metrics."""

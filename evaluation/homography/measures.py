@@ -1,7 +1,7 @@
 """What the protocols measure on one image pair; :mod:`evaluation.homography.protocols` names them.
 
 Shares lie in [0, 1], distances are in pixels of the protocol's frame. Matches are mutual nearest
-neighbours; figures that end in ``_filtered`` are taken after the paper's orientation filter.
+neighbours; metrics that end in ``_filtered`` are taken after the paper's orientation filter.
 """
 
 import math
@@ -27,8 +27,8 @@ from rekd_hloc.matching.consistency import filter_paper
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.types import Features, Keypoints, Matches
 
-Figures = dict[str, float | list[float] | None]
-"""Figures of one image pair, or means over pairs. Shares lie in [0, 1]; None: does not apply."""
+Metrics = dict[str, float | list[float] | None]
+"""Metrics of one image pair, or means over pairs. Shares lie in [0, 1]; None: does not apply."""
 
 THRESHOLDS_PX = torch.arange(1, 11).float()
 ROBUST_THRESHOLD_PX = 3.0
@@ -47,7 +47,7 @@ class PairInput:
     """False where all angles are zero: the orientation filter then does not apply."""
 
 
-def measure_rekd(pair: PairInput) -> Figures:
+def measure_rekd(pair: PairInput) -> Metrics:
     """REKD's protocol: repeatability over all keypoints of a, and matching accuracy.
 
     Beside them the share of keypoints of both images that are distinct, which the protocol does not
@@ -66,27 +66,27 @@ def measure_rekd(pair: PairInput) -> Figures:
     }
 
 
-def measure_d2net(pair: PairInput) -> Figures:
+def measure_d2net(pair: PairInput) -> Metrics:
     """D2-Net's protocol: matching accuracy alone."""
     a, b = _strongest(pair.a, pair.num_used), _strongest(pair.b, pair.num_used)
     return {"num_keypoints": (len(a) + len(b)) / 2, **_measure_matches(a, b, pair)}
 
 
-def _measure_matches(a: Features, b: Features, pair: PairInput) -> Figures:
+def _measure_matches(a: Features, b: Features, pair: PairInput) -> Metrics:
     matches = match_nearest(a.descriptors, b.descriptors)
-    figures: Figures = {
+    metrics: Metrics = {
         "mma": _accuracy(a, b, matches, pair),
         "num_matches": len(matches),
         "mma_filtered": None,
         "num_matches_filtered": None,
     }
     if pair.has_orientation:
-        kept = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
-        figures |= {
-            "mma_filtered": _accuracy(a, b, kept, pair),
-            "num_matches_filtered": len(kept),
+        filtered = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
+        metrics |= {
+            "mma_filtered": _accuracy(a, b, filtered, pair),
+            "num_matches_filtered": len(filtered),
         }
-    return figures
+    return metrics
 
 
 def _accuracy(a: Features, b: Features, matches: Matches, pair: PairInput) -> list[float]:
@@ -94,7 +94,7 @@ def _accuracy(a: Features, b: Features, matches: Matches, pair: PairInput) -> li
     return matching_accuracy(errors, THRESHOLDS_PX).tolist()
 
 
-def measure_keynet(pair: PairInput) -> Figures:
+def measure_keynet(pair: PairInput) -> Metrics:
     """Key.Net's protocol: overlap of circles of equal radii, and of the keypoints' own."""
     a, b = _visible_in_both(pair)
     xy = warp_points(pair.b_from_a, a.xy.double())
@@ -107,7 +107,7 @@ def measure_keynet(pair: PairInput) -> Figures:
     }
 
 
-def measure_superpoint(pair: PairInput) -> Figures:
+def measure_superpoint(pair: PairInput) -> Metrics:
     """SuperPoint's protocol: symmetric repeatability and localisation error."""
     a, b = _visible_in_both(pair)
     curve = [
@@ -132,23 +132,23 @@ def _visible_in_both(pair: PairInput) -> tuple[Keypoints, Keypoints]:
     return _cut(a[in_b], pair.num_used), _cut(b[in_a], pair.num_used)
 
 
-def measure_homography(pair: PairInput) -> Figures:
+def measure_homography(pair: PairInput) -> Metrics:
     """Corner error of the homography estimated from the matches."""
     a, b = _strongest(pair.a, pair.num_used), _strongest(pair.b, pair.num_used)
     matches = match_nearest(a.descriptors, b.descriptors)
-    figures: Figures = {
+    metrics: Metrics = {
         "corner_error_px": _corner_error(a, b, matches, pair.b_from_a),
         "num_matches": len(matches),
         "corner_error_px_filtered": None,
         "num_matches_filtered": None,
     }
     if pair.has_orientation:
-        kept = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
-        figures |= {
-            "corner_error_px_filtered": _corner_error(a, b, kept, pair.b_from_a),
-            "num_matches_filtered": len(kept),
+        filtered = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
+        metrics |= {
+            "corner_error_px_filtered": _corner_error(a, b, filtered, pair.b_from_a),
+            "num_matches_filtered": len(filtered),
         }
-    return figures
+    return metrics
 
 
 def _corner_error(a: Features, b: Features, matches: Matches, b_from_a: Tensor) -> float:

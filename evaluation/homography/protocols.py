@@ -1,7 +1,7 @@
 """The protocols that measure features under a known homography, each behind its name.
 
-Four protocols call their figure "HPatches repeatability" and give different numbers for the same
-features. A figure is therefore never printed without the name of its protocol:
+Four protocols call their metric "HPatches repeatability" and give different numbers for the same
+features. A metric is therefore never printed without the name of its protocol:
 
 * ``rekd``: that of REKD's code, and of the tables in its paper;
 * ``keynet``: Key.Net's, on regions instead of points ("HSequences");
@@ -19,7 +19,7 @@ from evaluation.extractors.classical import NO_CAP
 from evaluation.homography.frames import FrameKind
 from evaluation.homography.measures import (
     THRESHOLDS_PX,
-    Figures,
+    Metrics,
     PairInput,
     measure_d2net,
     measure_homography,
@@ -40,7 +40,7 @@ class Column:
     header: str
     key: str
     index: int | None = None
-    """Place in the list, where the figure is one."""
+    """Index into the list, where the metric is one."""
     percent: bool = True
 
 
@@ -54,19 +54,19 @@ class Protocol:
     frame: FrameKind
     num_extracted: int
     num_used: int
-    measure: Callable[[PairInput], Figures]
-    summarise: Callable[[Sequence[Figures]], Figures]
+    measure: Callable[[PairInput], Metrics]
+    summarise: Callable[[Sequence[Metrics]], Metrics]
     columns: tuple[Column, ...]
     curve: tuple[str, str] | None = None
-    """Key and label of a figure that is a list over 1..10 px."""
+    """Key and label of a metric that is a list over 1..10 px."""
     without_high_resolution: bool = False
 
 
-def average(rows: Sequence[Figures]) -> Figures:
-    """Mean of every figure over the rows that have it; lists by element."""
+def average(rows: Sequence[Metrics]) -> Metrics:
+    """Mean of every metric over the rows that have it; lists by element."""
     if not rows:
         return {}
-    means: Figures = {}
+    means: Metrics = {}
     for key in rows[0]:
         values = [row[key] for row in rows if row[key] is not None]
         if not values:
@@ -77,15 +77,15 @@ def average(rows: Sequence[Figures]) -> Figures:
     return means
 
 
-def _summarise_homography(rows: Sequence[Figures]) -> Figures:
+def _summarise_homography(rows: Sequence[Metrics]) -> Metrics:
     means = average([{k: v for k, v in row.items() if "error" not in k} for row in rows])
     for suffix in ("", "_filtered"):
         errors = [row[f"corner_error_px{suffix}"] for row in rows]
-        if None in errors:
+        if None in errors:  # methods without orientation have no filtered matches
             means |= {f"auc{suffix}": None, f"homography_accuracy{suffix}": None}
             continue
         values = torch.tensor(errors, dtype=torch.float64)
-        means[f"auc{suffix}"] = [area_under_curve(errors, t) for t in AUC_THRESHOLDS_PX]
+        means[f"auc{suffix}"] = [area_under_curve(values.tolist(), t) for t in AUC_THRESHOLDS_PX]
         means[f"homography_accuracy{suffix}"] = matching_accuracy(values, THRESHOLDS_PX).tolist()
     return means
 

@@ -15,7 +15,7 @@ from evaluation.extractors.extraction import extract_by_content, image_key, imag
 from evaluation.extractors.registry import NamedExtractor
 from evaluation.homography.frames import Placement, place_image, render_frame, to_frame
 from evaluation.homography.homographies import HomographyPair
-from evaluation.homography.measures import THRESHOLDS_PX, Figures, PairInput
+from evaluation.homography.measures import THRESHOLDS_PX, Metrics, PairInput
 from evaluation.homography.protocols import Column, Protocol
 from evaluation.homography.release import kind_of
 from evaluation.reporting.curves import FILTERED, Plot
@@ -25,11 +25,11 @@ from rekd_hloc.types import Features
 
 @dataclass(frozen=True)
 class PairResult:
-    """Figures of one method on one image pair."""
+    """Metrics of one method on one image pair."""
 
     sequence: str
     pair: str
-    figures: Figures
+    metrics: Metrics
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,11 @@ def make_tables(
         count = len({result.sequence for result in one})
         title = f"{part or split}: protocol {protocol.name}, sequences: {count}, pairs: {len(one)}"
         rows = [
-            [name, *read_columns(protocol, protocol.summarise([r.figures for r in found]))]
-            for name, found in chosen.items()
+            [
+                name,
+                *read_columns(protocol, protocol.summarise([r.metrics for r in measured])),
+            ]
+            for name, measured in chosen.items()
         ]
         tables.append(Table(title, ["method", *(c.header for c in protocol.columns)], rows))
     return tables
@@ -115,12 +118,12 @@ def make_sequence_rows(
     """Header and rows of the CSV: one row for each method and sequence, accuracy at 1..10 px."""
     columns = csv_columns(protocol)
     rows: list[list[str | float | None]] = []
-    for name, found in results.items():
-        for sequence in dict.fromkeys(result.sequence for result in found):
-            figures = [r.figures for r in found if r.sequence == sequence]
-            means = protocol.summarise(figures)
+    for name, measured in results.items():
+        for sequence in dict.fromkeys(result.sequence for result in measured):
+            metrics = [r.metrics for r in measured if r.sequence == sequence]
+            means = protocol.summarise(metrics)
             values = [_read_column(column, means) for column in columns]
-            rows.append([protocol.name, name, sequence, kind_of(sequence), len(figures), *values])
+            rows.append([protocol.name, name, sequence, kind_of(sequence), len(metrics), *values])
     header = ["protocol", "method", "sequence", "kind", "pairs"]
     return header + [column.header for column in columns], rows
 
@@ -151,7 +154,7 @@ def make_plots(
     for part in _parts(results, split):
         curves: dict[str, list[float]] = {}
         for name, rows in results.items():
-            means = protocol.summarise([r.figures for r in select_kind(rows, part)])
+            means = protocol.summarise([r.metrics for r in select_kind(rows, part)])
             for suffix, mark in (("", ""), ("_filtered", FILTERED)):
                 values = means.get(key + suffix)
                 if isinstance(values, list):
@@ -174,12 +177,12 @@ def select_kind(rows: Sequence[PairResult], kind: str) -> list[PairResult]:
     return [row for row in rows if not kind or kind_of(row.sequence) == kind]
 
 
-def read_columns(protocol: Protocol, means: Figures) -> list[str | float | None]:
-    """The figures that the protocol's table shows, shares in per cent."""
+def read_columns(protocol: Protocol, means: Metrics) -> list[str | float | None]:
+    """The metrics that the protocol's table shows, shares in per cent."""
     return [_read_column(column, means) for column in protocol.columns]
 
 
-def _read_column(column: Column, means: Figures) -> float | None:
+def _read_column(column: Column, means: Metrics) -> float | None:
     value = means.get(column.key)
     if isinstance(value, list):
         assert column.index is not None

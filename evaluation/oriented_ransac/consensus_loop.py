@@ -27,7 +27,7 @@ NUM_INNER = 32
 INNER_WIDTH = 2.0
 """Models of inner samples are scored at so many thresholds."""
 CHUNK = 1 << 15
-"""Errors computed at once: their arrays stay in the processor's cache."""
+"""Errors computed at once: their arrays stay in the CPU's cache."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ConsensusOptions:
     max_samples: int = 100_000
     """Most samples."""
     max_seconds: float | None = None
-    """Processor time of this thread after which no new batch begins; results then depend on it."""
+    """CPU time of this thread after which no new batch begins; results then depend on it."""
     is_adaptive: bool = True
     """Whether the share of inliers ends the sampling; without, one of the limits does."""
 
@@ -62,7 +62,7 @@ class Improvement:
 
     Attributes:
         model: 3x3.
-        seconds: processor time since the start.
+        seconds: CPU time since the start.
         num_samples: drawn until then.
     """
 
@@ -73,13 +73,13 @@ class Improvement:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What the loop found.
+    """What the loop estimated.
 
     Attributes:
         history: ever better models; the last is the result, empty where there is none.
         inliers: matches within the threshold of the result.
         num_samples: drawn in all.
-        seconds: processor time in all.
+        seconds: CPU time in all.
         cost: MSAC's: the sum over matches of min(error / threshold, 1) squared.
     """
 

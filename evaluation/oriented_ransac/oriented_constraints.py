@@ -7,7 +7,7 @@ the first-order map A of the surface around the point; the three uses of that ar
   law gives one more by its derivative along d. For x_b^T F x_a = 0 that is
   (F x_a).d_b + (F^T x_b).d_a = 0, the constraint of Barath and Kukelova, "Relative pose from SIFT
   features" (ECCV 2022, eq. of their linear solver, divided by cos angle_b);
-* **frames**: A is a turn and a scaling, so the step turned by 90 degrees goes along as well, as
+* **frames**: A is a rotation and a scaling, so the step rotated by 90 degrees goes along too, as
   for the points that Perdoch, Matas and Chum (ICPR 2006) lay around a feature;
 * **angle alone**: A d_a is *along* d_b. For F there is no equation in that (see below), only the
   sign: (F x_a).d_b and (F^T x_b).d_a are opposite; for H it is one linear equation.
@@ -45,8 +45,8 @@ def oriented_rows(c: Correspondences) -> Rows:
 
 
 def frame_rows(c: Correspondences) -> Rows:
-    """The same for steps turned by 90 degrees: holds where the surface only turns and scales."""
-    return _along(c, turned(c.orientation_a), turned(c.orientation_b))
+    """The same for steps rotated by 90 degrees: holds where the surface only rotates and scales."""
+    return _along(c, rotated(c.orientation_a), rotated(c.orientation_b))
 
 
 def has_right_signs(
@@ -99,14 +99,14 @@ def homography_step_rows(c: Correspondences) -> Float64[np.ndarray, "*batch corr
 def homography_angle_rows(c: Correspondences) -> Rows:
     """Coefficients of A d_a parallel to d_b: what the angles alone say, exact for every plane."""
     rows = homography_step_rows(c)
-    normal = turned(c.orientation_b)
+    normal = rotated(c.orientation_b)
     normal = normal / np.maximum(_length(c.orientation_b), 1e-300)[..., None]
     projected: Rows = (normal[..., None] * rows).sum(-2)
     return projected
 
 
-def turned(step: Points) -> Points:
-    """Steps turned by 90 degrees, +x to +y."""
+def rotated(step: Points) -> Points:
+    """Steps rotated by 90 degrees, +x to +y."""
     return np.stack([-step[..., 1], step[..., 0]], axis=-1)
 
 

@@ -42,19 +42,19 @@ def _estimate(kind: str, sampling: str, task: Task) -> TwoView | None:
     steps = task.orientations or (np.ones_like(task.xy_a), np.ones_like(task.xy_b))
     matched = Correspondences(task.xy_a, task.xy_b, *steps)
     if kind == "essential":
-        found = estimate_essential(
+        estimate = estimate_essential(
             matched, task.K_a, task.K_b, rng, sampling=sampling, options=options
         )
     else:
-        found = estimate_fundamental(matched, rng, sampling=sampling, options=options)
-    if found.model is None or not found.inliers.any():
+        estimate = estimate_fundamental(matched, rng, sampling=sampling, options=options)
+    if estimate.model is None or not estimate.inliers.any():
         return None
-    xy_a, xy_b = task.xy_a[found.inliers], task.xy_b[found.inliers]
+    xy_a, xy_b = task.xy_a[estimate.inliers], task.xy_b[estimate.inliers]
     if kind == "essential":
         rays = normalise(xy_a, task.K_a), normalise(xy_b, task.K_b)
-        return TwoView(pose_from_essential(found.model, *rays), found.inliers)
-    pose = pose_from_fundamental(found.model, xy_a, xy_b, task.K_a, task.K_b)
-    return TwoView(pose, found.inliers)
+        return TwoView(pose_from_essential(estimate.model, *rays), estimate.inliers)
+    pose = pose_from_fundamental(estimate.model, xy_a, xy_b, task.K_a, task.K_b)
+    return TwoView(pose, estimate.inliers)
 
 
 ORIENTED_ESTIMATORS: dict[str, Estimator] = {

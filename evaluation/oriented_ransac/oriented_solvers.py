@@ -88,7 +88,7 @@ def fundamental_from_oriented(c: Correspondences) -> Solutions:
 
 
 def fundamental_from_frames(c: Correspondences) -> Solutions:
-    """F from batches of 3 features taken as turned and scaled copies: up to three, of rank two."""
+    """F from batches of 3 features taken as rotated and scaled copies: up to three, of rank two."""
     extra = [_even(oriented_rows(c)[:, :2]), _even(frame_rows(c)[:, :2])]
     return rank_two(null_space(np.concatenate([epipolar_rows(c), *extra], axis=1)))
 
@@ -99,7 +99,7 @@ def essential_from_oriented(c: Correspondences) -> Solutions:
 
 
 def essential_from_frames(c: Correspondences) -> Solutions:
-    """E from batches of 2 features taken as turned and scaled copies: one."""
+    """E from batches of 2 features taken as rotated and scaled copies: one."""
     rows = [epipolar_rows(c), _even(oriented_rows(c)), _even(frame_rows(c))]
     return _essential(np.concatenate(rows, axis=1))
 

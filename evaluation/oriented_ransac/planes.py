@@ -15,7 +15,7 @@ from evaluation.homography.homographies import HomographyPair, list_pairs
 from evaluation.metrics.homography import corner_error
 from evaluation.oriented_ransac.sample_consensus import ConsensusOptions, estimate_homography
 from evaluation.oriented_ransac.samplers import SAMPLERS
-from evaluation.oriented_ransac.trials import Figures, TrialLog, last_within, pair_key
+from evaluation.oriented_ransac.trials import Metrics, TrialLog, last_within, pair_key
 from evaluation.oriented_ransac.two_view_models import homography_model
 from evaluation.relative_pose.correspondences import Correspondences, Matrix, correspondences_of
 from evaluation.reporting.report import Cell, Table
@@ -23,7 +23,7 @@ from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.storage.features import FeatureStore
 
 THRESHOLD_PX = 3.0
-"""Of inliers; the usual one for homographies of photographs."""
+"""Of inliers; the usual one for homographies of real images."""
 CORRECT_PX = 5.0
 """Largest mean corner error of a right homography."""
 FEW = 0.2
@@ -31,7 +31,7 @@ FEW = 0.2
 
 
 @dataclass(frozen=True, eq=False)
-class PlanarPair:
+class PlanePair:
     """Matches of two images with their true homography."""
 
     name: str
@@ -55,7 +55,7 @@ class PlanarPair:
 
 def load_planar_pairs(
     data: Path, method_name: str, ratio: float, num_keypoints: int, cache: Path
-) -> list[PlanarPair]:
+) -> list[PlanePair]:
     """Matched pairs of a folder or list of homographies.
 
     Raises:
@@ -69,27 +69,29 @@ def load_planar_pairs(
     return [_match(pair, store, ratio) for pair in listed]
 
 
-def planar_trial(pair: PlanarPair, sampling: str, seed: int, budgets: Sequence[float]) -> Figures:
+def homography_trial(
+    pair: PlanePair, sampling: str, seed: int, budgets: Sequence[float]
+) -> Metrics:
     """Corner errors in pixels of the homographies found within each budget of seconds."""
     options = ConsensusOptions(
         THRESHOLD_PX, max_seconds=budgets[-1], max_samples=10**9, is_adaptive=False
     )
     rng = np.random.default_rng(seed)
-    found = estimate_homography(pair.c, rng, sampling=sampling, options=options)
+    estimate = estimate_homography(pair.c, rng, sampling=sampling, options=options)
     truth = torch.from_numpy(pair.b_from_a)
-    times = [step.seconds for step in found.history]
+    times = [step.seconds for step in estimate.history]
     errors = []
     for budget in budgets:
-        model = last_within(times, [step.model for step in found.history], budget)
+        model = last_within(times, [step.model for step in estimate.history], budget)
         estimated = None if model is None else torch.from_numpy(model)
         errors.append(np.inf if estimated is None else corner_error(estimated, truth, pair.size_a))
-    effort = {"num_samples": found.num_samples, "seconds": found.seconds}
+    effort = {"num_samples": estimate.num_samples, "seconds": estimate.seconds}
     return {"errors_px": errors, **effort}
 
 
 def study_planes(
     log: TrialLog,
-    pairs: Sequence[PlanarPair],
+    pairs: Sequence[PlanePair],
     label: str,
     seeds: Sequence[int],
     budgets: Sequence[float],
@@ -103,7 +105,7 @@ def study_planes(
                 [
                     log.get(
                         f"planes|{label}|{sampling}|{pair.key}|{seed}",
-                        lambda p=pair, s=sampling, n=seed: planar_trial(p, s, n, budgets),  # type: ignore[misc]
+                        lambda p=pair, s=sampling, n=seed: homography_trial(p, s, n, budgets),  # type: ignore[misc]
                     )["errors_px"]
                     for seed in seeds
                 ]
@@ -130,9 +132,9 @@ def _key(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-def _match(pair: HomographyPair, store: FeatureStore, ratio: float) -> PlanarPair:
+def _match(pair: HomographyPair, store: FeatureStore, ratio: float) -> PlanePair:
     a, b = store.read(_key(pair.path_a)), store.read(_key(pair.path_b))
     matches = match_nearest(a.descriptors, b.descriptors, ratio=ratio)
     name = f"{pair.sequence}/{pair.name}"
     truth = pair.b_from_a.double().numpy()
-    return PlanarPair(name, correspondences_of(a, b, matches), truth, a.image_size)
+    return PlanePair(name, correspondences_of(a, b, matches), truth, a.image_size)

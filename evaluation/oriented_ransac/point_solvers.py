@@ -136,8 +136,8 @@ def cubic_roots(
         lone = first - p / (3 * first) - shift
         radius = np.sqrt(np.maximum(-p / 3, 0))
         angle = np.arccos(np.clip(-q / (2 * radius**3), -1, 1))
-        turns = (angle[:, None] - 2 * np.pi * np.arange(3)) / 3
-        three = 2 * radius[:, None] * np.cos(turns) - shift[:, None]
+        angles = (angle[:, None] - 2 * np.pi * np.arange(3)) / 3
+        three = 2 * radius[:, None] * np.cos(angles) - shift[:, None]
         alone = np.stack([lone, np.full_like(lone, np.nan), np.full_like(lone, np.nan)], -1)
         roots = np.where((inside > 0)[:, None], alone, three)
         for _ in range(2):

@@ -35,13 +35,13 @@ DEFAULTS = ConsensusOptions()
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """What a robust estimation found.
+    """The result of a robust estimation.
 
     Attributes:
         model: 3x3 of unit length in pixels (E: on rays); None where there is none.
         inliers: matches within the threshold.
         num_samples: samples that were drawn.
-        seconds: processor time of this thread.
+        seconds: CPU time of this thread.
         cost: MSAC's: the sum over matches of min(error / threshold, 1) squared.
         history: ever better models with their times; the last is ``model``.
     """
@@ -156,16 +156,16 @@ def _estimate(
     options: ConsensusOptions,
     to_pixels: Callable[[Matrix], Matrix],
 ) -> Estimate:
-    found = run(problem, rng, options)
+    estimate = run(problem, rng, options)
     history = []
-    for step in found.history:
+    for step in estimate.history:
         model = to_pixels(step.model)
         history.append(replace(step, model=model / np.linalg.norm(model)))
     return Estimate(
         history[-1].model if history else None,
-        found.inliers,
-        found.num_samples,
-        found.seconds,
-        found.cost,
+        estimate.inliers,
+        estimate.num_samples,
+        estimate.seconds,
+        estimate.cost,
         tuple(history),
     )

@@ -1,18 +1,18 @@
 """Minimal samples by kind of model and name of sampling: their size, and what solves them.
 
-========== ======================== ======================== =======================
-sampling   homography               fundamental              essential
-========== ======================== ======================== =======================
-points     4 points                 7 points                 5 points
-signed     4 points, turns          7 points, signs          5 points, signs
-oriented   2: angles and areas      4: steps                 3: steps
-steps      2: steps                 (oriented)               (oriented)
-frames     (steps)                  3: turned, scaled copies 2: turned, scaled copies
-angles     3: angles alone          (signed)                 (signed)
-========== ======================== ======================== =======================
+========== ===================== ========================= =========================
+sampling   homography            fundamental               essential
+========== ===================== ========================= =========================
+points     4 points              7 points                  5 points
+signed     4 points, rotations   7 points, signs           5 points, signs
+oriented   2: angles and areas   4: orientation vectors    3: orientation vectors
+steps      2: orientation vec.   (oriented)                (oriented)
+frames     (steps)               3: rotated, scaled copies 2: rotated, scaled copies
+angles     3: angles alone       (signed)                  (signed)
+========== ===================== ========================= =========================
 
 ``signed`` drops models for which a sample's angles lie on opposite sides of the epipolar lines (or
-that turn them otherwise than the angles say) before they are scored; it needs no scale.
+that rotate them otherwise than the angles say) before they are scored; it needs no scale.
 """
 
 from collections.abc import Callable

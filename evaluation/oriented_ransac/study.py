@@ -1,8 +1,8 @@
-"""Oriented minimal samples against points at equal time, on synthetic scenes and on photographs.
+"""Oriented minimal samples against points at equal time, on synthetic scenes and on real images.
 
     python -m evaluation.oriented_ransac.study --out OUT [--data IMC] [--scene NAME ...]
 
-Synthetic: the share of scenes whose model is found within budgets of processor time, at several
+Synthetic: the share of scenes whose model is found within budgets of CPU time, at several
 shares of right matches. Photographs: mAA(10) of the pose within the same budgets, over the pairs of
 all scenes, and with the usual stopping rule; what a sampling gains over points within the least
 budget has the interval of a paired bootstrap. Writes results.json, table.md and report.html;
@@ -27,11 +27,11 @@ from evaluation.metrics.pose import mean_average_accuracy, paired_difference, re
 from evaluation.oriented_ransac.planes import load_planar_pairs, study_planes
 from evaluation.oriented_ransac.samplers import SAMPLERS
 from evaluation.oriented_ransac.trials import (
-    Figures,
+    Metrics,
     PosedPair,
     TrialLog,
     adaptive_trial,
-    feature_figures,
+    feature_metrics,
     pose_trial,
     synthetic_trial,
 )
@@ -51,17 +51,17 @@ class StudyOptions:
     """How much is measured."""
 
     budgets: tuple[float, ...] = (0.03, 0.1, 0.3)
-    """Seconds of processor time, ascending."""
+    """Seconds of CPU time, ascending."""
     num_scenes: int = 12
     """Synthetic scenes of each kind and share."""
     max_pairs: int = 40
-    """Pairs of photographs of each scene."""
+    """Pairs of images of each scene."""
     num_keypoints: int = 2048
-    """Of each photograph."""
+    """Of each image."""
     ratios: tuple[float, ...] = (1.0, 0.9)
     """Ratio tests of the matches, both ways; 1 is none, which leaves more wrong matches."""
     threshold_px: float = 1.0
-    """Of inliers on photographs."""
+    """Of inliers on real images."""
     seed: int = 0
     """Of the choice of pairs and of all samples."""
 
@@ -96,14 +96,14 @@ def study_synthetic(log: TrialLog, options: StudyOptions) -> list[Table]:
     return tables
 
 
-def study_photos(
+def study_images(
     log: TrialLog, scenes: Mapping[str, Sequence[PosedPair]], label: str, options: StudyOptions
 ) -> list[Table]:
     """mAA(10) in per cent at equal time and by the usual rule, and what the matches are like.
 
     Args:
         log: of finished trials.
-        scenes: pairs of each scene; the figures are over all of them.
+        scenes: pairs of each scene; the metrics are over all of them.
         label: of the matches.
         options: how much is measured.
     """
@@ -114,7 +114,7 @@ def study_photos(
         for i, pair in enumerate(members)
     ]
     facts = [
-        log.get(f"facts|{key}|{pair.key}", lambda p=pair: feature_figures(p, threshold))  # type: ignore[misc]
+        log.get(f"facts|{key}|{pair.key}", lambda p=pair: feature_metrics(p, threshold))  # type: ignore[misc]
         for key, pair, _ in pairs
     ]
     title = f"{' + '.join(scenes)}, {label}"
@@ -185,12 +185,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--ratios", type=float, nargs="+", default=StudyOptions.ratios, metavar="R")
     add("--threshold-px", type=float, default=StudyOptions.threshold_px, metavar="PX")
     add("--seed", type=int, default=0)
-    add("--skip-synthetic", action="store_true", help="photographs only")
+    add("--skip-synthetic", action="store_true", help="real images only")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     arguments = build_parser().parse_args(argv)
     return exit_status(lambda: _study(arguments))
 
@@ -211,21 +211,21 @@ def _run(arguments: argparse.Namespace, options: StudyOptions) -> str:
     tables = [] if arguments.skip_synthetic else study_synthetic(log, options)
     methods: dict[str, Any] = {}
     scenes = [] if arguments.data is None else list_scenes(arguments.data, arguments.scene)
-    photos = [scene.key for scene in scenes]
-    photos += [] if arguments.homographies is None else [arguments.homographies.name]
-    data = [*([] if arguments.skip_synthetic else ["synthetic scenes"]), *photos]
+    scene_names = [scene.key for scene in scenes]
+    scene_names += [] if arguments.homographies is None else [arguments.homographies.name]
+    data = [*([] if arguments.skip_synthetic else ["synthetic scenes"]), *scene_names]
     if not data:
         raise ValueError(
             "nothing to measure: give --data or --homographies, or no --skip-synthetic"
         )
-    for name in (arguments.method or EXTRACTORS) if photos else ():
+    for name in (arguments.method or EXTRACTORS) if scene_names else ():
         method = load_extractor(name, options.num_keypoints)
         methods[name] = {"weights": method.weights, "provenance": method.provenance}
         for ratio in options.ratios:
             label = f"{name}, ratio {ratio:g}"
             cache = arguments.out / "features"
             pairs = {s.name: load_pairs(s, name, ratio, cache, options) for s in scenes}
-            tables += study_photos(log, pairs, label, options) if pairs else []
+            tables += study_images(log, pairs, label, options) if pairs else []
             if arguments.homographies is not None:
                 planes = load_planar_pairs(
                     arguments.homographies, name, ratio, options.num_keypoints, cache
@@ -235,7 +235,7 @@ def _run(arguments: argparse.Namespace, options: StudyOptions) -> str:
     record = {
         "program": "oriented_study",
         "protocol": "oriented",
-        "description": "RANSAC that differs in its minimal samples only, at equal processor time",
+        "description": "RANSAC that differs in its minimal samples only, at equal CPU time",
         "data": ", ".join(data),
         "date": today(),
         "threshold_px": options.threshold_px,
@@ -246,25 +246,25 @@ def _run(arguments: argparse.Namespace, options: StudyOptions) -> str:
 
 def _synthetic(
     log: TrialLog, kind: str, sampling: str, share: float, seed: int, options: StudyOptions
-) -> Figures:
+) -> Metrics:
     key = f"synthetic|{kind}|{sampling}|{share:g}|{seed}"
     return log.get(key, lambda: synthetic_trial(kind, sampling, share, seed, options.budgets))
 
 
 def _timed(
     log: TrialLog, key: str, given: tuple[PosedPair, str, str, int], options: StudyOptions
-) -> Figures:
+) -> Metrics:
     return log.get(key, lambda: pose_trial(*given, options.budgets, options.threshold_px))
 
 
 def _usual(
     log: TrialLog, key: str, given: tuple[PosedPair, str, str, int], options: StudyOptions
-) -> Figures:
+) -> Metrics:
     limit = options.budgets[-1]
     return log.get(key, lambda: adaptive_trial(*given, limit, options.threshold_px))
 
 
-def _facts_table(facts: Sequence[Figures], label: str, threshold_px: float) -> Table:
+def _facts_table(facts: Sequence[Metrics], label: str, threshold_px: float) -> Table:
     """Means over the pairs that have the figure."""
     keys = ("right", "signs_of_right", "signs_of_wrong", "residual_median")
     means = [float(np.nanmean(_floats([f[key] for f in facts]))) for key in keys]
@@ -275,8 +275,8 @@ def _facts_table(facts: Sequence[Figures], label: str, threshold_px: float) -> T
     return Table(f"{label}: matches under the true pose at {threshold_px:g} px", heads, [row])
 
 
-def _microseconds(trials: Sequence[Figures]) -> float:
-    """Processor time of a sample with all that the loop does."""
+def _microseconds(trials: Sequence[Metrics]) -> float:
+    """CPU time of a sample with all that the loop does."""
     seconds = sum(float(trial["seconds"]) for trial in trials)
     return 1e6 * seconds / max(sum(int(trial["num_samples"]) for trial in trials), 1)
 

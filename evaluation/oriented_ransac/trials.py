@@ -1,6 +1,6 @@
 """Single trials of the study of samplings: one estimation, and what it had found by when.
 
-A trial runs for a fixed processor time; its history says what a shorter one would have given. The
+A trial runs for a fixed CPU time; its history says what a shorter one would have given. The
 same budget is thus the same for every sampling, whatever its samples cost.
 """
 
@@ -30,7 +30,7 @@ from evaluation.oriented_ransac.two_view_models import epipolar_model, homograph
 from evaluation.relative_pose.correspondences import Correspondences, Matrix
 from evaluation.relative_pose.two_view import pose_from_essential, pose_from_fundamental
 
-Figures = dict[str, Any]
+Metrics = dict[str, Any]
 Pose = tuple[Matrix, Float64[np.ndarray, " 3"]]
 
 FOUND = 0.8
@@ -73,19 +73,19 @@ class TrialLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.known: dict[str, Figures] = {}
+        self.known: dict[str, Metrics] = {}
         if path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines()
             self.known = dict(entry for line in lines if (entry := _read_line(line)) is not None)
 
-    def get(self, key: str, compute: Callable[[], Figures]) -> Figures:
-        """The figures of a trial, computed now if they are not there."""
+    def get(self, key: str, compute: Callable[[], Metrics]) -> Metrics:
+        """The metrics of a trial, computed now if they are not there."""
         if key not in self.known:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            figures = compute()
+            metrics = compute()
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([key, figures]) + "\n")
-            self.known[key] = figures
+                file.write(json.dumps([key, metrics]) + "\n")
+            self.known[key] = metrics
         return self.known[key]
 
 
@@ -98,7 +98,7 @@ def synthetic_trial(
     *,
     num_matches: int = 1000,
     noise: Noise | None = None,
-) -> Figures:
+) -> Metrics:
     """Whether a synthetic model was found within each budget of seconds.
 
     Args:
@@ -106,7 +106,7 @@ def synthetic_trial(
         sampling: a name of :mod:`evaluation.oriented_ransac.samplers`.
         share: of right matches.
         seed: of the scene and of the samples.
-        budgets: seconds of processor time, ascending.
+        budgets: seconds of CPU time, ascending.
         num_matches: right and wrong ones.
         noise: of the features; None for that of a scale-quantised detector.
     """
@@ -116,11 +116,11 @@ def synthetic_trial(
     options = ConsensusOptions(
         SYNTHETIC_THRESHOLD_PX, max_seconds=budgets[-1], max_samples=10**9, is_adaptive=False
     )
-    found = _estimate(kind, scene.correspondences, scene.K, scene.K, rng, sampling, options)
-    is_right = [_explains(kind, scene, model.model) for model in found.history]
-    times = [model.seconds for model in found.history]
+    estimate = _estimate(kind, scene.correspondences, scene.K, scene.K, rng, sampling, options)
+    is_right = [_explains(kind, scene, model.model) for model in estimate.history]
+    times = [model.seconds for model in estimate.history]
     last = [last_within(times, is_right, budget) for budget in budgets]
-    return {"found": [bool(value) for value in last], **_effort(found)}
+    return {"found": [bool(value) for value in last], **_effort(estimate)}
 
 
 def pose_trial(
@@ -130,34 +130,34 @@ def pose_trial(
     seed: int,
     budgets: Sequence[float],
     threshold_px: float,
-) -> Figures:
+) -> Metrics:
     """Pose errors in degrees of the models found within each budget; inf where there is none."""
     rng = np.random.default_rng(seed)
     options = ConsensusOptions(
         threshold_px, max_seconds=budgets[-1], max_samples=10**9, is_adaptive=False
     )
-    found = _estimate(kind, pair.c, pair.K_a, pair.K_b, rng, sampling, options)
-    times = [step.seconds for step in found.history]
+    estimate = _estimate(kind, pair.c, pair.K_a, pair.K_b, rng, sampling, options)
+    times = [step.seconds for step in estimate.history]
     errors = []
     for budget in budgets:
-        model = last_within(times, [step.model for step in found.history], budget)
+        model = last_within(times, [step.model for step in estimate.history], budget)
         pose = None if model is None else _pose(pair, kind, model, threshold_px)
         errors.append(pose_error_deg(pose, pair.pose))
-    return {"errors_deg": errors, **_effort(found)}
+    return {"errors_deg": errors, **_effort(estimate)}
 
 
 def adaptive_trial(
     pair: PosedPair, kind: str, sampling: str, seed: int, max_seconds: float, threshold_px: float
-) -> Figures:
+) -> Metrics:
     """Pose error and effort where the share of inliers ends the sampling, as in ordinary use."""
     rng = np.random.default_rng(seed)
     options = ConsensusOptions(threshold_px, max_seconds=max_seconds, max_samples=10**9)
-    found = _estimate(kind, pair.c, pair.K_a, pair.K_b, rng, sampling, options)
-    pose = None if found.model is None else _pose(pair, kind, found.model, threshold_px)
-    return {"error_deg": pose_error_deg(pose, pair.pose), **_effort(found)}
+    estimate = _estimate(kind, pair.c, pair.K_a, pair.K_b, rng, sampling, options)
+    pose = None if estimate.model is None else _pose(pair, kind, estimate.model, threshold_px)
+    return {"error_deg": pose_error_deg(pose, pair.pose), **_effort(estimate)}
 
 
-def feature_figures(pair: PosedPair, threshold_px: float) -> Figures:
+def feature_metrics(pair: PosedPair, threshold_px: float) -> Metrics:
     """What the true pose says of the matches: how many are right, and how well they obey angles."""
     is_right = _inliers("fundamental", pair.c, pair.fundamental, threshold_px)
     right = pair.c[np.nonzero(is_right)[0]]
@@ -215,14 +215,14 @@ def _pose(pair: PosedPair, kind: str, model: Matrix, threshold_px: float) -> Pos
     return pose_from_essential(model, rays.xy_a, rays.xy_b)
 
 
-def _effort(found: Estimate) -> Mapping[str, float]:
-    return {"num_samples": found.num_samples, "seconds": found.seconds}
+def _effort(estimate: Estimate) -> Mapping[str, float]:
+    return {"num_samples": estimate.num_samples, "seconds": estimate.seconds}
 
 
-def _read_line(line: str) -> tuple[str, Figures] | None:
+def _read_line(line: str) -> tuple[str, Metrics] | None:
     """A finished trial; None for a line that a killed run left half written."""
     try:
-        key, figures = json.loads(line)
+        key, metrics = json.loads(line)
     except ValueError:
         return None
-    return str(key), dict(figures)
+    return str(key), dict(metrics)

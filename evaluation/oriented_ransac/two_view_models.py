@@ -21,7 +21,7 @@ Models = Float64[np.ndarray, "model 3 3"]
 Errors = Float64[np.ndarray, "model match"]
 
 GENERATORS = np.zeros((3, 3, 3))
-"""Skew matrices: turns about x, y and z."""
+"""Skew matrices: rotations about x, y and z."""
 GENERATORS[0, 2, 1] = GENERATORS[1, 0, 2] = GENERATORS[2, 1, 0] = 1
 GENERATORS[0, 1, 2] = GENERATORS[1, 2, 0] = GENERATORS[2, 0, 1] = -1
 DAMPING = 1e-9
@@ -107,10 +107,10 @@ class EpipolarModel:
         slopes = self._in_frame(np.stack(changes)).reshape(-1, 9)
         jacobian = weights[:, None] * (self.rows @ slopes.T)
         step = _normal_step(jacobian, weights * (self.rows @ fundamental.reshape(9)))
-        turn_left, turn_right = _turn(step[:3]), _turn(step[3:6])
+        rotation_left, rotation_right = _rotation(step[:3]), _rotation(step[3:6])
         if self.ray_from_a is None:
             middle = np.diag([1.0, second + step[6], 0.0])
-        improved: Matrix = left @ turn_left @ middle @ turn_right.T @ right
+        improved: Matrix = left @ rotation_left @ middle @ rotation_right.T @ right
         return improved
 
     def _in_frame(self, models: Models) -> Models:
@@ -233,8 +233,8 @@ def _normal_step(
     return step
 
 
-def _turn(vector: Float64[np.ndarray, " 3"]) -> Matrix:
+def _rotation(vector: Float64[np.ndarray, " 3"]) -> Matrix:
     """Cayley's rotation for a small vector."""
     half = np.einsum("i,ijk->jk", vector / 2, GENERATORS)
-    turn: Matrix = np.linalg.solve(np.eye(3) - half, np.eye(3) + half)
-    return turn
+    rotation: Matrix = np.linalg.solve(np.eye(3) - half, np.eye(3) + half)
+    return rotation

@@ -1,4 +1,4 @@
-"""Tables and curves of the sweeps over rotation, size and blur."""
+"""Tables and curves over rotation, size and blur."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -6,29 +6,29 @@ import numpy as np
 
 from evaluation.reporting.curves import FILTERED, Plot
 from evaluation.reporting.report import Cell, Table
-from evaluation.robustness.sweep import THRESHOLDS_PX, SweepResult
+from evaluation.robustness.measure import THRESHOLDS_PX, RobustnessResult
 from evaluation.robustness.transforms import UNITS, TransformKind
 
-Results = Mapping[str, Sequence[SweepResult]]
-Read = Callable[[SweepResult], float | None]
+Results = Mapping[str, Sequence[RobustnessResult]]
+Read = Callable[[RobustnessResult], float | None]
 
 
-def _mma_3px(row: SweepResult) -> float | None:
+def _mma_3px(row: RobustnessResult) -> float | None:
     return 100 * row.mma[1]
 
 
-def _mma_3px_filtered(row: SweepResult) -> float | None:
+def _mma_3px_filtered(row: RobustnessResult) -> float | None:
     return None if row.mma_filtered is None else 100 * row.mma_filtered[1]
 
 
-def _angle_accuracy(row: SweepResult) -> float | None:
+def _angle_accuracy(row: RobustnessResult) -> float | None:
     return None if row.angle_accuracy is None else 100 * row.angle_accuracy
 
 
-FIGURES: dict[str, dict[str, tuple[Read, Callable[[Sequence[float]], float]]]] = {
+METRICS: dict[str, dict[str, tuple[Read, Callable[[Sequence[float]], float]]]] = {
     "keypoints": {
         "rep": (lambda row: 100 * row.repeatability, min),
-        "found": (lambda row: 100 * row.found, min),
+        "rep 1.5 px": (lambda row: 100 * row.precise_repeatability, min),
     },
     "matches": {
         "MMA@3": (_mma_3px, min),
@@ -40,22 +40,22 @@ FIGURES: dict[str, dict[str, tuple[Read, Callable[[Sequence[float]], float]]]] =
         "median error, deg": (lambda row: row.angle_median_deg, max),
     },
 }
-"""For each table the figures of its columns, how they are read, and which value is the worst."""
+"""For each table the metrics of its columns, how they are read, and which value is the worst."""
 
 
-def sweep_tables(kind: TransformKind, results: Results) -> list[Table]:
-    """Each figure at no rotation, blur or change of size, at its worst, and on average."""
+def robustness_tables(kind: TransformKind, results: Results) -> list[Table]:
+    """Return each metric at no rotation, blur or change of size, at its worst, and on average."""
     start = 1 if kind == "scale" else 0
     tables = []
-    for title, figures in FIGURES.items():
+    for title, metrics in METRICS.items():
         parts = (f"at {start}", "worst", "mean")
-        columns = ["method", *(f"{name} {part}" for name in figures for part in parts)]
+        columns = ["method", *(f"{name} {part}" for name in metrics for part in parts)]
         rows: list[list[Cell]] = []
-        for name, found in results.items():
-            origin = min(found, key=lambda r: abs(r.value - start))
+        for name, measured in results.items():
+            origin = min(measured, key=lambda r: abs(r.value - start))
             row: list[Cell] = [name]
-            for read, worst in figures.values():
-                values = [value for value in map(read, found) if value is not None]
+            for read, worst in metrics.values():
+                values = [value for value in map(read, measured) if value is not None]
                 mean = float(np.mean(values)) if values else None
                 row += [read(origin), worst(values), mean] if values else [None] * 3
             if any(cell is not None for cell in row[1:]):
@@ -66,16 +66,16 @@ def sweep_tables(kind: TransformKind, results: Results) -> list[Table]:
 
 
 def roto360_table(results: Results) -> Table:
-    """MMA at 3, 5 and 10 px and matches, means over all rotations."""
+    """Return MMA at 3, 5 and 10 px and matches, means over all rotations."""
     columns = ["method", "MMA@3", "MMA@5", "MMA@10", "matches"]
     columns += [f"filter: {name}" for name in columns[1:]]
     rows: list[list[Cell]] = []
-    for name, found in results.items():
+    for name, measured in results.items():
         row: list[Cell] = [name]
-        row += [100 * float(np.mean([r.mma[i] for r in found])) for i in (1, 2, 3)]
-        row.append(float(np.mean([r.num_matches for r in found])))
-        filtered = [r.mma_filtered for r in found if r.mma_filtered is not None]
-        counts = [r.num_matches_filtered for r in found if r.num_matches_filtered is not None]
+        row += [100 * float(np.mean([r.mma[i] for r in measured])) for i in (1, 2, 3)]
+        row.append(float(np.mean([r.num_matches for r in measured])))
+        filtered = [r.mma_filtered for r in measured if r.mma_filtered is not None]
+        counts = [r.num_matches_filtered for r in measured if r.num_matches_filtered is not None]
         if filtered:
             row += [100 * float(np.mean([values[i] for values in filtered])) for i in (1, 2, 3)]
             row.append(float(np.mean(counts)))
@@ -86,17 +86,17 @@ def roto360_table(results: Results) -> Table:
 
 
 def make_value_rows(protocol: str, results: Results) -> tuple[list[str], list[list[Cell]]]:
-    """Header and rows of the CSV: one row for each method and value of the change."""
+    """Return header and rows of the CSV: one row for each method and value of the transform."""
     thresholds = [f"{threshold:.0f}" for threshold in THRESHOLDS_PX.tolist()]
-    figures = {name: read for group in FIGURES.values() for name, (read, _) in group.items()}
-    plain = {name: read for name, read in figures.items() if "MMA" not in name}
+    metrics = {name: read for group in METRICS.values() for name, (read, _) in group.items()}
+    plain = {name: read for name, read in metrics.items() if "MMA" not in name}
     plain["filter: matches"] = lambda row: row.num_matches_filtered
     plain["keypoints"] = lambda row: row.num_keypoints
     header = ["protocol", "method", "value", *plain]
     header += [f"{stem}@{t}" for stem in ("MMA", "filter: MMA") for t in thresholds]
     rows: list[list[Cell]] = []
-    for name, found in results.items():
-        for row in found:
+    for name, measured in results.items():
+        for row in measured:
             filtered: Sequence[float | None] = row.mma_filtered or [None] * len(thresholds)
             shares = [*row.mma, *filtered]
             values = [read(row) for read in plain.values()]
@@ -106,10 +106,10 @@ def make_value_rows(protocol: str, results: Results) -> tuple[list[str], list[li
 
 
 def make_plots(kind: TransformKind, results: Results) -> list[Plot]:
-    """Each figure as a curve over the change."""
+    """Return each metric as a curve over the transform."""
     curves_of = {
         ("repeatability", "repeatability at 3 px, %"): {"": ("keypoints", "rep")},
-        ("found", "found again within 1.5 px, %"): {"": ("keypoints", "found")},
+        ("precise-repeatability", "repeatability at 1.5 px, %"): {"": ("keypoints", "rep 1.5 px")},
         ("mma", "matching accuracy at 3 px, %"): {
             "": ("matches", "MMA@3"),
             FILTERED: ("matches", "filter: MMA@3"),
@@ -121,9 +121,9 @@ def make_plots(kind: TransformKind, results: Results) -> list[Plot]:
     plots = []
     for (name, label), sources in curves_of.items():
         curves: dict[str, list[float]] = {}
-        for method, found in results.items():
-            for ending, (group, figure) in sources.items():
-                values = [FIGURES[group][figure][0](row) for row in found]
+        for method, measured in results.items():
+            for ending, (group, metric) in sources.items():
+                values = [METRICS[group][metric][0](row) for row in measured]
                 known = [value for value in values if value is not None]
                 if known and len(known) == len(values):
                     curves[method + ending] = known

@@ -1,7 +1,7 @@
-"""Changes of an image whose effect on points is known: rotation, scale, blur.
+"""Transforms of an image whose effect on points is known: rotation, scale, blur.
 
 A rotated image lies whole on a canvas that is large enough, and is moved by half a pixel: so every
-angle is resampled alike, and zero and quarter turns get no better image than the others.
+angle is resampled alike, and angles of 0 and 90 degrees get no better image than the others.
 """
 
 import math
@@ -33,15 +33,18 @@ Image = UInt8[np.ndarray, "height width 3"]
 
 
 @dataclass(frozen=True)
-class Changed:
-    """An image after a change, and where its pixels came from."""
+class TransformedImage:
+    """An image after a transform, and the map of its pixels."""
 
     image: Image
-    changed_from_image: Float[Tensor, "3 3"]
+    transformed_from_image: Float[Tensor, "3 3"]
 
 
 def default_values(kind: TransformKind, step_deg: float = 10.0) -> list[float]:
-    """The values of a sweep: a full turn in steps, 0.5..2, sigma 0..4 px, length 0..21 px."""
+    """Return the values to measure at.
+
+    Rotation: a full one in steps; scale: 0.5..2; Gaussian: sigma 0..4 px; motion: 0..21 px.
+    """
     if kind == "rotation":
         return [float(angle) for angle in np.arange(0.0, 360.0, step_deg)]
     if kind == "scale":
@@ -53,12 +56,12 @@ def default_values(kind: TransformKind, step_deg: float = 10.0) -> list[float]:
 
 def transform_image(
     image: Image, kind: TransformKind, value: float, *, half_pixel: bool = True
-) -> Changed:
-    """Apply one change.
+) -> TransformedImage:
+    """Apply one transform.
 
     Args:
         image: RGB bytes, not changed.
-        kind: which.
+        kind: of the transform.
         value: degrees clockwise, factor of size, sigma in pixels, or length in pixels.
         half_pixel: move a rotated image by half a pixel, see the module's docstring.
     """
@@ -68,11 +71,11 @@ def transform_image(
         return scale_image(image, value)
     unmoved = torch.eye(3, dtype=torch.float64)
     blurred = blur_gaussian(image, value) if kind == "gaussian" else blur_motion(image, value)
-    return Changed(blurred, unmoved)
+    return TransformedImage(blurred, unmoved)
 
 
-def rotate_image(image: Image, angle: float, *, half_pixel: bool = True) -> Changed:
-    """The whole image turned by a house angle in radians, on a canvas of its mean colour."""
+def rotate_image(image: Image, angle: float, *, half_pixel: bool = True) -> TransformedImage:
+    """Rotate the whole image, on a canvas of its mean colour; angle in radians, clockwise."""
     height, width = image.shape[:2]
     cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
     # the canvas has two pixels to spare for the half pixel and for rounding
@@ -82,7 +85,7 @@ def rotate_image(image: Image, angle: float, *, half_pixel: bool = True) -> Chan
     matrix[1, 2] += (size[1] - height) / 2
     whole = np.floor(matrix[:2, 2] + 1e-9)
     matrix[:2, 2] = whole + 0.5 if half_pixel else np.rint(matrix[:2, 2])
-    turned = cv2.warpAffine(
+    rotated = cv2.warpAffine(
         image,
         matrix[:2],
         size,
@@ -90,27 +93,29 @@ def rotate_image(image: Image, angle: float, *, half_pixel: bool = True) -> Chan
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=[float(value) for value in image.mean(axis=(0, 1))],
     )
-    return Changed(np.asarray(turned, dtype=np.uint8), torch.from_numpy(matrix))
+    return TransformedImage(np.asarray(rotated, dtype=np.uint8), torch.from_numpy(matrix))
 
 
-def scale_image(image: Image, factor: float) -> Changed:
-    """The image resized; areas are averaged where it gets smaller."""
+def scale_image(image: Image, factor: float) -> TransformedImage:
+    """Resize an image; areas are averaged where it gets smaller."""
     height, width = image.shape[:2]
     size = max(round(width * factor), 1), max(round(height * factor), 1)
     interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     resized = cv2.resize(image, size, interpolation=interpolation)
-    return Changed(np.asarray(resized, dtype=np.uint8), resize_matrix((width, height), size))
+    return TransformedImage(
+        np.asarray(resized, dtype=np.uint8), resize_matrix((width, height), size)
+    )
 
 
 def blur_gaussian(image: Image, sigma_px: float) -> Image:
-    """Convolution with a Gaussian; 0 changes nothing."""
+    """Convolve with a Gaussian; a sigma of 0 changes nothing."""
     if sigma_px <= 0:
         return image.copy()
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma_px), dtype=np.uint8)
 
 
 def blur_motion(image: Image, length_px: float) -> Image:
-    """Convolution with a straight line of that length, centred, so that nothing is moved."""
+    """Convolve with a straight line of that length, centred, so that nothing is moved."""
     if length_px <= 0:
         return image.copy()
     kernel = motion_kernel(length_px)
@@ -118,7 +123,7 @@ def blur_motion(image: Image, length_px: float) -> Image:
 
 
 def motion_kernel(length_px: float) -> Float[np.ndarray, "side side"]:
-    """A line through the centre as a kernel of sum 1, drawn with bilinear weights."""
+    """Return a line through the centre as a kernel of sum 1, drawn with bilinear weights."""
     radius = math.ceil(length_px / 2) + 1
     kernel = np.zeros((2 * radius + 1, 2 * radius + 1))
     direction = math.radians(MOTION_DIRECTION_DEG)
@@ -130,4 +135,4 @@ def motion_kernel(length_px: float) -> Float[np.ndarray, "side side"]:
     for dx, x_share in ((0, 1 - right_share), (1, right_share)):
         for dy, y_share in ((0, 1 - bottom_share), (1, bottom_share)):
             np.add.at(kernel, (top + dy, left + dx), x_share * y_share)
-    return kernel / kernel.sum()
+    return np.asarray(kernel / kernel.sum())

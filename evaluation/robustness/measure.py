@@ -1,4 +1,4 @@
-"""Features of images and of their changed copies: what survives, as a curve over the change.
+"""Features of images and of their transformed copies: what survives as the transform grows.
 
 Keypoints nearer than a margin to the image's own border are left out on both sides, so neither the
 canvas nor the border is ever counted; the strongest of the rest are used.
@@ -29,10 +29,10 @@ from rekd_hloc.matching.consistency import filter_paper
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.types import Features, Matches
 
-FOUND_PX = 1.5
-"""A keypoint is found again, for the comparison of angles, within this distance."""
-SAME_PLACE_PX = 0.01
-"""Keypoints this much farther than the nearest share its place; SIFT gives a place several."""
+PRECISE_PX = 1.5
+"""Keypoints of both images within this distance count as one; their angles are compared."""
+SAME_POINT_PX = 0.01
+"""Keypoints this much farther than the nearest share its point; SIFT has several angles there."""
 ANGLE_TOLERANCE_DEG = 15.0
 MARGIN_PX = 16.0
 """Half of a 32x32 patch: keypoints nearer to the image's border are left out."""
@@ -40,8 +40,8 @@ THRESHOLDS_PX = torch.tensor([1.0, 3.0, 5.0, 10.0])
 
 
 @dataclass(frozen=True)
-class SweepResult:
-    """Figures at one value of the change, means over images; shares in [0, 1]."""
+class RobustnessResult:
+    """Metrics at one value of the transform, means over images; shares in [0, 1]."""
 
     value: float
     repeatability: float
@@ -49,10 +49,10 @@ class SweepResult:
     mma: list[float]
     """Share of mutual nearest neighbours within 1, 3, 5 and 10 px."""
     num_matches: float
-    found: float
-    """Share of keypoints off the border that are found again within 1.5 px."""
+    precise_repeatability: float
+    """The same within 1.5 px."""
     angle_accuracy: float | None
-    """Share of keypoints found again within 1.5 px whose angle is right within 15 degrees."""
+    """Share of the keypoints repeated within 1.5 px whose angle is right within 15 degrees."""
     angle_median_deg: float | None
     mma_filtered: list[float] | None
     """After the paper's orientation filter."""
@@ -62,47 +62,50 @@ class SweepResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Figures of one image and its changed copy."""
+    """Metrics of one image and its transformed copy."""
 
     repeatability: float
     mma: list[float]
     num_matches: int
-    found: float
-    angle_errors_deg: Float[Tensor, " found"]
+    precise_repeatability: float
+    angle_errors_deg: Float[Tensor, " keypoint"]
     mma_filtered: list[float]
     num_matches_filtered: int
     num_keypoints: int
 
 
 def compare(
-    upright: Features, changed: Features, changed_from_image: Float[Tensor, "3 3"], count: int
+    upright: Features,
+    transformed: Features,
+    transformed_from_image: Float[Tensor, "3 3"],
+    count: int,
 ) -> Comparison:
     """Compare the strongest ``count`` keypoints off the border of an image and its copy."""
     size = upright.image_size
     identity = torch.eye(3, dtype=torch.float64)
     a = limit(_off_border(upright, identity, size), count)
-    b = limit(_off_border(changed, torch.linalg.inv(changed_from_image), size), count)
+    b = limit(_off_border(transformed, torch.linalg.inv(transformed_from_image), size), count)
     matches = match_nearest(a.descriptors, b.descriptors)
-    kept = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
-    errors = angle_errors(a, b, changed_from_image)
+    filtered = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
+    errors = angle_errors(a, b, transformed_from_image)
     return Comparison(
-        repeatability=repeatability_rekd(a.keypoints.xy, b.keypoints.xy, changed_from_image),
-        mma=_accuracy(a, b, matches, changed_from_image),
+        repeatability=repeatability_rekd(a.keypoints.xy, b.keypoints.xy, transformed_from_image),
+        mma=_accuracy(a, b, matches, transformed_from_image),
         num_matches=len(matches),
-        found=len(errors) / max(len(a), 1),
+        precise_repeatability=len(errors) / max(len(a), 1),
         angle_errors_deg=errors,
-        mma_filtered=_accuracy(a, b, kept, changed_from_image),
-        num_matches_filtered=len(kept),
+        mma_filtered=_accuracy(a, b, filtered, transformed_from_image),
+        num_matches_filtered=len(filtered),
         num_keypoints=len(a),
     )
 
 
 def angle_errors(
     a: Features, b: Features, b_from_a: Float[Tensor, "3 3"]
-) -> Float[Tensor, " found"]:
-    """Error in degrees of the angle of each keypoint of a that is found again in b.
+) -> Float[Tensor, " keypoint"]:
+    """Return the angle's error in degrees of each keypoint of a with one of b within 1.5 px.
 
-    Where b has several keypoints at the nearest place, the one whose angle fits best counts.
+    Where b has several keypoints at the nearest point, the one whose angle fits best counts.
     """
     if len(a) == 0 or len(b) == 0:
         return torch.zeros(0)
@@ -111,14 +114,14 @@ def angle_errors(
     nearest = distance.amin(dim=1)
     expected = warp_angles(b_from_a, a.keypoints.xy, a.keypoints.angle)
     error = angle_difference(b.keypoints.angle[None, :], expected[:, None]).abs()
-    error = error.where(distance <= nearest[:, None] + SAME_PLACE_PX, torch.tensor(math.inf))
-    return error.amin(dim=1)[nearest <= FOUND_PX].rad2deg()
+    error = error.where(distance <= nearest[:, None] + SAME_POINT_PX, torch.tensor(math.inf))
+    return error.amin(dim=1)[nearest <= PRECISE_PX].rad2deg()
 
 
 def summarise(
     value: float, comparisons: Sequence[Comparison], *, has_orientation: bool
-) -> SweepResult:
-    """Means over images; angle errors are pooled."""
+) -> RobustnessResult:
+    """Average over images; angle errors are pooled."""
 
     def mean(pick: Callable[[Comparison], float | list[float]]) -> list[float]:
         values = torch.tensor([pick(c) for c in comparisons], dtype=torch.float64)
@@ -127,12 +130,12 @@ def summarise(
     errors = torch.cat([c.angle_errors_deg for c in comparisons])
     within = float((errors <= ANGLE_TOLERANCE_DEG).float().mean()) if len(errors) else 0.0
     median = float(errors.median()) if len(errors) else 180.0
-    return SweepResult(
+    return RobustnessResult(
         value=value,
         repeatability=mean(lambda c: c.repeatability)[0],
         mma=mean(lambda c: c.mma),
         num_matches=mean(lambda c: c.num_matches)[0],
-        found=mean(lambda c: c.found)[0],
+        precise_repeatability=mean(lambda c: c.precise_repeatability)[0],
         angle_accuracy=within if has_orientation else None,
         angle_median_deg=median if has_orientation else None,
         mma_filtered=mean(lambda c: c.mma_filtered) if has_orientation else None,
@@ -144,7 +147,7 @@ def summarise(
 
 
 @dataclass(frozen=True)
-class Sweep:
+class RobustnessTest:
     """What all methods of a run share."""
 
     kind: TransformKind
@@ -156,49 +159,49 @@ class Sweep:
     num_threads: int = 1
 
 
-def run_sweep(sweep: Sweep, method: NamedExtractor) -> list[SweepResult]:
-    """One method over all images and values.
+def run_robustness(test: RobustnessTest, method: NamedExtractor) -> list[RobustnessResult]:
+    """Run one method over all images and values.
 
     Raises:
-        ValueError: the method has stored features, which know nothing of changed images.
+        ValueError: the method has stored features, which know nothing of transformed images.
     """
     if method.is_stored:
-        raise ValueError(f"{method.name}: stored features cannot be had of changed images")
-    count = len(sweep.paths) * len(sweep.values)
+        raise ValueError(f"{method.name}: stored features cannot be had of transformed images")
+    count = len(test.paths) * len(test.values)
     with (
-        ThreadPoolExecutor(sweep.num_threads) as pool,
+        ThreadPoolExecutor(test.num_threads) as pool,
         tqdm(total=count, desc=method.name, unit="image", disable=None) as bar,
     ):
 
         def run_image(path: Path) -> list[Comparison]:
-            return _run_image(sweep, method, path, bar)
+            return _run_image(test, method, path, bar)
 
-        by_image = list(pool.map(run_image, sweep.paths))
+        by_image = list(pool.map(run_image, test.paths))
     return [
         summarise(value, [row[number] for row in by_image], has_orientation=method.has_orientation)
-        for number, value in enumerate(sweep.values)
+        for number, value in enumerate(test.values)
     ]
 
 
 def _run_image(
-    sweep: Sweep, method: NamedExtractor, path: Path, bar: "tqdm[Any]"
+    test: RobustnessTest, method: NamedExtractor, path: Path, bar: "tqdm[Any]"
 ) -> list[Comparison]:
     """One image and its transformed copies, whose features are one file of the cache."""
     image = read_color(path)
     with tempfile.TemporaryDirectory() as scratch:
         images, maps = {"original": path}, []
-        for value in sweep.values:
-            changed = transform_image(image, sweep.kind, value, half_pixel=sweep.half_pixel)
+        for value in test.values:
+            transformed = transform_image(image, test.kind, value, half_pixel=test.half_pixel)
             images[f"{value:.6g}"] = copy = Path(scratch) / f"{len(images)}.png"
-            cv2.imwrite(str(copy), np.ascontiguousarray(changed.image[..., ::-1]))
-            maps.append(changed.changed_from_image)
-        label = f"{sweep.kind}-{path.stem}-{digest_of({'path': str(path.resolve())})}"
-        features = extract_by_content(images, method, sweep.cache_dir, label=label)
+            cv2.imwrite(str(copy), np.ascontiguousarray(transformed.image[..., ::-1]))
+            maps.append(transformed.transformed_from_image)
+        label = f"{test.kind}-{path.stem}-{digest_of({'path': str(path.resolve())})}"
+        features = extract_by_content(images, method, test.cache_dir, label=label)
     comparisons = []
-    for value, changed_from_image in zip(sweep.values, maps, strict=True):
+    for value, transformed_from_image in zip(test.values, maps, strict=True):
         copied = features[f"{value:.6g}"]
         comparisons.append(
-            compare(features["original"], copied, changed_from_image, sweep.num_keypoints)
+            compare(features["original"], copied, transformed_from_image, test.num_keypoints)
         )
         bar.update()
     return comparisons
@@ -207,7 +210,7 @@ def _run_image(
 def _off_border(
     features: Features, image_from_features: Float[Tensor, "3 3"], size: tuple[int, int]
 ) -> Features:
-    """Keypoints whose place in the unchanged image is a margin off its border."""
+    """Select features whose position in the original image is a margin off its border."""
     xy = warp_points(image_from_features, features.keypoints.xy.double())
     limit_xy = xy.new_tensor(size) - 1 - MARGIN_PX
     inside = ((xy >= MARGIN_PX) & (xy <= limit_xy)).all(dim=1)
