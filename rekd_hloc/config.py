@@ -92,7 +92,7 @@ class DetectorConfig:
     """How keypoints are taken from the score maps of the outer pyramid."""
 
     max_keypoints: int = 2048
-    """Best keypoints kept in an image (paper: 1,500)."""
+    """Largest number of keypoints of an image (paper: 1,500)."""
     levels_up: int = 2
     """Outer levels above the image's size (paper: 2)."""
     levels_down: int = 5
@@ -109,8 +109,8 @@ class DetectorConfig:
     """Least height of a keypoint above the lowest response of its window, as a share of its own; a
     flat response has no keypoint (paper: 0, every pixel of it is one)."""
     fill_budget: bool = True
-    """Give the places that the coarser levels leave free to the strongest left over (paper: they
-    stay free)."""
+    """Fill what the coarser levels leave of the budget with the strongest keypoints of any level
+    (paper: it stays unused)."""
     subpixel: bool = True
     """Quadratic fit of the position (paper: whole pixels)."""
     duplicate_radius_px: float = 0.8
@@ -121,11 +121,11 @@ class DetectorConfig:
     :mod:`rekd_hloc.features.detector.paper`."""
     tile_rows: int = -1
     """Height of the strips that a level is run in, 0 for one piece, -1 for strips of 128 rows on a
-    processor and one piece on a GPU; strips save memory and time there, and change nothing."""
+    CPU and one piece on a GPU; strips save memory and time there, and change nothing."""
     autocast: bool = False
     """Run the backbone in what the device does fast: TF32 on a GPU (error of the features 2e-4, of
-    the logits 5e-4), bfloat16 on a processor (3e-3 and 7e-3; slower, not faster, without such
-    instructions). Without it a GPU gives a processor's features."""
+    the logits 5e-4), bfloat16 on a CPU (3e-3 and 7e-3; slower, not faster, without such
+    instructions). Without it a GPU gives a CPU's features."""
 
     def __post_init__(self) -> None:
         _check_values(self)
@@ -142,13 +142,13 @@ class DescriptorConfig:
     """How patches are cut and described."""
 
     oriented: bool = True
-    """Turn each patch by its keypoint's angle (paper: upright)."""
+    """Rotate each patch by its keypoint's angle (paper: upright)."""
     patch_size_px: float = 64.0
     """Side of the square that becomes a 32x32 patch, for a keypoint of scale 1 (paper: 64)."""
     weights: str = "default"
     """``default`` (this project's), ``official`` (kornia's HardNet++, downloads), or a file."""
     batch_size: int = 0
-    """Patches described at once; 0 for 64 on a processor, whose caches hold no more, and 2,048 on
+    """Patches described at once; 0 for 64 on a CPU, whose caches hold no more, and 2,048 on
     a GPU."""
     antialias: bool = True
     """Cut from an image pyramid (the paper's code samples the full image bilinearly)."""

@@ -136,7 +136,7 @@ def config_hash(config: object) -> str:
 
 
 def hash_of_tree(tree: Mapping[str, Any]) -> str:
-    """The hash of a configuration that was turned into nested mappings."""
+    """The hash of a configuration as nested mappings."""
     text = json.dumps(_canonical(dict(tree)), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -3,7 +3,8 @@
 * Integer coordinates are pixel centres: (0, 0) is the centre of the first pixel. COLMAP's image
   frame has its origin at that pixel's corner, so 0.5 is added exactly where COLMAP is met.
 * Angles are radians in [0, 2 pi) from +x towards +y with y pointing down, which is clockwise on
-  the screen, as in OpenCV and COLMAP. e2cnn's group elements and kornia's LAFs turn the other way.
+  the screen, as in OpenCV and COLMAP. e2cnn's group elements and kornia's LAFs rotate the
+  other way.
 * A map is named ``dst_from_src`` and ``xy_in_dst = warp_points(dst_from_src, xy_in_src)``.
 """
 
@@ -25,14 +26,19 @@ def wrap_angle(angle: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def angle_difference(
     a: Float[Tensor, "*#shape"], b: Float[Tensor, "*#shape"]
 ) -> Float[Tensor, "..."]:
-    """Signed shortest turn from ``b`` to ``a`` in radians, in [-pi, pi); shapes are broadcast."""
+    """Return the signed shortest rotation from ``b`` to ``a``, in [-pi, pi) radians.
+
+    Shapes are broadcast.
+    """
     return wrap_angle(a - b + math.pi) - math.pi
 
 
 def rotation_about(
     angle: float, centre_xy: tuple[float, float], scale: float = 1.0
 ) -> Float[Tensor, "3 3"]:
-    """Similarity that turns by ``angle`` (house sense) and scales about ``centre_xy``."""
+    """Return the similarity that rotates by ``angle``, clockwise in image coordinates, and scales
+    about ``centre_xy``.
+    """
     cos, sin = scale * math.cos(angle), scale * math.sin(angle)
     x, y = centre_xy
     return torch.tensor(
@@ -65,11 +71,11 @@ def resize_matrix(src_size: tuple[int, int], dst_size: tuple[int, int]) -> Float
 def warp_points(
     dst_from_src: Float[Tensor, "3 3"], xy: Float[Tensor, "point 2"]
 ) -> Float[Tensor, "point 2"]:
-    """Move points by a homography.
+    """Map points by a homography.
 
     The sum is made in the finer of the two dtypes and returned in that of ``xy``: float32 alone
-    would move a point of a 24-megapixel image by 2e-3 px. Points on the line that the homography
-    sends to infinity come back as inf or nan, never as a wrong finite place.
+    would displace a point of a 24-megapixel image by 2e-3 px. Points on the line that the
+    homography sends to infinity come back as inf or nan, never as a wrong finite point.
     """
     homogeneous = _homogeneous(dst_from_src, xy)
     return (homogeneous[:, :2] / homogeneous[:, 2:]).to(xy.dtype)
@@ -78,7 +84,7 @@ def warp_points(
 def homography_jacobian(
     dst_from_src: Float[Tensor, "3 3"], xy: Float[Tensor, "point 2"]
 ) -> Float[Tensor, "point 2 2"]:
-    """The homography's first-order map at each point: d(xy_in_dst) / d(xy_in_src)."""
+    """Return the homography's first-order map at each point: d(xy_in_dst) / d(xy_in_src)."""
     homogeneous = _homogeneous(dst_from_src, xy)
     h = dst_from_src.to(homogeneous)
     projected = homogeneous[:, :2] / homogeneous[:, 2:]
@@ -101,7 +107,7 @@ def warp_angles(
     xy: Float[Tensor, "point 2"],
     angle: Float[Tensor, " point"],
 ) -> Float[Tensor, " point"]:
-    """The direction that ``angle`` at ``xy`` has after the homography, in [0, 2 pi)."""
+    """Return the direction that ``angle`` at ``xy`` has after the homography, in [0, 2 pi)."""
     direction = torch.stack([angle.cos(), angle.sin()], dim=1).to(xy.dtype)
     moved = (homography_jacobian(dst_from_src, xy) @ direction[:, :, None])[:, :, 0]
     return wrap_angle(torch.atan2(moved[:, 1], moved[:, 0]).to(angle.dtype))
@@ -112,6 +118,6 @@ def warp_scales(
     xy: Float[Tensor, "point 2"],
     scale: Float[Tensor, " point"],
 ) -> Float[Tensor, " point"]:
-    """Scales after the homography: times the square root of the local change of area."""
+    """Return the scales after the homography: times the square root of the local change of area."""
     area: Tensor = torch.linalg.det(homography_jacobian(dst_from_src, xy)).abs()
     return scale * area.sqrt()

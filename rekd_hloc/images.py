@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".jp2", ".gif")
 )
-"""Endings of files that :func:`list_images` takes for photographs, in any case."""
+"""Endings of files that :func:`list_images` takes for images, in upper and lower case."""
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue, as in OpenCV and hloc."""
 JPEG_QUALITY = 85
@@ -74,7 +74,7 @@ def read_image(path: Path, *, apply_exif: bool = False) -> Float[Tensor, "height
 
     Args:
         path: a file of any depth, with or without colour, palette or alpha.
-        apply_exif: turn the image upright by its EXIF orientation. COLMAP and hloc do not, so
+        apply_exif: rotate the image upright by its EXIF orientation. COLMAP and hloc do not, so
             keypoints that go there must not either.
 
     Raises:

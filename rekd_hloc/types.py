@@ -24,8 +24,8 @@ class Keypoints:
 
     Attributes:
         xy: position in pixels; (0, 0) is the centre of the first pixel.
-        scale: factor between the pyramid level a keypoint was found on and the image; 1 is the
-            image's own size, larger is coarser.
+        scale: factor between the pyramid level that a keypoint was detected on and the image; 1
+            is the image's own size, larger is coarser.
         angle: radians in [0, 2 pi), from +x towards +y (clockwise on the screen).
         score: detector response, not negative, comparable within one image.
 

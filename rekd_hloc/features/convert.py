@@ -47,7 +47,7 @@ def convert_checkpoint(
 
 
 def bake_training_checkpoint(checkpoint: Path, out: Path) -> None:
-    """Bake a checkpoint of ``training.train_detector``; steps, data and figures go along.
+    """Bake a checkpoint of ``training.train_detector``; steps, data and metrics go along.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -106,9 +106,9 @@ def convert_rekd_release(
     _require_release(state, checkpoint)
     config = _infer_architecture(state, pixel_range, checkpoint)
     for name, asked in (("group_order", group_order), ("fields", fields)):
-        found = getattr(config, name)
-        if asked is not None and asked != found:
-            raise ValueError(f"{checkpoint} has {name} {found}, asked for was {asked}")
+        trained = getattr(config, name)
+        if asked is not None and asked != trained:
+            raise ValueError(f"{checkpoint} has {name} {trained}, asked for was {asked}")
     _require_shapes(state, config, checkpoint)
     learned = _learned_parameters(state, config.group_order)
     baked = _bake_from_file(state, config)
@@ -161,9 +161,9 @@ def _infer_architecture(
     state: Mapping[str, Tensor], pixel_range: float, path: Path
 ) -> NetworkConfig:
     pattern = re.compile(r"block([123])\.1\.batch_norm_\[(\d+)\]\.weight")
-    found = [(m, len(state[m.string])) for m in map(pattern.fullmatch, state) if m]
-    orders = {int(match[2]) for match, _ in found}
-    counts = {int(match[1]): count for match, count in found}
+    blocks = [(m, len(state[m.string])) for m in map(pattern.fullmatch, state) if m]
+    orders = {int(match[2]) for match, _ in blocks}
+    counts = {int(match[1]): count for match, count in blocks}
     if len(orders) != 1 or sorted(counts) != [1, 2, 3]:
         raise ValueError(f"{path} is damaged: it lacks batch norms, or they disagree: {orders}")
     maps = len(state["last_layer_learner.0.weight"])
@@ -194,9 +194,9 @@ def _require_shapes(state: Mapping[str, Tensor], config: NetworkConfig, path: Pa
         if f"{name}.filter" in state:
             shapes[f"{name}.filter"] = (num_out, num_in, side, side)
     for name, shape in shapes.items():
-        found = tuple(state[name].shape) if name in state else None
-        if found != shape:
-            raise ValueError(f"{path} is damaged: {name} has shape {found}, expected is {shape}")
+        stored = tuple(state[name].shape) if name in state else None
+        if stored != shape:
+            raise ValueError(f"{path} is damaged: {name} has shape {stored}, expected is {shape}")
 
 
 def _learned_parameters(state: Mapping[str, Tensor], group_order: int) -> dict[str, Tensor]:

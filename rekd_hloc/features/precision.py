@@ -1,7 +1,7 @@
 """How exactly convolutions are computed, whatever torch's global switches say.
 
 A GPU by default rounds the factors of float32 convolutions to 10 bits (TF32): features would differ
-from a processor's, and quarter turns would not be exact. torch's switch is one for the whole
+from a CPU's, and rotations by 90 degrees would not be exact. torch's switch is one for the whole
 process: what other threads convolve meanwhile follows it too.
 """
 

@@ -90,7 +90,7 @@ def save_detector(
         path: the file to write.
         network: with a steerable backbone; its batch statistics are those of eval mode.
         config: its architecture.
-        provenance: where the weights come from: data hash, steps, figures; any JSON values.
+        provenance: where the weights come from: data hash, steps, metrics; any JSON values.
 
     Raises:
         ValueError: the backbone is baked already, or a weight is not finite.

@@ -1,7 +1,7 @@
 """Kernel density of angles on the circle: its maxima, and whether so many fell together by chance.
 
 The density is kept as a Fourier series: one pass over the samples gives the coefficients, one FFT
-the values on a grid, Newton's method the exact maxima. So the result turns with the samples to
+the values on a grid, Newton's method the exact maxima. So the result rotates with the samples to
 rounding error, and does not depend on their order.
 """
 
@@ -52,7 +52,7 @@ def find_modes(angle: Float[Tensor, " sample"], *, kernel: float) -> Float64[Ten
 def log10_false_alarms(num_samples: int, num_inside: int, share: float) -> float:
     """Logarithm of a bound on how many arcs hold as many samples if these lie uniformly.
 
-    An arc can be turned until it begins at a sample without losing one. So the expected number of
+    An arc can be rotated until it begins at a sample without losing one. So the expected number of
     arcs that begin at a sample and hold ``num_inside`` or more, n P(Bin(n - 1, share) >= k - 1),
     bounds the probability that any arc of that length does: the number of false alarms of
     Desolneux, Moisan and Morel (2000).

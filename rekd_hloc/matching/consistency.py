@@ -23,7 +23,7 @@ from rekd_hloc.matching.rotations import (
 from rekd_hloc.types import Matches
 
 KERNEL_OCTAVES = 0.25
-"""Kernel of the density of log2 scale ratios. On photographs under known homographies those of
+"""Kernel of the density of log2 scale ratios. On images under known homographies those of
 right matches deviate by 0.07 to 0.16 in the median and 0.3 to 0.6 at the 95th percentile."""
 OCTAVES_ROUND = 16.0
 """Scale ratios are laid around a circle of so many octaves: 1/256 and 256 meet."""

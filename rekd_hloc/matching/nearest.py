@@ -1,7 +1,7 @@
 """Mutual nearest neighbours between two sets of L2-normalised descriptors.
 
 The similarity matrix is made and read in square blocks, so memory grows with the number of
-keypoints and not with its square, and a block stays in the processor's cache while it is read.
+keypoints and not with its square, and a block stays in the CPU's cache while it is read.
 """
 
 import math
@@ -160,9 +160,9 @@ def _two_largest(
     best, chosen = runs.max(dim, keepdim=True)
     beside = runs.scatter(dim, chosen, -math.inf).amax(dim)
     shape = (-1, 1) if dim == 0 else (1, -1)
-    place = chosen * run + torch.arange(run, device=similarity.device).view(shape)
-    inside = similarity.gather(dim, place.clamp(max=length - 1))
-    inside = inside.masked_fill_(place >= length, -math.inf)
+    index = chosen * run + torch.arange(run, device=similarity.device).view(shape)
+    inside = similarity.gather(dim, index.clamp(max=length - 1))
+    inside = inside.masked_fill_(index >= length, -math.inf)
     where = inside.max(dim, keepdim=True).indices
     within = inside.scatter_(dim, where, -math.inf).amax(dim)
     index = chosen * run + where

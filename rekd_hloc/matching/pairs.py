@@ -140,7 +140,7 @@ def exhaustive_pairs(names: Sequence[str]) -> list[Pair]:
 def sequential_pairs(
     names: Sequence[str], overlap: int = 10, *, quadratic: bool = True
 ) -> list[Pair]:
-    """Every image with those that follow it, for video and photos taken in order.
+    """Every image with those that follow it, for video and images taken in order.
 
     Args:
         names: in the order in which they were taken.
@@ -159,10 +159,10 @@ def sequential_pairs(
         exponents = range(min(overlap, len(names).bit_length()))
         steps |= {2**exponent for exponent in exponents}
     return [
-        (name, names[place + step])
-        for place, name in enumerate(names)
+        (name, names[index + step])
+        for index, name in enumerate(names)
         for step in sorted(steps)
-        if place + step < len(names)
+        if index + step < len(names)
     ]
 
 
@@ -206,9 +206,9 @@ def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
     Raises:
         ValueError: a name is empty, holds a line break, or begins or ends with white space.
     """
-    listed = list(pairs)
+    pairs = list(pairs)
     spaced: list[str] = []
-    for name in dict.fromkeys(itertools.chain.from_iterable(listed)):
+    for name in dict.fromkeys(itertools.chain.from_iterable(pairs)):
         if not name or name != name.strip() or "\n" in name or "\r" in name:
             raise ValueError(f"image name {name!r} cannot stand in a pairs file; rename the image")
         if len(name.split()) > 1:
@@ -217,7 +217,7 @@ def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
         logger.warning(
             "%d image names hold spaces (%r): hloc cannot read %s", len(spaced), spaced[0], path
         )
-    write_text(path, "".join(f"{a} {b}\n" for a, b in listed))
+    write_text(path, "".join(f"{a} {b}\n" for a, b in pairs))
 
 
 def unique_pairs(pairs: Iterable[Pair], names: Collection[str]) -> list[Pair]:
@@ -245,12 +245,12 @@ def unique_pairs(pairs: Iterable[Pair], names: Collection[str]) -> list[Pair]:
 def _split_line(line: str, known: Collection[str]) -> Pair | None:
     """The pair that a line names, known or not; None for a line without one."""
     splits = [(line[: gap.start()], line[gap.end() :]) for gap in re.finditer(r"\s+", line)]
-    found = [(a, b) for a, b in splits if a in known and b in known]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        readings = " or ".join(f"{a!r} + {b!r}" for a, b in found)
-        raise ValueError(f"can be read as {readings}; rename an image")
+    readings = [(a, b) for a, b in splits if a in known and b in known]
+    if len(readings) == 1:
+        return readings[0]
+    if readings:
+        both = " or ".join(f"{a!r} + {b!r}" for a, b in readings)
+        raise ValueError(f"can be read as {both}; rename an image")
     if not line or line.startswith("#"):
         return None
     half_known = [(a, b) for a, b in splits if a in known or b in known]
@@ -268,7 +268,7 @@ def _nearest(name: str, known: Collection[str]) -> str:
 
 def _require_unique(names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
         raise ValueError(f"image name {twice!r} occurs twice; every image needs its own")
 
 

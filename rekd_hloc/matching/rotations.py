@@ -1,10 +1,10 @@
-"""By how much one image is turned against another, voted for by its matches.
+"""By how much one image is rotated against another, voted for by its matches.
 
 Each match of oriented keypoints votes for a rotation, angle_b - angle_a. Right matches agree on it
 up to perspective, wrong ones are spread over the circle; so a rotation counts if more matches share
 it than chance explains.
 
-The constants were chosen on photographs under known homographies with noise and blur (SIFT, 400
+The constants were chosen on images under known homographies with noise and blur (SIFT, 400
 matches a pair). Rotations of right matches deviate from their mode by 2 to 5 degrees in the median
 and by 9 to 17 degrees at the 95th percentile. With 10, 5 and 3 % right matches the mode is right
 in 97, 82 and 69 % of the pairs, wrong in 2, 4 and 7 %; in the others nothing stands out.
@@ -63,8 +63,8 @@ def rotation_modes(
     the band of a mode that was accepted before are not counted for the next one, which lies outside
     of it. Where two maxima are equally high the smaller rotation goes first.
 
-    The chance is that of uniform rotations. Keypoints of upright photographs share directions, so
-    some pairs of unrelated photographs (12 % of those tried) have a mode too.
+    The chance is that of uniform rotations. Keypoints of upright images share directions, so
+    some pairs of unrelated images (12 % of those tried) have a mode too.
 
     Args:
         matches: of images a and b.

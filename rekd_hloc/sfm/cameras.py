@@ -95,14 +95,14 @@ def check_size(database: Any, image_id: int, size: tuple[int, int], mode: str) -
     camera = database.read_camera(image.camera_id)
     if (camera.width, camera.height) == size:
         return
-    found = f"{camera.width}x{camera.height}"
+    camera_size = f"{camera.width}x{camera.height}"
     if mode in ("single", "per_folder"):
         raise ValueError(
             f"camera mode {mode!r} needs images of one size, {image.name!r} is "
-            f"{size[0]}x{size[1]} and its camera {found}; use the mode auto or per_image"
+            f"{size[0]}x{size[1]} and its camera {camera_size}; use the mode auto or per_image"
         )
     raise ValueError(
-        f"image {image.name!r} is {found} for COLMAP, its features were made at "
+        f"image {image.name!r} is {camera_size} for COLMAP, its features were made at "
         f"{size[0]}x{size[1]}; extract it again"
     )
 

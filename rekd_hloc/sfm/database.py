@@ -1,8 +1,8 @@
 """Features and matches become a COLMAP database.
 
 Keypoints keep all they have: COLMAP stores (x, y, scale, angle), its origin is the first pixel's
-corner, its angles are radians in the house sense. Descriptors can come along as bytes on which
-COLMAP's own matchers work. Verification and mapping are in :mod:`rekd_hloc.sfm.mapping`.
+corner, its angles are radians, clockwise in image coordinates. Descriptors can come along as bytes
+on which COLMAP's own matchers work. Verification and mapping are in :mod:`rekd_hloc.sfm.mapping`.
 """
 
 from collections.abc import Iterable, Sequence

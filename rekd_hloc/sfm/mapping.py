@@ -69,10 +69,10 @@ def map_scene(
     if names:
         settings["image_names"] = list(names)
     images = image_dir if image_dir.is_dir() else scratch
-    place = (str(database_path), str(images), str(scratch / "colmap"))
+    paths = (str(database_path), str(images), str(scratch / "colmap"))
     try:
         with compat.quiet(), compat.write_errors(out):
-            models = _run_mapper(mapper, place, settings, progress)
+            models = _run_mapper(mapper, paths, settings, progress)
         shutil.rmtree(scratch / "colmap")
         with compat.write_errors(out):
             for rank, model in enumerate(models):
@@ -128,11 +128,11 @@ def check_mapper(mapper: str) -> None:
 
 
 def _run_mapper(
-    mapper: str, place: tuple[str, str, str], settings: dict[str, Any], progress: bool
+    mapper: str, paths: tuple[str, str, str], settings: dict[str, Any], progress: bool
 ) -> list[Any]:
     if mapper == "global":
         options = compat.set_options(pycolmap.GlobalPipelineOptions(), **settings)
-        found = pycolmap.global_mapping(*place, options)
+        numbered = pycolmap.global_mapping(*paths, options)
     else:
         options = compat.set_options(pycolmap.IncrementalPipelineOptions(), **settings)
         bar = tqdm(desc="register", unit=" images", disable=None if progress else True)
@@ -141,8 +141,10 @@ def _run_mapper(
             bar.update()
 
         with bar:
-            found = pycolmap.incremental_mapping(*place, options, next_image_callback=count_image)
-    models = [model for model in found.values() if model.num_reg_images() >= 2]
+            numbered = pycolmap.incremental_mapping(
+                *paths, options, next_image_callback=count_image
+            )
+    models = [model for model in numbered.values() if model.num_reg_images() >= 2]
     models.sort(key=lambda model: (model.num_reg_images(), model.num_points3D()), reverse=True)
     return models
 

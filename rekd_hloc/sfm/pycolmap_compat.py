@@ -92,11 +92,11 @@ def set_options(options: Any, **values: Any) -> Any:
     """
     for name, value in values.items():
         *parents, leaf = name.split("__")
-        place = options
+        section = options
         for parent in parents:
-            place = getattr(place, parent, None)
-        if place is not None and hasattr(place, leaf):
-            setattr(place, leaf, value)
+            section = getattr(section, parent, None)
+        if section is not None and hasattr(section, leaf):
+            setattr(section, leaf, value)
     return options
 
 

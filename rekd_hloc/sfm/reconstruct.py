@@ -162,12 +162,12 @@ def reconstruct_from_files(
     if not counts:
         raise ValueError(f"{features} holds features of no image")
     if pairs is None:
-        with MatchStore(matches) as found:
-            listed = found.pairs(counts)
+        with MatchStore(matches) as store_of_matches:
+            image_pairs = store_of_matches.pairs(counts)
     else:
-        listed = make_pairs(list(counts), pairs)
+        image_pairs = make_pairs(list(counts), pairs)
     run = Run.start(image_dir, output, options, reference, progress)
-    _write_pairs(output / "pairs.txt", listed)
+    _write_pairs(output / "pairs.txt", image_pairs)
     configuration = {
         "preset": provenance.get("preset"),
         "extraction": stored_config(provenance),
@@ -176,7 +176,7 @@ def reconstruct_from_files(
         "matches": str(matches),
         "pairs": str(pairs) if pairs else None,
     }
-    return build_model(run, features, matches, listed, counts, {}, configuration)
+    return build_model(run, features, matches, image_pairs, counts, {}, configuration)
 
 
 def _write_pairs(path: Path, pairs: Sequence[Pair]) -> None:

@@ -1,4 +1,4 @@
-"""What a reconstruction gave, in figures: ``report.json`` and its text form."""
+"""What a reconstruction gave, in numbers: ``report.json`` and its text form."""
 
 import platform
 import sys
@@ -45,14 +45,14 @@ def describe_models(models: Sequence[Any], names: Sequence[str]) -> dict[str, An
         names: of all usable images.
     """
     known = registered_names(models)
-    figures = {
+    metrics = {
         "num_points3D": 0,
         "num_observations": 0,
         "mean_track_length": 0.0,
         "mean_reprojection_error_px": 0.0,
     }
     if models and models[0].num_points3D():
-        figures = {
+        metrics = {
             "num_points3D": models[0].num_points3D(),
             "num_observations": models[0].compute_num_observations(),
             "mean_track_length": models[0].compute_mean_track_length(),
@@ -61,7 +61,7 @@ def describe_models(models: Sequence[Any], names: Sequence[str]) -> dict[str, An
     return {
         "num_registered": len(known),
         "num_models": len(models),
-        **figures,
+        **metrics,
         "unregistered": [name for name in names if name not in known],
         "models": [
             {"num_registered": m.num_reg_images(), "num_points3D": m.num_points3D()} for m in models

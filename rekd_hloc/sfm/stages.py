@@ -37,7 +37,7 @@ from rekd_hloc.types import Pair
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
-"""Mappings tried at most; one in five starts from a bad pair on hard photos."""
+"""Mappings tried at most; one in five starts from a bad pair on hard images."""
 ENOUGH = 0.5
 """Share of the images that verified pairs tie together; a model with fewer is tried again."""
 SEED_STEP = 1_000_003
@@ -176,11 +176,11 @@ def _map(run: Run, database: Path, names: Sequence[str], counts: Counts) -> tupl
     wanted = ENOUGH * len(connected_groups(names, counts)[0])
     best: list[Any] = []
     for attempt in range(ATTEMPTS):
-        place = other if attempt else out
+        folder = other if attempt else out
         models = map_scene(
             database,
             run.image_dir,
-            place,
+            folder,
             mapper=run.options.mapper,
             seed=(run.options.seed + attempt * SEED_STEP) % (MAX_SEED + 1),
             num_threads=run.options.num_threads,
@@ -188,7 +188,7 @@ def _map(run: Run, database: Path, names: Sequence[str], counts: Counts) -> tupl
             progress=run.progress,
         )
         if attempt and num_registered(models) > num_registered(best):
-            replace_folder(out, place)
+            replace_folder(out, folder)
         best = max(best, models, key=num_registered)
         if num_registered(best) >= wanted:
             break

@@ -25,7 +25,7 @@ Counts = dict[Pair, tuple[int, int]]
 MIN_INLIERS = 15
 """Pairs with fewer are not used (COLMAP's default)."""
 MAX_ERROR_PX = 3.0
-"""Largest epipolar error of an inlier (COLMAP's default: 4); chosen on photos with true poses, see
+"""Largest epipolar error of an inlier (COLMAP's default: 4); chosen on images with true poses, see
 docs/training.md."""
 MAX_TRIALS = 20_000
 MIN_INLIER_RATIO = 0.1

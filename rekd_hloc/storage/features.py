@@ -1,8 +1,8 @@
 """Features and matches in hloc's HDF5 schema, safe against kills, full disks and mixed settings.
 
 One group for each image: ``keypoints`` (keypoint, 2), ``descriptors`` (channel, keypoint),
-``scores``, ``scales``, ``oris``, ``image_size``. hloc's angles are degrees in the house's sense;
-they are converted here. Files of hloc's other extractors are read too. Matches are in
+``scores``, ``scales``, ``oris``, ``image_size``. hloc's angles are degrees, clockwise in image
+coordinates; they are converted here. Files of hloc's other extractors are read too. Matches are in
 :mod:`rekd_hloc.storage.matches`.
 """
 
@@ -200,4 +200,4 @@ def _radians(degrees: NDArray[Any]) -> Tensor:
 
 def _degrees(angle: Tensor) -> NDArray[np.float32]:
     degrees = np.mod(np.rad2deg(_array(angle).astype(np.float64)), 360.0).astype(np.float32)
-    return np.where(degrees >= 360.0, np.float32(0.0), degrees)  # rounding up to a full turn
+    return np.where(degrees >= 360.0, np.float32(0.0), degrees)  # rounding up to a full circle

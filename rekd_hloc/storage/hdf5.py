@@ -115,24 +115,24 @@ class Hdf5File:
 
     def groups(self, marker: str) -> list[str]:
         """Sorted paths of the groups that hold a dataset of this name."""
-        found = set(self._journal or ())
+        groups = set(self._journal or ())
         if self._file is not None:
-            found.update(walk(self._file, marker))
-        return sorted(found)
+            groups.update(walk(self._file, marker))
+        return sorted(groups)
 
     def datasets(self, group: str) -> set[str]:
         """Names of the datasets in a group; none if there is no such group."""
         if self._journal is not None and group in self._journal:
             return self._journal.datasets(group)
-        found = self._find(group)
-        return set() if found is None else dataset_names(found)
+        stored = self._find(group)
+        return set() if stored is None else dataset_names(stored)
 
     def attributes(self, group: str) -> dict[str, Any]:
         """Attributes of a group; none if there is no such group."""
         if self._journal is not None and group in self._journal:
             return self._journal.attributes(group)
-        found = self._find(group)
-        return {} if found is None else group_attributes(found)
+        stored = self._find(group)
+        return {} if stored is None else group_attributes(stored)
 
     def read(self, group: str, names: tuple[str, ...]) -> Record | None:
         """The group with those of the named datasets it has, without attributes, or None.
@@ -142,12 +142,12 @@ class Hdf5File:
         """
         if self._journal is not None and group in self._journal:
             return self._journal.read(group)
-        found = self._find(group)
-        if found is None:
+        stored = self._find(group)
+        if stored is None:
             return None
         try:
-            present = [name for name in names if name in found]
-            return Record(group, {name: np.asarray(found[name][()]) for name in present})
+            present = [name for name in names if name in stored]
+            return Record(group, {name: np.asarray(stored[name][()]) for name in present})
         except HDF5_ERRORS as error:
             raise ValueError(f"{self.path}: {group!r} cannot be read: {error}") from error
 
@@ -190,10 +190,10 @@ class Hdf5File:
         if self._file is None or not group:
             return None
         try:
-            found = self._file.get(group)
+            stored = self._file.get(group)
         except HDF5_ERRORS:  # damaged, or a name that no HDF5 file can hold
             return None
-        return found if isinstance(found, h5py.Group) else None
+        return stored if isinstance(stored, h5py.Group) else None
 
     def _merge(self, journal: Journal, is_new: bool) -> None:
         try:

@@ -108,23 +108,23 @@ def write_group(file: h5py.File, record: Record) -> None:
     for name, array in record.arrays.items():
         group.create_dataset(name, data=array)
     for name, attrs in record.attrs.items():
-        place = (group[name] if name else group).attrs
+        attributes = (group[name] if name else group).attrs
         for key, value in attrs.items():
             if isinstance(value, str):
                 # of fixed length: HDF5 reads for ever in a damaged heap of other strings
                 text = value.encode()
-                place.create(key, text, dtype=h5py.string_dtype("utf-8", max(len(text), 1)))
+                attributes.create(key, text, dtype=h5py.string_dtype("utf-8", max(len(text), 1)))
             else:
-                place[key] = value
+                attributes[key] = value
 
 
 def group_attributes(group: h5py.Group) -> dict[str, Any]:
     """A group's attributes, text as ``str``; none if they are damaged."""
     try:
-        found = dict(group.attrs)
+        attributes = dict(group.attrs)
         return {
             key: value.decode() if isinstance(value, bytes) else value
-            for key, value in found.items()
+            for key, value in attributes.items()
         }
     except HDF5_ERRORS as error:
         logger.debug("damaged attributes: %s", error)

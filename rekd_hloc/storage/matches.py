@@ -71,11 +71,11 @@ class MatchStore:
             ValueError: two of the names are one in the file.
         """
         true_name = names_by_key(names or ())
-        found = []
+        pairs = []
         for group in self._file.groups("matches0"):
             known = _stored_names(self._file.attributes(group))
-            found.append(known or split_group(group, true_name))
-        return sorted(found)
+            pairs.append(known or split_group(group, true_name))
+        return sorted(pairs)
 
     def __contains__(self, pair: object) -> bool:
         if not isinstance(pair, tuple) or len(pair) != 2:
@@ -88,10 +88,10 @@ class MatchStore:
         Raises:
             ValueError: the pair is not in the file, or its matches are damaged.
         """
-        found = self._find(a, b)
-        if found is None:
+        location = self._find(a, b)
+        if location is None:
             raise ValueError(f"{self.path} has no matches of ({a!r}, {b!r}); match that pair first")
-        group, is_reversed = found
+        group, is_reversed = location
         record = self._file.read(group, MATCH_DATASETS)
         assert record is not None
         try:
@@ -171,14 +171,14 @@ def names_by_key(names: Iterable[str]) -> dict[str, str]:
     Raises:
         ValueError: two names have the same one.
     """
-    found: dict[str, str] = {}
+    names_of: dict[str, str] = {}
     for name in names:
-        other = found.setdefault(name.replace("/", "-"), name)
+        other = names_of.setdefault(name.replace("/", "-"), name)
         if other != name:
             raise ValueError(
                 f"hloc's form of match files cannot tell {other!r} from {name!r}; rename one"
             )
-    return found
+    return names_of
 
 
 def split_group(group: str, true_name: Mapping[str, str]) -> Pair:

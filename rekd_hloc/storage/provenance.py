@@ -33,16 +33,16 @@ def refuse_other(path: Path, stored: Mapping[str, str], asked: Mapping[str, str]
     Raises:
         ValueError: names what differs, option by option, and the remedy.
     """
-    found, asked = translate_provenance(stored), translate_provenance(asked)
-    different = [key for key in {**asked, **found} if found.get(key) != asked.get(key)]
+    stored, asked = translate_provenance(stored), translate_provenance(asked)
+    different = [key for key in {**asked, **stored} if stored.get(key) != asked.get(key)]
     if not different:
         return
-    if not found:
+    if not stored:
         raise ValueError(
             f"{path} was made by another program and records no configuration; "
             "choose another output, or overwrite it"
         )
-    shown = "; ".join(_difference(key, found.get(key), asked.get(key)) for key in different)
+    shown = "; ".join(_difference(key, stored.get(key), asked.get(key)) for key in different)
     raise ValueError(
         f"{path} was made with other settings: {shown}; choose another output, or overwrite it"
     )
@@ -68,10 +68,10 @@ def translate_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
     return translated
 
 
-def _difference(key: str, found: str | None, asked: str | None) -> str:
+def _difference(key: str, stored: str | None, asked: str | None) -> str:
     """One attribute's difference; of two configurations, only the options that differ."""
     try:
-        old, new = _leaves(json.loads(found or "")), _leaves(json.loads(asked or ""))
+        old, new = _leaves(json.loads(stored or "")), _leaves(json.loads(asked or ""))
     except ValueError:
         old, new = {}, {}
     lines = [
@@ -79,7 +79,7 @@ def _difference(key: str, found: str | None, asked: str | None) -> str:
         for name in {**old, **new}
         if old.get(name) != new.get(name)
     ]
-    return "; ".join(lines) or f"{key} {found or 'absent'} there, {asked or 'absent'} now"
+    return "; ".join(lines) or f"{key} {stored or 'absent'} there, {asked or 'absent'} now"
 
 
 def _leaves(tree: Any, prefix: str = "") -> dict[str, str]:

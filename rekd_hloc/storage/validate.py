@@ -28,9 +28,9 @@ def check_files(
         info     features.h5         10 images with 1024 to 2048 keypoints of 128 channels
         1 warning, 1 info
     """
-    found = ValidationIssues()
-    num_keypoints = check_features(features, found)
-    matched = check_matches(matches, num_keypoints, found) if matches is not None else None
+    issues = ValidationIssues()
+    num_keypoints = check_features(features, issues)
+    matched = check_matches(matches, num_keypoints, issues) if matches is not None else None
     if pairs is not None:
-        check_pairs(pairs, num_keypoints, matched, found)
-    return found.fold()
+        check_pairs(pairs, num_keypoints, matched, issues)
+    return issues.fold()

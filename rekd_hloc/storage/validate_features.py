@@ -34,7 +34,7 @@ NEEDED = ("keypoints", "descriptors", "image_size")
 KNOWN = frozenset((*NEEDED, *PER_KEYPOINT, "global_descriptor"))
 
 
-def check_features(path: Path, found: ValidationIssues) -> dict[str, int]:
+def check_features(path: Path, issues: ValidationIssues) -> dict[str, int]:
     """Note what is wrong with a features file.
 
     Returns:
@@ -43,12 +43,12 @@ def check_features(path: Path, found: ValidationIssues) -> dict[str, int]:
     counts: dict[str, int] = {}
     present = dict.fromkeys(NEEDED_BY, 0)
     channels: dict[int, str] = {}
-    file = open_to_check(path, found)
+    file = open_to_check(path, issues)
     if file is None:
         return counts
     with file:
-        for name, group in walk_groups(file, path, found):
-            report = _Report(found, path.name, name)
+        for name, group in walk_groups(file, path, issues):
+            report = _Report(issues, path.name, name)
             try:
                 known = dataset_names(group) & KNOWN
                 arrays = {key: np.asarray(group[key][()]) for key in known}
@@ -62,59 +62,59 @@ def check_features(path: Path, found: ValidationIssues) -> dict[str, int]:
                 for key in present:
                     present[key] += key in arrays
     if not counts:
-        found.add("error", path.name, "none", "", "no image with keypoints and descriptors in it")
-    _check_whole(path.name, counts, present, channels, found)
+        issues.add("error", path.name, "none", "", "no image with keypoints and descriptors in it")
+    _check_whole(path.name, counts, present, channels, issues)
     return counts
 
 
-def open_to_check(path: Path, found: ValidationIssues) -> h5py.File | None:
+def open_to_check(path: Path, issues: ValidationIssues) -> h5py.File | None:
     """The open file; None, and a finding, if it is none."""
     if not path.is_file():
-        found.add("error", path.name, "missing", "", f"no file {path}")
+        issues.add("error", path.name, "missing", "", f"no file {path}")
         return None
     if path.with_name(path.name + ".journal").is_file():
         message = "a run that writes it was interrupted; start the same command again to finish it"
-        found.add("warning", path.name, "journal", "", message)
+        issues.add("warning", path.name, "journal", "", message)
     try:
         return open_hdf5(path)
     except HDF5_ERRORS as error:
-        found.add("error", path.name, "hdf5", "", str(error).replace(f"{path} ", "", 1))
+        issues.add("error", path.name, "hdf5", "", str(error).replace(f"{path} ", "", 1))
         return None
 
 
 def walk_groups(
-    group: h5py.Group, path: Path, found: ValidationIssues, prefix: str = ""
+    group: h5py.Group, path: Path, issues: ValidationIssues, prefix: str = ""
 ) -> Iterator[tuple[str, h5py.Group]]:
     """Every group that holds datasets, with its path; damaged ones become findings."""
     try:
         names = [str(name) for name in group]
     except HDF5_ERRORS as error:
-        found.add("error", path.name, "damaged", prefix or "/", f"cannot be read: {error}")
+        issues.add("error", path.name, "damaged", prefix or "/", f"cannot be read: {error}")
         return
     kinds = {name: member_kind(group, name) for name in names}
     if prefix and h5py.Dataset in kinds.values():
         yield prefix, group
     for name, kind in kinds.items():
-        place = f"{prefix}/{name}" if prefix else name
+        path_in_file = f"{prefix}/{name}" if prefix else name
         below = open_group(group, name)
         if below is not None:
-            yield from walk_groups(below, path, found, place)
+            yield from walk_groups(below, path, issues, path_in_file)
         elif kind is None or kind is h5py.Group:
-            found.add("error", path.name, "damaged", place, "cannot be read")
+            issues.add("error", path.name, "damaged", path_in_file, "cannot be read")
 
 
 class _Report:
     """Adds findings about one image."""
 
-    def __init__(self, found: ValidationIssues, file: str, item: str) -> None:
-        self._found, self._file, self._item = found, file, item
+    def __init__(self, issues: ValidationIssues, file: str, item: str) -> None:
+        self._issues, self._file, self._item = issues, file, item
 
     def error(self, kind: str, message: str) -> bool:
-        self._found.add("error", self._file, kind, self._item, message)
+        self._issues.add("error", self._file, kind, self._item, message)
         return False
 
     def warning(self, kind: str, message: str) -> None:
-        self._found.add("warning", self._file, kind, self._item, message)
+        self._issues.add("warning", self._file, kind, self._item, message)
 
 
 def _check_schema(arrays: dict[str, NDArray[Any]], report: _Report) -> bool:
@@ -211,23 +211,23 @@ def _check_whole(
     counts: dict[str, int],
     present: dict[str, int],
     channels: dict[int, str],
-    found: ValidationIssues,
+    issues: ValidationIssues,
 ) -> None:
     if len(channels) > 1:
-        listed = ", ".join(f"{number} ({name})" for number, name in channels.items())
-        message = f"descriptors with several numbers of channels: {listed}; do not mix extractors"
-        found.add("error", file, "channels", "", message)
+        widths = ", ".join(f"{number} ({name})" for number, name in channels.items())
+        message = f"descriptors with several numbers of channels: {widths}; do not mix extractors"
+        issues.add("error", file, "channels", "", message)
     try:
         names_by_key(counts)
     except ValueError as error:
-        found.add("error", file, "collision", "", str(error))
+        issues.add("error", file, "collision", "", str(error))
     for name, number in present.items():
         if counts and 0 < number < len(counts):
             message = f"only {number} of {len(counts)} images have `{name}`; do not mix extractors"
-            found.add("warning", file, f"some {name}", "", message)
+            issues.add("warning", file, f"some {name}", "", message)
         elif counts and number == 0:
-            found.add("info", file, f"no {name}", "", f"no `{name}`: {NEEDED_BY[name]}")
+            issues.add("info", file, f"no {name}", "", f"no `{name}`: {NEEDED_BY[name]}")
     if counts:
         low, high = min(counts.values()), max(counts.values())
         message = f"{len(counts)} images with {low} to {high} keypoints of {min(channels)} channels"
-        found.add("info", file, "summary", "", message)
+        issues.add("info", file, "summary", "", message)

@@ -16,7 +16,7 @@ from rekd_hloc.types import Pair
 
 
 def check_matches(
-    path: Path, num_keypoints: dict[str, int], found: ValidationIssues
+    path: Path, num_keypoints: dict[str, int], issues: ValidationIssues
 ) -> set[Pair] | None:
     """Note what is wrong with a matches file.
 
@@ -24,19 +24,19 @@ def check_matches(
         path: the file.
         num_keypoints: of each image, as
             :func:`rekd_hloc.storage.validate_features.check_features` counts.
-        found: where to note it.
+        issues: where to note it.
 
     Returns:
         The pairs in it, with true names where they are known; None if the file cannot be read.
     """
-    file = open_to_check(path, found)
+    file = open_to_check(path, issues)
     if file is None:
         return None
     true_name = {name.replace("/", "-"): name for name in num_keypoints}
     seen: set[Pair] = set()
     num_empty = 0
     with file:
-        for key, group in walk_groups(file, path, found):
+        for key, group in walk_groups(file, path, issues):
             try:
                 pair = _true_pair(key, group_attributes(group), true_name)
                 arrays = {
@@ -45,28 +45,28 @@ def check_matches(
                     if name in group
                 }
             except HDF5_ERRORS as error:
-                found.add("error", path.name, "damaged", key, f"cannot be read: {error}")
+                issues.add("error", path.name, "damaged", key, f"cannot be read: {error}")
                 continue
             item = " ".join(pair)
             if pair[::-1] in seen:
-                found.add("warning", path.name, "twice", item, "is there in both directions")
+                issues.add("warning", path.name, "twice", item, "is there in both directions")
             seen.add(pair)
-            _check_names(path.name, pair, num_keypoints, found)
+            _check_names(path.name, pair, num_keypoints, issues)
             problem = _problem(arrays, *(num_keypoints.get(name) for name in pair))
             if problem:
-                found.add("error", path.name, problem[0], item, problem[1])
+                issues.add("error", path.name, problem[0], item, problem[1])
             else:
                 num_empty += not (arrays["matches0"] >= 0).any()
     if not seen:
-        found.add("error", path.name, "none", "", "no pair of images in it")
+        issues.add("error", path.name, "none", "", "no pair of images in it")
     else:
         message = f"{len(seen)} pairs, {num_empty} of them without a match"
-        found.add("info", path.name, "summary", "", message)
+        issues.add("info", path.name, "summary", "", message)
     return seen
 
 
 def check_pairs(
-    path: Path, names: Collection[str], matched: set[Pair] | None, found: ValidationIssues
+    path: Path, names: Collection[str], matched: set[Pair] | None, issues: ValidationIssues
 ) -> None:
     """Note what is wrong with a pairs file.
 
@@ -74,15 +74,15 @@ def check_pairs(
         path: the file.
         names: of the images with features.
         matched: pairs with matches; None if that is not to be compared.
-        found: where to note it.
+        issues: where to note it.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        found.add("error", path.name, "missing", "", f"no file {path}")
+        issues.add("error", path.name, "missing", "", f"no file {path}")
         return
     except (OSError, UnicodeDecodeError) as error:
-        found.add("error", path.name, "text", "", f"cannot be read as UTF-8 text: {error}")
+        issues.add("error", path.name, "text", "", f"cannot be read as UTF-8 text: {error}")
         return
     known, seen = frozenset(names), dict[frozenset[str], int]()
     for number, line in enumerate(lines, start=1):
@@ -92,20 +92,20 @@ def check_pairs(
         pair = _split_line(line.strip(), known)
         if pair is None:
             message = f"must hold two names with a space between, got {line.strip()!r}"
-            found.add("error", path.name, "form", item, message)
+            issues.add("error", path.name, "form", item, message)
             continue
-        _check_line(path.name, item, pair, known, found)
+        _check_line(path.name, item, pair, known, issues)
         first = seen.setdefault(frozenset(pair), number)
         if first != number:
             message = f"repeats line {first}: {' '.join(pair)}"
-            found.add("warning", path.name, "repeated", item, message)
+            issues.add("warning", path.name, "repeated", item, message)
         elif matched is not None and not {pair, pair[::-1]} & matched:
             message = f"no matches of {' '.join(pair)}; match with this pairs file"
-            found.add("error", path.name, "unmatched", item, message)
+            issues.add("error", path.name, "unmatched", item, message)
     if not seen:
-        found.add("error", path.name, "none", "", "no pair of images in it")
+        issues.add("error", path.name, "none", "", "no pair of images in it")
     else:
-        found.add("info", path.name, "summary", "", f"{len(seen)} pairs")
+        issues.add("info", path.name, "summary", "", f"{len(seen)} pairs")
 
 
 def _true_pair(key: str, attrs: dict[str, Any], true_name: dict[str, str]) -> Pair:
@@ -114,11 +114,11 @@ def _true_pair(key: str, attrs: dict[str, Any], true_name: dict[str, str]) -> Pa
     return split_group(key, true_name)
 
 
-def _check_names(file: str, pair: Pair, known: Collection[str], found: ValidationIssues) -> None:
+def _check_names(file: str, pair: Pair, known: Collection[str], issues: ValidationIssues) -> None:
     for name in pair if known else ():
         if name not in known:
             message = f"image {name!r} has no features; they are not of this scene, or renamed"
-            found.add("warning", file, "unknown", " ".join(pair), message)
+            issues.add("warning", file, "unknown", " ".join(pair), message)
 
 
 def _problem(
@@ -149,16 +149,16 @@ def _problem(
 
 
 def _check_line(
-    file: str, item: str, pair: Pair, known: Collection[str], found: ValidationIssues
+    file: str, item: str, pair: Pair, known: Collection[str], issues: ValidationIssues
 ) -> None:
     if pair[0] == pair[1]:
-        found.add("error", file, "self", item, f"{pair[0]} is paired with itself")
+        issues.add("error", file, "self", item, f"{pair[0]} is paired with itself")
     for name in pair:
         if known and name not in known:
-            found.add("error", file, "unknown", item, f"image {name!r} has no features")
+            issues.add("error", file, "unknown", item, f"image {name!r} has no features")
         if len(name.split()) > 1:
             message = f"image name {name!r} holds a space: rekd-hloc reads it, hloc does not"
-            found.add("warning", file, "space", item, message)
+            issues.add("warning", file, "space", item, message)
 
 
 def _split_line(line: str, known: Collection[str]) -> Pair | None:

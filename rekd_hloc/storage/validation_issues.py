@@ -1,4 +1,4 @@
-"""What a check found, folded so that a thousand images with one flaw make one line."""
+"""Issues of a check, folded so that a thousand images with one flaw make one line."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class ValidationIssue:
 
 @dataclass
 class ValidationIssues:
-    """Collects findings; those of one kind in one file become one."""
+    """Collects issues; those of one kind in one file become one."""
 
     _first: dict[tuple[Level, str, str], tuple[str, str]] = field(default_factory=dict)
     _count: Counter[tuple[Level, str, str]] = field(default_factory=Counter)
@@ -46,22 +46,22 @@ class ValidationIssues:
         self._count[key] += 1
 
     def fold(self) -> list[ValidationIssue]:
-        """One finding of each kind, the worst first, else in the order they came."""
-        found = []
+        """One issue of each kind, the worst first, else in the order they came."""
+        folded = []
         for (level, file, kind), (item, message) in self._first.items():
             more = self._count[level, file, kind] - 1
             place = f"{file}: {item}" if item else file
-            found.append(
+            folded.append(
                 ValidationIssue(level, place, message + (f" (and {more} more)" if more else ""))
             )
-        return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+        return sorted(folded, key=lambda issue: LEVELS.index(issue.level))
 
 
-def format_issues(findings: list[ValidationIssue]) -> str:
+def format_issues(issues: list[ValidationIssue]) -> str:
     """A table for the terminal, and a last line with the totals."""
-    width = max((len(finding.place) for finding in findings), default=0)
-    lines = [f"{f.level:<7}  {f.place:<{width}}  {f.message}" for f in findings]
-    count = Counter(finding.level for finding in findings)
+    width = max((len(issue.place) for issue in issues), default=0)
+    lines = [f"{f.level:<7}  {f.place:<{width}}  {f.message}" for f in issues]
+    count = Counter(issue.level for issue in issues)
     totals = [
         f"{count[level]} {level}{'' if count[level] == 1 or level == 'info' else 's'}"
         for level in LEVELS

@@ -161,8 +161,8 @@ def _split_prefix(name: str) -> tuple[str, Path]:
 
 def _cached_or_downloaded(name: str) -> Path:
     architecture, module, key = PUBLISHED[name]
-    listed = importlib.import_module(module).urls[key]
-    addresses = [listed] if isinstance(listed, str) else list(listed)
+    urls = importlib.import_module(module).urls[key]
+    addresses = [urls] if isinstance(urls, str) else list(urls)
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     for address in addresses:
         if (folder / address.rsplit("/", 1)[1]).is_file():

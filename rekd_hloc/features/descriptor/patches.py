@@ -1,9 +1,9 @@
-"""Square patches at keypoints, upright or turned, sampled without aliasing.
+"""Square patches at keypoints, upright or rotated, sampled without aliasing.
 
 The sampling is this project's own instead of kornia's ``extract_patches_from_pyramid``: the house
 angle needs no change of sense, a keypoint of scale 1 is cut from the same pyramid level whatever
 the rounding of its scale, and one call samples all patches of a level. A patch's row and column
-axes are the image's y and x turned by the angle, so the patch of a keypoint turns with the image.
+axes are the image's y and x rotated by the angle, so the patch rotates with the image.
 """
 
 import torch
@@ -39,7 +39,7 @@ def cut_patches(
         image: grey values, on the device of the keypoints.
         keypoints: in pixels of the image.
         patch_size_px: side of the square for scale 1, in pixels.
-        oriented: turn the square by the keypoint's angle; else it stays upright.
+        oriented: rotate the square by the keypoint's angle; else it stays upright.
         antialias: read from a pyramid of halved images, at the level where two cells are 1 to 2
             pixels apart; else always from the image itself, as the paper's code does.
 

@@ -2,7 +2,7 @@
 
 Two convolutions and one full-size filter with tanh between them (Balntas et al., BMVC 2016); the
 weights published as HardTFeat were trained for it with HardNet's loss. It is no HardNet and its
-figures must not be reported as such.
+results must not be reported as such.
 """
 
 import torch

@@ -17,7 +17,7 @@ NORM_EPS = 1e-5
 """Added to the variance in batch normalisation: torch's default, which e2cnn keeps."""
 
 CPU_TILE_ROWS = 128
-"""Height of the strips on a processor: their buffers are used again, not mapped anew, and the run
+"""Height of the strips on a CPU: their buffers are used again, not mapped anew, and the run
 takes a fifth less time (C8 and C16, 1024x768). A GPU is filled better by the whole."""
 AUTO_TILE_ROWS = -1
 
@@ -34,7 +34,7 @@ class FrozenBackbone(nn.Module):
         group_order: rotations N of the cyclic group.
         fields: regular fields d1, d2, d3 after each block; each is N channels.
         tile_rows: run in strips of this many rows, 0 for all at once; the result is the same.
-            -1 takes strips on a processor and the whole on a GPU.
+            -1 takes strips on a CPU and the whole on a GPU.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """From a score map to keypoints: local maxima, sub-pixel positions, one point per structure.
 
-Everything here is a free function on tensors, equivariant to quarter turns: no rule prefers a
-direction, and ties on a plateau keep every pixel of the plateau out or in alike.
+Everything here is a free function on tensors, equivariant to rotations by 90 degrees: no rule
+prefers a direction, and ties on a plateau keep every pixel of the plateau out or in alike.
 """
 
 from functools import cache
@@ -16,7 +16,7 @@ from torch import Tensor
 FIT_RADIUS_PX = 2
 """Reach of the neighbourhood that a position is refined on."""
 FIT_SIGMA_PX = 1.0
-"""Of the Gaussian that weighs it; chosen on held-out photos, see docs/training.md."""
+"""Of the Gaussian that weighs it; chosen on held-out images, see docs/training.md."""
 
 
 def find_local_maxima(
@@ -136,7 +136,7 @@ class _PairGrid:
 
     def neighbours(self, xy: Tensor, plane: Tensor) -> tuple[Tensor, Tensor]:
         """Pairs (index of a given point, index of a point of its plane in its or the next cell)."""
-        given, found = [], []
+        given, neighbours = [], []
         for row in (-1, 0, 1):  # the three cells of a row follow one another
             middle = self._key(xy, plane, row)
             first = torch.searchsorted(self._keys, middle - 1)
@@ -144,8 +144,8 @@ class _PairGrid:
             given.append(torch.repeat_interleave(count))
             within = torch.arange(len(given[-1]), device=xy.device)
             start = (first - (count.cumsum(0) - count))[given[-1]]
-            found.append(self._order[start + within])
-        return torch.cat(given), torch.cat(found)
+            neighbours.append(self._order[start + within])
+        return torch.cat(given), torch.cat(neighbours)
 
     def _key(self, xy: Tensor, plane: Tensor, row: int) -> Tensor:
         cell = torch.floor(xy / self._cell_px[plane, None]).long() - self._first
@@ -159,7 +159,7 @@ def _window_max(score: Tensor, window_px: int) -> Tensor:
 
 
 def _window_max_by_opencv(score: Tensor, window_px: int) -> Tensor:
-    """The cost does not grow with the window: a tenth of the other's time on a processor."""
+    """The cost does not grow with the window: a tenth of the other's time on a CPU."""
     highest = cv2.dilate(score.numpy(), np.ones((window_px, window_px), np.uint8))
     return torch.from_numpy(highest).view(score.shape)
 

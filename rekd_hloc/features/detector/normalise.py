@@ -1,6 +1,6 @@
 """Local contrast normalisation: (x - mean) / (1 + std) over a square box (Lee et al. 2022, code).
 
-The boxes are running sums in float64, OpenCV's on a processor and our own on a GPU, so the cost
+The boxes are running sums in float64, OpenCV's on a CPU and our own on a GPU, so the cost
 does not grow with the box and nothing is lost to cancellation. Outside the image the pixels are
 mirrored about the border pixel; where the box reaches further than one mirroring, mirroring goes on
 back and forth, so that every image size from 1x1 up has a value.
@@ -29,8 +29,8 @@ def normalise_contrast(
     """
     exact = image.double()
     both = torch.cat([exact, exact * exact], dim=1)
-    on_processor = both.device.type == "cpu" and not both.requires_grad
-    means = (_box_mean_by_opencv if on_processor else _box_mean)(both, window_px)
+    on_cpu = both.device.type == "cpu" and not both.requires_grad
+    means = (_box_mean_by_opencv if on_cpu else _box_mean)(both, window_px)
     mean, mean_square = means.chunk(2, 1)
     variance = (mean_square - mean * mean).clamp(min=0)
     return ((exact - mean) / (1.0 + variance.sqrt())).to(image.dtype)
@@ -53,7 +53,7 @@ def _box_mean(
 def _box_mean_by_opencv(
     values: Float[Tensor, "batch channel height width"], window_px: int
 ) -> Float[Tensor, "batch channel height width"]:
-    """Four times as fast on a processor."""
+    """Four times as fast on a CPU."""
     size, mirrored = (window_px, window_px), cv2.BORDER_REFLECT_101
     planes = values.flatten(0, 1).numpy()
     means = [cv2.boxFilter(plane, cv2.CV_64F, size, borderType=mirrored) for plane in planes]
