@@ -30,7 +30,11 @@ REFINEMENTS = 10
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a camera is: ``x_camera = rotation @ (x_world - centre)``."""
+    """Where a camera is: ``x_camera = rotation @ (x_world - centre)``.
+
+    ``pycolmap.Rigid3d`` holds a translation in place of the centre, and its names differ between
+    versions of pycolmap; errors and alignment need the centre.
+    """
 
     rotation: Array
     centre: Array
