@@ -22,6 +22,8 @@ from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features
 
 DIGEST_LETTERS = 12
+MASKED = "whole patches"
+"""What masked features lack; older files lack keypoint centres only, and are not gone on with."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ def extract_images(
     """
     masks = masks or {}
     provenance = {**extractor.provenance, "images": _fingerprint(images, masks, label)}
+    if masks:
+        provenance["masks"] = MASKED
     used = {name: path for name, path in images.items() if wanted is None or name in wanted}
     extractor = replace(extractor, provenance=provenance)
     return _extract(used, masks, extractor, folder, label, progress=True)
