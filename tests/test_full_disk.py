@@ -14,6 +14,7 @@ from tests.corner_scene import make_photos
 from tests.disk_stages import run
 from tests.isolated import call
 
+pytestmark = pytest.mark.slow
 DISK_BYTES = 48 << 20
 PAGE = 4096
 """Bytes that such a disk gives at a time."""
@@ -100,9 +101,8 @@ def cases(*rooms_of_stages):
     found = []
     for stage, rooms in rooms_of_stages:
         for room in rooms:
-            marks = [] if stage in ("extract", "match") and room == 0 else [pytest.mark.slow]
             reason = TODAY.get((stage, room))
-            marks += [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
+            marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
             found.append(pytest.param(stage, room, marks=marks, id=f"{stage}-{room >> 10}K"))
     return found
 
@@ -125,7 +125,6 @@ def test_a_stage_without_room(stage, room, images, finished, disk):
         differences(out, finished)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "room", [n << 10 for n in (1500, 2000, 2400, 2600, 2800, 3000, 3500, 4500)]
 )
@@ -135,7 +134,6 @@ def test_a_whole_run_with_any_room(room, images, finished, disk):
     differences(out, finished)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pages", range(-3, 5))
 def test_room_for_the_model_and_hardly_for_the_report(pages, images, finished, disk):
     """All is written but the last page or two."""

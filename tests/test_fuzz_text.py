@@ -20,7 +20,7 @@ from tests.helpers import random_features, without_shape_checks
 from tests.isolated import EXPECTED, call
 from tests.odd_hdf5 import NAMES
 
-FAST = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+FAST = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 LONG = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 SCALARS = st.one_of(
     st.none(),

@@ -106,6 +106,7 @@ def test_keypoints_rotate_with_the_image(gpu):
     assert off.abs().max() < 0.01
 
 
+@pytest.mark.slow
 def test_the_same_image_gives_the_same_features_twice(gpu):
     extractor = Extractor.from_pretrained("rekd-fast", device="cuda")
     image = textured_image(*((300, 400) if gpu == "real" else (96, 120)))

@@ -74,7 +74,8 @@ def cases(readers, *changes, slow=False):
     for reader in readers:
         for name, change in [item for group in changes for item in group.items()]:
             case = f"{reader}: {name}"
-            marks = [pytest.mark.slow] if slow else []
+            is_slow = slow or (reader == "match" and change not in odd.SMUGGLED.values())
+            marks = [pytest.mark.slow] if is_slow else []
             if case in REASONS:
                 marks.append(pytest.mark.xfail(strict=True, reason=REASONS[case]))
             found.append(pytest.param(reader, change, marks=marks, id=case))
