@@ -1,25 +1,22 @@
-"""The descriptor's trainer: views, tracks, batches, the loss, validation, and a small run."""
+"""The descriptor's trainer: one run in steps, and the program from images to weights."""
 
 import json
 import logging
-import math
+import shutil
 import signal
+from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import rekd_hloc
-from rekd_hloc.config import DetectorConfig
 from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, read_hardnet
-from rekd_hloc.features.descriptor.patches import cut_patches
 from rekd_hloc.features.descriptor.tfeat import TFeat
 from rekd_hloc.features.weights import read_weights
-from rekd_hloc.geometry import warp_points
-from rekd_hloc.types import Keypoints
-from tests.helpers import board_events, random_keypoints, textured_image
+from tests.helpers import board_events
+from tests.training_data import TRACKS, CornerDetector, write_images, write_tracks
 from tests.wall_scene import make_wall
 from training import train_descriptor
 from training.common.checkpoint import load_checkpoint, save_checkpoint
@@ -30,241 +27,44 @@ from training.descriptor_run import (
     learning_rate,
     read_start,
 )
-from training.descriptor_validation import (
-    ValidationSet,
-    by_root_sift,
-    evaluate,
-    make_pairs,
-    root_sift,
-)
-from training.losses import hardest_in_batch_loss
-from training.patch_augmentation import PatchAugmentation
-from training.track_cache import BatchPlan, TrackSet, generate_tracks
-from training.tracks import TrackConfig, make_tracks, match_by_map, warp_keypoints
-from training.warps import WarpConfig, draw_view, plain_view
-
-GENTLE = WarpConfig(scale_range=(0.9, 1.1), blur_px=0, noise=2, jpeg_quality=90, perspective=0.02)
-TRACKS = TrackConfig(warps=GENTLE, num_views=2, min_tracks=4, max_tracks=60)
-
-
-class CornerDetector:
-    """Stands for the trained detector: OpenCV's SIFT points, so no weights are needed."""
-
-    def detect(self, image):
-        grey = (image.numpy() * 255).round().astype(np.uint8)
-        points = sorted(cv2.SIFT.create().detect(grey, None), key=lambda p: -p.response)[:150]
-        if not points:
-            return Keypoints.empty()
-        rows = torch.tensor([(*p.pt, p.size / 8, math.radians(p.angle), 1.0) for p in points])
-        return Keypoints(rows[:, :2], rows[:, 2], rows[:, 3], rows[:, 4])
-
-
-def rgb_image(seed=0, height=240, width=320):
-    return np.repeat(textured_image(height, width, seed)[..., None], 3, axis=2)
+from training.descriptor_validation import ValidationSet, make_pairs
+from training.track_cache import BatchPlan, TrackSet
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Photos of which the hash rule holds some out."""
-    folder = tmp_path_factory.mktemp("photos")
-    for i in range(6):
-        cv2.imwrite(str(folder / f"p{i}.png"), rgb_image(i))
-    return folder
+    return write_images(tmp_path_factory.mktemp("images"), 5, (160, 220))
 
 
 @pytest.fixture(scope="module")
 def cache(folder, tmp_path_factory):
-    path = tmp_path_factory.mktemp("tracks")
-    generate(path, folder)
-    return path
+    return write_tracks(tmp_path_factory.mktemp("tracks"), folder)
 
 
-def generate(path, folder, config=TRACKS):
-    generate_tracks(
-        path,
-        sorted(folder.glob("*.png")),
+@pytest.fixture(scope="module")
+def pairs(folder):
+    return make_pairs(
+        sorted(folder.glob("*.png"))[:1],
         CornerDetector(),
-        config,
-        detector_hash="corner",
+        TRACKS,
+        upright=False,
+        max_keypoints=30,
         seed=0,
-        quiet=True,
     )
 
 
-def pixels_around(grey, xy):
-    ones = torch.ones(len(xy))
-    keypoints = Keypoints(torch.as_tensor(xy, dtype=torch.float32), ones, 0 * ones, ones)
-    image = torch.from_numpy(grey).float()
-    return cut_patches(image, keypoints, patch_size_px=8.0, oriented=False, antialias=False).mean(
-        (1, 2, 3)
-    )
+@pytest.fixture(scope="module")
+def halfway(folder, cache, pairs, tmp_path_factory):
+    """The folder of a run that stopped after three of its six steps, and its losses."""
+    output = tmp_path_factory.mktemp("halfway")
+    _, losses = run_steps(run_config(folder, cache, output), cache, 3, pairs)
+    return output, losses
 
 
-@pytest.mark.parametrize("upright", [False, True])
-def test_a_view_shows_what_its_map_says(upright):
-    config = WarpConfig(
-        gamma=(1, 1), contrast=(1, 1), brightness=0, shading=0, noise=0, blur_px=0, jpeg_quality=100
-    )
-    image = rgb_image(1)
-    for seed in range(4):
-        view = draw_view(np.random.default_rng(seed), image, config, upright=upright)
-        assert view.is_upright == upright
-        xy = torch.rand(400, 2, dtype=torch.float64) * torch.tensor([250, 180.0]) + 30
-        moved = warp_points(torch.from_numpy(view.view_from_image), xy)
-        size = torch.tensor(view.grey.shape[::-1])
-        inside = ((moved > 8) & (moved < size - 9)).all(dim=1)
-        assert inside.sum() > 30
-        truth = pixels_around(image[..., 0], xy[inside])
-        seen = pixels_around(view.grey, moved[inside])
-        assert float((truth - seen).abs().median()) < 4
-        turn = math.degrees(math.atan2(*view.view_from_image[[1, 0], 0]))
-        assert abs(turn) < 40 or not upright
-        assert view.grey.size < 1.35 * image[..., 0].size
-
-
-def test_plain_view_is_the_photo():
-    view = plain_view(rgb_image())
-    assert np.abs(view.grey.astype(int) - rgb_image()[..., 0]).max() <= 1
-    assert np.array_equal(view.view_from_image, np.eye(3))
-
-
-def test_keypoints_agree_only_within_all_tolerances():
-    a = random_keypoints(30, (300, 300))
-    b_from_a = torch.tensor([[0.0, -1.1, 320.0], [1.1, 0.0, 5.0], [0.0, 0.0, 1.0]]).double()
-    b = warp_keypoints(a, b_from_a)
-    assert torch.allclose(b.scale, a.scale * 1.1, atol=1e-4)
-    assert torch.allclose(
-        (b.angle - a.angle) % (2 * torch.pi), torch.tensor(torch.pi / 2), atol=1e-4
-    )
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
-    partner = match_by_map(a, b[order], b_from_a, TRACKS, angles=True)
-    assert torch.equal(order[partner], torch.arange(30))
-    turned = Keypoints(b.xy, b.scale, b.angle + 0.6, b.score)
-    assert (match_by_map(a, turned, b_from_a, TRACKS, angles=True) == -1).all()
-    assert (match_by_map(a, turned, b_from_a, TRACKS, angles=False) >= 0).all()
-    larger = Keypoints(b.xy, b.scale * 1.6, b.angle, b.score)
-    assert (match_by_map(a, larger, b_from_a, TRACKS, angles=True) != torch.arange(30)).all()
-    moved = Keypoints(b.xy + 3 * b.scale[:, None], b.scale, b.angle, b.score)
-    assert (match_by_map(a, moved, b_from_a, TRACKS, angles=True) != torch.arange(30)).all()
-    assert len(match_by_map(Keypoints.empty(), b, b_from_a, TRACKS, angles=True)) == 0
-
-
-def test_patches_of_a_track_look_alike():
-    tracks = make_tracks(rgb_image(2), CornerDetector(), TRACKS, np.random.default_rng(0))
-    assert len(tracks) > 20
-    assert tracks.start[-1] == len(tracks.patches)
-    assert (np.diff(tracks.start) >= 2).all()
-    assert 0 < tracks.is_upright.sum() < len(tracks)
-    flat = tracks.patches.reshape(len(tracks.patches), -1).astype(float)
-    flat -= flat.mean(axis=1, keepdims=True)
-    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
-    same = (flat[tracks.start[:-1]] * flat[tracks.start[:-1] + 1]).sum(axis=1)
-    other = (flat[tracks.start[:-1]] * np.roll(flat[tracks.start[:-1] + 1], 1, axis=0)).sum(axis=1)
-    for kind in (tracks.is_upright, ~tracks.is_upright):
-        assert np.median(same[kind]) > 0.8
-        assert np.median(other[kind]) < 0.5
-
-
-def test_lonely_keypoints_get_a_partner_by_the_true_map():
-    config = TrackConfig(warps=GENTLE, num_views=1, min_tracks=30, distance_px=1e-9)
-    tracks = make_tracks(rgb_image(3), CornerDetector(), config, np.random.default_rng(0))
-    assert (~tracks.is_upright).sum() == 30
-
-
-def test_a_photo_without_keypoints_gives_no_track():
-    tracks = make_tracks(
-        np.full_like(rgb_image(), 90), CornerDetector(), TRACKS, np.random.default_rng(0)
-    )
-    assert len(tracks) == 0
-    assert tracks.patches.shape == (0, 32, 32)
-
-
-def test_tracks_are_made_once_and_only_for_one_configuration(folder, tmp_path):
-    generate(tmp_path, folder)
-    first = {p.name: p.read_bytes() for p in tmp_path.glob("*.np?")}
-    assert len(first) == 12
-    (tmp_path / "00001.npz").unlink()  # as a run that was killed leaves it
-    kept = (tmp_path / "00002.npy").stat().st_mtime_ns
-    generate(tmp_path, folder)
-    assert {p.name: p.read_bytes() for p in tmp_path.glob("*.npy")} == {
-        name: data for name, data in first.items() if name.endswith(".npy")
-    }
-    assert (tmp_path / "00002.npy").stat().st_mtime_ns == kept
-    with pytest.raises(ValueError, match="another configuration.*tracks"):
-        generate(tmp_path, folder, TrackConfig(warps=GENTLE, num_views=3))
-
-
-def test_batches_pair_views_of_one_track(cache):
-    tracks = TrackSet(cache)
-    plan = BatchPlan(batch_size=60, images=2, augmentation=PatchAugmentation(max_gamma=1.0))
-    batch = tracks.batch(np.random.default_rng([0, 5]), plan)
-    again = tracks.batch(np.random.default_rng([0, 5]), plan)
-    assert torch.equal(batch.a, again.a)
-    assert batch.a.shape == batch.b.shape == (60, 1, 32, 32)
-    assert not torch.equal(batch.a, tracks.batch(np.random.default_rng([0, 6]), plan).a)
-    a, b = (
-        nn.functional.normalize(x.flatten(1) - x.flatten(1).mean(1, True))
-        for x in (batch.a, batch.b)
-    )
-    similarity = a @ b.T
-    assert similarity.diagonal().median() > 0.8
-    assert not (batch.a == batch.b).flatten(1).all(dim=1).any()  # two views, never one twice
-    apart = similarity[~batch.is_excluded]
-    assert apart.median() < 0.3
-    assert batch.is_excluded.diagonal().all()
-    assert torch.equal(batch.is_excluded, batch.is_excluded.T)
-    assert 0 < int(batch.is_excluded.sum()) - 60 < 600
-
-
-def test_loss_by_hand():
-    a = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
-    b = nn.functional.normalize(torch.tensor([[1.0, 0.1, 0], [0.6, 1, 0], [0, 0, 1]]))
-    none = torch.zeros(3, 3, dtype=torch.bool)
-    distance = torch.cdist(a, b)
-    negatives = []
-    for i in range(3):
-        others = [j for j in range(3) if j != i]
-        negatives.append(min(*distance[i, others], *distance[others, i]))
-    truth = (1 + distance.diagonal() - torch.stack(negatives)).clamp(min=0).mean()
-    loss, positive, negative = hardest_in_batch_loss(a, b, none)
-    assert float(loss) == pytest.approx(float(truth), abs=2e-3)
-    assert float(positive) == pytest.approx(float(distance.diagonal().mean()), abs=2e-3)
-    assert float(negative) == pytest.approx(float(torch.stack(negatives).mean()), abs=2e-3)
-    excluded = none.clone()
-    excluded[0, 1] = excluded[1, 0] = True
-    assert hardest_in_batch_loss(a, b, excluded)[0] < loss
-
-
-def test_root_sift_at_given_keypoints_is_opencv_s_own():
-    grey = textured_image(240, 320, 5)
-    points = [p for p in cv2.SIFT.create().detect(grey, None) if p.size > 5][:80]
-    _, theirs = cv2.SIFT.create().compute(grey, points)
-    theirs = torch.from_numpy(theirs / theirs.sum(axis=1, keepdims=True)).sqrt()
-    rows = torch.tensor([(*p.pt, p.size * 6 / 64, math.radians(p.angle)) for p in points])
-    keypoints = Keypoints(rows[:, :2], rows[:, 2], rows[:, 3], torch.ones(len(points)))
-    ours = root_sift(grey, keypoints, patch_size_px=64.0, oriented=True)
-    assert float((ours * theirs).sum(dim=1).median()) > 0.97
-    upright = root_sift(grey, keypoints, patch_size_px=64.0, oriented=False)
-    assert float((upright * theirs).sum(dim=1).median()) < 0.9
-
-
-def test_validation_knows_good_from_bad(folder):
-    paths = sorted(folder.glob("*.png"))[:2]
-    pairs = make_pairs(paths, CornerDetector(), TRACKS, upright=False, max_keypoints=80, seed=0)
-    good = evaluate(pairs, by_root_sift)
-    generator = torch.Generator().manual_seed(0)
-    bad = evaluate(
-        pairs,
-        lambda side: nn.functional.normalize(
-            torch.randn(len(side.keypoints), 128, generator=generator)
-        ),
-    )
-    assert good.precision > 0.6
-    assert good.average_precision > 0.6
-    assert good.fpr95 < 0.3
-    assert bad.precision < 0.2
-    assert bad.average_precision < 0.1
-    assert bad.fpr95 > 0.5
+@pytest.fixture
+def resumable(halfway, tmp_path):
+    """A copy of the folder of that run, to go on in."""
+    return shutil.copytree(halfway[0], tmp_path / "resumable")
 
 
 def run_config(folder, cache, output, **changes):
@@ -294,44 +94,33 @@ def run_steps(config, cache, count, pairs):
     return run, losses
 
 
-@pytest.fixture(scope="module")
-def pairs(folder):
-    return make_pairs(
-        sorted(folder.glob("*.png"))[:1],
-        CornerDetector(),
-        TRACKS,
-        upright=False,
-        max_keypoints=30,
-        seed=0,
-    )
-
-
-def test_resumed_equals_uninterrupted_and_the_loss_falls(folder, cache, pairs, tmp_path):
+def test_resumed_equals_uninterrupted_and_the_loss_falls(
+    folder, cache, pairs, halfway, resumable, tmp_path
+):
     whole, losses = run_steps(run_config(folder, cache, tmp_path / "a"), cache, 6, pairs)
     assert np.mean(losses[-2:]) < np.mean(losses[:2]) - 0.03
-    config = run_config(folder, cache, tmp_path / "b")
-    run_steps(config, cache, 3, pairs)
+    assert halfway[1] == losses[:3]
     torch.manual_seed(123)  # the resumed run must not depend on the program's own generator
-    resumed, rest = run_steps(config, cache, 3, pairs)
+    resumed, rest = run_steps(run_config(folder, cache, resumable), cache, 3, pairs)
     assert resumed.step == 6
     assert rest == losses[3:]
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, resumed.network.state_dict()[name]), name
-    lines = (tmp_path / "b" / "log.jsonl").read_text().splitlines()
+    lines = (resumable / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [3, 6]
 
 
-def test_a_run_starts_from_the_weights_of_another(folder, cache, pairs, tmp_path):
-    first, _ = run_steps(run_config(folder, cache, tmp_path / "a"), cache, 3, pairs)
-    start = str(tmp_path / "a" / "last.pt")
-    config = run_config(folder, cache, tmp_path / "b", init=start)
+def test_a_run_starts_from_the_weights_of_another(folder, cache, halfway, tmp_path):
+    start = halfway[0] / "last.pt"
+    first = load_checkpoint(start)["network"]
+    config = run_config(folder, cache, tmp_path / "b", init=str(start))
     second = DescriptorRun(config, {"data_hash": "x"}, read_start(config))
     assert second.step == 0
-    for name, tensor in first.network.state_dict().items():
+    for name, tensor in first.items():
         assert torch.equal(tensor, second.network.state_dict()[name]), name
     fresh = DescriptorRun(run_config(folder, cache, tmp_path / "c"), {"data_hash": "x"})
     weight = "features.0.weight"
-    assert not torch.equal(fresh.network.state_dict()[weight], first.network.state_dict()[weight])
+    assert not torch.equal(fresh.network.state_dict()[weight], first[weight])
 
 
 def test_a_run_starts_from_shipped_weights(folder, cache, pairs, tmp_path):
@@ -346,9 +135,8 @@ def test_a_run_starts_from_shipped_weights(folder, cache, pairs, tmp_path):
         assert torch.equal(tensor, run.network.state_dict()[name]), name
 
 
-def test_a_run_that_goes_on_needs_its_start_no_more(folder, cache, pairs, tmp_path):
-    run_steps(run_config(folder, cache, tmp_path), cache, 3, pairs)
-    assert read_start(run_config(folder, cache, tmp_path, init="gone.pt")) is None
+def test_a_run_that_goes_on_needs_its_start_no_more(folder, cache, halfway):
+    assert read_start(run_config(folder, cache, halfway[0], init="gone.pt")) is None
 
 
 def test_a_start_that_is_no_hardnet_is_refused_before_the_long_work(arguments, tmp_path, caplog):
@@ -366,22 +154,43 @@ def test_a_start_that_is_no_hardnet_is_refused_before_the_long_work(arguments, t
         assert not out.exists()
 
 
-def test_a_line_that_a_kill_left_is_written_again(folder, cache, pairs, tmp_path):
-    config = run_config(folder, cache, tmp_path)
-    run_steps(config, cache, 3, pairs)
-    with (tmp_path / "log.jsonl").open("a") as log:
+def test_a_line_that_a_kill_left_is_written_again(folder, cache, pairs, resumable):
+    with (resumable / "log.jsonl").open("a") as log:
         log.write('{"step": 6}\n')
-    run_steps(config, cache, 3, pairs)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    run_steps(run_config(folder, cache, resumable), cache, 3, pairs)
+    lines = [json.loads(line) for line in (resumable / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 6]
     assert lines[1]["seconds"] >= lines[0]["seconds"] > 0
     assert "loss" in lines[1]
 
 
-def test_another_configuration_does_not_resume(folder, cache, pairs, tmp_path):
-    run_steps(run_config(folder, cache, tmp_path), cache, 3, pairs)
+def test_another_configuration_does_not_resume(folder, cache, halfway):
     with pytest.raises(ValueError, match="another configuration.*margin: 1.0 then, 0.5 now"):
-        DescriptorRun(run_config(folder, cache, tmp_path, margin=0.5), {"data_hash": "x"})
+        DescriptorRun(run_config(folder, cache, halfway[0], margin=0.5), {"data_hash": "x"})
+
+
+def test_a_checkpoint_with_the_earlier_names_of_options_goes_on(folder, cache, resumable):
+    state = load_checkpoint(resumable / "last.pt")
+    identity = state["identity"]
+    identity["max_photos"] = identity.pop("max_images")
+    identity["validation_photos"] = identity.pop("validation_images")
+    identity["batch"]["photos"] = identity["batch"].pop("images")
+    augmentation = identity["batch"].pop("augmentation")
+    identity["batch"]["changes"] = {
+        "max_gamma": augmentation["max_gamma"],
+        "shadows": augmentation["shadow_share"],
+        "darkest": augmentation["min_shadow_factor"],
+        "occlusions": augmentation["occlusion_share"],
+        "nearest": augmentation["min_occlusion_distance"],
+    }
+    identity["tracks"]["support"] = identity["tracks"].pop("patch_size_px")
+    identity["tracks"]["finer"] = identity["tracks"].pop("size_factors")
+    save_checkpoint(resumable / "last.pt", state)
+    config = run_config(folder, cache, resumable)
+    assert DescriptorRun(config, {"data_hash": "x"}).step == 3
+    other = replace(config, batch=replace(config.batch, images=2))
+    with pytest.raises(ValueError, match="another configuration.*'images': 3.*'images': 2"):
+        DescriptorRun(other, {"data_hash": "x"})
 
 
 def test_nan_stops_with_the_step(folder, cache, tmp_path):
@@ -411,76 +220,103 @@ def test_the_start_depends_on_the_seed_alone():
     assert not torch.equal(first[name], third[name])
 
 
-@pytest.fixture
-def arguments(folder, tmp_path, monkeypatch):
-    """Command line of the program, on photos of the test and without detector weights."""
-    monkeypatch.setattr(train_descriptor, "resolve_weights", lambda name: folder / "p0.png")
-    monkeypatch.setattr(train_descriptor, "load_detector", lambda path: (nn.Identity(), None))
-    monkeypatch.setattr(train_descriptor, "Detector", lambda network, config: CornerDetector())
-    monkeypatch.setattr(
-        train_descriptor,
-        "list_image_paths",
-        lambda folders: (sorted(folder.glob("*.png"))[:4], sorted(folder.glob("*.png"))[4:]),
-    )
+def without_weights(patch, folder):
+    """Let the program split the images by number, and need no detector weights; its arguments."""
+    paths = sorted(folder.glob("*.png"))
+    patch.setattr(train_descriptor, "resolve_weights", lambda name: paths[0])
+    patch.setattr(train_descriptor, "load_detector", lambda path: (nn.Identity(), None))
+    patch.setattr(train_descriptor, "Detector", lambda network, config: CornerDetector())
+    patch.setattr(train_descriptor, "list_image_paths", lambda folders: (paths[:4], paths[4:]))
     return [
-        "--quiet", f"images=[{folder}]", f"output={tmp_path}", "steps=2", "batch.batch_size=8",
+        "--quiet", f"images=[{folder}]", "steps=2", "batch.batch_size=8",
         "validation_keypoints=20", "tracks.num_views=1", "tracks.min_tracks=4",
     ]  # fmt: skip
 
 
-def test_the_program_ends_in_weights_that_load(arguments, tmp_path):
-    assert train_descriptor.main(arguments) == 0
-    path = tmp_path / "hardnet.safetensors"
+@pytest.fixture
+def arguments(folder, tmp_path, monkeypatch):
+    return [*without_weights(monkeypatch, folder), f"output={tmp_path}"]
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """The output folder of the program, validated after each of two steps."""
+    output = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        arguments = [*without_weights(patch, folder), f"output={output}", "validate_every=1"]
+        assert train_descriptor.main(arguments) == 0
+    return output
+
+
+def test_the_program_ends_in_weights_that_load(trained, arguments):
+    path = trained / "hardnet.safetensors"
     described = describe(load_hardnet(str(path)), torch.rand(5, 1, 32, 32), 5)
     assert torch.allclose(described.norm(dim=1), torch.ones(5), atol=1e-5)
     provenance = json.loads(read_weights(path)[1]["provenance"])
-    assert provenance["step"] == 2
+    assert provenance["step"] in (1, 2)  # that of the best validation
+    assert provenance["step"] == load_checkpoint(trained / "best.pt")["step"]
     assert provenance["identity"]["data_hash"]
     assert set(provenance["peers"]) == {"RootSIFT"}
     assert set(provenance["quality"]) == {"oriented", "upright"}
-    state = load_checkpoint(tmp_path / "last.pt")
+    state = load_checkpoint(trained / "last.pt")
     assert state["step"] == 2
     assert state["code_version"].startswith(rekd_hloc.__version__)
-    assert state["config"] == json.loads((tmp_path / "config.json").read_text())
+    assert state["config"] == json.loads((trained / "config.json").read_text())
     assert state["config"]["batch"]["batch_size"] == 8
-    assert train_descriptor.main(arguments) == 0  # nothing left to do
-    assert not list(tmp_path.rglob("*.tmp"))
+    before = (trained / "last.pt").read_bytes()
+    again = [*arguments, f"output={trained}", "validate_every=1"]
+    assert train_descriptor.main(again) == 0  # nothing left to do
+    assert (trained / "last.pt").read_bytes() == before
+    assert not list(trained.rglob("*.tmp"))
 
 
-def test_tensorboard_has_curves(arguments, tmp_path):
-    assert train_descriptor.main([*arguments, "validate_every=1"]) == 0
-    found = board_events(tmp_path)
+def test_tensorboard_has_curves(trained):
+    found = board_events(trained)
     for name in ("loss/loss", "loss/positive", "learning_rate", "validation/upright/precision"):
         assert [event.step for event in found.Scalars(name)] == [1, 2], name
-    last = load_checkpoint(tmp_path / "last.pt")["quality"]["oriented"]["average_precision"]
+    last = load_checkpoint(trained / "last.pt")["quality"]["oriented"]["average_precision"]
     assert found.Scalars("validation/oriented/average_precision")[-1].value == pytest.approx(last)
-    bare = tmp_path / "bare"
-    assert train_descriptor.main([*arguments, f"output={bare}", "tensorboard=false"]) == 0
-    assert not (bare / "tensorboard").exists()
 
 
-def test_a_signal_leaves_a_checkpoint_of_its_step(arguments, tmp_path, monkeypatch, caplog):
-    whole = [*arguments, "steps=3", f"output={tmp_path / 'whole'}"]
-    assert train_descriptor.main(whole) == 0
+def test_a_signal_leaves_a_checkpoint_of_its_step(
+    trained, arguments, tmp_path, monkeypatch, caplog
+):
     advance = DescriptorRun.advance
 
-    def advance_and_signal(self, pairs):
-        values = advance(self, pairs)
-        if self.step == 2:
+    def advance_and_signal(self, batch):
+        values = advance(self, batch)
+        if self.step == 1:
             signal.raise_signal(signal.SIGTERM)
         return values
 
-    stopped = [*arguments, "steps=3", f"output={tmp_path / 'stopped'}"]
+    options = [f"cache={trained / 'tracks'}"]
+    stopped = [*arguments, *options, "validate_every=1", "tensorboard=false"]
     with monkeypatch.context() as patch, caplog.at_level(logging.INFO):
         patch.setattr(DescriptorRun, "advance", advance_and_signal)
         assert train_descriptor.main(stopped) == 130
-    assert "stopped at step 2 of 3" in caplog.text
-    assert load_checkpoint(tmp_path / "stopped" / "last.pt")["step"] == 2
-    assert not (tmp_path / "stopped" / "hardnet.safetensors").exists()
+    assert "stopped at step 1 of 2" in caplog.text
+    assert load_checkpoint(tmp_path / "last.pt")["step"] == 1
+    assert not (tmp_path / "hardnet.safetensors").exists()
     assert train_descriptor.main(stopped) == 0
-    states = [load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "stopped")]
+    states = [load_checkpoint(folder / "last.pt") for folder in (trained, tmp_path)]
     for name, tensor in states[0]["network"].items():
         assert torch.equal(tensor, states[1]["network"][name]), name
+    logs = [
+        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        for folder in (trained, tmp_path)
+    ]
+    for expected, got in zip(*logs, strict=True):  # the first was validated after the signal
+        assert {**got, "seconds": 0} == {**expected, "seconds": 0}
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_checkpoints_between_validations(arguments, trained, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(DescriptorRun, "save", lambda self: saved.append(self.step))
+    monkeypatch.setattr(DescriptorRun, "export", lambda self, held_out: None)
+    options = [f"cache={trained / 'tracks'}", "tensorboard=false"]
+    assert train_descriptor.main([*arguments, *options, "checkpoint_every=1"]) == 0
+    assert saved == [1, 2]
 
 
 def test_a_reconstruction_gives_tracks_too(arguments, tmp_path, caplog):
@@ -525,9 +361,3 @@ def test_a_run_on_a_gpu_is_close_to_one_on_the_cpu(folder, cache, pairs, tmp_pat
 def test_mistakes_end_in_one_line(arguments, message, caplog):
     assert train_descriptor.main(["--quiet", *arguments]) == 2
     assert message in caplog.text
-
-
-def test_detector_options_are_the_fast_preset_s_pyramid():
-    options = TrackConfig().detector
-    assert (options.levels_up, options.levels_down) == (0, 4)
-    assert options.factor == DetectorConfig().factor
