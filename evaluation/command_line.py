@@ -30,9 +30,10 @@ def exit_status(work: Callable[[], int | None], *, also: tuple[type[Exception], 
         The work's status; 2 for a mistake, which is one line of the log; 130 if interrupted.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    mistakes: tuple[type[Exception], ...] = (*MISTAKES, *also)
     try:
         return work() or 0
-    except (*MISTAKES, *also) as error:
+    except mistakes as error:
         logger.error("%s", error)
         return 2
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
@@ -22,12 +23,23 @@ Config = TypeVar("Config")
 
 
 def load_config(
-    defaults: Config, path: Path | None = None, overrides: Sequence[str] = ()
+    defaults: Config,
+    path: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> Config:
     """Merge a dataclass of defaults with a YAML file and ``key=value`` overrides, in that order.
 
     Nested options are written as sections in the file and with dots in an override
     (``detector.border_px=20``). An empty section or file leaves the defaults.
+
+    Args:
+        defaults: a dataclass with the default of every option.
+        path: the YAML file, if there is one.
+        overrides: each ``key=value``.
+        renamed: new names of options by their earlier ones, for the error's text, beside those of
+            this package's own options.
 
     Raises:
         FileNotFoundError: there is no such YAML file.
@@ -41,7 +53,7 @@ def load_config(
         sources.insert(0, (f"configuration {path}", _read_mapping(path)))
     merged = OmegaConf.structured(defaults)
     for source, tree in sources:
-        for key, value in _assignments(source, defaults, tree, prefix=""):
+        for key, value in _assignments(source, defaults, tree, "", renamed):
             leaf = value
             for name in reversed(key.split(".")):
                 leaf = {name: leaf}
@@ -79,28 +91,29 @@ def _read_override(text: str) -> dict[str, Any]:
 
 
 def _assignments(
-    source: str, defaults: object, tree: dict[str, Any], prefix: str
+    source: str, defaults: object, tree: dict[str, Any], prefix: str, renamed: Mapping[str, str]
 ) -> Iterator[tuple[str, Any]]:
     known = {item.name for item in fields(cast(Any, defaults))}
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if name not in known:
-            raise ValueError(f"{source}: unknown key {key!r}{_suggestion(defaults, name, prefix)}")
+            suggestion = _suggestion(defaults, name, prefix, renamed)
+            raise ValueError(f"{source}: unknown key {key!r}{suggestion}")
         section = getattr(defaults, name)
         if not is_dataclass(section):
             yield key, value
         elif isinstance(value, dict):
-            yield from _assignments(source, section, value, f"{key}.")
+            yield from _assignments(source, section, value, f"{key}.", renamed)
         elif value is not None:
             raise ValueError(f"{source}: {key} is a section of options, got {value!r}")
 
 
-def _suggestion(defaults: object, name: str, prefix: str) -> str:
+def _suggestion(defaults: object, name: str, prefix: str, renamed: Mapping[str, str]) -> str:
     """The known key that resembles ``name`` most: one of this section first, then deeper ones."""
     siblings = [item.name for item in fields(cast(Any, defaults))]
-    renamed = new_name(str(name))
-    if renamed in siblings:
-        return f"; it is {prefix + renamed!r} now"
+    today = renamed.get(str(name)) or new_name(str(name))
+    if today in siblings:
+        return f"; it is {prefix + today!r} now"
     deeper = {key.rsplit(".", 1)[-1]: key for key in _dotted_keys(defaults)}
     near = difflib.get_close_matches(str(name), siblings, n=1)
     near = near or [deeper[key] for key in difflib.get_close_matches(str(name), deeper, n=1)]

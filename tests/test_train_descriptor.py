@@ -356,6 +356,11 @@ def test_a_run_on_a_gpu_is_close_to_one_on_the_cpu(folder, cache, pairs, tmp_pat
         (["tracks.num_views=0"], "num_views"),
         (["checkpoint_every=-1"], "checkpoint_every must not be negative"),
         (["batch.batch_size=1"], "batch_size must be at least 2"),
+        (["photos=[/nowhere]"], "unknown key 'photos'; it is 'images' now"),
+        (["scenes.photos=[/nowhere]"], "it is 'scenes.images' now"),
+        (["batch.changes.shadows=1"], "it is 'batch.augmentation' now"),
+        (["batch.augmentation.shadows=1"], "it is 'batch.augmentation.shadow_share' now"),
+        (["tracks.support=64"], "it is 'tracks.patch_size_px' now"),
     ],
 )
 def test_mistakes_end_in_one_line(arguments, message, caplog):

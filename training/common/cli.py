@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 from evaluation.command_line import exit_status, make_parser
 from rekd_hloc.config import load_config
+from training.common.checkpoint import RENAMED_OPTIONS
 
 Config = TypeVar("Config", contravariant=True)
 
@@ -43,6 +44,9 @@ def run_cli(
     arguments = parser.parse_args(argv)
 
     def run() -> None:
-        work(load_config(defaults, arguments.config, arguments.overrides), quiet=arguments.quiet)
+        config = load_config(
+            defaults, arguments.config, arguments.overrides, renamed=RENAMED_OPTIONS
+        )
+        work(config, quiet=arguments.quiet)
 
     return exit_status(run, also=(FloatingPointError,))
