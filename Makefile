@@ -39,7 +39,7 @@ types:
 	$(BIN)/mypy
 
 slow: setup
-	$(BIN)/python -m pytest -q -m "slow and not gpu"
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -q -m "slow and not gpu"
 
 gpu: setup
 	$(BIN)/python -m pytest -q -m gpu

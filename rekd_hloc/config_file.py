@@ -71,8 +71,10 @@ def load_config(
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except OSError:
-        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise ValueError(f"configuration {path}: must read `key: value`") from error
     except Exception as error:  # the YAML parser's errors share no base with any other
         raise ValueError(f"configuration {path}: not YAML: {_one_line(error)}") from error
     if not isinstance(tree, dict):

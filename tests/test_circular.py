@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rekd_hloc.geometry import TWO_PI, angle_difference
@@ -20,7 +20,6 @@ def brute_density(samples, places, kernel=KERNEL):
     return height * TWO_PI / (len(samples) * kernel * math.sqrt(TWO_PI))
 
 
-@settings(deadline=None, max_examples=30)
 @given(angles)
 def test_modes_are_the_maxima_of_the_brute_force_density(values):
     samples = torch.tensor(values, dtype=torch.float64)
@@ -43,7 +42,6 @@ def test_one_sample_is_its_own_mode():
         assert 0 <= float(modes[0]) < TWO_PI
 
 
-@settings(deadline=None, max_examples=25)
 @given(angles, st.floats(0, TWO_PI), st.randoms(use_true_random=False))
 def test_modes_turn_with_the_samples_whatever_their_order(values, turn, random):
     samples = torch.tensor(values, dtype=torch.float64)

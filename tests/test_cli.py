@@ -200,7 +200,7 @@ def test_a_page_is_written_when_asked_for(images, tmp_path, monkeypatch, capsys)
     out = tmp_path / "out"
     report = {"num_images": 2, "num_registered": 2, "seconds": {"match": 1.5, "total": 1.5}}
 
-    def run(images, output, **options):
+    def run(images, output, options, **more):
         output.mkdir(exist_ok=True)
         (output / "report.json").write_text(json.dumps(report))
         return report

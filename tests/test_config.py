@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, repla
 from typing import Literal, get_args, get_origin
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rekd_hloc.config import (
@@ -203,7 +203,6 @@ def test_empty_files_and_sections_leave_the_defaults(tmp_path, text):
     assert load_config(ExtractConfig(), written(tmp_path, text)) == ExtractConfig()
 
 
-@settings(deadline=None, max_examples=20)
 @given(st.floats(0.01, 1), st.sampled_from(["none", "paper", "density"]), st.integers(1, 9))
 def test_overrides_round_trip(ratio, name, modes):
     overrides = [f"ratio={ratio!r}", f"filter={name}", f"max_modes={modes}"]

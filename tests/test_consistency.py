@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rekd_hloc.geometry import TWO_PI, rotation_about, warp_points
@@ -91,7 +91,6 @@ def test_half_a_turn_of_tolerance_keeps_all(keep):
 
 
 @pytest.mark.parametrize("keep", FILTERS)
-@settings(deadline=None, max_examples=15)
 @given(
     rotations=st.lists(st.integers(0, 359), min_size=1, max_size=12),
     at_a=st.floats(0, 6.28),
@@ -111,7 +110,6 @@ def test_a_common_turn_and_the_order_change_nothing(keep, rotations, at_a, rando
 
 
 @pytest.mark.parametrize("keep", FILTERS)
-@settings(deadline=None, max_examples=10)
 @given(num_right=st.integers(6, 12), turn=st.integers(0, 359), seed=st.integers(0, 99))
 def test_a_turn_of_one_image_turns_the_rotation_only(keep, num_right, turn, seed):
     rotations = [100.0] * num_right + spread(5, seed)

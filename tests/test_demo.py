@@ -16,8 +16,8 @@ def quick(monkeypatch):
     """SIFT in place of trained weights; lists the presets that were asked for."""
     asked = []
 
-    def load(conf, device, config):
-        asked.append(conf)
+    def load(options):
+        asked.append(options.conf)
         return SiftExtractor(num_keypoints=1200)
 
     monkeypatch.setattr(reconstruction, "_load_extractor", load)

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rekd_hloc.storage.features import FeatureStore, MatchStore
@@ -43,7 +43,6 @@ def test_features_come_back_after_closing_and_before(tmp_path):
     assert files(tmp_path) == ["f.h5"]
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     count=st.integers(0, 12),
     channels=st.integers(1, 9),

@@ -14,7 +14,7 @@ from tests.isolated import call
 HOLE_BYTES = 512
 """What a bad sector takes."""
 CHANGES = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6)
-FAST = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+FAST = settings(suppress_health_check=list(HealthCheck))
 LONG = settings(max_examples=1_000, deadline=None, suppress_health_check=list(HealthCheck))
 
 

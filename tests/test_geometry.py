@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rekd_hloc.geometry import (
@@ -67,7 +67,6 @@ def test_the_difference_is_the_shortest_turn_from_b_to_a(a, b):
 # ---------------------------------------------------------------- points
 
 
-@settings(deadline=None, max_examples=30)
 @given(seeds, st.integers(1, 12))
 def test_points_move_as_opencv_moves_them(seed, count):
     homography, xy = random_homography(seed), random_points(count, seed)
@@ -75,7 +74,6 @@ def test_points_move_as_opencv_moves_them(seed, count):
     assert np.allclose(warp_points(homography, xy).numpy(), expected, rtol=1e-9, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
 @given(seeds, st.integers(0, 12))
 def test_the_inverse_moves_back(seed, count):
     homography, xy = random_homography(seed), random_points(count, seed)
@@ -121,7 +119,6 @@ def test_nothing_is_written_into_the_arguments():
 # ---------------------------------------------------------------- first order
 
 
-@settings(deadline=None, max_examples=30)
 @given(seeds)
 def test_jacobian_angles_and_scales_are_those_of_a_small_square(seed):
     homography, xy = random_homography(seed), random_points(4, seed)

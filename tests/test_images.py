@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -224,7 +224,6 @@ def test_a_truncated_tiff_of_16_bits_is_refused(tmp_path):
         read_image(path)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     suffix=st.sampled_from(["jpg", "png", "tif", "gif", "webp"]),
     changes=st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), min_size=1, max_size=5),
@@ -329,7 +328,6 @@ def test_shrink_of_odd_sizes_keeps_one_pixel_at_least(size, small_size):
     assert small.shape == small_size
 
 
-@settings(max_examples=50, deadline=None)
 @given(height=st.integers(1, 90), width=st.integers(1, 90), max_side=st.integers(1, 99))
 def test_corners_stay_corners(height, width, max_side):
     small, small_from_image = shrink(torch.zeros(height, width), max_side)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rekd_hloc.config import DetectorConfig
@@ -44,7 +44,6 @@ def maxima_by_brute_force(score, window, border):
 sizes = st.integers(1, 12)
 
 
-@settings(max_examples=60, deadline=None)
 @given(sizes, sizes, st.sampled_from([1, 3, 5, 15]), st.integers(0, 3), st.integers(0, 9))
 def test_maxima_are_those_of_the_definition(height, width, window, border, seed):
     score = scores(height, width, seed, steps=9)  # rounded, so that there are plateaus
@@ -52,7 +51,6 @@ def test_maxima_are_those_of_the_definition(height, width, window, border, seed)
     assert as_set(found) == maxima_by_brute_force(score, window, border)
 
 
-@settings(max_examples=60, deadline=None)
 @given(sizes, sizes, st.sampled_from([1, 3, 5, 15]), st.integers(0, 9))
 def test_a_gpu_and_a_processor_find_the_same_maximum_of_a_window(height, width, window, seed):
     score = scores(height, width, seed) - 0.5
@@ -60,7 +58,6 @@ def test_a_gpu_and_a_processor_find_the_same_maximum_of_a_window(height, width, 
     assert torch.equal(keypoints._window_max_by_opencv(score, window), expected)
 
 
-@settings(max_examples=60, deadline=None)
 @given(sizes, sizes, st.sampled_from([0.0, 0.2]), st.integers(0, 9))
 def test_maxima_commute_with_a_quarter_turn(height, width, relief, seed):
     score = scores(height, width, seed, steps=9)
@@ -200,7 +197,6 @@ def test_distances_are_exact_far_from_the_origin_and_in_blocks():
     assert duplicates(beside.tolist(), level, score, block=7) == [True] * 300 + [False] * 300
 
 
-@settings(max_examples=80, deadline=None)
 @given(
     st.integers(1, 60),
     st.sampled_from([3.0, 20.0, 200.0]),

@@ -4,7 +4,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rekd_hloc.storage.features import MatchStore
@@ -40,7 +40,6 @@ def test_matches_come_back_in_either_order(tmp_path):
     assert files(tmp_path) == ["m.h5"]
 
 
-@settings(max_examples=40, deadline=None)
 @given(count=st.integers(0, 8), num_a=st.integers(8, 20), seed=st.integers(0, 2**20))
 def test_any_matches(count, num_a, seed, tmp_path_factory):
     path = tmp_path_factory.mktemp("any") / "m.h5"

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.metrics.auc import area_under_curve
@@ -52,7 +52,6 @@ def test_distinct_points_of_a_hand_worked_case():
     assert distinct_points(xy[:0]).tolist() == []
 
 
-@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 100))
 def test_distinct_points_equal_a_loop(count, seed):
     xy = random_points(count, seed, side=20.0)
@@ -60,7 +59,6 @@ def test_distinct_points_equal_a_loop(count, seed):
     assert distinct_points(xy.double()).tolist() == expected
 
 
-@settings(deadline=None, max_examples=25)
 @given(count=st.integers(0, 40), seed=st.integers(0, 10_000))
 def test_identity_is_perfect_and_order_does_not_matter(count, seed):
     xy = random_points(count, seed)
@@ -69,7 +67,6 @@ def test_identity_is_perfect_and_order_does_not_matter(count, seed):
     assert repeatability_rekd(xy, shuffled, IDENTITY) == expected
 
 
-@settings(deadline=None, max_examples=25)
 @given(a=st.integers(0, 30), b=st.integers(0, 30), seed=st.integers(0, 10_000))
 def test_nearest_distance_equals_brute_force(a, b, seed):
     points, others = random_points(a, seed), random_points(b, seed + 1)
@@ -131,7 +128,6 @@ def random_homography(seed: int) -> torch.Tensor:
     return torch.from_numpy(cv2.getPerspectiveTransform(corners, moved))
 
 
-@settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_repeatability_equals_brute_force_with_opencv_warping(seed):
     b_from_a = random_homography(seed)
@@ -163,7 +159,6 @@ def test_symmetric_repeatability_of_a_hand_worked_case():
     assert localisation == pytest.approx((1 + 2 + 1) / 3)
 
 
-@settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_symmetric_repeatability_is_symmetric_under_a_rigid_motion(seed):
     b_from_a = rotation_about(0.7, (30.0, 20.0))
@@ -207,7 +202,6 @@ def greedy(row: list[int], column: list[int], weight: list[float]) -> list[bool]
     return chosen
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     pairs=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 4)), max_size=25)
 )
@@ -240,7 +234,6 @@ def test_overlap_repeatability_knows_how_far_apart_is_too_far():
     assert repeatability_overlap(origin, one, torch.tensor([[12.0, 0.0]]), one) == 0.0
 
 
-@settings(deadline=None, max_examples=20)
 @given(count=st.integers(1, 30), seed=st.integers(0, 10_000))
 def test_overlap_repeatability_of_the_same_points_is_perfect(count, seed):
     xy = random_points(count, seed)
@@ -277,7 +270,6 @@ def test_auc_of_hand_worked_cases():
         assert math.isnan(area_under_curve([], threshold))
 
 
-@settings(deadline=None, max_examples=30)
 @given(errors=st.lists(st.floats(0, 20), min_size=1, max_size=20))
 def test_auc_equals_numeric_integration_and_grows_with_the_threshold(errors):
     thresholds = (3.0, 5.0, 10.0)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rekd_hloc.matching import nearest
@@ -56,7 +56,6 @@ def as_pairs(matches):
     return [tuple(row) for row in matches.index.tolist()]
 
 
-@settings(deadline=None, max_examples=30)
 @given(sizes, sizes, st.integers(0, 999), st.sampled_from([1.0, 0.95, 0.8]), st.integers(1, 13))
 def test_equals_brute_force_in_blocks_of_any_size(num_a, num_b, seed, ratio, block):
     for a, b in (
@@ -69,7 +68,6 @@ def test_equals_brute_force_in_blocks_of_any_size(num_a, num_b, seed, ratio, blo
         assert torch.allclose(matches.score, (a[i] * b[j]).sum(dim=1), atol=1e-6)
 
 
-@settings(deadline=None, max_examples=20)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 99))
 def test_the_other_way_round_gives_the_same_pairs(num_a, num_b, seed):
     a, b = unit_rows(num_a, seed=seed), unit_rows(num_b, seed=seed + 1)

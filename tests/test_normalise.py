@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rekd_hloc.features.detector.normalise import _box_mean, _box_mean_by_opencv, normalise_contrast
@@ -29,7 +29,6 @@ def by_brute_force(image, window):
     return result
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3, 5, 9]), st.integers(0, 99))
 def test_equals_the_definition_at_any_size(height, width, window, seed):
     image = np.random.default_rng(seed).uniform(0, 255, (height, width))

@@ -2,7 +2,7 @@ import itertools
 import logging
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rekd_hloc.matching.pairs import (
@@ -185,7 +185,6 @@ def test_names_that_no_line_can_hold_are_refused(tmp_path, name):
     assert path.read_text() == "old\n"
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.lists(
         st.text(st.characters(exclude_categories=("Cs", "Cc", "Z")), min_size=1, max_size=4),

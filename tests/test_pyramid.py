@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rekd_hloc.config import PAPER_DETECTOR, DetectorConfig
@@ -136,7 +136,6 @@ def test_places_left_free_go_to_the_strongest_left_over_or_stay_free():
     assert counts_of(level, kept) == {0: 58, 1: 10, 2: 3}
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=4, max_size=4), st.integers(1, 60), st.booleans())
 def test_never_more_than_asked_and_never_one_twice(counts, wanted, fill):
     config = DetectorConfig(max_keypoints=wanted, levels_up=1, levels_down=2, fill_budget=fill)

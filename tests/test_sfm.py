@@ -47,7 +47,7 @@ def test_a_method_may_end_in_a_budget():
 
 
 def test_a_wrong_method_is_named_before_the_work(tmp_path, caplog):
-    scene = render_scene(tmp_path / "scene", num_views=2)
+    scene = render_scene(tmp_path / "scene", num_views=2, size=(96, 72))
     arguments = ["--images", str(scene / "images"), "--reference", str(scene / "reference")]
     for name, message in (("rekd-n0", "max_keypoints"), ("rek", "no preset 'rek'")):
         out = tmp_path / name

@@ -2,7 +2,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rekd_hloc.types import Features, Keypoints, Matches
@@ -15,7 +15,6 @@ def rows(keypoints):
     return torch.cat([keypoints.xy, *(getattr(keypoints, f)[:, None] for f in FIELDS[1:])], dim=1)
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 12), st.data())
 def test_selecting_keypoints_keeps_rows_together(count, data):
     keypoints = random_keypoints(count)
