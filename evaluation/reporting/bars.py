@@ -85,12 +85,14 @@ def _draw_panel(axes: Axes, panel: BarPanel) -> None:
         panel.values, key=lambda m: sign * panel.values[m].get(labels[0], sign * worst)
     )
     height = 0.8 / len(labels)
+    largest = max(value for values in panel.values.values() for value in values.values())
+    number_format = "%.3f" if largest <= 1 else "%.1f"
     for index, label in enumerate(labels):
         known = [(at, panel.values[m][label]) for at, m in enumerate(methods)
                  if label in panel.values[m]]  # fmt: skip
         at = [place + (index - (len(labels) - 1) / 2) * height for place, _ in known]
         bars = axes.barh(at, [v for _, v in known], height * 0.92, color=COLORS[index], label=label)
-        axes.bar_label(bars, fmt="%.3g", padding=2, fontsize=6)
+        axes.bar_label(bars, fmt=number_format, padding=2, fontsize=6)
     axes.set_yticks(range(len(methods)), methods, fontsize=8)
     for tick, method in zip(axes.get_yticklabels(), methods, strict=True):
         tick.set_fontweight("bold" if method.startswith(OWN_PREFIX) else "normal")

@@ -26,7 +26,7 @@ COLORS = (
 COLUMNS = 2
 """Panels side by side."""
 PANEL_INCHES = (4.6, 3.1)
-PANEL_DPI = 90
+PANEL_DPI = 140
 SHADES = 6
 """Steps from white to each colour of a panel picture."""
 MAX_LEGEND_ROWS = 14
