@@ -36,6 +36,13 @@ def _at_least(config: object, bound: float, *names: str) -> None:
         _require(value >= bound, name, f"at least {bound}", value)
 
 
+def _between(config: object, low: float, high: float, *names: str) -> None:
+    """Every named option lies between the bounds; the upper one keeps memory and time sane."""
+    for name in names:
+        value = getattr(config, name)
+        _require(low <= value <= high, name, f"between {low} and {high}", value)
+
+
 def _above(config: object, bound: float, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
@@ -80,10 +87,11 @@ class NetworkConfig:
             "three positive counts",
             self.fields,
         )
-        _at_least(self, 1, "inner_levels")
+        _between(self, 1, 10, "inner_levels")
         _above(self, 1, "inner_factor")
         _above(self, 0, "pixel_range")
         _odd(self, "norm_window_px")
+        _between(self, 1, 1001, "norm_window_px")
         _at_least(self, 0, "blur_gain", "orientation_blur_px")
 
 
@@ -130,11 +138,14 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         _check_values(self)
         _at_least(self, 1, "max_keypoints")
-        _at_least(self, 0, "levels_up", "levels_down", "border_px", "min_prominence")
+        _at_least(self, 0, "border_px", "min_prominence")
+        _between(self, 0, 4, "levels_up")
+        _between(self, 0, 20, "levels_down")
         _at_least(self, -1, "tile_rows")
         _at_least(self, 0, "duplicate_radius_px")
         _above(self, 1, "factor")
         _odd(self, "nms_window_px")
+        _between(self, 1, 501, "nms_window_px")
 
 
 @dataclass(frozen=True)

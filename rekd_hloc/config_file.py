@@ -53,6 +53,7 @@ def load_config(
         sources.insert(0, (f"configuration {path}", _read_mapping(path)))
     merged = OmegaConf.structured(defaults)
     for source, tree in sources:
+        _refuse_interpolation(source, tree)
         for key, value in _assignments(source, defaults, tree, "", renamed):
             leaf = value
             for name in reversed(key.split(".")):
@@ -66,6 +67,22 @@ def load_config(
     except (OmegaConfBaseException, ValueError) as error:
         where = "; ".join(source for source, _ in sources) or "configuration"
         raise ValueError(f"{where}: {_reason(error)}") from error
+
+
+def _refuse_interpolation(source: str, value: Any, key: str = "") -> None:  # noqa: ANN401
+    """Refuse ``${...}``, which would read the environment or other options.
+
+    Raises:
+        ValueError: a text anywhere in the tree holds it.
+    """
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _refuse_interpolation(source, item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_interpolation(source, item, key)
+    elif isinstance(value, str) and "${" in value:
+        raise ValueError(f"{source}: {key} = {value!r}: ${{...}} is not replaced; write the value")
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
