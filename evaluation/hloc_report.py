@@ -44,10 +44,7 @@ PIPELINES = {
     "rekd + AdaLAM": ("{conf}", "adalam-rekd"),
 }
 """hloc's confs of the features and of the matcher, by what the table calls the pipeline."""
-UNFILTERED = {
-    "sift + NN-mutual + filter": "sift + NN-mutual",
-    "rekd + NN-rekd": "rekd + NN-mutual",
-}
+UNFILTERED = {"sift + NN-mutual + filter": "sift + NN-mutual", "rekd + NN-rekd": "rekd + NN-mutual"}
 """Pipelines with the orientation filter, and those that have the same matches without it."""
 ORIENTATIONS = ["upright", "rotated"]
 COLUMNS: dict[str, tuple[str, str, str]] = {

@@ -106,9 +106,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     protocol = PROTOCOLS[arguments.protocol]
     everything = list_pairs(arguments.data)
     pairs = select_split(
-        everything,
-        arguments.split,
-        without_high_resolution=protocol.without_high_resolution,
+        everything, arguments.split, without_high_resolution=protocol.without_high_resolution
     )
     if missing := what_is_missing(everything, arguments.split):
         logger.warning("%s: %s", arguments.data, missing)

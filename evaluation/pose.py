@@ -92,10 +92,7 @@ def _read_pairs(arguments: argparse.Namespace) -> PairSet:
         rotated = arguments.out / "cache" / "rotated-list"
         return read_pair_list(arguments.pairs, arguments.images, rotated)
     return read_model_pairs(
-        arguments.model,
-        arguments.images,
-        arguments.covisibility,
-        exhaustive=arguments.exhaustive,
+        arguments.model, arguments.images, arguments.covisibility, exhaustive=arguments.exhaustive
     )
 
 

@@ -131,11 +131,7 @@ def _describe(
         "data": "one picture",
         "date": today(),
         "methods": {
-            name: {
-                "provenance": methods[name].provenance,
-                "weights": methods[name].weights,
-                **row,
-            }
+            name: {"provenance": methods[name].provenance, "weights": methods[name].weights, **row}
             for name, row in rows.items()
         },
     }

@@ -10,7 +10,9 @@ import pytest
 from helpers import textured_image
 
 from evaluation.imc.dataset import read_scene
+from evaluation.oriented_ransac.consensus_loop import Improvement
 from evaluation.oriented_ransac.planes import PlanePair, homography_trial, study_planes
+from evaluation.oriented_ransac.sample_consensus import Estimate
 from evaluation.oriented_ransac.samplers import SAMPLERS
 from evaluation.oriented_ransac.scenes import EXACT, Noise, make_scene
 from evaluation.oriented_ransac.study import StudyOptions, load_pairs, main, study_images
@@ -19,7 +21,7 @@ from evaluation.oriented_ransac.trials import (
     TrialLog,
     adaptive_trial,
     feature_metrics,
-    last_within,
+    models_within,
     pose_trial,
     synthetic_trial,
 )
@@ -37,8 +39,11 @@ def planar_pair(share=0.6):
 
 
 def test_a_budget_gives_the_last_model_within_it():
-    assert last_within([0.1, 0.2, 0.4], ["a", "b", "c"], 0.3) == "b"
-    assert last_within([0.1], ["a"], 0.05) is None
+    history = tuple(Improvement(np.full((3, 3), t), t, 1) for t in (0.1, 0.2, 0.4))
+    estimate = Estimate(history[-1].model, np.ones(0, bool), 3, 0.5, 0.0, history)
+    none, second = models_within(estimate, (0.05, 0.3))
+    assert none is None
+    assert second is history[1].model
 
 
 @pytest.mark.parametrize("kind", list(SAMPLERS))

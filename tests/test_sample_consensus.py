@@ -3,13 +3,8 @@
 import numpy as np
 import pytest
 
-from evaluation.oriented_ransac.consensus_loop import samples_needed
-from evaluation.oriented_ransac.sample_consensus import (
-    ConsensusOptions,
-    estimate_essential,
-    estimate_fundamental,
-    estimate_homography,
-)
+from evaluation.oriented_ransac.consensus_loop import ConsensusOptions, samples_needed
+from evaluation.oriented_ransac.sample_consensus import estimate_model
 from evaluation.oriented_ransac.samplers import SAMPLERS, Sampler, draw_samples
 from evaluation.oriented_ransac.scenes import EXACT, Noise, make_scene
 from evaluation.oriented_ransac.two_view_models import (
@@ -30,11 +25,10 @@ OPTIONS = ConsensusOptions(threshold_px=2.0, max_samples=6000)
 
 def estimate(kind, scene, sampling, options=OPTIONS, seed=0):
     rng = np.random.default_rng(seed)
-    c = scene.correspondences
-    if kind == "essential":
-        return estimate_essential(c, scene.K, scene.K, rng, sampling=sampling, options=options)
-    functions = {"homography": estimate_homography, "fundamental": estimate_fundamental}
-    return functions[kind](c, rng, sampling=sampling, options=options)
+    K = (scene.K, scene.K)
+    return estimate_model(
+        kind, scene.correspondences, rng, intrinsics=K, sampling=sampling, options=options
+    )
 
 
 def scene_of(kind, share, num_matches=300, seed=0, noise=None):
@@ -148,3 +142,9 @@ def test_wrong_options_are_named():
             ConsensusOptions(**values)
     with pytest.raises(ValueError, match="inlier_share"):
         make_scene(np.random.default_rng(0), 10, 1.5)
+
+
+def test_an_essential_matrix_needs_the_intrinsics():
+    scene = scene_of("essential", 0.5)
+    with pytest.raises(ValueError, match="needs the intrinsics"):
+        estimate_model("essential", scene.correspondences, np.random.default_rng(0))

@@ -22,10 +22,7 @@ from rekd_hloc.types import Features, Keypoints
 KEYNET = "keynet"
 LEARNED = (KEYNET, "disk", "aliked-n16", "aliked-n16rot")
 FILES = {
-    "keynet": (
-        "keynet/keynet_pytorch.pth",
-        "https://github.com/axelBarroso/Key.Net-Pytorch",
-    ),
+    "keynet": ("keynet/keynet_pytorch.pth", "https://github.com/axelBarroso/Key.Net-Pytorch"),
     "disk": ("disk/disk-depth-save.pth", "https://github.com/cvlab-epfl/disk (depth-save.pth)"),
     "aliked-n16": ("aliked/aliked-n16.pth", "https://github.com/Shiaoming/ALIKED"),
     "aliked-n16rot": ("aliked/aliked-n16rot.pth", "https://github.com/Shiaoming/ALIKED"),

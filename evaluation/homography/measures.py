@@ -5,6 +5,7 @@ neighbours; metrics that end in ``_filtered`` are taken after the paper's orient
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -12,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evaluation.extractors.named_extractor import select
 from evaluation.metrics.homography import (
+    accuracy_of_matches,
     corner_error,
     distinct_points,
-    match_errors,
-    matching_accuracy,
     repeatability_overlap,
     repeatability_rekd,
     repeatability_symmetric,
@@ -62,36 +63,34 @@ def measure_rekd(pair: PairInput) -> Metrics:
         "repeatability": repeatability_rekd(xy_a, xy_b, pair.b_from_a),
         "distinct": (len(apart_a) + len(apart_b)) / count,
         "repeatability_distinct": repeatability_rekd(apart_a, apart_b, pair.b_from_a),
-        **_measure_matches(a, b, pair),
+        **_measure_accuracy(a, b, pair),
     }
 
 
 def measure_d2net(pair: PairInput) -> Metrics:
     """D2-Net's protocol: matching accuracy alone."""
     a, b = _strongest(pair.a, pair.num_used), _strongest(pair.b, pair.num_used)
-    return {"num_keypoints": (len(a) + len(b)) / 2, **_measure_matches(a, b, pair)}
+    return {"num_keypoints": (len(a) + len(b)) / 2, **_measure_accuracy(a, b, pair)}
 
 
-def _measure_matches(a: Features, b: Features, pair: PairInput) -> Metrics:
+def _measure_accuracy(a: Features, b: Features, pair: PairInput) -> Metrics:
+    return _measure_matches(
+        a, b, pair, "mma", lambda m: accuracy_of_matches(a, b, m, pair.b_from_a, THRESHOLDS_PX)
+    )
+
+
+def _measure_matches(
+    a: Features, b: Features, pair: PairInput, key: str,
+    measure: Callable[[Matches], float | list[float]],
+) -> Metrics:  # fmt: skip
+    """A metric of the mutual nearest neighbours, and of those that the orientation filter keeps."""
     matches = match_nearest(a.descriptors, b.descriptors)
-    metrics: Metrics = {
-        "mma": _accuracy(a, b, matches, pair),
-        "num_matches": len(matches),
-        "mma_filtered": None,
-        "num_matches_filtered": None,
-    }
+    metrics: Metrics = {key: measure(matches), "num_matches": len(matches)}
+    metrics |= {f"{key}_filtered": None, "num_matches_filtered": None}
     if pair.has_orientation:
         filtered = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
-        metrics |= {
-            "mma_filtered": _accuracy(a, b, filtered, pair),
-            "num_matches_filtered": len(filtered),
-        }
+        metrics |= {f"{key}_filtered": measure(filtered), "num_matches_filtered": len(filtered)}
     return metrics
-
-
-def _accuracy(a: Features, b: Features, matches: Matches, pair: PairInput) -> list[float]:
-    errors = match_errors(a.keypoints.xy, b.keypoints.xy, matches.index, pair.b_from_a)
-    return matching_accuracy(errors, THRESHOLDS_PX).tolist()
 
 
 def measure_keynet(pair: PairInput) -> Metrics:
@@ -135,20 +134,9 @@ def _visible_in_both(pair: PairInput) -> tuple[Keypoints, Keypoints]:
 def measure_homography(pair: PairInput) -> Metrics:
     """Corner error of the homography estimated from the matches."""
     a, b = _strongest(pair.a, pair.num_used), _strongest(pair.b, pair.num_used)
-    matches = match_nearest(a.descriptors, b.descriptors)
-    metrics: Metrics = {
-        "corner_error_px": _corner_error(a, b, matches, pair.b_from_a),
-        "num_matches": len(matches),
-        "corner_error_px_filtered": None,
-        "num_matches_filtered": None,
-    }
-    if pair.has_orientation:
-        filtered = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
-        metrics |= {
-            "corner_error_px_filtered": _corner_error(a, b, filtered, pair.b_from_a),
-            "num_matches_filtered": len(filtered),
-        }
-    return metrics
+    return _measure_matches(
+        a, b, pair, "corner_error_px", lambda m: _corner_error(a, b, m, pair.b_from_a)
+    )
 
 
 def _corner_error(a: Features, b: Features, matches: Matches, b_from_a: Tensor) -> float:
@@ -170,8 +158,7 @@ def _corner_error(a: Features, b: Features, matches: Matches, b_from_a: Tensor) 
 
 def _strongest(features: Features, count: int) -> Features:
     """The first ``count`` keypoints; features come strongest first."""
-    first = torch.arange(min(count, len(features)))
-    return Features(features.keypoints[first], features.descriptors[first], features.image_size)
+    return select(features, torch.arange(min(count, len(features))))
 
 
 def _cut(keypoints: Keypoints, count: int) -> Keypoints:

@@ -102,10 +102,7 @@ def make_tables(
         count = len({result.sequence for result in one})
         title = f"{part or split}: protocol {protocol.name}, sequences: {count}, pairs: {len(one)}"
         rows = [
-            [
-                name,
-                *read_columns(protocol, protocol.summarise([r.metrics for r in measured])),
-            ]
+            [name, *read_columns(protocol, protocol.summarise([r.metrics for r in measured]))]
             for name, measured in chosen.items()
         ]
         tables.append(Table(title, ["method", *(c.header for c in protocol.columns)], rows))

@@ -226,12 +226,7 @@ def _reconstruct(task: BagTask) -> list[Any]:
         copy = Path(folder) / "database.db"
         shutil.copyfile(task.database, copy)
         return map_scene(
-            copy,
-            no_colours,
-            sparse,
-            seed=task.seed,
-            structure_less=False,
-            names=task.names,
+            copy, no_colours, sparse, seed=task.seed, structure_less=False, names=task.names
         )
 
 

@@ -1,4 +1,4 @@
-"""Figures of merit for keypoints and matches under a known homography, on arrays alone.
+"""Metrics of keypoints and matches under a known homography, on arrays alone.
 
 Four protocols call themselves "HPatches repeatability"; every function here says in its name or its
 docstring which one it is. All points are in pixels, integer coordinates at pixel centres. Nothing
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from rekd_hloc.geometry import angle_difference, warp_angles, warp_points
+from rekd_hloc.types import Features, Matches
 
 CIRCLE_RADIUS_PX = 30.0
 """Radius to which the larger of two circles is brought before their overlap is taken (Key.Net)."""
@@ -183,6 +184,18 @@ def matching_accuracy(
     if len(error_px) == 0:
         return torch.zeros(len(thresholds_px))
     return (error_px[:, None] <= thresholds_px[None, :].to(error_px)).float().mean(dim=0)
+
+
+def accuracy_of_matches(
+    a: Features,
+    b: Features,
+    matches: Matches,
+    b_from_a: Float[Tensor, "3 3"],
+    thresholds_px: Float[Tensor, " threshold"],
+) -> list[float]:
+    """Matching accuracy of features at each threshold."""
+    errors = match_errors(a.keypoints.xy, b.keypoints.xy, matches.index, b_from_a)
+    return matching_accuracy(errors, thresholds_px).tolist()
 
 
 def visible_points(

@@ -50,9 +50,7 @@ def frame_rows(c: Correspondences) -> Rows:
 
 
 def has_right_signs(
-    fundamental: Float64[np.ndarray, "model 3 3"],
-    c: Correspondences,
-    tolerance_deg: float = 0.0,
+    fundamental: Float64[np.ndarray, "model 3 3"], c: Correspondences, tolerance_deg: float = 0.0
 ) -> Bool[np.ndarray, "model correspondence"]:
     """Whether angles lie on matching sides of the epipolar lines: exact, whatever the scales.
 

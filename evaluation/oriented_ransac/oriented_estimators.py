@@ -10,11 +10,8 @@ from functools import partial
 
 import numpy as np
 
-from evaluation.oriented_ransac.sample_consensus import (
-    ConsensusOptions,
-    estimate_essential,
-    estimate_fundamental,
-)
+from evaluation.oriented_ransac.consensus_loop import ConsensusOptions
+from evaluation.oriented_ransac.sample_consensus import estimate_model
 from evaluation.relative_pose.correspondences import Correspondences
 from evaluation.relative_pose.estimators import (
     Estimator,
@@ -39,14 +36,10 @@ def _estimate(kind: str, sampling: str, task: Task) -> TwoView | None:
     rng = np.random.default_rng(task.seed)
     if task.orientations is None:
         refuse_without_angles(f"{kind}-{sampling}", "these features")
-    steps = task.orientations or (np.ones_like(task.xy_a), np.ones_like(task.xy_b))
-    matched = Correspondences(task.xy_a, task.xy_b, *steps)
-    if kind == "essential":
-        estimate = estimate_essential(
-            matched, task.K_a, task.K_b, rng, sampling=sampling, options=options
-        )
-    else:
-        estimate = estimate_fundamental(matched, rng, sampling=sampling, options=options)
+    orientations = task.orientations or (np.ones_like(task.xy_a), np.ones_like(task.xy_b))
+    matched = Correspondences(task.xy_a, task.xy_b, *orientations)
+    K = (task.K_a, task.K_b)
+    estimate = estimate_model(kind, matched, rng, intrinsics=K, sampling=sampling, options=options)
     if estimate.model is None or not estimate.inliers.any():
         return None
     xy_a, xy_b = task.xy_a[estimate.inliers], task.xy_b[estimate.inliers]

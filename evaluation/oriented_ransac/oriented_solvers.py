@@ -135,9 +135,7 @@ def _null_vector(
     return start[:, :, 0]
 
 
-def _weights(
-    monomials: Float64[np.ndarray, "sample monomial"],
-) -> Float64[np.ndarray, "sample 3"]:
+def _weights(monomials: Float64[np.ndarray, "sample monomial"]) -> Float64[np.ndarray, "sample 3"]:
     """x : y : z from the vector of monomials, as x^2 x : x^2 y : x^2 z for the largest cube."""
     largest = abs(monomials[:, CUBES]).argmax(axis=1)
     weights = np.take_along_axis(monomials, np.array(LINEAR)[largest], axis=1)

@@ -13,9 +13,16 @@ from evaluation.extractors.extraction import extract_images
 from evaluation.extractors.registry import load_extractor
 from evaluation.homography.homographies import HomographyPair, list_pairs
 from evaluation.metrics.homography import corner_error
-from evaluation.oriented_ransac.sample_consensus import ConsensusOptions, estimate_homography
+from evaluation.oriented_ransac.sample_consensus import estimate_model
 from evaluation.oriented_ransac.samplers import SAMPLERS
-from evaluation.oriented_ransac.trials import Metrics, TrialLog, last_within, pair_key
+from evaluation.oriented_ransac.trials import (
+    Metrics,
+    TrialLog,
+    effort,
+    models_within,
+    pair_key,
+    timed_options,
+)
 from evaluation.oriented_ransac.two_view_models import homography_model
 from evaluation.relative_pose.correspondences import Correspondences, Matrix, correspondences_of
 from evaluation.reporting.report import Cell, Table
@@ -53,7 +60,7 @@ class PlanePair:
         return float((errors < THRESHOLD_PX**2).mean())
 
 
-def load_planar_pairs(
+def load_plane_pairs(
     data: Path, method_name: str, ratio: float, num_keypoints: int, cache: Path
 ) -> list[PlanePair]:
     """Matched pairs of a folder or list of homographies.
@@ -73,20 +80,14 @@ def homography_trial(
     pair: PlanePair, sampling: str, seed: int, budgets: Sequence[float]
 ) -> Metrics:
     """Corner errors in pixels of the homographies found within each budget of seconds."""
-    options = ConsensusOptions(
-        THRESHOLD_PX, max_seconds=budgets[-1], max_samples=10**9, is_adaptive=False
-    )
-    rng = np.random.default_rng(seed)
-    estimate = estimate_homography(pair.c, rng, sampling=sampling, options=options)
+    options, rng = timed_options(THRESHOLD_PX, budgets), np.random.default_rng(seed)
+    estimate = estimate_model("homography", pair.c, rng, sampling=sampling, options=options)
     truth = torch.from_numpy(pair.b_from_a)
-    times = [step.seconds for step in estimate.history]
-    errors = []
-    for budget in budgets:
-        model = last_within(times, [step.model for step in estimate.history], budget)
-        estimated = None if model is None else torch.from_numpy(model)
-        errors.append(np.inf if estimated is None else corner_error(estimated, truth, pair.size_a))
-    effort = {"num_samples": estimate.num_samples, "seconds": estimate.seconds}
-    return {"errors_px": errors, **effort}
+    errors = [
+        np.inf if model is None else corner_error(torch.from_numpy(model), truth, pair.size_a)
+        for model in models_within(estimate, budgets)
+    ]
+    return {"errors_px": errors, **effort(estimate)}
 
 
 def study_planes(

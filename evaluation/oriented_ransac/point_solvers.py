@@ -121,9 +121,7 @@ def determinant_cubic(
     return np.stack(parts, axis=-1)
 
 
-def cubic_roots(
-    coefficients: Float64[np.ndarray, "sample 4"],
-) -> Float64[np.ndarray, "sample 3"]:
+def cubic_roots(coefficients: Float64[np.ndarray, "sample 4"]) -> Float64[np.ndarray, "sample 3"]:
     """Real roots of cubics given from the constant term on; nan for those that are not real."""
     with np.errstate(all="ignore"):
         c0, c1, c2, c3 = coefficients.T

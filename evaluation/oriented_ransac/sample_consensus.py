@@ -6,7 +6,6 @@ constraints derived in :mod:`evaluation.oriented_ransac.oriented_constraints`, t
 :mod:`evaluation.oriented_ransac.consensus_loop`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,14 +20,6 @@ from evaluation.oriented_ransac.two_view_models import (
     homography_model,
 )
 from evaluation.relative_pose.correspondences import Correspondences, Matrix
-
-__all__ = [
-    "ConsensusOptions",
-    "Estimate",
-    "estimate_essential",
-    "estimate_fundamental",
-    "estimate_homography",
-]
 
 DEFAULTS = ConsensusOptions()
 
@@ -54,90 +45,57 @@ class Estimate:
     history: tuple[Improvement, ...]
 
 
-def estimate_homography(
+def estimate_model(
+    kind: str,
     c: Correspondences,
     rng: np.random.Generator,
     *,
+    intrinsics: tuple[Matrix, Matrix] | None = None,
     sampling: str = "oriented",
     options: ConsensusOptions = DEFAULTS,
 ) -> Estimate:
-    """H with ``x_b ~ H x_a`` in pixels.
+    """Estimate H: ``x_b ~ H x_a``, F: ``x_b^T F x_a = 0``, or E: ``ray_b^T E ray_a = 0``.
 
     Args:
-        c: matches in pixels, from ``make_correspondences`` (arrays) or ``correspondences_of``
-            (features) of :mod:`evaluation.oriented_ransac.oriented_constraints`; ``points`` ignores
-            angles and scales.
+        kind: ``homography``, ``fundamental`` or ``essential``.
+        c: matches in pixels, from ``make_correspondences`` or ``correspondences_of``; ``points``
+            ignores angles and scales.
         rng: source of the samples; equal states give equal results unless time ends the sampling.
-        sampling: ``oriented`` or ``steps`` (samples of 2), ``angles`` (3, without scales),
-            ``signed`` or ``points`` (4).
-        options: threshold in pixels and limits.
+        intrinsics: K of images a and b, last row 0, 0, 1; only E needs them, for rays ``K^-1 x``.
+        sampling: a name of :mod:`evaluation.oriented_ransac.samplers`.
+        options: limits, and the threshold, which is in pixels for E too.
 
     Raises:
-        ValueError: there is no such sampling.
+        ValueError: there is no such sampling, or E lacks the intrinsics.
     """
     frame_a, frame_b = common_frame(c)
-    inside = c.moved(frame_a, frame_b)
-    problem = _problem("homography", sampling, homography_model(inside), inside, frame_a, options)
-    back = np.linalg.inv(frame_b)
-    return _estimate(problem, rng, options, lambda model: back @ model @ frame_a)
-
-
-def estimate_fundamental(
-    c: Correspondences,
-    rng: np.random.Generator,
-    *,
-    sampling: str = "oriented",
-    options: ConsensusOptions = DEFAULTS,
-) -> Estimate:
-    """F with ``x_b^T F x_a = 0`` in pixels.
-
-    Args:
-        c: matches in pixels, as for :func:`estimate_homography`.
-        rng: source of the samples.
-        sampling: ``oriented`` (samples of 4), ``frames`` (3), ``signed`` or ``points`` (7).
-        options: threshold in pixels and limits.
-
-    Raises:
-        ValueError: there is no such sampling.
-    """
-    frame_a, frame_b = common_frame(c)
-    inside = c.moved(frame_a, frame_b)
-    problem = _problem("fundamental", sampling, epipolar_model(inside), inside, frame_a, options)
-    return _estimate(problem, rng, options, lambda model: frame_b.T @ model @ frame_a)
-
-
-def estimate_essential(
-    c: Correspondences,
-    K_a: Matrix,
-    K_b: Matrix,
-    rng: np.random.Generator,
-    *,
-    sampling: str = "oriented",
-    options: ConsensusOptions = DEFAULTS,
-) -> Estimate:
-    """E with ``ray_b^T E ray_a = 0`` for rays ``K^-1 x``; errors are in pixels.
-
-    Args:
-        c: matches in pixels, as for :func:`estimate_homography`.
-        K_a: intrinsics of image a in the frame of its points; last row 0, 0, 1.
-        K_b: intrinsics of image b.
-        rng: source of the samples.
-        sampling: ``oriented`` (samples of 3), ``frames`` (2), ``signed`` or ``points`` (5).
-        options: threshold in pixels and limits.
-
-    Raises:
-        ValueError: there is no such sampling.
-    """
-    frame_a, frame_b = common_frame(c)
-    ray_from_a, ray_from_b = np.linalg.inv(K_a), np.linalg.inv(K_b)
-    kind = epipolar_model(
-        c.moved(frame_a, frame_b),
-        ray_from_a @ np.linalg.inv(frame_a),
-        ray_from_b @ np.linalg.inv(frame_b),
-    )
-    rays = c.moved(ray_from_a, ray_from_b)
-    problem = _problem("essential", sampling, kind, rays, frame_a, options)
-    return _estimate(problem, rng, options, lambda model: model)
+    inside = sampled = c.moved(frame_a, frame_b)
+    model: TwoViewModel
+    if kind == "homography":
+        model = homography_model(inside)
+        left, right = np.linalg.inv(frame_b), frame_a
+    elif kind == "fundamental":
+        model = epipolar_model(inside)
+        left, right = frame_b.T, frame_a
+    elif intrinsics is None:
+        raise ValueError("an essential matrix needs the intrinsics of both images")
+    else:
+        rays = [np.linalg.inv(matrix) for matrix in intrinsics]
+        frames = frame_a, frame_b
+        pixels = [ray @ np.linalg.inv(frame) for ray, frame in zip(rays, frames, strict=True)]
+        model = epipolar_model(inside, *pixels)
+        sampled = c.moved(*rays)
+        left = right = np.eye(3)
+    problem = _problem(kind, sampling, model, sampled, frame_a, options)
+    result = run(problem, rng, options)
+    history = []
+    for step in result.history:
+        matrix = left @ step.model @ right
+        history.append(replace(step, model=matrix / np.linalg.norm(matrix)))
+    return Estimate(
+        history[-1].model if history else None,
+        result.inliers, result.num_samples, result.seconds, result.cost, tuple(history),
+    )  # fmt: skip
 
 
 def _problem(
@@ -148,24 +106,3 @@ def _problem(
     sampler, points = find_sampler(kind, sampling), find_sampler(kind, "points")
     squared = float(options.threshold_px * frame[0, 0]) ** 2
     return Problem(model, sampled, sampler, points, squared)
-
-
-def _estimate(
-    problem: Problem,
-    rng: np.random.Generator,
-    options: ConsensusOptions,
-    to_pixels: Callable[[Matrix], Matrix],
-) -> Estimate:
-    estimate = run(problem, rng, options)
-    history = []
-    for step in estimate.history:
-        model = to_pixels(step.model)
-        history.append(replace(step, model=model / np.linalg.norm(model)))
-    return Estimate(
-        history[-1].model if history else None,
-        estimate.inliers,
-        estimate.num_samples,
-        estimate.seconds,
-        estimate.cost,
-        tuple(history),
-    )

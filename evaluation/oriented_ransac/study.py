@@ -24,7 +24,7 @@ from evaluation.extractors.extraction import extract_images
 from evaluation.extractors.registry import load_extractor
 from evaluation.imc.dataset import Scene, list_scenes
 from evaluation.metrics.pose import mean_average_accuracy, paired_difference, relative_pose
-from evaluation.oriented_ransac.planes import load_planar_pairs, study_planes
+from evaluation.oriented_ransac.planes import load_plane_pairs, study_planes
 from evaluation.oriented_ransac.samplers import SAMPLERS
 from evaluation.oriented_ransac.trials import (
     Metrics,
@@ -227,7 +227,7 @@ def _run(arguments: argparse.Namespace, options: StudyOptions) -> str:
             pairs = {s.name: load_pairs(s, name, ratio, cache, options) for s in scenes}
             tables += study_images(log, pairs, label, options) if pairs else []
             if arguments.homographies is not None:
-                planes = load_planar_pairs(
+                planes = load_plane_pairs(
                     arguments.homographies, name, ratio, options.num_keypoints, cache
                 )
                 seeds = range(options.seed, options.seed + NUM_PLANE_SEEDS)

@@ -16,14 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from evaluation.metrics.pose import pose_error_deg
+from evaluation.oriented_ransac.consensus_loop import ConsensusOptions
 from evaluation.oriented_ransac.oriented_constraints import has_right_signs, oriented_residual
-from evaluation.oriented_ransac.sample_consensus import (
-    ConsensusOptions,
-    Estimate,
-    estimate_essential,
-    estimate_fundamental,
-    estimate_homography,
-)
+from evaluation.oriented_ransac.sample_consensus import Estimate, estimate_model
 from evaluation.oriented_ransac.samplers import SIGN_TOLERANCE_DEG
 from evaluation.oriented_ransac.scenes import Noise, Scene, cross_matrix, make_scene
 from evaluation.oriented_ransac.two_view_models import epipolar_model, homography_model
@@ -113,14 +108,13 @@ def synthetic_trial(
     rng = np.random.default_rng(seed)
     is_planar = kind == "homography"
     scene = make_scene(rng, num_matches, share, noise=noise or Noise(), is_planar=is_planar)
-    options = ConsensusOptions(
-        SYNTHETIC_THRESHOLD_PX, max_seconds=budgets[-1], max_samples=10**9, is_adaptive=False
-    )
-    estimate = _estimate(kind, scene.correspondences, scene.K, scene.K, rng, sampling, options)
-    is_right = [_explains(kind, scene, model.model) for model in estimate.history]
-    times = [model.seconds for model in estimate.history]
-    last = [last_within(times, is_right, budget) for budget in budgets]
-    return {"found": [bool(value) for value in last], **_effort(estimate)}
+    estimate = estimate_model(
+        kind, scene.correspondences, rng, intrinsics=(scene.K, scene.K), sampling=sampling,
+        options=timed_options(SYNTHETIC_THRESHOLD_PX, budgets),
+    )  # fmt: skip
+    models = models_within(estimate, budgets)
+    is_right = [model is not None and _explains(kind, scene, model) for model in models]
+    return {"found": is_right, **effort(estimate)}
 
 
 def pose_trial(
@@ -132,29 +126,22 @@ def pose_trial(
     threshold_px: float,
 ) -> Metrics:
     """Pose errors in degrees of the models found within each budget; inf where there is none."""
-    rng = np.random.default_rng(seed)
-    options = ConsensusOptions(
-        threshold_px, max_seconds=budgets[-1], max_samples=10**9, is_adaptive=False
-    )
-    estimate = _estimate(kind, pair.c, pair.K_a, pair.K_b, rng, sampling, options)
-    times = [step.seconds for step in estimate.history]
-    errors = []
-    for budget in budgets:
-        model = last_within(times, [step.model for step in estimate.history], budget)
-        pose = None if model is None else _pose(pair, kind, model, threshold_px)
-        errors.append(pose_error_deg(pose, pair.pose))
-    return {"errors_deg": errors, **_effort(estimate)}
+    options = timed_options(threshold_px, budgets)
+    estimate = _estimate_pair(pair, kind, sampling, seed, options)
+    errors = [
+        _pose_error(pair, kind, model, threshold_px) for model in models_within(estimate, budgets)
+    ]
+    return {"errors_deg": errors, **effort(estimate)}
 
 
 def adaptive_trial(
     pair: PosedPair, kind: str, sampling: str, seed: int, max_seconds: float, threshold_px: float
 ) -> Metrics:
     """Pose error and effort where the share of inliers ends the sampling, as in ordinary use."""
-    rng = np.random.default_rng(seed)
     options = ConsensusOptions(threshold_px, max_seconds=max_seconds, max_samples=10**9)
-    estimate = _estimate(kind, pair.c, pair.K_a, pair.K_b, rng, sampling, options)
-    pose = None if estimate.model is None else _pose(pair, kind, estimate.model, threshold_px)
-    return {"error_deg": pose_error_deg(pose, pair.pose), **_effort(estimate)}
+    estimate = _estimate_pair(pair, kind, sampling, seed, options)
+    error = _pose_error(pair, kind, estimate.model, threshold_px)
+    return {"error_deg": error, **effort(estimate)}
 
 
 def feature_metrics(pair: PosedPair, threshold_px: float) -> Metrics:
@@ -172,20 +159,31 @@ def feature_metrics(pair: PosedPair, threshold_px: float) -> Metrics:
     }
 
 
-def last_within(times: Sequence[float], values: Sequence[Any], budget: float) -> Any:
-    """The last value that was there within the budget."""
-    known = [value for time, value in zip(times, values, strict=True) if time <= budget]
-    return known[-1] if known else None
+def timed_options(threshold_px: float, budgets: Sequence[float]) -> ConsensusOptions:
+    """Sampling that only the largest budget ends."""
+    return ConsensusOptions(
+        threshold_px, max_seconds=budgets[-1], max_samples=10**9, is_adaptive=False
+    )
 
 
-def _estimate(
-    kind: str, c: Correspondences, K_a: Matrix, K_b: Matrix, rng: np.random.Generator,
-    sampling: str, options: ConsensusOptions,
-) -> Estimate:  # fmt: skip
-    if kind == "essential":
-        return estimate_essential(c, K_a, K_b, rng, sampling=sampling, options=options)
-    estimate = {"homography": estimate_homography, "fundamental": estimate_fundamental}[kind]
-    return estimate(c, rng, sampling=sampling, options=options)
+def models_within(estimate: Estimate, budgets: Sequence[float]) -> list[Matrix | None]:
+    """The last model that was there within each budget of seconds; None where there was none."""
+    return [
+        next((step.model for step in reversed(estimate.history) if step.seconds <= budget), None)
+        for budget in budgets
+    ]
+
+
+def effort(estimate: Estimate) -> Mapping[str, float]:
+    """The samples and seconds that an estimate took."""
+    return {"num_samples": estimate.num_samples, "seconds": estimate.seconds}
+
+
+def _estimate_pair(
+    pair: PosedPair, kind: str, sampling: str, seed: int, options: ConsensusOptions
+) -> Estimate:
+    rng, K = np.random.default_rng(seed), (pair.K_a, pair.K_b)
+    return estimate_model(kind, pair.c, rng, intrinsics=K, sampling=sampling, options=options)
 
 
 def _explains(kind: str, scene: Scene, model: Matrix) -> bool:
@@ -204,6 +202,11 @@ def _inliers(
     return np.asarray(problem.squared_errors(model[None])[0] < threshold_px**2)
 
 
+def _pose_error(pair: PosedPair, kind: str, model: Matrix | None, threshold_px: float) -> float:
+    pose = None if model is None else _pose(pair, kind, model, threshold_px)
+    return pose_error_deg(pose, pair.pose)
+
+
 def _pose(pair: PosedPair, kind: str, model: Matrix, threshold_px: float) -> Pose | None:
     inverse_a, inverse_b = np.linalg.inv(pair.K_a), np.linalg.inv(pair.K_b)
     fundamental = inverse_b.T @ model @ inverse_a if kind == "essential" else model
@@ -213,10 +216,6 @@ def _pose(pair: PosedPair, kind: str, model: Matrix, threshold_px: float) -> Pos
         return pose_from_fundamental(model, chosen.xy_a, chosen.xy_b, pair.K_a, pair.K_b)
     rays = chosen.moved(inverse_a, inverse_b)
     return pose_from_essential(model, rays.xy_a, rays.xy_b)
-
-
-def _effort(estimate: Estimate) -> Mapping[str, float]:
-    return {"num_samples": estimate.num_samples, "seconds": estimate.seconds}
 
 
 def _read_line(line: str) -> tuple[str, Metrics] | None:

@@ -116,10 +116,7 @@ def open_resources(arguments: argparse.Namespace) -> Iterator[Resources]:
 
 
 def write_stereo(
-    out: Path,
-    runs: Sequence[ExtractorRun],
-    plan: StereoPlan,
-    record: Mapping[str, Any],
+    out: Path, runs: Sequence[ExtractorRun], plan: StereoPlan, record: Mapping[str, Any]
 ) -> str:
     """Write results.json, table.md, pairs.csv, curves and report.html.
 

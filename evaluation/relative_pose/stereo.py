@@ -20,12 +20,7 @@ from evaluation.metrics.pose import mean_average_accuracy
 from evaluation.relative_pose.dataset import PairSet
 from evaluation.relative_pose.estimation import PairResult, estimate_pairs
 from evaluation.relative_pose.estimators import RansacOptions, refuse_without_angles
-from evaluation.relative_pose.matching import (
-    Matched,
-    match_label,
-    match_pairs,
-    without_orientation,
-)
+from evaluation.relative_pose.matching import Matched, match_label, match_pairs, without_orientation
 from rekd_hloc.config import MatchConfig
 
 logger = logging.getLogger(__name__)

@@ -20,14 +20,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluation.extractors.extraction import digest_of, extract_by_content
+from evaluation.extractors.named_extractor import select
 from evaluation.extractors.registry import NamedExtractor, limit
-from evaluation.metrics.homography import match_errors, matching_accuracy, repeatability_rekd
+from evaluation.metrics.homography import accuracy_of_matches, repeatability_rekd
 from evaluation.robustness.transforms import TransformKind, transform_image
 from rekd_hloc.geometry import angle_difference, warp_angles, warp_points
 from rekd_hloc.images import read_color
 from rekd_hloc.matching.consistency import filter_paper
 from rekd_hloc.matching.nearest import match_nearest
-from rekd_hloc.types import Features, Matches
+from rekd_hloc.types import Features
 
 PRECISE_PX = 1.5
 """Keypoints of both images within this distance count as one; their angles are compared."""
@@ -90,11 +91,11 @@ def compare(
     errors = angle_errors(a, b, transformed_from_image)
     return Comparison(
         repeatability=repeatability_rekd(a.keypoints.xy, b.keypoints.xy, transformed_from_image),
-        mma=_accuracy(a, b, matches, transformed_from_image),
+        mma=accuracy_of_matches(a, b, matches, transformed_from_image, THRESHOLDS_PX),
         num_matches=len(matches),
         precise_repeatability=len(errors) / max(len(a), 1),
         angle_errors_deg=errors,
-        mma_filtered=_accuracy(a, b, filtered, transformed_from_image),
+        mma_filtered=accuracy_of_matches(a, b, filtered, transformed_from_image, THRESHOLDS_PX),
         num_matches_filtered=len(filtered),
         num_keypoints=len(a),
     )
@@ -214,11 +215,4 @@ def _off_border(
     xy = warp_points(image_from_features, features.keypoints.xy.double())
     limit_xy = xy.new_tensor(size) - 1 - MARGIN_PX
     inside = ((xy >= MARGIN_PX) & (xy <= limit_xy)).all(dim=1)
-    return Features(features.keypoints[inside], features.descriptors[inside], features.image_size)
-
-
-def _accuracy(
-    a: Features, b: Features, matches: Matches, b_from_a: Float[Tensor, "3 3"]
-) -> list[float]:
-    errors = match_errors(a.keypoints.xy, b.keypoints.xy, matches.index, b_from_a)
-    return matching_accuracy(errors, THRESHOLDS_PX).tolist()
+    return select(features, inside)
