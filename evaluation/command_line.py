@@ -19,6 +19,18 @@ def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     )
 
 
+def require_positive(arguments: argparse.Namespace, *options: str) -> None:
+    """Refuse counts below 1 that were given.
+
+    Raises:
+        ValueError: it names the option.
+    """
+    for option in options:
+        value = getattr(arguments, option)
+        if value is not None and value < 1:
+            raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {value}")
+
+
 def exit_status(work: Callable[[], int | None], *, also: tuple[type[Exception], ...] = ()) -> int:
     """Do a program's work, with its log on standard error.
 

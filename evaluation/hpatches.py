@@ -15,8 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.command_line import exit_status, make_parser
+from evaluation.command_line import exit_status, make_parser, require_positive
 from evaluation.extractors.classical import NO_CAP
+from evaluation.extractors.options import require_distinct
 from evaluation.extractors.registry import EXTRACTORS, NamedExtractor, load_extractor
 from evaluation.homography.homographies import HomographyPair, list_pairs
 from evaluation.homography.protocols import PROTOCOLS, Protocol
@@ -39,40 +40,24 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser; the options of the paper's code have their counterparts here."""
     parser = make_parser("evaluation.hpatches", __doc__)
     add = parser.add_argument
-    add(
-        "--data",
-        type=Path,
-        required=True,
-        metavar="DIR",
+    add("--data", type=Path, required=True, metavar="DIR",
         help="folder of sequences (HPatches: 1.ppm, H_1_2; Oxford: img1.png, H1to2p), or a text "
-        "file with lines `image_a image_b homography`",
-    )
+        "file with lines `image_a image_b homography`")  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR", help="folder for results")
-    add(
-        "--method",
-        action="append",
-        default=[],
-        metavar="NAME",
+    add("--method", action="append", default=[], metavar="NAME",
         help=f"may be given again: {', '.join(EXTRACTORS)}; DETECTOR+rekd-hardnet "
         "(a peer's keypoints with our descriptor); file:PATH (features that hloc stored)",
-    )
-    add(
-        "--features",
-        type=Path,
-        metavar="DIR",
+    )  # fmt: skip
+    add("--features", type=Path, metavar="DIR",
         help="evaluate DIR/METHOD.h5, extracted before; without --method all files of DIR",
-    )
+    )  # fmt: skip
     add("--protocol", choices=list(PROTOCOLS), default="rekd", help="default rekd")
     add("--split", choices=SPLITS, default="full", help="sequences of HPatches; default full")
     add("--num-keypoints", type=int, metavar="N", help="used of each image; rekd: 1000")
     add("--num-extracted", type=int, metavar="N", help="asked of a method; rekd: 1500")
-    add(
-        "--exp-name",
-        "--name",
-        dest="name",
-        metavar="NAME",
+    add("--exp-name", "--name", dest="name", metavar="NAME",
         help="results go to OUT/NAME; features are shared between the experiments of OUT",
-    )
+    )  # fmt: skip
     add("--weights", type=Path, metavar="DIR", help="folder of the peers' weights")
     add("--device", default="auto", help="cpu, cuda, or auto (default)")
     add("--num-threads", type=int, default=1, metavar="N", help="sequences at once; default 1")
@@ -83,12 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_our_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("options of the methods rekd, rekd-upright, ...").add_argument
     add("--detector-weights", metavar="NAME", help="shipped name or file")
-    add(
-        "--descriptor",
-        metavar="NAME",
+    add("--descriptor", metavar="NAME",
         help="default (shipped), official (HardNet++), sosnet, hynet, or a file; also of "
-        "+rekd-hardnet",
-    )
+        "+rekd-hardnet")  # fmt: skip
     add("--levels-up", type=int, metavar="N", help="pyramid levels above the image's size")
     add("--levels-down", type=int, metavar="N", help="pyramid levels below the image's size")
     add("--nms-size", "--nms-window", dest="nms_window", type=int, metavar="PX", help="odd")
@@ -130,17 +112,13 @@ def read_overrides(arguments: argparse.Namespace) -> list[str]:
 def _load_extractors(
     arguments: argparse.Namespace, protocol: Protocol
 ) -> dict[str, NamedExtractor]:
+    require_distinct(arguments.method)
     names = {name: name for name in arguments.method}
-    if len(names) < len(arguments.method):
-        raise ValueError(f"a method is given twice: {', '.join(arguments.method)}")
     if arguments.features is not None:
         names = _stored_names(arguments.features, arguments.method)
     if not names:
         raise ValueError(f"give at least one --method: {', '.join(EXTRACTORS)}, or --features")
-    for option in ("num_extracted", "num_keypoints", "num_threads"):
-        value = getattr(arguments, option)
-        if value is not None and value < 1:
-            raise ValueError(f"{option} must be at least 1, got {value}")
+    require_positive(arguments, "num_extracted", "num_keypoints", "num_threads")
     is_folder = arguments.data.is_dir()
     return {
         label: load_extractor(
@@ -224,8 +202,7 @@ def _describe_extractor(
 ) -> dict[str, Any]:
     parts = {"all": "", "view": "view", "illum": "illum"}
     return {
-        "provenance": method.provenance,
-        "weights": method.weights,
+        **method.describe(),
         "has_orientation": method.has_orientation,
         "summary": {
             label: protocol.summarise([r.metrics for r in select_kind(results, kind)])

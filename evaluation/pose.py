@@ -16,13 +16,13 @@ from typing import Any
 
 import evaluation.oriented_ransac.oriented_estimators  # noqa: F401  (registers its estimators)
 from evaluation.command_line import exit_status, make_parser
+from evaluation.extractors.options import load_extractors
 from evaluation.relative_pose.dataset import PairSet
 from evaluation.relative_pose.estimators import require
 from evaluation.relative_pose.options import (
     add_common_options,
     add_stereo_options,
     describe_stereo,
-    load_extractors,
     open_resources,
     plain_parameters,
     read_plan,
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> str:
     require(arguments.estimator)
     plan = read_plan(arguments)
     pairs = _read_pairs(arguments).limit(arguments.num_pairs)
-    methods = load_extractors(arguments)
+    methods = load_extractors(arguments, arguments.num_keypoints)
     with open_resources(arguments) as resources:
         runs = [run_stereo([pairs], method, plan, resources) for method in methods]
     source = arguments.pairs or arguments.model

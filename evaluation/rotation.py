@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.command_line import exit_status, make_parser
-from evaluation.extractors.options import add_extractor_options
-from evaluation.extractors.registry import NamedExtractor, load_extractor
+from evaluation.command_line import exit_status, make_parser, require_positive
+from evaluation.extractors.options import add_extractor_options, load_extractors
+from evaluation.extractors.registry import NamedExtractor
 from evaluation.image_folders import is_validation
 from evaluation.reporting.report import today, write_csv, write_report
 from evaluation.robustness.measure import (
@@ -51,13 +51,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data", type=Path, nargs="+", required=True, metavar="DIR", help="folders of images")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for results")
     add_extractor_options(parser, NUM_KEYPOINTS)
-    add(
-        "--sweep",
-        action="append",
-        choices=KINDS,
+    add("--sweep", action="append", choices=KINDS,
         help="rotation (default): a full rotation; scale: 0.5 to 2; gaussian: blur of sigma 0 to "
         "4 px; motion: blur along 0 to 21 px; may be given again, then each gets a folder in OUT",
-    )
+    )  # fmt: skip
     add("--exp-name", metavar="NAME", help="results go to OUT/NAME; OUT's features are shared")
     add("--roto360", action="store_true", help="the Roto-360 protocol: MMA at 3, 5, 10 px")
     add("--held-out", action="store_true", help="only images of the validation tenth")
@@ -76,16 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(arguments: argparse.Namespace) -> None:
     _check(arguments)
     paths = select_images(arguments)
-    methods = {
-        name: load_extractor(
-            name,
-            EXTRACTED_FOR_USED * arguments.num_keypoints,
-            device=arguments.device,
-            overrides=arguments.set,
-            weights=arguments.weights,
-        )
-        for name in arguments.method
-    }
+    loaded = load_extractors(arguments, EXTRACTED_FOR_USED * arguments.num_keypoints)
+    methods = {method.name: method for method in loaded}
     kinds = ["rotation"] if arguments.roto360 else arguments.sweep or ["rotation"]
     for kind in dict.fromkeys(kinds):
         folder = arguments.out / (arguments.exp_name or "")
@@ -121,14 +110,9 @@ def spread_evenly(paths: Sequence[Path], count: int) -> list[Path]:
 def _check(arguments: argparse.Namespace) -> None:
     if not 0 < arguments.step_deg <= 360:
         raise ValueError(f"step-deg must be in (0, 360] degrees, got {arguments.step_deg}")
-    for option in ("num_keypoints", "num_threads", "max_images"):
-        value = getattr(arguments, option)
-        if value is not None and value < 1:
-            raise ValueError(f"{option.replace('_', '-')} must be at least 1, got {value}")
+    require_positive(arguments, "num_keypoints", "num_threads", "max_images")
     if arguments.roto360 and arguments.sweep:
         raise ValueError("--roto360 is a protocol of rotation; leave --sweep away")
-    if len(set(arguments.method)) < len(arguments.method):
-        raise ValueError(f"a method is given twice: {', '.join(arguments.method)}")
 
 
 def _run(
@@ -158,8 +142,7 @@ def _run(
         "date": today(),
         "methods": {
             name: {
-                "provenance": method.provenance,
-                "weights": method.weights,
+                **method.describe(),
                 "values": [asdict(row) for row in results[name]],
             }
             for name, method in methods.items()

@@ -19,7 +19,7 @@ import cv2
 import torch
 from tqdm import tqdm
 
-from evaluation.command_line import exit_status, make_parser
+from evaluation.command_line import exit_status, make_parser, require_positive
 from evaluation.extractors.registry import NamedExtractor, load_extractor
 from evaluation.rendering.scene import render_scene
 from evaluation.reporting.report import Cell, Table, format_markdown, today, write_report
@@ -74,8 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _benchmark(arguments: argparse.Namespace) -> None:
     width, height = _read_size(arguments.size)
-    if arguments.repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {arguments.repeats}")
+    require_positive(arguments, "repeats")
     with tempfile.TemporaryDirectory() as scratch:
         picture = _prepare(arguments.image, (width, height), Path(scratch))
         runs = {
@@ -130,10 +129,7 @@ def _describe(
         ),
         "data": "one picture",
         "date": today(),
-        "methods": {
-            name: {"provenance": methods[name].provenance, "weights": methods[name].weights, **row}
-            for name, row in rows.items()
-        },
+        "methods": {name: {**methods[name].describe(), **row} for name, row in rows.items()},
     }
 
 

@@ -13,6 +13,7 @@ from evaluation.imc.bag import BagResult, BagTask, open_bag_log, reconstruct_bag
 from evaluation.imc.bags import NUM_BAGS, choose_bags, draw_bags
 from evaluation.imc.multiview import run_multiview
 from evaluation.imc.multiview_report import COLUMNS, MultiviewResult, MultiviewRun, make_tables
+from evaluation.relative_pose.estimation import open_pool
 from evaluation.relative_pose.matching import match_config
 from evaluation.reporting.report import format_markdown
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
@@ -173,7 +174,8 @@ def test_another_seed_or_other_matches_are_other_bags(made, tmp_path, monkeypatc
 @pytest.mark.slow
 def test_processes_give_the_same(made, tmp_path):
     one = run(made, tmp_path / "one")
-    two = run(made, tmp_path / "two", jobs=2)
+    with open_pool(2) as pool:
+        two = run(made, tmp_path / "two", jobs=2, pool=pool)
     assert [b.errors_deg for b in one.bags] == [b.errors_deg for b in two.bags]
     assert [b.num_points for b in one.bags] == [b.num_points for b in two.bags]
 

@@ -55,15 +55,13 @@ def work(bags, monkeypatch, tmp_path):
         ]
         return MultiviewResult(scene.key, seed, tuple(results))
 
-    def match_pairs(features, pairs, settings, folder, **_):
+    def match(self, features, pairs, settings):
         asked.pairs.append(set(pairs))
         return Matched(Path(match_label(settings)), 0, 0.0)
 
     monkeypatch.setattr(multiview, "run_multiview", run_multiview)
-    monkeypatch.setattr(multiview, "match_pairs", match_pairs)
-    monkeypatch.setattr(
-        multiview, "extract_images", lambda *_, **__: Extracted(tmp_path, 0, 0.0, {})
-    )
+    monkeypatch.setattr(Resources, "match", match)
+    monkeypatch.setattr(Resources, "extract", lambda *_: Extracted(tmp_path, 0, 0.0, {}))
     return asked
 
 

@@ -11,7 +11,7 @@ from evaluation.oriented_ransac.oriented_constraints import (
     has_right_signs,
     homography_angle_rows,
     homography_rows,
-    homography_step_rows,
+    homography_vector_rows,
     oriented_residual,
     oriented_rows,
 )
@@ -119,7 +119,7 @@ def test_homography_rows_hold_for_the_true_plane(scale_kind):
     assert abs(unit_rows(homography_rows(c)) @ flat).max() < 1e-12
     assert abs(unit_rows(homography_angle_rows(c)) @ flat).max() < 1e-12
     assert np.median(abs(unit_rows(homography_angle_rows(mirrored(c))) @ flat)) > 0.1
-    worst = abs(unit_rows(homography_step_rows(c)) @ flat).max()
+    worst = abs(unit_rows(homography_vector_rows(c)) @ flat).max()
     assert worst < 1e-12 if scale_kind == "along" else worst > 1e-3
 
 

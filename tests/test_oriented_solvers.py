@@ -14,7 +14,7 @@ FRAME = np.array([[1 / 300, 0, -500 / 300], [0, 1 / 300, -500 / 300], [0, 0, 1]]
 HOMOGRAPHY = [
     (point_solvers.homography_from_points, 4, "area"),
     (oriented_solvers.homography_from_oriented, 2, "area"),
-    (oriented_solvers.homography_from_steps, 2, "along"),
+    (oriented_solvers.homography_from_vectors, 2, "along"),
     (oriented_solvers.homography_from_angles, 3, "area"),
 ]
 FUNDAMENTAL = [

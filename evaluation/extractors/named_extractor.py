@@ -7,6 +7,7 @@ measured reads, masks and stores images exactly as ``rekd-hloc extract`` does.
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,6 +67,10 @@ class NamedExtractor:
         """Hashes of the weights in short; ``-`` for extractors without any."""
         parts = [v for k, v in sorted(self.provenance.items()) if k.endswith("weights")]
         return " ".join(parts) or "-"
+
+    def describe(self) -> dict[str, Any]:
+        """Return its entry in results.json."""
+        return {"provenance": self.provenance, "weights": self.weights}
 
     def _drop_masked(self, features: Features, mask: NDArray[np.bool_]) -> Features:
         usable = patches_are_usable(

@@ -19,6 +19,7 @@ from typing import Any
 
 import evaluation.oriented_ransac.oriented_estimators  # noqa: F401  (registers its estimators)
 from evaluation.command_line import exit_status, make_parser
+from evaluation.extractors.options import load_extractors
 from evaluation.extractors.registry import NamedExtractor
 from evaluation.imc.bags import BAG_SIZES, BagSet
 from evaluation.imc.dataset import COVISIBILITY, Scene, list_scenes
@@ -44,7 +45,6 @@ from evaluation.relative_pose.options import (
     add_common_options,
     add_stereo_options,
     describe_stereo,
-    load_extractors,
     open_resources,
     plain_parameters,
     read_plan,
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> tuple[str, list[ValidationIssue]]:
     if MULTIVIEW in tasks:
         bags = _draw_bags(scenes, masks, arguments)
         require_both_halves(bags, plan)
-    methods = load_extractors(arguments)
+    methods = load_extractors(arguments, arguments.num_keypoints)
     runs: list[ExtractorRun] = []
     multiview: dict[str, MultiviewRun] = {}
     with open_resources(arguments) as resources:

@@ -144,26 +144,14 @@ def make_database(
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         export_database(
-            path,
-            None,
-            features,
-            matches,
-            pairs,
-            names={name for pair in pairs for name in pair},
-            camera_model=CAMERA_MODEL,
-            camera_mode=CAMERA_MODE,
-            patch_size_px=stored_patch_size_px(features),
-        )
+            path, None, features, matches, pairs,
+            names={name for pair in pairs for name in pair}, camera_model=CAMERA_MODEL,
+            camera_mode=CAMERA_MODE, patch_size_px=stored_patch_size_px(features),
+        )  # fmt: skip
     verify(
-        path,
-        pairs,
-        seed,
-        max_error_px=MAX_ERROR_PX,
-        max_trials=MAX_TRIALS,
-        min_inlier_ratio=MIN_INLIER_RATIO,
-        num_threads=num_threads,
-        progress=True,
-    )
+        path, pairs, seed, max_error_px=MAX_ERROR_PX, max_trials=MAX_TRIALS,
+        min_inlier_ratio=MIN_INLIER_RATIO, num_threads=num_threads, progress=True,
+    )  # fmt: skip
 
 
 class Digests:

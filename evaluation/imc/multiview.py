@@ -8,17 +8,16 @@ of all that it depends on, and not done again.
 """
 
 import logging
-import multiprocessing
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from contextlib import ExitStack, closing
+from concurrent.futures import Executor, as_completed
+from contextlib import closing
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.extractors.extraction import Extracted, digest_of, extract_images
+from evaluation.extractors.extraction import digest_of
 from evaluation.extractors.registry import NamedExtractor
 from evaluation.imc.bag import (
     BagResult,
@@ -31,7 +30,7 @@ from evaluation.imc.bag import (
 from evaluation.imc.bags import Bag, BagSet
 from evaluation.imc.dataset import Scene
 from evaluation.imc.multiview_report import MultiviewResult, MultiviewRun
-from evaluation.relative_pose.matching import match_label, match_pairs
+from evaluation.relative_pose.matching import match_label
 from evaluation.relative_pose.stereo import Resources, StereoPlan
 from rekd_hloc.config import MatchConfig
 from rekd_hloc.sfm.database import remove_database
@@ -111,8 +110,8 @@ def run_multiview(
         bags: by :func:`choose_bags`.
         seed: of verification and mapping.
         out: folder of ``multiview.jsonl``.
-        jobs: processes to start.
-        pool: processes to use instead.
+        jobs: pairs verified at once.
+        pool: processes that reconstruct; None works here.
 
     Raises:
         ValueError: an image without features or a pair without matches.
@@ -132,7 +131,7 @@ def run_multiview(
             make_database(database, feature_store, match_store, pairs, seed, num_threads=jobs)
     if missing:
         tasks = {key: BagTask(bag, database, poses, seed) for key, bag in missing.items()}
-        with closing(_reconstruct_bags(tasks, jobs, pool, scene.key)) as done:
+        with closing(_reconstruct_bags(tasks, pool, scene.key)) as done:
             for key, result in done:
                 log.add(key, result)
         remove_database(database)
@@ -147,13 +146,13 @@ def _run_setting(
     method: NamedExtractor,
     resources: Resources,
 ) -> MultiviewResult:
-    features = _extract(bags, method, resources)
+    wanted_images = {name for bag in bags.bags for name in bag}
+    features = resources.extract(
+        method, bags.scene.key, bags.scene.images, wanted_images, bags.masks
+    )
     # the pairs of all bags, so that both halves are one file
     pairs = {pair: None for bag in bags.bags for pair in combinations(sorted(bag), 2)}
-    matched = match_pairs(
-        features.path, pairs, settings, resources.folder / "matches",
-        jobs=resources.jobs, device=resources.device,
-    )  # fmt: skip
+    matched = resources.match(features, pairs, settings)
     return run_multiview(
         bags.scene, features.path, matched.path, wanted, seed=seed,
         out=resources.folder / "multiview" / matched.path.stem,
@@ -161,23 +160,11 @@ def _run_setting(
     )  # fmt: skip
 
 
-def _extract(bags: BagSet, method: NamedExtractor, resources: Resources) -> Extracted:
-    return extract_images(
-        bags.scene.images, method, resources.folder / "features",
-        wanted={name for bag in bags.bags for name in bag}, masks=bags.masks,
-        label=bags.scene.key.replace("/", "-"),
-    )  # fmt: skip
-
-
 def _reconstruct_bags(
-    tasks: Mapping[str, BagTask], jobs: int, pool: Executor | None, label: str
+    tasks: Mapping[str, BagTask], pool: Executor | None, label: str
 ) -> Generator[tuple[str, BagResult]]:
     """Results as they come."""
-    with ExitStack() as stack:
-        bar = stack.enter_context(tqdm(desc=f"{label} bags", total=len(tasks), disable=None))
-        if pool is None and min(jobs, len(tasks)) > 1:
-            context = multiprocessing.get_context("spawn")  # COLMAP and torch have threads
-            pool = stack.enter_context(ProcessPoolExecutor(jobs, mp_context=context))
+    with tqdm(desc=f"{label} bags", total=len(tasks), disable=None) as bar:
         if pool is None:
             for key, task in tasks.items():
                 yield key, reconstruct_bag(task)

@@ -15,8 +15,9 @@ import numpy as np
 from evaluation.extractors.registry import NamedExtractor
 from evaluation.imc.bag import BagResult
 from evaluation.imc.bags import BagSet
-from evaluation.metrics.pose import NUM_BINS, accuracy
+from evaluation.metrics.pose import accuracy
 from evaluation.relative_pose.matching import describe_ratios, match_label
+from evaluation.relative_pose.report import accuracy_plot
 from evaluation.relative_pose.stereo import StereoPlan
 from evaluation.reporting.curves import Plot
 from evaluation.reporting.report import Cell, Table, today, write_report
@@ -170,11 +171,7 @@ def write_multiview(
         "seeds": list(plan.seeds),
         **record,
         "methods": {
-            method.name: {
-                "provenance": method.provenance,
-                "weights": method.weights,
-                **runs[method.name].to_record(),
-            }
+            method.name: {**method.describe(), **runs[method.name].to_record()}
             for method in methods
         },
     }
@@ -206,18 +203,14 @@ def describe_bags(bags: BagSet) -> str:
 
 def make_plots(runs: Mapping[str, MultiviewRun]) -> list[Plot]:
     """Accuracy over 1..10 degrees, one plot a scene; means over sizes and seeds."""
-    x = [float(degree) for degree in range(1, NUM_BINS + 1)]
     scenes = dict.fromkeys(result.scene for run in runs.values() for result in run.results)
     plots = []
     for scene in scenes:
         curves = {
-            name: (
-                100 * np.mean([r.accuracy() for r in run.results if r.scene == scene], axis=0)
-            ).tolist()
+            name: np.mean([r.accuracy() for r in run.results if r.scene == scene], axis=0).tolist()
             for name, run in runs.items()
         }
-        plots.append(Plot(f"multiview-{scene.replace('/', '-')}", f"multiview, {scene}",
-                          "pose error, degrees", "pairs below, %", x, curves))  # fmt: skip
+        plots.append(accuracy_plot(f"multiview-{scene}", f"multiview, {scene}", curves))
     return plots
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.command_line import exit_status, make_parser
-from evaluation.extractors.extraction import extract_images, safe_name
+from evaluation.extractors.extraction import safe_name
 from evaluation.imc.dataset import Scene, list_scenes
 from evaluation.imc.multiview_report import MultiviewRun
 from evaluation.imc.submission_config import Labels, Metadata
@@ -27,7 +27,7 @@ from evaluation.imc.submission_export import (
 )
 from evaluation.imc.submission_validate import validate_submission
 from evaluation.relative_pose.dataset import all_pairs
-from evaluation.relative_pose.matching import match_label, match_pairs
+from evaluation.relative_pose.matching import match_label
 from evaluation.relative_pose.stereo import ExtractorRun, Resources
 from rekd_hloc.config import MatchConfig
 from rekd_hloc.storage.validation_issues import ValidationIssue, format_issues
@@ -131,16 +131,10 @@ def _submission(
     scene: Scene, run: ExtractorRun, multiview: MatchConfig, resources: Resources, num_runs: int
 ) -> Submission:
     """All files of one scene; what stereo and earlier runs have done comes from the caches."""
-    label = scene.key.replace("/", "-")
-    features = extract_images(scene.images, run.method, resources.folder / "features", label=label)
+    features = resources.extract(run.method, scene.key, scene.images)
     pairs = all_pairs(scene.images)
-    matched = {
-        settings: match_pairs(
-            features.path, pairs, settings, resources.folder / "matches",
-            jobs=resources.jobs, device=resources.device,
-        ).path
-        for settings in dict.fromkeys((run.chosen.match, multiview))
-    }  # fmt: skip
+    settings = dict.fromkeys((run.chosen.match, multiview))
+    matched = {config: resources.match(features, pairs, config).path for config in settings}
     stereo = [
         keep_inliers(
             features.path, matched[run.chosen.match], pairs, run.chosen.ransac, seed,

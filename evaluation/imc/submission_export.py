@@ -116,22 +116,14 @@ def keep_inliers(
         pairs: image names.
         options: of the robust estimator.
         seed: not negative.
-        folder: for the file; its name holds a hash of all that it depends on.
+        folder: for the file of matches; its name holds a hash of all that it depends on.
         pool: processes; None works here.
-
-    Returns:
-        A file of matches.
 
     Raises:
         ValueError: an estimator that knows the intrinsics, or a pair without matches.
         ImportError: the estimator's package is missing.
     """
-    if options.estimator.startswith("essential"):  # the challenge allows no intrinsics
-        allowed = [name for name in ESTIMATORS if not name.startswith("essential")]
-        raise ValueError(
-            f"a submission must not use intrinsics, as {options.estimator!r} does; take one of "
-            f"{', '.join(allowed)}"
-        )
+    _refuse_intrinsics(options.estimator)
     with FeatureStore(features_path) as features, MatchStore(matches_path) as matches:
         settings = settings_of(features, matches, options, seed)
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,13 +134,21 @@ def keep_inliers(
             by_name = {name: features.read(name) for pair in missing for name in pair}
             read = partial(correspondences_between, features=by_name, matches=matches)
             work = partial(_estimate, options=options, seed=seed)
-            bar = tqdm(total=len(missing), desc=f"inliers, seed {seed}", unit="pair", disable=None)
-            with bar:
-                for pair, inliers in work_in_chunks(missing, read, work, pool):
-                    selected = matches.read(*pair)[torch.from_numpy(inliers)]
-                    out.write(*pair, selected, len(by_name[pair[0]]))
-                    bar.update()
+            done = work_in_chunks(missing, read, work, pool)
+            bar = tqdm(done, f"inliers, seed {seed}", len(missing), unit="pair", disable=None)
+            for pair, inliers in bar:
+                selected = matches.read(*pair)[torch.from_numpy(inliers)]
+                out.write(*pair, selected, len(by_name[pair[0]]))
     return path
+
+
+def _refuse_intrinsics(estimator: str) -> None:
+    """The challenge allows none."""
+    if estimator.startswith("essential"):
+        allowed = ", ".join(name for name in ESTIMATORS if not name.startswith("essential"))
+        raise ValueError(
+            f"a submission must not use intrinsics, as {estimator!r} does; take one of {allowed}"
+        )
 
 
 def _export_scene(folder: Path, part: Submission) -> int:

@@ -1,13 +1,13 @@
 """What a correspondence with angle and scale says about F, E and H, as rows of linear equations.
 
-A feature is a point x and a step d: the direction of its angle, as long as its scale. Steps go with
-the first-order map A of the surface around the point; the three uses of that are
+A feature is a point x and an orientation vector d: along its angle, as long as its scale.
+Vectors go with the first-order map A of the surface around the point; the three uses of that are
 
 * **oriented**: A d_a = d_b. Then x + t d obeys every law of points up to order t, so each linear
   law gives one more by its derivative along d. For x_b^T F x_a = 0 that is
   (F x_a).d_b + (F^T x_b).d_a = 0, the constraint of Barath and Kukelova, "Relative pose from SIFT
   features" (ECCV 2022, eq. of their linear solver, divided by cos angle_b);
-* **frames**: A is a rotation and a scaling, so the step rotated by 90 degrees goes along too, as
+* **frames**: A is a rotation and a scaling, so d rotated by 90 degrees goes along too, as
   for the points that Perdoch, Matas and Chum (ICPR 2006) lay around a feature;
 * **angle alone**: A d_a is *along* d_b. For F there is no equation in that (see below), only the
   sign: (F x_a).d_b and (F^T x_b).d_a are opposite; for H it is one linear equation.
@@ -45,7 +45,7 @@ def oriented_rows(c: Correspondences) -> Rows:
 
 
 def frame_rows(c: Correspondences) -> Rows:
-    """The same for steps rotated by 90 degrees: holds where the surface only rotates and scales."""
+    """The same for d rotated by 90 degrees: holds where the surface only rotates and scales."""
     return _along(c, rotated(c.orientation_a), rotated(c.orientation_b))
 
 
@@ -62,8 +62,8 @@ def has_right_signs(
     line_b = homogeneous(c.xy_a) @ np.swapaxes(fundamental, -1, -2)[..., :2]
     line_a = homogeneous(c.xy_b) @ fundamental[..., :2]
     sines = [
-        (line * step).sum(-1) / np.maximum(_length(line) * _length(step), 1e-300)
-        for line, step in ((line_a, c.orientation_a), (line_b, c.orientation_b))
+        (line * vector).sum(-1) / np.maximum(_length(line) * _length(vector), 1e-300)
+        for line, vector in ((line_a, c.orientation_a), (line_b, c.orientation_b))
     ]
     is_near = np.minimum(abs(sines[0]), abs(sines[1])) <= np.sin(np.radians(tolerance_deg))
     passes: Bool[np.ndarray, "model correspondence"] = is_near | (sines[0] * sines[1] < 0)
@@ -87,8 +87,8 @@ def homography_rows(c: Correspondences) -> Float64[np.ndarray, "*batch correspon
     return _projected(c.xy_b, homogeneous(c.xy_a))
 
 
-def homography_step_rows(c: Correspondences) -> Float64[np.ndarray, "*batch correspondence 2 9"]:
-    """Coefficients of A d_a = d_b, the derivative of ``x_b ~ H x_a`` along the steps: two rows."""
+def homography_vector_rows(c: Correspondences) -> Float64[np.ndarray, "*batch correspondence 2 9"]:
+    """Coefficients of A d_a = d_b, the derivative of ``x_b ~ H x_a`` along d_a: two rows."""
     rows = _projected(c.xy_b, _direction(c.orientation_a))
     rows[..., 6:] -= c.orientation_b[..., None] * homogeneous(c.xy_a)[..., None, :]
     return rows
@@ -96,16 +96,16 @@ def homography_step_rows(c: Correspondences) -> Float64[np.ndarray, "*batch corr
 
 def homography_angle_rows(c: Correspondences) -> Rows:
     """Coefficients of A d_a parallel to d_b: what the angles alone say, exact for every plane."""
-    rows = homography_step_rows(c)
+    rows = homography_vector_rows(c)
     normal = rotated(c.orientation_b)
     normal = normal / np.maximum(_length(c.orientation_b), 1e-300)[..., None]
     projected: Rows = (normal[..., None] * rows).sum(-2)
     return projected
 
 
-def rotated(step: Points) -> Points:
-    """Steps rotated by 90 degrees, +x to +y."""
-    return np.stack([-step[..., 1], step[..., 0]], axis=-1)
+def rotated(vector: Points) -> Points:
+    """Vectors rotated by 90 degrees, +x to +y."""
+    return np.stack([-vector[..., 1], vector[..., 0]], axis=-1)
 
 
 def _along(c: Correspondences, orientation_a: Points, orientation_b: Points) -> Rows:
@@ -114,8 +114,8 @@ def _along(c: Correspondences, orientation_a: Points, orientation_b: Points) -> 
     return rows
 
 
-def _direction(step: Points) -> Float64[np.ndarray, "*batch correspondence 3"]:
-    return np.concatenate([step, np.zeros((*step.shape[:-1], 1))], axis=-1)
+def _direction(vector: Points) -> Float64[np.ndarray, "*batch correspondence 3"]:
+    return np.concatenate([vector, np.zeros((*vector.shape[:-1], 1))], axis=-1)
 
 
 def _outer(left: np.ndarray, right: np.ndarray) -> Rows:

@@ -14,7 +14,7 @@ from evaluation.oriented_ransac.oriented_constraints import (
     homogeneous,
     homography_angle_rows,
     homography_rows,
-    homography_step_rows,
+    homography_vector_rows,
     oriented_rows,
 )
 from evaluation.oriented_ransac.point_solvers import (
@@ -64,10 +64,10 @@ def homography_from_oriented(c: Correspondences) -> Solutions:
     return _forward(finite(basis[sample, 0] + weight * basis[sample, 1], sample), c)
 
 
-def homography_from_steps(c: Correspondences) -> Solutions:
+def homography_from_vectors(c: Correspondences) -> Solutions:
     """H from batches of 2 features whose scale is that along the angle: eight linear equations."""
     count = len(c.xy_a)
-    rows = [homography_rows(c).reshape(count, 4, 9), homography_step_rows(c).reshape(count, 4, 9)]
+    rows = [homography_rows(c).reshape(count, 4, 9), homography_vector_rows(c).reshape(count, 4, 9)]
     return _forward(single(null_space(np.concatenate(rows, axis=1))[:, 0]), c)
 
 
@@ -165,19 +165,19 @@ def _improve(
 
 
 def _forward(solutions: Solutions, c: Correspondences) -> Solutions:
-    """Models that send every step ahead, and not back: parallel rows know no sign."""
+    """Models that send every vector ahead, and not back: parallel rows know no sign."""
     models, sample = solutions
     flat = models.reshape(len(models), 1, 9, 1)
-    moved = (homography_step_rows(c)[sample] @ flat)[..., 0]
+    moved = (homography_vector_rows(c)[sample] @ flat)[..., 0]
     depth = homogeneous(c.xy_a[sample]) @ models[:, 2, :, None]
-    # the step rows hold A d_a minus d_b, times the depth
+    # the vector rows hold A d_a minus d_b, times the depth
     image = moved + c.orientation_b[sample] * depth
     ahead = ((image * c.orientation_b[sample]).sum(-1) * depth[..., 0] > 0).all(axis=1)
     return Solutions(models[ahead], sample[ahead])
 
 
 def _area_ratio(c: Correspondences) -> Float64[np.ndarray, "sample correspondence"]:
-    squares = [(step * step).sum(-1) for step in (c.orientation_a, c.orientation_b)]
+    squares = [(vector * vector).sum(-1) for vector in (c.orientation_a, c.orientation_b)]
     ratio: Float64[np.ndarray, "sample correspondence"] = squares[1] / squares[0]
     return ratio
 

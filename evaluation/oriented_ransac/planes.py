@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from evaluation.extractors.extraction import extract_images
+from evaluation.extractors.extraction import extract_images, image_key
 from evaluation.extractors.registry import load_extractor
 from evaluation.homography.homographies import HomographyPair, list_pairs
 from evaluation.metrics.homography import corner_error
@@ -70,7 +70,7 @@ def load_plane_pairs(
         FileNotFoundError: there is no such data, or the method lacks its weights.
     """
     listed = list_pairs(data)
-    images = {_key(path): path for pair in listed for path in (pair.path_a, pair.path_b)}
+    images = {image_key(path): path for pair in listed for path in (pair.path_a, pair.path_b)}
     method = load_extractor(method_name, num_keypoints)
     store = FeatureStore(extract_images(images, method, cache, label="planes").path)
     return [_match(pair, store, ratio) for pair in listed]
@@ -129,12 +129,8 @@ def study_planes(
     return Table(title, ["sampling", "sample", *heads], rows)
 
 
-def _key(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
-
-
 def _match(pair: HomographyPair, store: FeatureStore, ratio: float) -> PlanePair:
-    a, b = store.read(_key(pair.path_a)), store.read(_key(pair.path_b))
+    a, b = store.read(image_key(pair.path_a)), store.read(image_key(pair.path_b))
     matches = match_nearest(a.descriptors, b.descriptors, ratio=ratio)
     name = f"{pair.sequence}/{pair.name}"
     truth = pair.b_from_a.double().numpy()

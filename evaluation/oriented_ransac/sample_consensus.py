@@ -68,6 +68,26 @@ def estimate_model(
     Raises:
         ValueError: there is no such sampling, or E lacks the intrinsics.
     """
+    problem, left, right = _set_up(kind, c, intrinsics, sampling, options)
+    result = run(problem, rng, options)
+    history = []
+    for step in result.history:
+        matrix = left @ step.model @ right
+        history.append(replace(step, model=matrix / np.linalg.norm(matrix)))
+    return Estimate(
+        history[-1].model if history else None,
+        result.inliers, result.num_samples, result.seconds, result.cost, tuple(history),
+    )  # fmt: skip
+
+
+def _set_up(
+    kind: str, c: Correspondences, intrinsics: tuple[Matrix, Matrix] | None, sampling: str,
+    options: ConsensusOptions,
+) -> tuple[Problem, Matrix, Matrix]:  # fmt: skip
+    """The problem in its frame, and what its models are multiplied by on both sides after it.
+
+    The threshold is brought into the frame, which scales both images alike.
+    """
     frame_a, frame_b = common_frame(c)
     inside = sampled = c.moved(frame_a, frame_b)
     model: TwoViewModel
@@ -86,23 +106,6 @@ def estimate_model(
         model = epipolar_model(inside, *pixels)
         sampled = c.moved(*rays)
         left = right = np.eye(3)
-    problem = _problem(kind, sampling, model, sampled, frame_a, options)
-    result = run(problem, rng, options)
-    history = []
-    for step in result.history:
-        matrix = left @ step.model @ right
-        history.append(replace(step, model=matrix / np.linalg.norm(matrix)))
-    return Estimate(
-        history[-1].model if history else None,
-        result.inliers, result.num_samples, result.seconds, result.cost, tuple(history),
-    )  # fmt: skip
-
-
-def _problem(
-    kind: str, sampling: str, model: TwoViewModel, sampled: Correspondences, frame: Matrix,
-    options: ConsensusOptions,
-) -> Problem:  # fmt: skip
-    """The threshold is brought into the frame, which scales both images alike."""
     sampler, points = find_sampler(kind, sampling), find_sampler(kind, "points")
-    squared = float(options.threshold_px * frame[0, 0]) ** 2
-    return Problem(model, sampled, sampler, points, squared)
+    squared = float(options.threshold_px * frame_a[0, 0]) ** 2
+    return Problem(model, sampled, sampler, points, squared), left, right

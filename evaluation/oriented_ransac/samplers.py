@@ -6,8 +6,8 @@ sampling   homography            fundamental               essential
 points     4 points              7 points                  5 points
 signed     4 points, rotations   7 points, signs           5 points, signs
 oriented   2: angles and areas   4: orientation vectors    3: orientation vectors
-steps      2: orientation vec.   (oriented)                (oriented)
-frames     (steps)               3: rotated, scaled copies 2: rotated, scaled copies
+vectors    2: orientation vec.   (oriented)                (oriented)
+frames     (vectors)             3: rotated, scaled copies 2: rotated, scaled copies
 angles     3: angles alone       (signed)                  (signed)
 ========== ===================== ========================= =========================
 
@@ -25,7 +25,7 @@ from evaluation.oriented_ransac import oriented_solvers, point_solvers
 from evaluation.oriented_ransac.oriented_constraints import (
     has_right_signs,
     homogeneous,
-    homography_step_rows,
+    homography_vector_rows,
 )
 from evaluation.oriented_ransac.point_solvers import Solutions
 from evaluation.relative_pose.correspondences import Correspondences
@@ -34,7 +34,7 @@ Models = Float64[np.ndarray, "model 3 3"]
 
 SIGN_TOLERANCE_DEG = 8.0
 """Twice the usual noise of an angle: nearer to the epipolar line the side tells nothing."""
-TURN_TOLERANCE_DEG = 30.0
+ROTATION_TOLERANCE_DEG = 30.0
 """That of the project's orientation filter."""
 
 
@@ -97,22 +97,22 @@ def _signs_agree(models: Models, c: Correspondences) -> Bool[np.ndarray, " model
     return np.asarray(has_right_signs(models, c, SIGN_TOLERANCE_DEG).all(axis=1))
 
 
-def _turns_agree(models: Models, c: Correspondences) -> Bool[np.ndarray, " model"]:
+def _rotations_agree(models: Models, c: Correspondences) -> Bool[np.ndarray, " model"]:
     """Whether homographies send the directions of a sample where its angles say."""
-    rows = homography_step_rows(c) @ models.reshape(-1, 1, 9, 1)
+    rows = homography_vector_rows(c) @ models.reshape(-1, 1, 9, 1)
     depth = (homogeneous(c.xy_a) @ models[:, 2, :, None])[..., 0]
     image = (rows[..., 0] + c.orientation_b * depth[..., None]) * np.sign(depth)[..., None]
     length = np.linalg.norm(image, axis=-1) * np.linalg.norm(c.orientation_b, axis=-1)
     cosine = (image * c.orientation_b).sum(-1) / np.maximum(length, 1e-300)
-    return np.asarray((cosine > np.cos(np.radians(TURN_TOLERANCE_DEG))).all(axis=1))
+    return np.asarray((cosine > np.cos(np.radians(ROTATION_TOLERANCE_DEG))).all(axis=1))
 
 
 SAMPLERS = {
     "homography": {
         "points": Sampler(4, point_solvers.homography_from_points),
-        "signed": Sampler(4, point_solvers.homography_from_points, check=_turns_agree),
+        "signed": Sampler(4, point_solvers.homography_from_points, check=_rotations_agree),
         "oriented": Sampler(2, oriented_solvers.homography_from_oriented, 12.0, 0.4),
-        "steps": Sampler(2, oriented_solvers.homography_from_steps, 12.0, 0.4),
+        "vectors": Sampler(2, oriented_solvers.homography_from_vectors, 12.0, 0.4),
         "angles": Sampler(3, oriented_solvers.homography_from_angles, 12.0, 0.5),
     },
     "fundamental": {

@@ -3,7 +3,7 @@
     python -m evaluation.oriented_ransac.study --out OUT [--data IMC] [--scene NAME ...]
 
 Synthetic: the share of scenes whose model is found within budgets of CPU time, at several
-shares of right matches. Photographs: mAA(10) of the pose within the same budgets, over the pairs of
+shares of right matches. Real images: mAA(10) of the pose within the same budgets, over the pairs of
 all scenes, and with the usual stopping rule; what a sampling gains over points within the least
 budget has the interval of a paired bootstrap. Writes results.json, table.md and report.html;
 an interrupted run goes on.
@@ -119,6 +119,14 @@ def study_images(
     ]
     title = f"{' + '.join(scenes)}, {label}"
     tables = [_facts_table(facts, title, threshold)]
+    tables.append(_pose_table(log, pairs, title, options))
+    return tables
+
+
+def _pose_table(
+    log: TrialLog, pairs: Sequence[tuple[str, PosedPair, int]], title: str, options: StudyOptions
+) -> Table:
+    """Rows of all samplings; a pair comes with the start of its trials' keys, and its seed."""
     rows: list[list[Cell]] = []
     for kind in POSE_KINDS:
         of_points: Sequence[float] = ()
@@ -140,8 +148,7 @@ def study_images(
     gain_head = f"over points, {options.budgets[0]:g} s (95 %)"
     first_heads = ["sampling", "sample", "us a sample", *heads, gain_head]
     title = f"{title}: mAA(10) in % of {len(pairs)} pairs"
-    tables.append(Table(title, [*first_heads, "mAA(10), usual stop", "ms"], rows))
-    return tables
+    return Table(title, [*first_heads, "mAA(10), usual stop", "ms"], rows)
 
 
 def load_pairs(
@@ -220,7 +227,7 @@ def _run(arguments: argparse.Namespace, options: StudyOptions) -> str:
         )
     for name in (arguments.method or EXTRACTORS) if scene_names else ():
         method = load_extractor(name, options.num_keypoints)
-        methods[name] = {"weights": method.weights, "provenance": method.provenance}
+        methods[name] = method.describe()
         for ratio in options.ratios:
             label = f"{name}, ratio {ratio:g}"
             cache = arguments.out / "features"
@@ -265,7 +272,7 @@ def _usual(
 
 
 def _facts_table(facts: Sequence[Metrics], label: str, threshold_px: float) -> Table:
-    """Means over the pairs that have the figure."""
+    """Means over the pairs that have the metric."""
     keys = ("right", "signs_of_right", "signs_of_wrong", "residual_median")
     means = [float(np.nanmean(_floats([f[key] for f in facts]))) for key in keys]
     row: list[Cell] = [float(np.mean([f["num_matches"] for f in facts]))]

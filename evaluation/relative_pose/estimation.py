@@ -145,7 +145,7 @@ def estimate_pairs(
     pool: Executor | None = None,
     label: str = "poses",
 ) -> list[PairResult]:
-    """Estimate the pose of every pair; those of earlier runs are read.
+    """Return the estimated pose of every pair, in their order; those of earlier runs are read.
 
     Args:
         pairs: with true poses.
@@ -157,9 +157,6 @@ def estimate_pairs(
         folder: for the JSON lines.
         pool: processes from :func:`open_pool`; None works here.
         label: of the progress bar.
-
-    Returns:
-        One result for each pair, in their order.
 
     Raises:
         ValueError: a pair without matches or an image without features.
@@ -175,11 +172,10 @@ def estimate_pairs(
             return correspondences_between(pair.names, features, matches)
 
         work = partial(_measure_pairs, options=options, seed=seed)
-        bar = tqdm(total=len(missing), desc=label, unit="pair", disable=None, leave=False)
-        with bar:
-            for digest, result in work_in_chunks(missing, read, work, pool):
-                log.add(digest, result)
-                bar.update()
+        done = work_in_chunks(missing, read, work, pool)
+        bar = tqdm(done, label, len(missing), unit="pair", disable=None, leave=False)
+        for digest, result in bar:
+            log.add(digest, result)
     return [log.get(pair.digest()) for pair in pairs]
 
 

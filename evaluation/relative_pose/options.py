@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from evaluation.command_line import require_positive
 from evaluation.extractors.options import add_extractor_options
-from evaluation.extractors.registry import NamedExtractor, load_extractor
 from evaluation.relative_pose.estimation import open_pool
 from evaluation.relative_pose.estimators import (
     DEFAULT_ESTIMATOR,
@@ -67,8 +67,7 @@ def read_plan(arguments: argparse.Namespace) -> StereoPlan:
     Raises:
         ValueError: an option is out of range.
     """
-    if arguments.seeds < 1:
-        raise ValueError(f"seeds must be at least 1, got {arguments.seeds}")
+    require_positive(arguments, "seeds", "num_keypoints")
     if arguments.matcher == "adalam" and arguments.filter not in ("none", "adalam"):
         raise ValueError(f"adalam has a filter of its own; leave --filter {arguments.filter} out")
     filter_name = "adalam" if arguments.matcher == "adalam" else arguments.filter
@@ -82,28 +81,6 @@ def read_plan(arguments: argparse.Namespace) -> StereoPlan:
         ],
         seeds=tuple(range(arguments.seeds)),
     )
-
-
-def load_extractors(arguments: argparse.Namespace) -> list[NamedExtractor]:
-    """Load the extractors in the order given.
-
-    Raises:
-        ValueError: no such extractor, or one given twice.
-        FileNotFoundError: weights are not there.
-    """
-    if len(set(arguments.method)) < len(arguments.method):
-        raise ValueError(f"a method is given twice: {', '.join(arguments.method)}")
-    if arguments.num_keypoints < 1:
-        raise ValueError(f"num_keypoints must be at least 1, got {arguments.num_keypoints}")
-    if stored := [name for name in arguments.method if name.startswith("file:")]:
-        raise ValueError(f"{stored[0]}: stored features cannot be used here")
-    return [
-        load_extractor(
-            name, arguments.num_keypoints, device=arguments.device,
-            overrides=arguments.set, weights=arguments.weights,
-        )
-        for name in arguments.method
-    ]  # fmt: skip
 
 
 @contextmanager

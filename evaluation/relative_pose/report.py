@@ -1,6 +1,6 @@
 """Tables, curves and records of stereo runs, for ``evaluation.imc`` and ``evaluation.pose``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -80,8 +80,7 @@ def summarise_scene(run: SceneRun) -> dict[str, Any]:
 def describe_run(run: ExtractorRun) -> dict[str, Any]:
     """Return an extractor's entry in results.json."""
     return {
-        "provenance": run.method.provenance,
-        "weights": run.method.weights,
+        **run.method.describe(),
         "setting": {**asdict(run.chosen.match), **asdict(run.chosen.ransac)},
         "scenes": [summarise_scene(scene) for scene in run.scenes],
     }
@@ -108,15 +107,20 @@ def make_plots(runs: Sequence[ExtractorRun]) -> list[Plot]:
     for number, scene in enumerate(runs[0].scenes):
         name = scene.key.replace("/", "-")
         curves = {
-            run.method.name: _percent(summarise_scene(run.scenes[number])["mean"]["accuracy"])
-            for run in runs
+            run.method.name: summarise_scene(run.scenes[number])["mean"]["accuracy"] for run in runs
         }
-        x = [float(degree) for degree in range(1, NUM_BINS + 1)]
-        plots.append(Plot(f"accuracy-{name}", f"stereo, {scene.key}", "pose error, degrees",
-                          "pairs below, %", x, curves))  # fmt: skip
+        plots.append(accuracy_plot(f"accuracy-{name}", f"stereo, {scene.key}", curves))
         if plot := _threshold_plot(runs, number, name):
             plots.append(plot)
     return plots
+
+
+def accuracy_plot(name: str, title: str, accuracies: Mapping[str, Sequence[float]]) -> Plot:
+    """Plot the share of pairs within 1..10 degrees, 0..1, of each method."""
+    x = [float(degree) for degree in range(1, NUM_BINS + 1)]
+    curves = {method: _percent(shares) for method, shares in accuracies.items()}
+    axes = "pose error, degrees", "pairs below, %"
+    return Plot(name.replace("/", "-"), title, *axes, x, curves)
 
 
 def make_pair_rows(runs: Sequence[ExtractorRun]) -> list[list[Cell]]:

@@ -7,7 +7,7 @@ reported. With one setting all pairs are reported.
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from evaluation.relative_pose.estimation import PairResult, estimate_pairs
 from evaluation.relative_pose.estimators import RansacOptions, refuse_without_angles
 from evaluation.relative_pose.matching import Matched, match_label, match_pairs, without_orientation
 from rekd_hloc.config import MatchConfig
+from rekd_hloc.types import Pair
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,23 @@ class Resources:
     pool: Executor | None = None
     jobs: int = 1
     device: str = "cpu"
+
+    def extract(
+        self, method: NamedExtractor, key: str, images: Mapping[str, Path],
+        wanted: Collection[str] | None = None, masks: Mapping[str, Path] | None = None,
+    ) -> Extracted:  # fmt: skip
+        """Extract the images of the scene ``key``, see :func:`extract_images`."""
+        return extract_images(
+            images, method, self.folder / "features",
+            wanted=wanted, masks=masks, label=key.replace("/", "-"),
+        )  # fmt: skip
+
+    def match(self, features: Extracted, pairs: Iterable[Pair], config: MatchConfig) -> Matched:
+        """Match pairs, see :func:`match_pairs`."""
+        return match_pairs(
+            features.path, pairs, config, self.folder / "matches",
+            jobs=self.jobs, device=self.device,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -149,20 +167,10 @@ def maa_of(results: Sequence[PairResult]) -> float:
 def _sweep_scene(
     pairs: PairSet, method: NamedExtractor, plan: StereoPlan, resources: Resources
 ) -> SceneRun:
-    label = pairs.key.replace("/", "-")
-    extracted = extract_images(
-        pairs.images, method, resources.folder / "features",
-        wanted=pairs.used_images(), masks=pairs.masks, label=label,
-    )  # fmt: skip
+    extracted = resources.extract(method, pairs.key, pairs.images, pairs.used_images(), pairs.masks)
     counts = list(extracted.num_keypoints.values())
     names = [pair.names for pair in pairs.pairs]
-    matched = {
-        config: match_pairs(
-            extracted.path, names, config, resources.folder / "matches",
-            jobs=resources.jobs, device=resources.device,
-        )
-        for config in plan.matches
-    }  # fmt: skip
+    matched = {config: resources.match(extracted, names, config) for config in plan.matches}
     is_sweep = len(plan.settings) > 1
     reported = [not (is_sweep and pair.is_for_tuning) for pair in pairs.pairs]
     run = SceneRun(pairs.key, float(np.mean(counts)), extracted, matched, {}, {}, reported)

@@ -1,1 +1,1 @@
-"""A photo against itself, turned, scaled or blurred."""
+"""An image against itself: rotated, scaled or blurred."""
