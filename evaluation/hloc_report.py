@@ -168,29 +168,19 @@ def reconstruct(
     with pycolmap.Database.open(path) as database:
         sets = read_match_sets(database)
     result = Result(
-        pipeline=task.pipeline,
-        orientation=task.orientation,
-        seed=seed,
-        match_seconds=task.match_seconds,
-        verify_seconds=verified - start,
-        map_seconds=mapped - verified,
-        matches=describe_matches(sets),
+        task.pipeline, task.orientation, seed,
+        match_seconds=task.match_seconds, verify_seconds=verified - start,
+        map_seconds=mapped - verified, matches=describe_matches(sets),
         filter=compare_filter(unfiltered, sets) if unfiltered is not None else None,
         model=describe_model(model, task.reference),
-    )
+    )  # fmt: skip
     return result, sets
 
 
 def evaluate(
-    orientation: str,
-    images: Path,
-    reference: Mapping[str, Pose],
-    out: Path,
-    *,
-    pipelines: Sequence[str],
-    seeds: Sequence[int],
-    conf: str,
-) -> list[Result]:
+    orientation: str, images: Path, reference: Mapping[str, Pose], out: Path, *,
+    pipelines: Sequence[str], seeds: Sequence[int], conf: str,
+) -> list[Result]:  # fmt: skip
     """Run all pipelines with all seeds on one folder of images."""
     results: list[Result] = []
     sets: dict[tuple[str, int], MatchSets] = {}
@@ -291,14 +281,9 @@ def _compare(arguments: argparse.Namespace) -> None:
             angles = rotate_by_quarters(arguments.images, images, arguments.rotation_seed)
             reference = rotate_poses(upright, angles)
         done = evaluate(
-            orientation,
-            images,
-            reference,
-            out,
-            pipelines=arguments.pipelines,
-            seeds=arguments.seeds,
-            conf=arguments.conf,
-        )
+            orientation, images, reference, out,
+            pipelines=arguments.pipelines, seeds=arguments.seeds, conf=arguments.conf,
+        )  # fmt: skip
         results += [asdict(result) for result in done]
         record = {**describe_run(arguments), "results": results}
         text = write_report(arguments.out, record, make_tables(results))

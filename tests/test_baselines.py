@@ -19,9 +19,10 @@ from evaluation.extractors.registry import (
     to_root,
 )
 from evaluation.homography.protocols import PROTOCOLS
-from evaluation.metrics.homography import match_errors, orientation_errors
+from evaluation.metrics.homography import match_errors
 from evaluation.robustness.measure import angle_errors
 from evaluation.robustness.transforms import rotate_image
+from rekd_hloc.geometry import angle_difference, warp_angles
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.storage.features import FeatureStore
 
@@ -82,12 +83,9 @@ def test_classical_features_rotate_with_the_image(name, picture, rotated):
     # the place is unbiased, but for OpenCV's quarter pixel: half a pixel would be seen
     moved = (b.keypoints.xy[right[:, 1]] - _warp(rotated[1], a.keypoints.xy[right[:, 0]])).median(0)
     assert moved.values.abs().max() < (0.15 if name == "colmap-sift" else 0.35)
-    angle = orientation_errors(
-        a.keypoints.xy[right[:, 0]],
-        a.keypoints.angle[right[:, 0]],
-        b.keypoints.angle[right[:, 1]],
-        rotated[1],
-    )
+    first, second = a.keypoints[right[:, 0]], b.keypoints[right[:, 1]]
+    expected = warp_angles(rotated[1], first.xy, first.angle)
+    angle = angle_difference(second.angle, expected).abs()
     assert float((angle < math.radians(15)).float().mean()) > 0.85
 
 

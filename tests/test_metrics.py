@@ -16,7 +16,6 @@ from evaluation.metrics.homography import (
     match_errors,
     matching_accuracy,
     nearest_distance,
-    orientation_errors,
     repeatability_overlap,
     repeatability_rekd,
     repeatability_symmetric,
@@ -100,25 +99,9 @@ def test_matching_accuracy_counts_the_threshold_itself_and_no_match_as_zero():
     assert matching_accuracy(torch.zeros(0), thresholds).tolist() == [0.0, 0.0]
 
 
-def test_visible_points_knows_the_border():
+def test_visible_points_are_inside_the_image():
     xy = torch.tensor([[0.0, 0.0], [99.0, 49.0], [100.0, 10.0], [5.0, 5.0]])
     assert visible_points(xy, IDENTITY, (100, 50)).tolist() == [True, True, False, True]
-    assert visible_points(xy, IDENTITY, (100, 50), border_px=5).tolist() == [
-        False,
-        False,
-        False,
-        True,
-    ]
-
-
-def test_orientation_errors_follow_the_rotation_and_wrap():
-    angle = torch.tensor([0.1, 6.2])
-    turned = (angle + 0.5) % (2 * math.pi)
-    xy = random_points(2, 3)
-    error = orientation_errors(xy, angle, turned, rotation_about(0.5, (0.0, 0.0)))
-    assert torch.allclose(error, torch.zeros(2), atol=1e-5)
-    wrong = orientation_errors(xy, angle, turned, rotation_about(-0.5, (0.0, 0.0)))
-    assert np.allclose(wrong.numpy(), 1.0, atol=1e-5)
 
 
 def random_homography(seed: int) -> torch.Tensor:

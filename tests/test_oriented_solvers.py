@@ -19,7 +19,6 @@ HOMOGRAPHY = [
 ]
 FUNDAMENTAL = [
     (point_solvers.fundamental_from_points, 7, "area"),
-    (point_solvers.fundamental_linear, 9, "area"),
     (oriented_solvers.fundamental_from_oriented, 4, "along"),
 ]
 ESSENTIAL = [

@@ -81,14 +81,9 @@ PATCH_SIDE = {
 
 
 def load_extractor(
-    name: str,
-    num_keypoints: int,
-    *,
-    device: str = "auto",
-    overrides: Sequence[str] = (),
-    weights: Path | None = None,
-    image_root: Path | None = None,
-) -> NamedExtractor:
+    name: str, num_keypoints: int, *, device: str = "auto", overrides: Sequence[str] = (),
+    weights: Path | None = None, image_root: Path | None = None,
+) -> NamedExtractor:  # fmt: skip
     """Return the extractor of that name with a keypoint budget.
 
     Args:

@@ -111,17 +111,9 @@ def run(arguments: argparse.Namespace) -> tuple[str, list[ValidationIssue]]:
     tasks = _read_tasks(arguments)
     plan = read_plan(arguments)
     scenes, masks = _read_scenes(arguments)
-    sets: list[PairSet] = []
-    bags: list[BagSet] = []
-    if STEREO in tasks:
-        require(arguments.estimator)
-        sets = [
-            scene.pair_set(arguments.covisibility, masks[scene.key]).limit(arguments.num_pairs)
-            for scene in scenes
-        ]
-    if MULTIVIEW in tasks:
-        bags = _draw_bags(scenes, masks, arguments)
-        require_both_halves(bags, plan)
+    sets = _read_pairs(scenes, masks, arguments) if STEREO in tasks else []
+    bags = _draw_bags(scenes, masks, arguments) if MULTIVIEW in tasks else []
+    require_both_halves(bags, plan)
     methods = load_extractors(arguments, arguments.num_keypoints)
     runs: list[ExtractorRun] = []
     multiview: dict[str, MultiviewRun] = {}
@@ -165,6 +157,16 @@ def _read_scenes(arguments: argparse.Namespace) -> tuple[list[Scene], dict[str, 
         new_scene, masks[scene.key] = rotate_scene(scene, arguments.rotated, folder)
         rotated.append(new_scene)
     return rotated, masks
+
+
+def _read_pairs(
+    scenes: Sequence[Scene], masks: dict[str, dict[str, Path]], arguments: argparse.Namespace
+) -> list[PairSet]:
+    require(arguments.estimator)
+    return [
+        scene.pair_set(arguments.covisibility, masks[scene.key]).limit(arguments.num_pairs)
+        for scene in scenes
+    ]
 
 
 def _draw_bags(

@@ -23,6 +23,8 @@ Bag = tuple[str, ...]
 BAG_SIZES = (5, 10, 25)
 NUM_BAGS = 10
 """Bags of each size where there are no official lists; those have 100, 50 and 25."""
+BAG_SEED = 0
+"""Of drawing, so that all extractors have the same bags."""
 ATTEMPTS_PER_BAG = 20
 """Draws for each bag that is wanted; a bag that came before, or cannot grow, is drawn anew."""
 
@@ -65,16 +67,13 @@ def draw_bags(
     return list(bags)
 
 
-def choose_bags(
-    scene: Scene, bag_sizes: Sequence[int], num_bags: int | None, bag_seed: int
-) -> list[Bag]:
+def choose_bags(scene: Scene, bag_sizes: Sequence[int], num_bags: int | None) -> list[Bag]:
     """Choose official bags of each size where the scene has them, else draw some.
 
     Args:
         scene: whose calibrated images they are of.
         bag_sizes: images of a bag; sizes beyond the scene's are left out with a warning.
         num_bags: of each size; None for all official ones, or :data:`NUM_BAGS` drawn ones.
-        bag_seed: of drawing.
     """
     calibrated = set(scene.calibration)
     covisible = scene.pairs() if scene.covisible else None
@@ -84,7 +83,7 @@ def choose_bags(
         if official:
             chosen += official[:num_bags]
             continue
-        generator = np.random.default_rng([bag_seed, size])
+        generator = np.random.default_rng([BAG_SEED, size])
         count = NUM_BAGS if num_bags is None else num_bags
         chosen += draw_bags(sorted(calibrated), size, count, generator, covisible)
     return chosen
@@ -113,7 +112,7 @@ class BagSet:
         masks: Mapping[str, Path] | None = None,
     ) -> "BagSet":
         """Choose the same bags for all extractors and seeds; see :func:`choose_bags`."""
-        bags = choose_bags(scene, bag_sizes, num_bags, bag_seed=0)
+        bags = choose_bags(scene, bag_sizes, num_bags)
         if not bags:
             logger.warning("%s: no bags of sizes %s", scene.key, bag_sizes)
         return cls(scene, bags, masks or {})

@@ -91,16 +91,9 @@ def sweep_multiview(
 
 
 def run_multiview(
-    scene: Scene,
-    features: Path,
-    matches: Path,
-    bags: Sequence[Bag],
-    *,
-    seed: int = 0,
-    out: Path,
-    jobs: int = 1,
-    pool: Executor | None = None,
-) -> MultiviewResult:
+    scene: Scene, features: Path, matches: Path, bags: Sequence[Bag], *,
+    seed: int = 0, out: Path, jobs: int = 1, pool: Executor | None = None,
+) -> MultiviewResult:  # fmt: skip
     """Reconstruct bags of a scene; what ``out`` has of them already is taken from there.
 
     Args:

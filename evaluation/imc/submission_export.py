@@ -97,15 +97,9 @@ def export_submission(
 
 
 def keep_inliers(
-    features_path: Path,
-    matches_path: Path,
-    pairs: Sequence[Pair],
-    options: RansacOptions,
-    seed: int,
-    folder: Path,
-    *,
-    pool: Executor | None = None,
-) -> Path:
+    features_path: Path, matches_path: Path, pairs: Sequence[Pair], options: RansacOptions,
+    seed: int, folder: Path, *, pool: Executor | None = None,
+) -> Path:  # fmt: skip
     """Write a robust estimator's inliers of all pairs that are not in their file yet.
 
     They are those that the stereo task finds with the same seed.

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from rekd_hloc.geometry import angle_difference, warp_angles, warp_points
+from rekd_hloc.geometry import warp_points
 from rekd_hloc.types import Features, Matches
 
 CIRCLE_RADIUS_PX = 30.0
@@ -202,23 +202,10 @@ def visible_points(
     xy: Float[Tensor, "point 2"],
     b_from_a: Float[Tensor, "3 3"],
     size_b: tuple[int, int],
-    *,
-    border_px: float = 0.0,
 ) -> Bool[Tensor, " point"]:
-    """Whether each point of a falls inside image b (width, height), ``border_px`` from its edge."""
+    """Whether each point of a falls inside image b (width, height)."""
     warped = warp_points(b_from_a, xy)
-    limit = warped.new_tensor(size_b) - 1 - border_px
-    return ((warped >= border_px) & (warped <= limit)).all(dim=1)
-
-
-def orientation_errors(
-    xy_a: Float[Tensor, "match 2"],
-    angle_a: Float[Tensor, " match"],
-    angle_b: Float[Tensor, " match"],
-    b_from_a: Float[Tensor, "3 3"],
-) -> Float[Tensor, " match"]:
-    """Absolute difference in radians between b's angles and a's carried by the homography."""
-    return angle_difference(angle_b, warp_angles(b_from_a, xy_a, angle_a)).abs()
+    return ((warped >= 0) & (warped <= warped.new_tensor(size_b) - 1)).all(dim=1)
 
 
 def corner_error(

@@ -20,6 +20,8 @@ RelativePose = tuple[Rotation, Vector]
 calibration files stay as they are (a quaternion rounds them), arrays go to other processes, and the
 metrics need no pycolmap."""
 
+LEVEL = 0.95
+"""Share of the draws inside the interval of :func:`paired_difference`."""
 FAILED = float("inf")
 """Error of a pair without an estimated pose."""
 NUM_BINS = 10
@@ -92,11 +94,9 @@ def paired_difference(
     errors_deg: Sequence[float],
     other_errors_deg: Sequence[float],
     *,
-    level: float = 0.95,
     num_draws: int = 2000,
-    seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Return how much better the first errors are in mAA(10), and the interval of the difference.
+    """Return how much better the first errors are in mAA(10), and its 95 % interval.
 
     The interval is that of a paired bootstrap: the same image pairs are drawn with replacement for
     both.
@@ -104,9 +104,7 @@ def paired_difference(
     Args:
         errors_deg: of one estimator, pair by pair.
         other_errors_deg: of the other, of the same pairs.
-        level: share of the draws inside the interval.
         num_draws: times that pairs are drawn.
-        seed: of the draws.
 
     Returns:
         Difference and the ends of its interval, each in [-1, 1]; nan without any pair.
@@ -120,6 +118,6 @@ def paired_difference(
         return (math.nan,) * 3
     each = [mean_average_accuracy([error]) for error in errors_deg]
     difference = np.array(each) - [mean_average_accuracy([error]) for error in other_errors_deg]
-    drawn = np.random.default_rng(seed).integers(0, len(each), (num_draws, len(each)))
-    ends = np.quantile(difference[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    drawn = np.random.default_rng(0).integers(0, len(each), (num_draws, len(each)))
+    ends = np.quantile(difference[drawn].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(difference.mean()), float(ends[0]), float(ends[1])

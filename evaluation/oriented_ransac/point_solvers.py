@@ -46,16 +46,6 @@ def fundamental_from_points(c: Correspondences) -> Solutions:
     return rank_two(null_space(epipolar_rows(c)))
 
 
-def fundamental_linear(c: Correspondences) -> Solutions:
-    """F from batches of 8 or more points by least squares, then made of rank two.
-
-    The frame must be a normalised one (points around the origin, of unit spread; Hartley, 1997).
-    """
-    left, values, right = np.linalg.svd(_least(epipolar_rows(c)))
-    values[:, 2] = 0
-    return single((left * values[:, None]) @ right)
-
-
 def essential_from_points(c: Correspondences) -> Solutions:
     """E from batches of 5 points of calibrated cameras: up to ten.
 
@@ -198,12 +188,6 @@ def _cofactors(matrix: np.ndarray) -> np.ndarray:
     first, second, third = matrix[:, 0], matrix[:, 1], matrix[:, 2]
     parts = [np.cross(second, third), np.cross(third, first), np.cross(first, second)]
     return np.stack(parts, axis=1)
-
-
-def _least(rows: Float64[np.ndarray, "sample equation 9"]) -> Float64[np.ndarray, "sample 3 3"]:
-    """The unit vector that all rows nearly fulfil."""
-    _, vectors = np.linalg.eigh(rows.swapaxes(1, 2) @ rows)
-    return np.asarray(vectors[:, :, 0]).reshape(len(rows), 3, 3)
 
 
 def _gather(count: int) -> Float64[np.ndarray, "triple monomial"]:

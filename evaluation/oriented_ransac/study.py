@@ -205,8 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _study(arguments: argparse.Namespace) -> None:
     options = StudyOptions(
         tuple(arguments.budgets), arguments.num_scenes, arguments.max_pairs,
-        arguments.num_keypoints, tuple(arguments.ratios), arguments.threshold_px,
-        arguments.seed,
+        arguments.num_keypoints, tuple(arguments.ratios), arguments.threshold_px, arguments.seed,
     )  # fmt: skip
     sys.stdout.write(_run(arguments, options))
 
@@ -274,7 +273,7 @@ def _usual(
 def _facts_table(facts: Sequence[Metrics], label: str, threshold_px: float) -> Table:
     """Means over the pairs that have the metric."""
     keys = ("right", "signs_of_right", "signs_of_wrong", "residual_median")
-    means = [float(np.nanmean(_floats([f[key] for f in facts]))) for key in keys]
+    means = [float(np.nanmean(np.array([f[key] for f in facts], dtype=np.float64))) for key in keys]
     row: list[Cell] = [float(np.mean([f["num_matches"] for f in facts]))]
     row += [100 * value for value in means[:3]]
     row.append(f"{means[3]:.3f}")
@@ -291,10 +290,6 @@ def _microseconds(trials: Sequence[Metrics]) -> float:
 def _gain(errors: Sequence[float], of_points: Sequence[float]) -> str:
     gain, low, high = (100 * value for value in paired_difference(errors, of_points))
     return f"{gain:+.1f} ({low:.1f}..{high:.1f})"
-
-
-def _floats(values: Sequence[float | None]) -> list[float]:
-    return [float("nan") if value is None else float(value) for value in values]
 
 
 if __name__ == "__main__":

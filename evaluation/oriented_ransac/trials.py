@@ -92,7 +92,6 @@ def synthetic_trial(
     budgets: Sequence[float],
     *,
     num_matches: int = 1000,
-    noise: Noise | None = None,
 ) -> Metrics:
     """Whether a synthetic model was found within each budget of seconds.
 
@@ -103,11 +102,10 @@ def synthetic_trial(
         seed: of the scene and of the samples.
         budgets: seconds of CPU time, ascending.
         num_matches: right and wrong ones.
-        noise: of the features; None for that of a scale-quantised detector.
     """
     rng = np.random.default_rng(seed)
     is_planar = kind == "homography"
-    scene = make_scene(rng, num_matches, share, noise=noise or Noise(), is_planar=is_planar)
+    scene = make_scene(rng, num_matches, share, noise=Noise(), is_planar=is_planar)
     estimate = estimate_model(
         kind, scene.correspondences, rng, intrinsics=(scene.K, scene.K), sampling=sampling,
         options=timed_options(SYNTHETIC_THRESHOLD_PX, budgets),

@@ -199,21 +199,21 @@ def common_frame(c: Correspondences) -> tuple[Matrix, Matrix]:
     return frames[0], frames[1]
 
 
+REFINING_FACTORS = (*np.geomspace(3.0, 1, 4).tolist(), *[1.0] * 4)
+"""Of the threshold, one for each step of :func:`refine`."""
+
+
 def refine(
     kind: TwoViewModel,
     model: Matrix,
     squared_threshold: float,
-    width: float = 3.0,
-    num_steps: int = 8,
 ) -> tuple[Matrix, Bool[np.ndarray, " match"]]:
     """A model improved on its inliers, which are chosen anew before each step.
 
-    The threshold falls from ``width`` times the given one to it over the first half of the steps;
+    The threshold falls from three times the given one to it over the first half of the steps;
     inliers weigh less towards it (Tukey's biweight); the last inliers are those of the result.
     """
-    num_falling = num_steps // 2
-    factors = np.geomspace(width, 1, num_falling).tolist() + [1.0] * (num_steps - num_falling)
-    for factor in factors:
+    for factor in REFINING_FACTORS:
         errors = kind.squared_errors(model[None])[0] / (squared_threshold * factor**2)
         if (errors < 1).sum() < kind.num_points:
             break

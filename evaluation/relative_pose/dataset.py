@@ -127,9 +127,9 @@ class PairSet:
         chosen = sorted(self.pairs, key=lambda p: hashlib.sha256(repr(p.names).encode()).digest())
         return replace(self, pairs=chosen[:count])
 
-    def used_images(self, more: Iterable[str] = ()) -> dict[str, Path]:
-        """Return the images of the pairs, and others by name."""
-        wanted = {name for pair in self.pairs for name in pair.names} | set(more)
+    def used_images(self) -> dict[str, Path]:
+        """Return the images of the pairs."""
+        wanted = {name for pair in self.pairs for name in pair.names}
         return {name: path for name, path in self.images.items() if name in wanted}
 
 

@@ -135,16 +135,9 @@ class PairResult:
 
 
 def estimate_pairs(
-    pairs: Sequence[PosePair],
-    features_path: Path,
-    matches_path: Path,
-    options: RansacOptions,
-    seed: int,
-    folder: Path,
-    *,
-    pool: Executor | None = None,
-    label: str = "poses",
-) -> list[PairResult]:
+    pairs: Sequence[PosePair], features_path: Path, matches_path: Path, options: RansacOptions,
+    seed: int, folder: Path, *, pool: Executor | None = None, label: str = "poses",
+) -> list[PairResult]:  # fmt: skip
     """Return the estimated pose of every pair, in their order; those of earlier runs are read.
 
     Args:

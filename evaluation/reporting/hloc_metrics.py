@@ -109,10 +109,8 @@ def describe_model(model: Any, reference: Mapping[str, Pose]) -> ModelMetrics:
     except ValueError:  # too few images to align
         pass
     else:
-        rotation, center = (
-            float(np.median(errors.rotation_deg)),
-            float(np.median(errors.center_rel)),
-        )
+        rotation = float(np.median(errors.rotation_deg))
+        center = float(np.median(errors.center_rel))
     return ModelMetrics(
         registered=model.num_reg_images(),
         num_points=model.num_points3D(),
