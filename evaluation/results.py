@@ -83,8 +83,7 @@ def collect_part(part: Part, measured: Sequence[Record], folder: Path) -> list[R
     Returns:
         The part's records; none if nothing of it is stored or measured, then nothing is written.
     """
-    new = [record for record in measured if record.protocol in part.protocols]
-    records = merge_records([*read_part(folder, part.name), *new])
+    records = merge_records(_records_of(part, measured, folder))
     if records:
         command = part.command("DATA", "runs/results", ["..."] if part.methods else [])
         write_part(folder, part.name, part.title, command, records)
@@ -127,8 +126,7 @@ def measure_missing(parts: Sequence[Part], data: Path, runs: Sequence[Path], fol
     measured = read_records(runs)
     for part in parts:
         run = _next_run(part, measured)
-        new = [record for record in measured if record.protocol in part.protocols]
-        records = [*read_part(folder, part.name), *new]
+        records = _records_of(part, measured, folder)
         usable = _usable_extractors(missing_extractors(part, records))
         if not usable and (records or part.methods):
             continue
@@ -138,6 +136,12 @@ def measure_missing(parts: Sequence[Part], data: Path, runs: Sequence[Path], fol
         words = part.words(str(data), str(runs[0]), usable, run)
         if importlib.import_module(part.program).main(words) != 0:
             raise RuntimeError(f"{part.name} failed; its message is above")
+
+
+def _records_of(part: Part, measured: Sequence[Record], folder: Path) -> list[Record]:
+    """What is stored of a part, and after it what was measured of it."""
+    new = [record for record in measured if record.protocol in part.protocols]
+    return [*read_part(folder, part.name), *new]
 
 
 def _next_run(part: Part, measured: Sequence[Record]) -> int:

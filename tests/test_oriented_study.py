@@ -10,9 +10,8 @@ import pytest
 from helpers import textured_image
 
 from evaluation.imc.dataset import read_scene
-from evaluation.oriented_ransac.consensus_loop import Improvement
+from evaluation.oriented_ransac.consensus_loop import Estimate, Improvement
 from evaluation.oriented_ransac.planes import PlanePair, homography_trial, study_planes
-from evaluation.oriented_ransac.sample_consensus import Estimate
 from evaluation.oriented_ransac.samplers import SAMPLERS
 from evaluation.oriented_ransac.scenes import EXACT, Noise, make_scene
 from evaluation.oriented_ransac.study import StudyOptions, load_pairs, main, study_images
@@ -40,7 +39,7 @@ def planar_pair(share=0.6):
 
 def test_a_budget_gives_the_last_model_within_it():
     history = tuple(Improvement(np.full((3, 3), t), t, 1) for t in (0.1, 0.2, 0.4))
-    estimate = Estimate(history[-1].model, np.ones(0, bool), 3, 0.5, 0.0, history)
+    estimate = Estimate(history, np.ones(0, bool), 3, 0.5, 0.0)
     none, second = models_within(estimate, (0.05, 0.3))
     assert none is None
     assert second is history[1].model

@@ -72,14 +72,14 @@ class Improvement:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
-    """What the loop estimated.
+class Estimate:
+    """The result of a robust estimation.
 
     Attributes:
-        history: ever better models; the last is the result, empty where there is none.
+        history: ever better models with their times; the last is the result, if there is one.
         inliers: matches within the threshold of the result.
         num_samples: drawn in all.
-        seconds: CPU time in all.
+        seconds: CPU time of this thread in all.
         cost: MSAC's: the sum over matches of min(error / threshold, 1) squared.
     """
 
@@ -88,6 +88,11 @@ class Outcome:
     num_samples: int
     seconds: float
     cost: float
+
+    @property
+    def model(self) -> Matrix | None:
+        """The result, 3x3; None where there is none."""
+        return self.history[-1].model if self.history else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,13 +119,13 @@ class Problem:
         return float(np.minimum(errors, 1).sum()), errors < 1
 
 
-def run(problem: Problem, rng: np.random.Generator, options: ConsensusOptions) -> Outcome:
+def run(problem: Problem, rng: np.random.Generator, options: ConsensusOptions) -> Estimate:
     """Estimate a model; equal states of ``rng`` give equal results unless time is limited."""
     begin, count = time.thread_time(), len(problem.sampled)
     size, history = problem.sampler.size, list[Improvement]()
     inliers, cost = np.zeros(count, bool), float(count)
     if count < max(size, problem.points.size):
-        return Outcome((), inliers, 0, 0.0, cost)
+        return Estimate((), inliers, 0, 0.0, cost)
     preliminary = problem.kind
     if count > 2 * NUM_PRELIMINARY:
         preliminary = problem.kind.chosen(rng.permutation(count)[:NUM_PRELIMINARY])
@@ -140,7 +145,7 @@ def run(problem: Problem, rng: np.random.Generator, options: ConsensusOptions) -
                 history.append(Improvement(model, time.thread_time() - begin, drawn))
         if options.is_adaptive:
             needed = min(needed, max(drawn, samples_needed(inliers, problem.sampler, options)))
-    return Outcome(tuple(history), inliers, drawn, time.thread_time() - begin, cost)
+    return Estimate(tuple(history), inliers, drawn, time.thread_time() - begin, cost)
 
 
 def optimise(model: Matrix, problem: Problem, rng: np.random.Generator) -> list[Matrix]:

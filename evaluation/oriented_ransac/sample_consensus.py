@@ -6,12 +6,11 @@ constraints derived in :mod:`evaluation.oriented_ransac.oriented_constraints`, t
 :mod:`evaluation.oriented_ransac.consensus_loop`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool
 
-from evaluation.oriented_ransac.consensus_loop import ConsensusOptions, Improvement, Problem, run
+from evaluation.oriented_ransac.consensus_loop import ConsensusOptions, Estimate, Problem, run
 from evaluation.oriented_ransac.samplers import find_sampler
 from evaluation.oriented_ransac.two_view_models import (
     TwoViewModel,
@@ -22,27 +21,6 @@ from evaluation.oriented_ransac.two_view_models import (
 from evaluation.relative_pose.correspondences import Correspondences, Matrix
 
 DEFAULTS = ConsensusOptions()
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """The result of a robust estimation.
-
-    Attributes:
-        model: 3x3 of unit length in pixels (E: on rays); None where there is none.
-        inliers: matches within the threshold.
-        num_samples: samples that were drawn.
-        seconds: CPU time of this thread.
-        cost: MSAC's: the sum over matches of min(error / threshold, 1) squared.
-        history: ever better models with their times; the last is ``model``.
-    """
-
-    model: Matrix | None
-    inliers: Bool[np.ndarray, " match"]
-    num_samples: int
-    seconds: float
-    cost: float
-    history: tuple[Improvement, ...]
 
 
 def estimate_model(
@@ -65,6 +43,9 @@ def estimate_model(
         sampling: a name of :mod:`evaluation.oriented_ransac.samplers`.
         options: limits, and the threshold, which is in pixels for E too.
 
+    Returns:
+        Models of unit length in pixels (E: on rays).
+
     Raises:
         ValueError: there is no such sampling, or E lacks the intrinsics.
     """
@@ -74,10 +55,7 @@ def estimate_model(
     for step in result.history:
         matrix = left @ step.model @ right
         history.append(replace(step, model=matrix / np.linalg.norm(matrix)))
-    return Estimate(
-        history[-1].model if history else None,
-        result.inliers, result.num_samples, result.seconds, result.cost, tuple(history),
-    )  # fmt: skip
+    return replace(result, history=tuple(history))
 
 
 def _set_up(

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from evaluation.metrics.pose import pose_error_deg
-from evaluation.oriented_ransac.consensus_loop import ConsensusOptions
+from evaluation.oriented_ransac.consensus_loop import ConsensusOptions, Estimate
 from evaluation.oriented_ransac.oriented_constraints import has_right_signs, oriented_residual
-from evaluation.oriented_ransac.sample_consensus import Estimate, estimate_model
+from evaluation.oriented_ransac.sample_consensus import estimate_model
 from evaluation.oriented_ransac.samplers import SIGN_TOLERANCE_DEG
 from evaluation.oriented_ransac.scenes import Noise, Scene, cross_matrix, make_scene
 from evaluation.oriented_ransac.two_view_models import epipolar_model, homography_model
