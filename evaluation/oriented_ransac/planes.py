@@ -69,11 +69,11 @@ def load_plane_pairs(
         ValueError: the data or the method is wrong.
         FileNotFoundError: there is no such data, or the method lacks its weights.
     """
-    listed = list_pairs(data)
-    images = {image_key(path): path for pair in listed for path in (pair.path_a, pair.path_b)}
+    pairs = list_pairs(data)
+    images = {image_key(path): path for pair in pairs for path in (pair.path_a, pair.path_b)}
     method = load_extractor(method_name, num_keypoints)
     store = FeatureStore(extract_images(images, method, cache, label="planes").path)
-    return [_match(pair, store, ratio) for pair in listed]
+    return [_match(pair, store, ratio) for pair in pairs]
 
 
 def homography_trial(
