@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import h5py
-import numpy as np
 
 from rekd_hloc.files import atomic_write, beside, explain_os_error
 from rekd_hloc.storage.hdf5_groups import (
@@ -22,6 +21,7 @@ from rekd_hloc.storage.hdf5_groups import (
     dataset_names,
     group_attributes,
     open_hdf5,
+    read_dataset,
     text_attributes,
     walk,
     write_group,
@@ -147,7 +147,7 @@ class Hdf5File:
             return None
         try:
             present = [name for name in names if name in stored]
-            return Record(group, {name: np.asarray(stored[name][()]) for name in present})
+            return Record(group, {name: read_dataset(stored, name) for name in present})
         except HDF5_ERRORS as error:
             raise ValueError(f"{self.path}: {group!r} cannot be read: {error}") from error
 
@@ -193,7 +193,11 @@ class Hdf5File:
             stored = self._file.get(group)
         except HDF5_ERRORS:  # damaged, or a name that no HDF5 file can hold
             return None
-        return stored if isinstance(stored, h5py.Group) else None
+        if not isinstance(stored, h5py.Group):
+            return None
+        if stored.file.filename != self._file.filename:
+            raise ValueError(f"{self.path}: {group!r} lies in another file, which is not followed")
+        return stored
 
     def _merge(self, journal: Journal, is_new: bool) -> None:
         try:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
+from numpy.typing import NDArray
 
 from rekd_hloc.storage.journal import Record
 
@@ -16,6 +18,8 @@ DATASETS = frozenset(
     + ("matches0", "matching_scores0")
 )
 """Names in a group of features or matches that need no look whether they are groups."""
+MAX_COMPRESSION = 1_100
+"""No compression that HDF5 has makes numbers smaller than by this factor."""
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 """What h5py raises on damaged files."""
 
@@ -48,7 +52,9 @@ def text_attributes(file: h5py.File) -> dict[str, str]:
     return {str(key): value for key, value in file.attrs.items() if isinstance(value, str)}
 
 
-def walk(group: h5py.Group, marker: str, prefix: str = "") -> Iterator[str]:
+def walk(
+    group: h5py.Group, marker: str, prefix: str = "", above: tuple[h5py.Group, ...] = ()
+) -> Iterator[str]:
     """Paths of the groups below that hold a dataset named ``marker``; damaged ones are left out.
 
     Example:
@@ -62,7 +68,50 @@ def walk(group: h5py.Group, marker: str, prefix: str = "") -> Iterator[str]:
     for name in names:
         below = open_group(group, name)
         if below is not None:
-            yield from walk(below, marker, f"{prefix}/{name}" if prefix else name)
+            path = f"{prefix}/{name}" if prefix else name
+            if flaw := link_flaw(group, name, below, (*above, group)):
+                raise ValueError(f"{group.file.filename}: {path!r} {flaw}")
+            yield from walk(below, marker, path, (*above, group))
+
+
+def link_flaw(
+    group: h5py.Group, name: str, below: h5py.Group, above: tuple[h5py.Group, ...]
+) -> str | None:
+    """Say why a member of a group must not be followed: out of the file, or round in a circle.
+
+    Args:
+        group: that holds the member.
+        name: of the member.
+        below: the group that it leads to.
+        above: all groups on the way to it, from the file's root.
+    """
+    if is_external(group, name):
+        return "is a link to another file, which is not followed"
+    return "is a link back to a group around it" if below in above else None
+
+
+def is_external(group: h5py.Group, name: str) -> bool:
+    """Say whether a member of a group is a link to another file."""
+    return isinstance(group.get(name, getlink=True), h5py.ExternalLink)
+
+
+def read_dataset(group: h5py.Group, name: str) -> NDArray[Any]:
+    """Read numbers that lie in the file itself.
+
+    Raises:
+        ValueError: they lie in another file, are no numbers, or claim far more space than they
+            take; the message names the dataset.
+        OSError, RuntimeError, KeyError, TypeError: the file is damaged there.
+    """
+    dataset = group[name]
+    if is_external(group, name) or dataset.is_virtual or dataset.external:
+        raise ValueError(f"`{name}` lies in another file, which is not read")
+    if dataset.dtype.kind not in "fiub":
+        raise ValueError(f"`{name}` holds values of type {dataset.dtype}, not numbers")
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > MAX_COMPRESSION * stored + 4_096:
+        raise ValueError(f"`{name}` claims {dataset.nbytes} bytes and has {stored}")
+    return np.asarray(dataset[()])
 
 
 def member_names(group: h5py.Group) -> list[str]:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from rekd_hloc.storage.hdf5_groups import (
     HDF5_ERRORS,
     dataset_names,
+    link_flaw,
     member_kind,
     open_group,
     open_hdf5,
+    read_dataset,
 )
 from rekd_hloc.storage.matches import INT16_MAX, names_by_key
 from rekd_hloc.storage.validation_issues import ValidationIssues
@@ -51,7 +53,7 @@ def check_features(path: Path, issues: ValidationIssues) -> dict[str, int]:
             report = _Report(issues, path.name, name)
             try:
                 known = dataset_names(group) & KNOWN
-                arrays = {key: np.asarray(group[key][()]) for key in known}
+                arrays = {key: read_dataset(group, key) for key in known}
             except HDF5_ERRORS as error:
                 report.error("damaged", f"cannot be read: {error}")
                 continue
@@ -83,7 +85,11 @@ def open_to_check(path: Path, issues: ValidationIssues) -> h5py.File | None:
 
 
 def walk_groups(
-    group: h5py.Group, path: Path, issues: ValidationIssues, prefix: str = ""
+    group: h5py.Group,
+    path: Path,
+    issues: ValidationIssues,
+    prefix: str = "",
+    above: tuple[h5py.Group, ...] = (),
 ) -> Iterator[tuple[str, h5py.Group]]:
     """Every group that holds datasets, with its path; damaged ones become findings."""
     try:
@@ -97,8 +103,11 @@ def walk_groups(
     for name, kind in kinds.items():
         path_in_file = f"{prefix}/{name}" if prefix else name
         below = open_group(group, name)
-        if below is not None:
-            yield from walk_groups(below, path, issues, path_in_file)
+        flaw = link_flaw(group, name, below, (*above, group)) if below is not None else None
+        if flaw is not None:
+            issues.add("error", path.name, "link", path_in_file, flaw)
+        elif below is not None:
+            yield from walk_groups(below, path, issues, path_in_file, (*above, group))
         elif kind is None or kind is h5py.Group:
             issues.add("error", path.name, "damaged", path_in_file, "cannot be read")
 

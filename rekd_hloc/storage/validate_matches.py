@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rekd_hloc.storage.hdf5_groups import HDF5_ERRORS, group_attributes
+from rekd_hloc.storage.hdf5_groups import HDF5_ERRORS, group_attributes, read_dataset
 from rekd_hloc.storage.matches import INT16_MAX, split_group
 from rekd_hloc.storage.validate_features import open_to_check, walk_groups
 from rekd_hloc.storage.validation_issues import ValidationIssues
@@ -40,7 +40,7 @@ def check_matches(
             try:
                 pair = _true_pair(key, group_attributes(group), true_name)
                 arrays = {
-                    name: np.asarray(group[name][()])
+                    name: read_dataset(group, name)
                     for name in ("matches0", "matching_scores0")
                     if name in group
                 }
