@@ -11,7 +11,7 @@ MISTAKES = (ValueError, OSError, ImportError)
 
 
 def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """The parser of ``python -m NAME``, whose help shows the description line by line."""
+    """Return the parser of ``python -m NAME``, whose help shows the description line by line."""
     return argparse.ArgumentParser(
         prog=f"python -m {name}",
         description=description,

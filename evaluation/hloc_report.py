@@ -212,7 +212,7 @@ def make_tables(results: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 
 def _cell(runs: Sequence[Mapping[str, Any]], part: str, name: str, form: str) -> str:
-    """Mean, and deviation where the seeds differ; runs without the value do not count."""
+    """Return mean, and deviation where the seeds differ; runs without the value do not count."""
     parts = [(run[part] or {}) if part else run for run in runs]
     values = [owner[name] for owner in parts if owner.get(name) is not None]
     if not values:

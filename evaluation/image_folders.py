@@ -26,12 +26,12 @@ def list_image_paths(folders: Iterable[Path | str]) -> tuple[list[Path], list[Pa
 
 
 def is_validation(name: str) -> bool:
-    """Whether the image of that file name is held out: one in ten, by sha256."""
+    """Say whether the image of that file name is held out: one in ten, by sha256."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 10 == 0
 
 
 def images_hash(paths: Iterable[Path]) -> str:
-    """Twelve hexadecimal digits that change when an image's name or content does."""
+    """Return twelve hexadecimal digits that change when an image's name or content does."""
     digest = hashlib.sha256()
     for path in sorted(paths, key=lambda p: p.name):
         digest.update(path.name.encode())

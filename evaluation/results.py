@@ -139,7 +139,7 @@ def measure_missing(parts: Sequence[Part], data: Path, runs: Sequence[Path], fol
 
 
 def _records_of(part: Part, measured: Sequence[Record], folder: Path) -> list[Record]:
-    """What is stored of a part, and after it what was measured of it."""
+    """Return what is stored of a part, and after it what was measured of it."""
     new = [record for record in measured if record.protocol in part.protocols]
     return [*read_part(folder, part.name), *new]
 
@@ -165,7 +165,7 @@ def _count_methods(records: Sequence[Record]) -> int:
 
 
 def _other_parts(records: Sequence[Record]) -> list[Part]:
-    """A part for each protocol that the plan does not have."""
+    """Return a part for each protocol that the plan does not have."""
     planned = {protocol for part in PARTS for protocol in part.protocols}
     names = dict.fromkeys(r.protocol for r in records if r.protocol not in planned)
     programs = {"roto360": ("evaluation.rotation", ("--roto360",))}

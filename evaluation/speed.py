@@ -134,7 +134,7 @@ def _describe(
 
 
 def make_table(rows: dict[str, dict[str, float]]) -> Table:
-    """Seconds and their ratio to the first method's."""
+    """Return seconds and their ratio to the first method's."""
     columns = ["method", "median, s", "least, s", "keypoints", "ratio"]
     cells: list[list[Cell]] = [
         [

@@ -248,7 +248,7 @@ PRESETS: dict[str, ExtractConfig] = {
 
 
 def get_preset(name: str) -> ExtractConfig:
-    """The preset of that name.
+    """Return the preset of that name.
 
     Raises:
         ValueError: there is none; the message lists those that exist.
@@ -261,7 +261,7 @@ def get_preset(name: str) -> ExtractConfig:
 
 
 def reconstruction_preset(name: str) -> ExtractConfig:
-    """The preset of that name with the budget of a reconstruction.
+    """Return the preset of that name with the budget of a reconstruction.
 
     Raises:
         ValueError: there is none; the message lists those that exist.
@@ -270,5 +270,5 @@ def reconstruction_preset(name: str) -> ExtractConfig:
 
 
 def with_max_keypoints(config: ExtractConfig, count: int) -> ExtractConfig:
-    """The same preset with another keypoint budget."""
+    """Return the same preset with another keypoint budget."""
     return replace(config, detector=replace(config.detector, max_keypoints=count))

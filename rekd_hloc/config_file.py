@@ -168,13 +168,13 @@ def config_hash(config: object) -> str:
 
 
 def hash_of_tree(tree: Mapping[str, Any]) -> str:
-    """The hash of a configuration as nested mappings."""
+    """Return the hash of a configuration as nested mappings."""
     text = json.dumps(_canonical(dict(tree)), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def config_json(config: object) -> str:
-    """A configuration as JSON text that is the same for equal configurations.
+    """Return a configuration as JSON text that is the same for equal configurations.
 
     A whole number in a float option, ``tolerance_deg=30``, is written as the float it stands for.
     """

@@ -112,7 +112,7 @@ def replace_folder(path: Path, scratch: Path) -> None:
 
 
 def explain_os_error(error: OSError, path: Path, kept_in: Path | None = None) -> OSError:
-    """The same error in words that name the file and the remedy.
+    """Return the same error in words that name the file and the remedy.
 
     Args:
         error: from the system.

@@ -41,7 +41,7 @@ class ImageReadError(ValueError):
 
 
 def list_images(folder: Path) -> list[str]:
-    """Names of all images below a folder, relative to it, with ``/``, sorted.
+    """Return names of all images below a folder, relative to it, with ``/``, sorted.
 
     Hidden files and folders are left out, and names that are no Unicode, with a warning.
 
@@ -70,7 +70,7 @@ def list_images(folder: Path) -> list[str]:
 
 
 def read_image(path: Path, *, apply_exif: bool = False) -> Float[Tensor, "height width"]:
-    """Grey values in 0..1.
+    """Return grey values in 0..1.
 
     Args:
         path: a file of any depth, with or without colour, palette or alpha.
@@ -119,7 +119,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 def shrink(
     grey: Float[Tensor, "height width"], max_side_px: int
 ) -> tuple[Float[Tensor, "small_height small_width"], Float[Tensor, "3 3"]]:
-    """The image with its longer side at most ``max_side_px``, and ``small_from_image``.
+    """Return the image with its longer side at most ``max_side_px``, and ``small_from_image``.
 
     Pixel areas are averaged, so fine texture does not alias. 0 keeps every size.
     """
@@ -134,7 +134,7 @@ def shrink(
 
 
 def encode_image(pixels: UInt8[np.ndarray, "..."], suffix: str) -> bytes:
-    """The bytes of an image file.
+    """Return the bytes of an image file.
 
     Args:
         pixels: RGB of shape (height, width, 3), or grey of shape (height, width).
@@ -165,7 +165,7 @@ def write_image(path: Path, pixels: UInt8[np.ndarray, "..."]) -> None:
 
 
 def _decode(path: Path, apply_exif: bool) -> tuple[NDArray[Any], float]:
-    """Values of shape (height, width) or (height, width, 3), and the value that is white."""
+    """Return values of shape (height, width) or (height, width, 3), and the value that is white."""
     if not path.is_file():
         raise FileNotFoundError(f"no image file {path}")
     if path.stat().st_size == 0:
@@ -187,7 +187,7 @@ def _decode(path: Path, apply_exif: bool) -> tuple[NDArray[Any], float]:
 
 
 def _load(path: Path, apply_exif: bool) -> tuple[Image.Image, bool]:
-    """The decoded image, and whether its file has 16 bits for each value."""
+    """Return the decoded image, and whether its file has 16 bits for each value."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of size and odd metadata; both are ours
@@ -245,7 +245,7 @@ def _decode_by_opencv(path: Path) -> tuple[NDArray[Any], float] | None:
 
 @contextlib.contextmanager
 def _quiet_opencv() -> Iterator[None]:
-    """No lines on stderr about a damaged file: the caller reports it."""
+    """Return no lines on stderr about a damaged file: the caller reports it."""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:

@@ -51,16 +51,16 @@ class Keypoints:
         return len(self.xy)
 
     def __getitem__(self, index: Index) -> Self:
-        """The keypoints that an integer or boolean index tensor selects."""
+        """Return the keypoints that an integer or boolean index tensor selects."""
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def to(self, device: torch.device | str) -> Self:
-        """The same keypoints on another device."""
+        """Return the same keypoints on another device."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
     @classmethod
     def empty(cls, device: torch.device | str = "cpu") -> Self:
-        """No keypoint at all, with the right shapes."""
+        """Return no keypoint at all, with the right shapes."""
         none = torch.zeros(0, device=device)
         return cls(xy=torch.zeros(0, 2, device=device), scale=none, angle=none, score=none)
 
@@ -101,7 +101,7 @@ class Features:
         return len(self.keypoints)
 
     def to(self, device: torch.device | str) -> Self:
-        """The same features on another device."""
+        """Return the same features on another device."""
         return replace(
             self, keypoints=self.keypoints.to(device), descriptors=self.descriptors.to(device)
         )
@@ -134,15 +134,15 @@ class Matches:
         return len(self.index)
 
     def __getitem__(self, index: Index) -> Self:
-        """The matches that an integer or boolean index tensor selects."""
+        """Return the matches that an integer or boolean index tensor selects."""
         return replace(self, index=self.index[index], score=self.score[index])
 
     def to(self, device: torch.device | str) -> Self:
-        """The same matches on another device."""
+        """Return the same matches on another device."""
         return replace(self, index=self.index.to(device), score=self.score.to(device))
 
     @classmethod
     def empty(cls, device: torch.device | str = "cpu") -> Self:
-        """No match at all, with the right shapes."""
+        """Return no match at all, with the right shapes."""
         index = torch.zeros(0, 2, dtype=torch.int64, device=device)
         return cls(index=index, score=torch.zeros(0, device=device))

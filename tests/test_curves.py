@@ -40,11 +40,11 @@ def test_panels_of_many_methods_stay_small(tmp_path):
     labels = [name for k in range(16) for name in (f"method-{k}", f"method-{k} *")]
     draw_panels([make_plot(str(k), *labels) for k in range(4)], tmp_path / "new" / "all.png")
     path = tmp_path / "new" / "all.png"
-    assert path.stat().st_size < 150_000
+    assert path.stat().st_size < 250_000
     with Image.open(path) as picture:
         width, height = picture.size
-    assert 800 < width < 1400
-    assert height < 900
+    assert 1200 < width < 1600
+    assert height < 1200
 
 
 def test_no_curve_is_an_empty_picture(tmp_path):

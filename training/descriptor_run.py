@@ -149,7 +149,7 @@ class DescriptorRun:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next step."""
+        """Return the learning rate of the next step."""
         return learning_rate(self.config, self.step)
 
     def advance(self, batch: PatchPairs) -> dict[str, float]:
@@ -244,7 +244,7 @@ def read_start(config: TrainDescriptorConfig) -> Tensors | None:
 
 
 def learning_rate(config: TrainDescriptorConfig, step: int) -> float:
-    """The learning rate of a step: warm-up, and linear to zero."""
+    """Return the learning rate of a step: warm-up, and linear to zero."""
     return scheduled_rate(
         step,
         highest=config.learning_rate,

@@ -95,7 +95,7 @@ class DetectorRun:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next step."""
+        """Return the learning rate of the next step."""
         return learning_rate(self.config, self.step)
 
     def advance(self, batch: PairBatch) -> dict[str, float]:
@@ -199,7 +199,7 @@ class Objective:
         return losses
 
     def total(self, losses: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
-        """The weighted sum of the losses."""
+        """Return the weighted sum of the losses."""
         return torch.stack([self.weights[name] * loss for name, loss in losses.items()]).sum()
 
 
@@ -225,7 +225,7 @@ def build_trainable(config: NetworkConfig) -> Rekd:
 
 
 def network_state(network: Rekd) -> dict[str, Any]:
-    """The learned parameters and statistics, without derived buffers."""
+    """Return the learned parameters and statistics, without derived buffers."""
     backbone = network.backbone
     assert isinstance(backbone, SteerableBackbone)
     head = {
@@ -245,7 +245,7 @@ def load_network_state(network: Rekd, state: dict[str, Any]) -> None:
 
 
 def learning_rate(config: TrainDetectorConfig, step: int) -> float:
-    """The learning rate of a step: warm-up, then the schedule."""
+    """Return the learning rate of a step: warm-up, then the schedule."""
     return scheduled_rate(
         step,
         highest=config.learning_rate,
@@ -256,7 +256,7 @@ def learning_rate(config: TrainDetectorConfig, step: int) -> float:
 
 
 def _parameter_groups(network: Rekd, config: TrainDetectorConfig) -> list[Mapping[str, Any]]:
-    """The orientation head apart, for it may be spared the weight decay."""
+    """Return the orientation head apart, for it may be spared the weight decay."""
     orientation: list[nn.Parameter] = list(network.backbone.orientation.parameters())  # type: ignore[union-attr]
     chosen = {id(p) for p in orientation}
     rest = [p for p in network.parameters() if id(p) not in chosen]

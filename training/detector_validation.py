@@ -49,7 +49,7 @@ class ValidationResult:
 
     @property
     def quality(self) -> float:
-        """The score of a checkpoint: the share of points repeated with the right angle."""
+        """Return the score of a checkpoint: the share of points repeated with the right angle."""
         return self.repeatability_1px5 * self.orientation_accuracy
 
 
@@ -87,7 +87,7 @@ class ValidationSet:
         return cls(images, config.num_validation_pairs, config.seed)
 
     def first_pair(self) -> PairBatch:
-        """The pair that pictures show."""
+        """Return the pair that pictures show."""
         return self.images.batch(self.seed, 0, 1)
 
 

@@ -52,7 +52,7 @@ def warp_maps(
 def border_mask(
     like: Float[Tensor, "batch channel height width"],
 ) -> Float[Tensor, "batch 1 height width"]:
-    """A mask of one inside, and zero within ``BORDER_PX`` of the crop's edge."""
+    """Return a mask of one inside, and zero within ``BORDER_PX`` of the crop's edge."""
     mask = torch.zeros_like(like[:, :1])
     mask[:, :, BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] = 1
     return mask
@@ -170,7 +170,7 @@ def similarity_loss(
 def peakiness_loss(
     score: Float[Tensor, "batch 1 height width"], image: Float[Tensor, "batch 1 height width"]
 ) -> Float[Tensor, ""]:
-    """Share of the scores that lies where the image is flat, 0..1; mean over the batch.
+    """Return share of the scores that lies where the image is flat, 0..1; mean over the batch.
 
     Index proposal asks every window for a peak, even in sky and on plain walls. This loss asks for
     low scores there. A factor on all scores does not change it, so small scores do not meet it.
@@ -193,7 +193,7 @@ def hardest_in_batch_loss(
     *,
     margin: float = 1.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
-    """Mean over pairs of ``max(0, margin + positive - hardest negative)``.
+    """Return mean over pairs of ``max(0, margin + positive - hardest negative)``.
 
     The hardest negative of a pair is the nearest descriptor of the other column, seen from a or
     from b, that does not show the same point.

@@ -55,7 +55,7 @@ class PairCache:
         self.angles = np.load(folder / "angle.npy")
 
     def __len__(self) -> int:
-        """Number of pairs."""
+        """Return number of pairs."""
         return len(self.angles)
 
     def batch(self, seed: int, step: int, size: int) -> PairBatch:

@@ -183,7 +183,7 @@ def _least_footprint(config: PairConfig) -> float:
 
 
 def _tilt_reach(config: PairConfig) -> float:
-    """The factor by which stretch and perspective reach further into the image."""
+    """Return the factor by which stretch and perspective reach further into the image."""
     return math.sqrt(config.max_stretch) / (1 - config.perspective)
 
 

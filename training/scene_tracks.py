@@ -55,7 +55,7 @@ class SceneConfig:
 
     @property
     def limits(self) -> dict[str, Any]:
-        """The options that the tracks depend on."""
+        """Return the options that the tracks depend on."""
         return {k: v for k, v in asdict(self).items() if k not in ("folders", "images")}
 
 
@@ -83,12 +83,12 @@ class _Observations:
         return _Observations(self.point[chosen], self.view[chosen], self.keypoint[chosen])
 
     def in_several_views(self) -> "_Observations":
-        """The observations of those points that two or more views show."""
+        """Return the observations of those points that two or more views show."""
         return self[np.bincount(self.point)[self.point] > 1] if len(self.point) else self
 
 
 def scene_hash(folder: Path) -> str:
-    """Twelve hexadecimal digits of a reconstruction's features and model.
+    """Return twelve hexadecimal digits of a reconstruction's features and model.
 
     Raises:
         FileNotFoundError: a file is missing.

@@ -150,12 +150,12 @@ class TrackSet:
         self.is_upright = np.concatenate([file["is_upright"] for file in files])
 
     def __len__(self) -> int:
-        """Number of tracks."""
+        """Return number of tracks."""
         return len(self.file)
 
     @property
     def num_patches(self) -> int:
-        """Number of patches of all tracks."""
+        """Return number of patches of all tracks."""
         return int(self.length.sum())
 
     def batch(self, rng: np.random.Generator, plan: "BatchPlan") -> PatchPairs:

@@ -135,7 +135,7 @@ def match_by_map(
 
 
 def warp_keypoints(keypoints: Keypoints, b_from_a: Float[Tensor, "3 3"]) -> Keypoints:
-    """The keypoints of a as the map takes them to b: position, scale and angle."""
+    """Return the keypoints of a as the map takes them to b: position, scale and angle."""
     xy = keypoints.xy.double()
     return Keypoints(
         xy=warp_points(b_from_a, xy).float(),
@@ -216,7 +216,7 @@ def _supplement(
 
 
 def as_bytes(patches: Float[Tensor, "patch 1 32 32"]) -> NDArray[np.uint8]:
-    """Patches in grey levels, as they are stored on disk."""
+    """Return patches in grey levels, as they are stored on disk."""
     return (patches[:, 0] * 255).round().clamp(0, 255).to(torch.uint8).numpy()
 
 

@@ -86,7 +86,7 @@ def _make_tracks(
     detector_hash: str,
     quiet: bool,
 ) -> tuple[TrackSet, list[str]]:
-    """All tracks, and a hash for each scene."""
+    """Return all tracks, and a hash for each scene."""
     cache = Path(config.cache or Path(config.output) / "tracks")
     scenes = generate_scene_tracks(
         cache / "scenes", config.scenes, config.tracks, seed=config.seed, quiet=quiet
@@ -130,7 +130,7 @@ def _run_to_end(
 
 
 def summarise(qualities: Qualities) -> str:
-    """One line of metrics."""
+    """Return one line of metrics."""
     return "; ".join(
         f"{kind} precision {q.precision:.3f} recall {q.recall:.3f} AP {q.average_precision:.3f} "
         f"FPR95 {q.fpr95:.4f}"

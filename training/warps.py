@@ -68,7 +68,7 @@ class View:
 
 
 def plain_view(image: Image) -> View:
-    """The image itself as a view."""
+    """Return the image itself as a view."""
     return View(_grey(image, np.asarray(LUMA)), np.eye(3), is_upright=True)
 
 

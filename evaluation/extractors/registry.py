@@ -161,7 +161,7 @@ def _peer_extractor(
 def _with_hardnet(
     name: str, base: NamedExtractor, device: torch.device, overrides: Sequence[str]
 ) -> NamedExtractor:
-    """A detector's keypoints described by our HardNet; upright where they have no angle."""
+    """Return a detector's keypoints described by our HardNet; upright where they have no angle."""
     config = load_config(get_preset("rekd"), None, overrides).descriptor
     network = load_hardnet(config.weights).to(device)
 

@@ -35,7 +35,7 @@ class Placement:
 
 
 def place_image(size: tuple[int, int], kind: FrameKind) -> Placement:
-    """Where an image of that (width, height) comes to lie."""
+    """Return where an image of that (width, height) comes to lie."""
     width, height = size
     if kind == "original":
         return Placement(size, (0, 0), size, torch.eye(3, dtype=torch.float64))

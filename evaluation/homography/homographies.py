@@ -39,12 +39,12 @@ class HomographyPair:
 
     @property
     def name(self) -> str:
-        """Both images without folder and ending, ``1-3``."""
+        """Return both images without folder and ending, ``1-3``."""
         return f"{self.path_a.stem}-{self.path_b.stem}"
 
 
 def list_pairs(source: Path) -> list[HomographyPair]:
-    """Pairs 1 -> k of every sequence of a folder, by sequence and k; or the pairs of a list.
+    """Return pairs 1 -> k of every sequence of a folder, by sequence and k; or the pairs of a list.
 
     Raises:
         FileNotFoundError: no such folder or list.
@@ -74,7 +74,7 @@ def list_pairs(source: Path) -> list[HomographyPair]:
 
 
 def describe_problems(source: Path, problems: list[str]) -> str:
-    """One message of all problems, long lists shortened."""
+    """Return one message of all problems, long lists shortened."""
     shown = problems[:MAX_PROBLEMS]
     if len(problems) > MAX_PROBLEMS:
         shown = [*shown, f"and {len(problems) - MAX_PROBLEMS} more"]
@@ -82,7 +82,7 @@ def describe_problems(source: Path, problems: list[str]) -> str:
 
 
 def read_homography(path: Path) -> Float[Tensor, "3 3"]:
-    """A text file with three rows of three numbers.
+    """Return a text file with three rows of three numbers.
 
     Raises:
         ValueError: it holds something else, or a matrix without an inverse.
@@ -178,7 +178,7 @@ def _pair_from_words(folder: Path, words: list[str], where: str) -> HomographyPa
 
 
 def _unreadable_images(pairs: list[HomographyPair]) -> list[str]:
-    """Images whose header cannot be read."""
+    """Return images whose header cannot be read."""
     problems = []
     for path in dict.fromkeys(path for pair in pairs for path in (pair.path_a, pair.path_b)):
         try:

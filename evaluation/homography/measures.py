@@ -123,7 +123,7 @@ def measure_superpoint(pair: PairInput) -> Metrics:
 
 
 def _visible_in_both(pair: PairInput) -> tuple[Keypoints, Keypoints]:
-    """The strongest of those keypoints whose place the other image shows."""
+    """Return the strongest of those keypoints whose place the other image shows."""
     a, b = pair.a.keypoints, pair.b.keypoints
     a_from_b = torch.linalg.inv(pair.b_from_a)
     in_b = visible_points(a.xy, pair.b_from_a, pair.b.image_size)

@@ -63,7 +63,7 @@ class Protocol:
 
 
 def average(rows: Sequence[Metrics]) -> Metrics:
-    """Mean of every metric over the rows that have it; lists by element."""
+    """Return mean of every metric over the rows that have it; lists by element."""
     if not rows:
         return {}
     means: Metrics = {}

@@ -48,7 +48,7 @@ def kind_of(sequence: str) -> str:
 
 
 def in_split(sequence: str, split: str) -> bool:
-    """Whether a sequence belongs to a split; ``full`` takes all.
+    """Say whether a sequence belongs to a split; ``full`` takes all.
 
     Raises:
         ValueError: no such split.
@@ -65,7 +65,7 @@ def in_split(sequence: str, split: str) -> bool:
 def select_split(
     pairs: Sequence[HomographyPair], split: str, *, without_high_resolution: bool = False
 ) -> list[HomographyPair]:
-    """The pairs of a split.
+    """Return the pairs of a split.
 
     Raises:
         ValueError: no such split, or none of the pairs belongs to it.

@@ -74,7 +74,7 @@ def _run_sequence(
 def _extract_frames(
     suite: Suite, method: NamedExtractor, pairs: Sequence[HomographyPair]
 ) -> dict[Path, tuple[Features, Placement]]:
-    """Features of the images of one sequence, in the frame of the protocol."""
+    """Return features of the images of one sequence, in the frame of the protocol."""
     frame = suite.protocol.frame
     paths = list(dict.fromkeys(path for pair in pairs for path in (pair.path_a, pair.path_b)))
     placements = {path: place_image(image_size(path), frame) for path in paths}
@@ -126,7 +126,7 @@ def make_sequence_rows(
 
 
 def csv_columns(protocol: Protocol) -> list[Column]:
-    """The table's columns, with matching accuracy at every threshold instead of a few."""
+    """Return the table's columns, with matching accuracy at every threshold instead of a few."""
     columns: dict[str, Column] = {}
     for column in protocol.columns:
         chosen = [column]
@@ -143,7 +143,7 @@ def csv_columns(protocol: Protocol) -> list[Column]:
 def make_plots(
     protocol: Protocol, results: Mapping[str, Sequence[PairResult]], split: str
 ) -> list[Plot]:
-    """The protocol's curve over 1..10 px, where it has one, for the split and its parts."""
+    """Return the protocol's curve over 1..10 px, where it has one, for the split and its parts."""
     if protocol.curve is None:
         return []
     key, label = protocol.curve
@@ -170,12 +170,12 @@ def _is_filtered(label: str) -> bool:
 
 
 def select_kind(rows: Sequence[PairResult], kind: str) -> list[PairResult]:
-    """Results on sequences of that kind; all for the empty name."""
+    """Return results on sequences of that kind; all for the empty name."""
     return [row for row in rows if not kind or kind_of(row.sequence) == kind]
 
 
 def read_columns(protocol: Protocol, means: Metrics) -> list[str | float | None]:
-    """The metrics that the protocol's table shows, shares in per cent."""
+    """Return the metrics that the protocol's table shows, shares in per cent."""
     return [_read_column(column, means) for column in protocol.columns]
 
 

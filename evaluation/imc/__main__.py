@@ -144,7 +144,7 @@ def _read_tasks(arguments: argparse.Namespace) -> list[str]:
 
 
 def _read_scenes(arguments: argparse.Namespace) -> tuple[list[Scene], dict[str, dict[str, Path]]]:
-    """The scenes, rotated if asked for, and the masks of each."""
+    """Return the scenes, rotated if asked for, and the masks of each."""
     scenes = list_scenes(arguments.data, arguments.scenes)
     if arguments.rotated is None:
         return scenes, {scene.key: {} for scene in scenes}

@@ -62,7 +62,7 @@ class Scene:
 
     @property
     def uncalibrated(self) -> tuple[str, ...]:
-        """Images that have no calibration."""
+        """Return images that have no calibration."""
         return tuple(name for name in self.images if name not in self.calibration)
 
     def pairs(self, covisibility: float = COVISIBILITY) -> tuple[Pair, ...]:
@@ -231,7 +231,7 @@ def _read_covisible(
 
 
 def _split_key(key: str, known: Mapping[str, Camera]) -> Pair | None:
-    """The two images of ``imageA-imageB``; None unless both are known."""
+    """Return the two images of ``imageA-imageB``; None unless both are known."""
     cuts = [(key[:i], key[i + 1 :]) for i, letter in enumerate(key) if letter == "-"]
     return next(((a, b) for a, b in cuts if a in known and b in known), None)
 

@@ -156,7 +156,7 @@ def _run_setting(
 def _reconstruct_bags(
     tasks: Mapping[str, BagTask], pool: Executor | None, label: str
 ) -> Generator[tuple[str, BagResult]]:
-    """Results as they come."""
+    """Return results as they come."""
     with tqdm(desc=f"{label} bags", total=len(tasks), disable=None) as bar:
         if pool is None:
             for key, task in tasks.items():

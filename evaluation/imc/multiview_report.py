@@ -59,12 +59,12 @@ class SizeSummary:
 
     @property
     def maa5(self) -> float:
-        """Mean accuracy at 1..5 degrees."""
+        """Return mean accuracy at 1..5 degrees."""
         return float(np.mean(self.curve[:5]))
 
     @property
     def maa10(self) -> float:
-        """Mean accuracy at 1..10 degrees."""
+        """Return mean accuracy at 1..10 degrees."""
         return float(np.mean(self.curve))
 
 
@@ -77,18 +77,18 @@ class MultiviewResult:
     bags: tuple[BagResult, ...]
 
     def summaries(self) -> list[SizeSummary]:
-        """One for each bag size, and at last their plain mean; empty without bags."""
+        """Return one for each bag size, and at last their plain mean; empty without bags."""
         sizes = sorted({len(bag.names) for bag in self.bags})
         each = [_summarise([b for b in self.bags if len(b.names) == size]) for size in sizes]
         return [*each, _mean(each)] if each else []
 
     @property
     def maa10(self) -> float:
-        """Mean over bag sizes, the benchmark's metric; nan without bags."""
+        """Return mean over bag sizes, the benchmark's metric; nan without bags."""
         return self.summaries()[-1].maa10 if self.bags else float("nan")
 
     def accuracy(self) -> list[float]:
-        """Share of pairs within 1..10 degrees: means over bags of a size, then over sizes.
+        """Return share of pairs within 1..10 degrees: means over bags of a size, then over sizes.
 
         Raises:
             ValueError: there are no bags.

@@ -73,7 +73,7 @@ def validate_submission(folder: Path, scenes: Mapping[str, Sequence[str]]) -> li
 
 
 def _check_json(path: Path, datasets: Sequence[str], issues: ValidationIssues) -> Any:
-    """The config's content if it has no flaw, else None."""
+    """Return the config's content if it has no flaw, else None."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -108,7 +108,7 @@ def _check_scenes(
 def _check_keypoints(
     folder: Path, scene: str, images: Sequence[str], issues: ValidationIssues
 ) -> dict[str, int]:
-    """The number of keypoints of each image whose keypoints can be used."""
+    """Return the number of keypoints of each image whose keypoints can be used."""
     file = f"{scene}/keypoints.h5"
     arrays = read_arrays(folder / file, file, issues, needed=True)
     if arrays is None:
@@ -133,7 +133,7 @@ def _check_keypoints(
 def _check_descriptors(
     folder: Path, scene: str, counts: Mapping[str, int], issues: ValidationIssues
 ) -> set[tuple[int, str]]:
-    """The (channels, type) that occur."""
+    """Return the (channels, type) that occur."""
     file = f"{scene}/descriptors.h5"
     has_matches = any((folder / scene).glob("matches*.h5"))
     arrays = read_arrays(folder / file, file, issues, needed=not has_matches)

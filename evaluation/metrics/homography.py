@@ -25,7 +25,7 @@ def repeatability_rekd(
     *,
     threshold_px: float = 3.0,
 ) -> float:
-    """Share of all keypoints of a whose warp has any keypoint of b within the threshold.
+    """Return share of all keypoints of a whose warp has any keypoint of b within the threshold.
 
     The protocol of REKD's code: points that leave image b count as misses, several points of a may
     share one of b. No keypoint at all gives 0.
@@ -39,7 +39,7 @@ def repeatability_rekd(
 def distinct_points(
     xy: Float[Tensor, "keypoint 2"], *, threshold_px: float = 3.0
 ) -> Bool[Tensor, " keypoint"]:
-    """Which keypoints, strongest first, are no closer than the threshold to a stronger one.
+    """Return which keypoints, strongest first, are no closer than the threshold to a stronger one.
 
     Points that crowd around one corner are counted once: a detector that fires many times there
     has a high repeatability by REKD's protocol, and few places to match.
@@ -126,7 +126,7 @@ def circle_overlap(
 def choose_one_to_one(
     row: Int64[Tensor, " pair"], column: Int64[Tensor, " pair"], weight: Float[Tensor, " pair"]
 ) -> Bool[Tensor, " pair"]:
-    """Pairs taken greedily by falling weight, each row and each column at most once.
+    """Return pairs taken greedily by falling weight, each row and each column at most once.
 
     Among equal weights the earlier pair goes first. In every round, all pairs that are the best of
     their row and of their column are taken at once, which chooses what one by one would.
@@ -203,7 +203,7 @@ def visible_points(
     b_from_a: Float[Tensor, "3 3"],
     size_b: tuple[int, int],
 ) -> Bool[Tensor, " point"]:
-    """Whether each point of a falls inside image b (width, height)."""
+    """Say whether each point of a falls inside image b (width, height)."""
     warped = warp_points(b_from_a, xy)
     return ((warped >= 0) & (warped <= warped.new_tensor(size_b) - 1)).all(dim=1)
 
@@ -211,7 +211,7 @@ def visible_points(
 def corner_error(
     estimated: Float[Tensor, "3 3"], b_from_a: Float[Tensor, "3 3"], size_a: tuple[int, int]
 ) -> float:
-    """Mean distance in image b between the corners of a under two homographies, pixels.
+    """Return mean distance in image b between the corners of a under two homographies, pixels.
 
     A corner that either map sends to infinity makes the error infinite.
     """
@@ -225,7 +225,7 @@ def corner_error(
 
 
 def _least(value: Int64[Tensor, " pair"], group: Int64[Tensor, " pair"]) -> Int64[Tensor, " group"]:
-    """The least value of each group."""
+    """Return the least value of each group."""
     top = torch.iinfo(torch.int64).max
     least = torch.full((int(group.max()) + 1,), top, device=value.device)
     return least.scatter_reduce(0, group, value, reduce="amin")

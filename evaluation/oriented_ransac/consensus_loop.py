@@ -91,7 +91,7 @@ class Estimate:
 
     @property
     def model(self) -> Matrix | None:
-        """The result, 3x3; None where there is none."""
+        """Return the result, 3x3; None where there is none."""
         return self.history[-1].model if self.history else None
 
 
@@ -149,7 +149,7 @@ def run(problem: Problem, rng: np.random.Generator, options: ConsensusOptions) -
 
 
 def optimise(model: Matrix, problem: Problem, rng: np.random.Generator) -> list[Matrix]:
-    """A model, and what local optimisation makes of it."""
+    """Return a model, and what local optimisation makes of it."""
     kind, points = problem.kind, problem.points
     errors = kind.squared_errors(model[None])[0]
     support = np.nonzero(errors < problem.squared * problem.sampler.width**2)[0]
@@ -166,7 +166,7 @@ def optimise(model: Matrix, problem: Problem, rng: np.random.Generator) -> list[
 def best_model(
     models: Models, kind: TwoViewModel, preliminary: TwoViewModel, squared: float
 ) -> Matrix | None:
-    """The model of least cost; None without models."""
+    """Return the model of least cost; None without models."""
     if len(models) == 0:
         return None
     if preliminary is not kind and len(models) > NUM_FINALISTS:

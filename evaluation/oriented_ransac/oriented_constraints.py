@@ -30,7 +30,7 @@ Matrices = Float64[np.ndarray, "*batch 3 3"]
 
 
 def homogeneous(xy: Points) -> Float64[np.ndarray, "*batch correspondence 3"]:
-    """Points with a last coordinate of 1."""
+    """Return points with a last coordinate of 1."""
     return np.concatenate([xy, np.ones((*xy.shape[:-1], 1))], axis=-1)
 
 
@@ -52,7 +52,7 @@ def frame_rows(c: Correspondences) -> Rows:
 def has_right_signs(
     fundamental: Float64[np.ndarray, "model 3 3"], c: Correspondences, tolerance_deg: float = 0.0
 ) -> Bool[np.ndarray, "model correspondence"]:
-    """Whether angles lie on matching sides of the epipolar lines: exact, whatever the scales.
+    """Say whether angles lie on matching sides of the epipolar lines: exact, whatever the scales.
 
     Args:
         fundamental: x_b^T F x_a = 0 in the frame of ``c``; either sign.
@@ -124,7 +124,7 @@ def _outer(left: np.ndarray, right: np.ndarray) -> Rows:
 
 
 def _projected(xy_b: Points, vector: np.ndarray) -> np.ndarray:
-    """Rows of (first two of H v) - xy_b (third of H v)."""
+    """Return rows of (first two of H v) - xy_b (third of H v)."""
     rows = np.zeros((*xy_b.shape, 9))
     rows[..., 0, 0:3] = vector
     rows[..., 1, 3:6] = vector

@@ -123,7 +123,7 @@ def _essential(rows: Float64[np.ndarray, "sample 6 9"]) -> Solutions:
 def _null_vector(
     equations: Float64[np.ndarray, "sample 10 monomial"],
 ) -> Float64[np.ndarray, "sample monomial"]:
-    """The direction that the equations shrink most, by three inverse iterations."""
+    """Return the direction that the equations shrink most, by three inverse iterations."""
     normal = equations.swapaxes(1, 2) @ equations
     size = np.trace(normal, axis1=1, axis2=2)[:, None, None] + 1e-300
     normal = normal / size + 1e-15 * np.eye(10)
@@ -183,6 +183,6 @@ def _area_ratio(c: Correspondences) -> Float64[np.ndarray, "sample correspondenc
 
 
 def _even(rows: np.ndarray) -> np.ndarray:
-    """Rows of unit length, so that the unit of scales does not weigh them."""
+    """Return rows of unit length, so that the unit of scales does not weigh them."""
     scaled: np.ndarray = rows / np.sqrt((rows * rows).sum(-1, keepdims=True) + 1e-300)
     return scaled

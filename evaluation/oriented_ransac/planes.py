@@ -53,7 +53,7 @@ class PlanePair:
 
     @property
     def right(self) -> float:
-        """Share of matches within the threshold of the truth."""
+        """Return share of matches within the threshold of the truth."""
         if len(self.c) == 0:
             return 0.0
         errors = homography_model(self.c).squared_errors(self.b_from_a[None])[0]

@@ -81,7 +81,7 @@ def null_space(rows: Float64[np.ndarray, "sample equation 9"]) -> Basis:
 
 
 def orthonormal_space(rows: Float64[np.ndarray, "sample equation 9"]) -> Basis:
-    """The same with an orthonormal basis, which the equations of degree three need."""
+    """Return the same with an orthonormal basis, which the equations of degree three need."""
     basis = null_space(rows)
     flat = basis.reshape(*basis.shape[:2], 9).swapaxes(1, 2)
     flat = np.where(np.isfinite(flat), flat, 0)
@@ -161,7 +161,7 @@ def cubic_monomials(count: int) -> list[tuple[int, int, int]]:
 
 
 def single(models: Float64[np.ndarray, "sample 3 3"]) -> Solutions:
-    """One model for each sample, without those that are not finite."""
+    """Return one model for each sample, without those that are not finite."""
     return finite(models, np.arange(len(models)))
 
 

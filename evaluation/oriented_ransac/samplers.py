@@ -82,7 +82,7 @@ def draw_samples(
 
 
 def find_sampler(kind: str, sampling: str) -> Sampler:
-    """The sampler of that name.
+    """Return the sampler of that name.
 
     Raises:
         ValueError: there is none; the message lists them.
@@ -98,7 +98,7 @@ def _signs_agree(models: Models, c: Correspondences) -> Bool[np.ndarray, " model
 
 
 def _rotations_agree(models: Models, c: Correspondences) -> Bool[np.ndarray, " model"]:
-    """Whether homographies send the directions of a sample where its angles say."""
+    """Say whether homographies send the directions of a sample where its angles say."""
     rows = homography_vector_rows(c) @ models.reshape(-1, 1, 9, 1)
     depth = (homogeneous(c.xy_a) @ models[:, 2, :, None])[..., 0]
     image = (rows[..., 0] + c.orientation_b * depth[..., None]) * np.sign(depth)[..., None]

@@ -81,7 +81,7 @@ def make_scene(
     scale_kind: ScaleKind = "area",
     is_planar: bool = False,
 ) -> Scene:
-    """A random pair of views.
+    """Return a random pair of views.
 
     Args:
         rng: source of everything.
@@ -114,7 +114,7 @@ def make_scene(
 
 
 def cross_matrix(vector: Float64[np.ndarray, " 3"]) -> Matrix:
-    """The matrix whose product with x is ``vector`` cross x."""
+    """Return the matrix whose product with x is ``vector`` cross x."""
     x, y, z = vector
     return np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
 
@@ -175,7 +175,7 @@ def _planes(
 def _transfer(
     maps: Float64[np.ndarray, "match 3 3"], xy: Float64[np.ndarray, "match 2"]
 ) -> tuple[Float64[np.ndarray, "match 2"], Float64[np.ndarray, "match 2 2"]]:
-    """Where each point goes by its own homography, and the first-order map there."""
+    """Return where each point goes by its own homography, and the first-order map there."""
     image = (maps @ np.concatenate([xy, np.ones((len(xy), 1))], axis=1)[:, :, None])[:, :, 0]
     xy_b = image[:, :2] / image[:, 2:]
     jacobians = maps[:, :2, :2] - xy_b[:, :, None] * maps[:, 2:, :2]
@@ -187,7 +187,7 @@ def _carried(
     angle_a: Float64[np.ndarray, " match"],
     scale_kind: ScaleKind,
 ) -> tuple[Float64[np.ndarray, " match"], Float64[np.ndarray, " match"]]:
-    """Angles in image b, and by what scales change."""
+    """Return angles in image b, and by what scales change."""
     direction = np.stack([np.cos(angle_a), np.sin(angle_a)], -1)
     moved = (jacobians @ direction[:, :, None])[:, :, 0]
     angle_b = np.arctan2(moved[:, 1], moved[:, 0])
@@ -202,7 +202,7 @@ def _spoil(
     is_inlier: Bool[np.ndarray, " match"],
     *exact: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
-    """Positions and angles of b and both scales with noise; outliers are anything."""
+    """Return positions and angles of b and both scales with noise; outliers are anything."""
     xy_b, angle_b, scale_a, scale_b = exact
     count = len(xy_b)
     xy_b = xy_b + rng.normal(0, 1, xy_b.shape) * noise.point_px

@@ -177,7 +177,7 @@ def load_pairs(
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line."""
     parser = make_parser("evaluation.oriented_ransac.study", __doc__)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="folder for results")

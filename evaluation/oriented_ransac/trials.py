@@ -52,14 +52,14 @@ class PosedPair:
 
     @property
     def fundamental(self) -> Matrix:
-        """The true F in pixels."""
+        """Return the true F in pixels."""
         rotation, translation = self.pose
         essential = cross_matrix(translation) @ rotation
         return np.asarray(np.linalg.inv(self.K_b).T @ essential @ np.linalg.inv(self.K_a))
 
 
 def pair_key(name: str, numbers: Iterable[bytes]) -> str:
-    """A name with a hash of numbers: a pair with other matches has other trials."""
+    """Return a name with a hash of numbers: a pair with other matches has other trials."""
     return f"{name}@{hashlib.sha256(b''.join(numbers)).hexdigest()[:12]}"
 
 
@@ -74,7 +74,7 @@ class TrialLog:
             self.known = dict(entry for line in lines if (entry := _read_line(line)) is not None)
 
     def get(self, key: str, compute: Callable[[], Metrics]) -> Metrics:
-        """The metrics of a trial, computed now if they are not there."""
+        """Return the metrics of a trial, computed now if they are not there."""
         if key not in self.known:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             metrics = compute()
@@ -93,7 +93,7 @@ def synthetic_trial(
     *,
     num_matches: int = 1000,
 ) -> Metrics:
-    """Whether a synthetic model was found within each budget of seconds.
+    """Say whether a synthetic model was found within each budget of seconds.
 
     Args:
         kind: ``homography``, ``fundamental`` or ``essential``.
@@ -173,7 +173,7 @@ def models_within(estimate: Estimate, budgets: Sequence[float]) -> list[Matrix |
 
 
 def effort(estimate: Estimate) -> Mapping[str, float]:
-    """The samples and seconds that an estimate took."""
+    """Return the samples and seconds that an estimate took."""
     return {"num_samples": estimate.num_samples, "seconds": estimate.seconds}
 
 
@@ -195,7 +195,7 @@ def _explains(kind: str, scene: Scene, model: Matrix) -> bool:
 def _inliers(
     kind: str, c: Correspondences, model: Matrix, threshold_px: float
 ) -> Bool[np.ndarray, " match"]:
-    """Matches within the threshold of an H, or of an F in pixels."""
+    """Return matches within the threshold of an H, or of an F in pixels."""
     problem = homography_model(c) if kind == "homography" else epipolar_model(c)
     return np.asarray(problem.squared_errors(model[None])[0] < threshold_px**2)
 
@@ -217,7 +217,7 @@ def _pose(pair: PosedPair, kind: str, model: Matrix, threshold_px: float) -> Pos
 
 
 def _read_line(line: str) -> tuple[str, Metrics] | None:
-    """A finished trial; None for a line that a killed run left half written."""
+    """Return a finished trial; None for a line that a killed run left half written."""
     try:
         key, metrics = json.loads(line)
     except ValueError:

@@ -38,16 +38,16 @@ class TwoViewModel(Protocol):
 
     @property
     def num_matches(self) -> int:
-        """Matches in all."""
+        """Return matches in all."""
 
     def squared_errors(self, models: Models) -> Errors:
         """Squared error of every match under every model, in the frame's unit."""
 
     def chosen(self, index: np.ndarray) -> "TwoViewModel":
-        """The same for some of the matches."""
+        """Return the same for some of the matches."""
 
     def improve(self, model: Matrix, weights: Float64[np.ndarray, " match"]) -> Matrix:
-        """One step of Gauss and Newton's method on the weighted squared errors."""
+        """Return one step of Gauss and Newton's method on the weighted squared errors."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class EpipolarModel:
 
     @property
     def num_matches(self) -> int:
-        """Matches in all."""
+        """Return matches in all."""
         return len(self.rows)
 
     def squared_errors(self, models: Models) -> Errors:
@@ -88,12 +88,12 @@ class EpipolarModel:
         return errors
 
     def chosen(self, index: np.ndarray) -> "EpipolarModel":
-        """The same for some of the matches."""
+        """Return the same for some of the matches."""
         parts = (self.rows[index], self.xyw_a[index], self.xyw_b[index])
         return EpipolarModel(*parts, self.ray_from_a, self.ray_from_b)
 
     def improve(self, model: Matrix, weights: Float64[np.ndarray, " match"]) -> Matrix:
-        """A step on U diag(1, s, 0) V^T, with s = 1 for E; slopes are held."""
+        """Return a step on U diag(1, s, 0) V^T, with s = 1 for E; slopes are held."""
         left, values, right = np.linalg.svd(model)
         second = 1.0 if self.ray_from_a is not None else values[1] / max(values[0], TINY)
         middle = np.diag([1.0, second, 0.0])
@@ -144,7 +144,7 @@ class HomographyModel:
 
     @property
     def num_matches(self) -> int:
-        """Matches in all."""
+        """Return matches in all."""
         return len(self.rows)
 
     def squared_errors(self, models: Models) -> Errors:
@@ -156,11 +156,11 @@ class HomographyModel:
         return squared
 
     def chosen(self, index: np.ndarray) -> "HomographyModel":
-        """The same for some of the matches."""
+        """Return the same for some of the matches."""
         return HomographyModel(self.rows[index], self.xyw_a[index])
 
     def improve(self, model: Matrix, weights: Float64[np.ndarray, " match"]) -> Matrix:
-        """A step on the nine entries at unit length; depths are held."""
+        """Return a step on the nine entries at unit length; depths are held."""
         start = model / np.linalg.norm(model)
         depth = self.xyw_a @ start[2]
         weights = np.sqrt(weights) / np.where(abs(depth) < 1e-12, np.inf, depth)
@@ -208,7 +208,7 @@ def refine(
     model: Matrix,
     squared_threshold: float,
 ) -> tuple[Matrix, Bool[np.ndarray, " match"]]:
-    """A model improved on its inliers, which are chosen anew before each step.
+    """Return a model improved on its inliers, which are chosen anew before each step.
 
     The threshold falls from three times the given one to it over the first half of the steps;
     inliers weigh less towards it (Tukey's biweight); the last inliers are those of the result.

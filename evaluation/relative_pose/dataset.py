@@ -47,7 +47,7 @@ class Camera:
 
     @property
     def pose(self) -> Pose:
-        """Rotation and camera centre."""
+        """Return rotation and camera centre."""
         return Pose(self.R, -self.R.T @ self.T)
 
 
@@ -80,12 +80,12 @@ class PosePair:
 
     @property
     def pose(self) -> RelativePose:
-        """The true pose."""
+        """Return the true pose."""
         return self.rotation, self.translation
 
     @property
     def names(self) -> Pair:
-        """Both images."""
+        """Return both images."""
         return self.a, self.b
 
     @property

@@ -115,7 +115,7 @@ class PairResult:
 
     @property
     def error_deg(self) -> float:
-        """The larger of both errors."""
+        """Return the larger of both errors."""
         return max(self.rotation_error_deg, self.direction_error_deg)
 
     def to_record(self) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def _magsac(task: Task) -> TwoView | None:
 
 
 def _usac_params(task: Task, threshold: float) -> Any:
-    """The parameters that OpenCV's USAC_MAGSAC stands for, with a seed."""
+    """Return the parameters that OpenCV's USAC_MAGSAC stands for, with a seed."""
     params = cv2.UsacParams()
     params.threshold = threshold
     params.confidence = task.confidence

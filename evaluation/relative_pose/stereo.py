@@ -54,7 +54,7 @@ class StereoPlan:
 
     @property
     def settings(self) -> list[Setting]:
-        """All combinations, thresholds fastest."""
+        """Return all combinations, thresholds fastest."""
         return [Setting(m, r) for m, r in itertools.product(self.matches, self.ransacs)]
 
     def for_extractor(self, method: NamedExtractor) -> "StereoPlan":
@@ -194,7 +194,7 @@ def _estimate(
 def _choose(
     settings: Sequence[Setting], sets: Sequence[PairSet], runs: Sequence[SceneRun]
 ) -> Setting:
-    """The best setting on the tuning pairs; of equal ones the first."""
+    """Return the best setting on the tuning pairs; of equal ones the first."""
     if len(settings) == 1:
         return settings[0]
 

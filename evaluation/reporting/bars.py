@@ -45,7 +45,7 @@ def read_panel(
     *,
     is_best_low: bool,
 ) -> BarPanel:
-    """A panel of columns of tables; methods without any of the values are left out."""
+    """Return a panel of columns of tables; methods without any of the values are left out."""
     values: dict[str, dict[str, float]] = {}
     for one in series:
         for table in tables:
@@ -59,7 +59,7 @@ def read_panel(
 
 
 def read_number(cell: str | float | None) -> float | None:
-    """The number that a cell begins with, as in ``0.22 (0.20..0.23)``; None without one."""
+    """Return the number that a cell begins with, as in ``0.22 (0.20..0.23)``; None without one."""
     match = re.match(r"-?\d+(\.\d+)?", "" if cell is None else str(cell))
     return float(match[0]) if match else None
 

@@ -99,7 +99,7 @@ def _has_budget(row: Mapping[str, str], num_keypoints: int) -> bool:
 
 
 def _cell(row: Mapping[str, str], *names: str) -> str:
-    """The first of these parameters that a row has; the table of poses prefixes them."""
+    """Return the first of these parameters that a row has; the table of poses prefixes them."""
     for name in names:
         for column in (f"parameters.{name}", name):
             if row.get(column):

@@ -28,7 +28,7 @@ def draw_charts(part: Part, records: Sequence[Record], folder: Path) -> None:
 
 
 def pose_panels(records: Sequence[Record]) -> list[BarPanel]:
-    """One panel for each task, scene and number of keypoints: upright and rotated images.
+    """Return one panel for each task, scene and number of keypoints: upright and rotated images.
 
     Methods that chose among several ratio tests count before those with one for all, and later
     records before earlier ones. Multiview values are means over the sizes of bags.

@@ -98,7 +98,7 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 def _palette() -> Image.Image:
-    """All colours of curves and black, each blended with white in steps.
+    """Return all colours of curves and black, each blended with white in steps.
 
     Palettes that are made from a picture merge the colours of thin lines.
     """
@@ -113,7 +113,7 @@ def _palette() -> Image.Image:
 
 
 def assign_colors(plots: Sequence[Plot]) -> dict[str, str]:
-    """A colour for each method in the order of appearance, with and without filter."""
+    """Return a colour for each method in the order of appearance, with and without filter."""
     names = dict.fromkeys(label.removesuffix(FILTERED) for plot in plots for label in plot.curves)
     return {name: COLORS[number % len(COLORS)] for number, name in enumerate(names)}
 

@@ -62,7 +62,7 @@ class Viewer:
 
 
 def draw_model(folder: Path, reference: Path = DEMO_REFERENCE) -> Picture:
-    """The model of a demo's folder, seen in the frame of its reference.
+    """Return the model of a demo's folder, seen in the frame of its reference.
 
     Args:
         folder: what ``rekd-hloc demo`` wrote: ``sparse/0`` and ``images``.
@@ -82,7 +82,7 @@ def draw_model(folder: Path, reference: Path = DEMO_REFERENCE) -> Picture:
 
 
 def compose(folder: Path, names: Sequence[str]) -> Picture:
-    """Images one above the other on the left, the model on the right."""
+    """Return images one above the other on the left, the model on the right."""
     panel = draw_model(folder)
     column = [
         cv2.resize(_read(folder / "images" / n), IMAGE_PX, interpolation=cv2.INTER_AREA)
@@ -143,7 +143,7 @@ def _draw_cameras(
 
 
 def _frustum(image: Any, camera: Any, true_from_model: Any) -> Array:
-    """The centre and the four corners of the far plane, in the frame of the reference."""
+    """Return the centre and the four corners of the far plane, in the frame of the reference."""
     width, height = camera.width, camera.height
     focal = camera.mean_focal_length()
     half = FRUSTUM_M * np.array((width, height)) / (2 * focal)
@@ -177,7 +177,7 @@ def _read(path: Path) -> Picture:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program; returns its exit status."""
+    """Return the program; returns its exit status."""
     parser = make_parser("evaluation.reporting.model_picture", __doc__)
     parser.add_argument("demo", type=Path, help="folder that rekd-hloc demo wrote")
     parser.add_argument("out", type=Path, help="picture to write, .jpg or .png")

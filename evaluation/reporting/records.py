@@ -121,7 +121,7 @@ def _join(old: Record, new: Record) -> Record:
 
 
 def _join_tables(old: Sequence[Table], new: Sequence[Table]) -> list[Table]:
-    """Tables of one title and the same columns joined by the first cell of their rows."""
+    """Return tables of one title and the same columns joined by the first cell of their rows."""
     tables = {(table.title, tuple(table.columns)): table for table in old}
     for table in new:
         key = table.title, tuple(table.columns)

@@ -87,7 +87,7 @@ def write_report(
 
 
 def _format_page(record: Mapping[str, Any], tables: Sequence[Table], curves: Sequence[Path]) -> str:
-    """One HTML page that needs no other file."""
+    """Return one HTML page that needs no other file."""
     return render_template(
         TEMPLATE,
         title=f"Protocol {record['protocol']}",

@@ -49,7 +49,7 @@ def write_part(
 
 
 def read_part(folder: Path, name: str) -> list[Record]:
-    """The records of a part; none if nothing of it is stored.
+    """Return the records of a part; none if nothing of it is stored.
 
     Raises:
         ValueError: a file was written by another program.
@@ -69,7 +69,7 @@ def read_part(folder: Path, name: str) -> list[Record]:
 
 
 def _describe(record: Record) -> dict[str, Any]:
-    """Everything but the rows and the points."""
+    """Return everything but the rows and the points."""
     tables = [{"title": t.title, "columns": list(t.columns)} for t in record.tables]
     plots = [{"name": p.name, "title": p.title, "x_label": p.x_label, "y_label": p.y_label}
              for p in record.plots]  # fmt: skip
@@ -112,7 +112,7 @@ def _as_text(value: Any) -> str | None:
 
 
 def _read_rows(path: Path) -> dict[str, list[dict[str, str]]]:
-    """The rows of a CSV file by the number of their record."""
+    """Return the rows of a CSV file by the number of their record."""
     rows: dict[str, list[dict[str, str]]] = {}
     if path.is_file():
         with path.open(encoding="utf-8", newline="") as file:

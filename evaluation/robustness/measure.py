@@ -187,7 +187,7 @@ def run_robustness(test: RobustnessTest, method: NamedExtractor) -> list[Robustn
 def _run_image(
     test: RobustnessTest, method: NamedExtractor, path: Path, bar: "tqdm[Any]"
 ) -> list[Comparison]:
-    """One image and its transformed copies, whose features are one file of the cache."""
+    """Return one image and its transformed copies, whose features are one file of the cache."""
     image = read_color(path)
     with tempfile.TemporaryDirectory() as scratch:
         images, maps = {"original": path}, []

@@ -61,7 +61,7 @@ class Extractor:
     def from_pretrained(
         cls, preset: str = "rekd", *, device: str = "auto", config: ExtractConfig | None = None
     ) -> Self:
-        """An extractor with the weights that ship with the package.
+        """Return an extractor with the weights that ship with the package.
 
         Args:
             preset: ``rekd``, ``rekd-upright``, ``rekd-fast``, ``rekd-c36`` or ``rekd-paper``.
@@ -94,17 +94,17 @@ class Extractor:
 
     @property
     def device(self) -> torch.device:
-        """Where extraction runs."""
+        """Return where extraction runs."""
         return self.detector.device
 
     @property
     def needs_color(self) -> bool:
-        """Whether the extractor takes colours; grey is enough for it."""
+        """Say whether the extractor takes colours; grey is enough for it."""
         return False
 
     @property
     def num_readers(self) -> int:
-        """How many threads read images ahead of the extractor."""
+        """Say how many threads read images ahead of the extractor."""
         return 1 if self.device.type == "cpu" else GPU_READERS
 
     @torch.inference_mode()
@@ -147,7 +147,7 @@ class Extractor:
 
 
 def grey_from_array(image: NDArray[np.generic] | Tensor) -> Float[Tensor, "height width"]:
-    """Grey in 0..1 from an array that holds an image, by ITU-R 601 luma.
+    """Return grey in 0..1 from an array that holds an image, by ITU-R 601 luma.
 
     Raises:
         ValueError: another shape, an empty side, or values out of range.

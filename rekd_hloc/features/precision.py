@@ -33,7 +33,7 @@ def low_precision(device: torch.device) -> Iterator[None]:
 
 
 def rounds_to_tf32() -> bool:
-    """Whether a GPU's convolutions are in TF32 now."""
+    """Say whether a GPU's convolutions are in TF32 now."""
     convolution = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9 and newer
     if convolution is None:
         return torch.backends.cudnn.allow_tf32

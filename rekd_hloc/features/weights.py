@@ -32,7 +32,7 @@ HEAD_PREFIXES = ("score_norm.", "score_head.")
 
 
 def resolve_weights(name: str) -> Path:
-    """The file behind the name of shipped weights, or behind a path.
+    """Return the file behind the name of shipped weights, or behind a path.
 
     Raises:
         FileNotFoundError: neither; the message lists what ships.
@@ -146,7 +146,7 @@ def write_detector(
 
 
 def load_detector(path: Path, *, tile_rows: int = -1) -> tuple[Rekd, NetworkConfig]:
-    """An inference network in eval mode, and its architecture, as the file states it.
+    """Return an inference network in eval mode, and its architecture, as the file states it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -187,7 +187,7 @@ RUNTIMES: dict[str, Callable[[Path, int, torch.device], DetectorNetwork]] = {
 
 
 def detector_config(path: Path) -> NetworkConfig:
-    """The architecture that a detector file states.
+    """Return the architecture that a detector file states.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`load_detector`.
@@ -197,7 +197,7 @@ def detector_config(path: Path) -> NetworkConfig:
 
 
 def detector_provenance(path: Path) -> dict[str, Any]:
-    """Where the weights of a detector file come from, as :func:`save_detector` was told.
+    """Return where the weights of a detector file come from, as :func:`save_detector` was told.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`read_weights`.
@@ -208,7 +208,7 @@ def detector_provenance(path: Path) -> dict[str, Any]:
 
 
 def parse_network_config(stated: Mapping[str, Any]) -> NetworkConfig:
-    """The architecture that a weights file or a checkpoint states.
+    """Return the architecture that a weights file or a checkpoint states.
 
     Raises:
         ValueError: an option is missing, unknown or out of range.

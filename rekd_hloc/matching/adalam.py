@@ -53,7 +53,7 @@ def match_adalam(a: Features, b: Features) -> Matches:
 def _best_of_each(
     keypoint: Int64[Tensor, " match"], score: Float[Tensor, " match"]
 ) -> Bool[Tensor, " match"]:
-    """Whether a match is the first of the best-scored matches of its keypoint."""
+    """Say whether a match is the first of the best-scored matches of its keypoint."""
     order = torch.argsort(score, descending=True, stable=True)
     by_keypoint = order[torch.argsort(keypoint[order], stable=True)]
     sorted_keypoints = keypoint[by_keypoint]

@@ -76,7 +76,7 @@ def _density_series(angle: Tensor, kernel: float) -> Complex128[Tensor, " harmon
 
 
 def _climb(series: Tensor, start: Tensor) -> Tensor:
-    """The maxima next to grid maxima, by Newton steps that stay within a grid step."""
+    """Return the maxima next to grid maxima, by Newton steps that stay within a grid step."""
     step = TWO_PI / GRID
     angle = start
     for _ in range(NEWTON_STEPS):

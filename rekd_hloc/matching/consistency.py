@@ -140,7 +140,7 @@ def _log2_scale_ratios(
 def _agree_in_scale(
     log2_ratio: Float64[Tensor, " match"], tolerance_octaves: float
 ) -> Bool[Tensor, " match"]:
-    """Whether a log2 scale ratio is near the most common one."""
+    """Say whether a log2 scale ratio is near the most common one."""
     per_octave = TWO_PI / OCTAVES_ROUND
     around = log2_ratio * per_octave
     modes = find_modes(around, kernel=KERNEL_OCTAVES * per_octave)

@@ -23,14 +23,14 @@ class Matcher(Protocol):
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """What a matches file records: all that changes the matches, as text."""
+        """Return what a matches file records: all that changes the matches, as text."""
 
     @property
     def needs(self) -> Collection[Literal["angles", "scales"]]:
-        """What the keypoints of a features file must have for this matcher."""
+        """Return what the keypoints of a features file must have for this matcher."""
 
     def __call__(self, a: Features, b: Features) -> Matches:
-        """Matches from image ``a`` to image ``b``, whose features are on the same device.
+        """Return matches from image ``a`` to image ``b``, whose features are on the same device.
 
         Each keypoint of ``a`` is matched at most once.
         """
@@ -44,12 +44,12 @@ class NearestMatcher:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """The configuration and its hash."""
+        """Return the configuration and its hash."""
         return {"config": config_json(self.config), "config_hash": config_hash(self.config)}
 
     @property
     def needs(self) -> tuple[Literal["angles"], ...]:
-        """Angles, unless the filter is off."""
+        """Return angles, unless the filter is off."""
         return () if self.config.filter == "none" else ("angles",)
 
     def __call__(self, a: Features, b: Features) -> Matches:
@@ -66,7 +66,7 @@ class AdalamMatcher:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """The configuration and its hash, and the version of kornia."""
+        """Return the configuration and its hash, and the version of kornia."""
         import kornia
 
         config = {"config": config_json(self.config), "config_hash": config_hash(self.config)}

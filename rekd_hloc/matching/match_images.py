@@ -190,7 +190,7 @@ def _num_bytes(features: Features) -> int:
 
 
 def _order_for_cache(pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs along a Z-shaped curve through the matrix of images (Morton's order).
+    """Return the pairs along a Z-shaped curve through the matrix of images (Morton's order).
 
     Squares of every size are finished one after the other, so whatever number of images the cache
     holds, most images of the next pairs are in it.

@@ -28,7 +28,7 @@ def match_nearest(
     ratio: float = 1.0,
     block: int = 2048,
 ) -> Matches:
-    """Pairs of descriptors that are each other's nearest neighbour.
+    """Return pairs of descriptors that are each other's nearest neighbour.
 
     The score is the cosine of the angle between the two descriptors; nearest by cosine is nearest
     by distance, because all lengths are 1. Matches come in ascending order of the keypoint of a,
@@ -69,7 +69,7 @@ def match_nearest(
 
 
 def _prepare(descriptors_a: Tensor, descriptors_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sets checked and in one dtype that a CPU multiplies fast."""
+    """Return both sets checked and in one dtype that a CPU multiplies fast."""
     if descriptors_a.device != descriptors_b.device:
         raise ValueError(
             f"descriptors must be on one device, got {descriptors_a.device} and "
@@ -135,7 +135,7 @@ def _scan(
 def _merge(
     best: Tensor, second: Tensor, new_best: Tensor, new_second: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The two largest of two such pairs."""
+    """Return the two largest of two such pairs."""
     lower = torch.minimum(best, new_best)
     seconds = torch.maximum(second, new_second)
     return torch.maximum(best, new_best), torch.maximum(seconds, lower)
@@ -170,7 +170,7 @@ def _two_largest(
 
 
 def _is_first(nearest: Int64[Tensor, " keypoint_a"], among: Tensor) -> Tensor:
-    """Whether a keypoint of a is the lowest of those in ``among`` that chose the same b."""
+    """Say whether a keypoint of a is the lowest of those in ``among`` that chose the same b."""
     order = torch.arange(len(nearest), device=nearest.device)
     first = torch.full((int(nearest.max()) + 1,), len(nearest), device=nearest.device)
     first.scatter_reduce_(0, nearest[among], order[among], reduce="amin")

@@ -30,7 +30,7 @@ class PairSelector(Protocol):
     """Chooses which images to match."""
 
     def __call__(self, image_dir: Path | None, names: Sequence[str]) -> list[Pair]:
-        """Pairs among the images of a folder, each pair once.
+        """Return pairs among the images of a folder, each pair once.
 
         Args:
             image_dir: the folder, None where only names are known; a selector that looks at images
@@ -128,7 +128,7 @@ def make_pairs(
 
 
 def exhaustive_pairs(names: Sequence[str]) -> list[Pair]:
-    """Every image with every other one once, in the order of the names.
+    """Return every image with every other one once, in the order of the names.
 
     Raises:
         ValueError: a name occurs twice.
@@ -140,7 +140,7 @@ def exhaustive_pairs(names: Sequence[str]) -> list[Pair]:
 def sequential_pairs(
     names: Sequence[str], overlap: int = 10, *, quadratic: bool = True
 ) -> list[Pair]:
-    """Every image with those that follow it, for video and images taken in order.
+    """Return every image with those that follow it, for video and images taken in order.
 
     Args:
         names: in the order in which they were taken.
@@ -167,7 +167,7 @@ def sequential_pairs(
 
 
 def read_pairs(path: Path, names: Collection[str]) -> list[Pair]:
-    """The pairs of a file, in its order, each once in whichever direction came first.
+    """Return the pairs of a file, in its order, each once in whichever direction came first.
 
     Empty lines are skipped, and lines that begin with ``#`` unless they are a pair of known names.
 
@@ -221,7 +221,7 @@ def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
 
 
 def unique_pairs(pairs: Iterable[Pair], names: Collection[str]) -> list[Pair]:
-    """The pairs in their order, each once in whichever direction came first.
+    """Return the pairs in their order, each once in whichever direction came first.
 
     Args:
         pairs: of image names.
@@ -243,7 +243,7 @@ def unique_pairs(pairs: Iterable[Pair], names: Collection[str]) -> list[Pair]:
 
 
 def _split_line(line: str, known: Collection[str]) -> Pair | None:
-    """The pair that a line names, known or not; None for a line without one."""
+    """Return the pair that a line names, known or not; None for a line without one."""
     splits = [(line[: gap.start()], line[gap.end() :]) for gap in re.finditer(r"\s+", line)]
     readings = [(a, b) for a, b in splits if a in known and b in known]
     if len(readings) == 1:

@@ -57,7 +57,7 @@ def rotation_modes(
     max_modes: int = 1,
     max_false_alarms: float = MAX_FALSE_ALARMS,
 ) -> list[RotationMode]:
-    """Rotations of image b against image a that more matches share than chance explains.
+    """Return rotations of image b against image a that more matches share than chance explains.
 
     They are maxima of the kernel density of the matches' rotations, highest first. Matches inside
     the band of a mode that was accepted before are not counted for the next one, which lies outside
@@ -123,7 +123,7 @@ def match_rotations(
 def values_of_matches(
     name: str, values: Float[Tensor, " keypoint"], index: Tensor
 ) -> Float64[Tensor, " match"]:
-    """One finite keypoint value for each match, on the CPU (not every GPU has float64).
+    """Return one finite keypoint value for each match, on the CPU (not every GPU has float64).
 
     Raises:
         ValueError: a value is nan or inf, or there is none for a match.

@@ -97,7 +97,7 @@ def read_reference(path: Path) -> dict[str, Pose]:
 
 
 def read_poses(model: Any) -> dict[str, Pose]:
-    """The pose of each registered image of a ``pycolmap.Reconstruction``."""
+    """Return the pose of each registered image of a ``pycolmap.Reconstruction``."""
     poses = {}
     for image_id in model.reg_image_ids():
         image = model.images[image_id]
@@ -107,7 +107,7 @@ def read_poses(model: Any) -> dict[str, Pose]:
 
 
 def align_to_reference(model: Any, reference: Mapping[str, Pose]) -> PoseErrors:
-    """Errors of a model's poses against true ones.
+    """Return errors of a model's poses against true ones.
 
     Args:
         model: a ``pycolmap.Reconstruction``, or poses by name.
@@ -139,7 +139,7 @@ def align_to_reference(model: Any, reference: Mapping[str, Pose]) -> PoseErrors:
 
 
 def compute_extent(centres: Array) -> float:
-    """Largest distance between two of the points, shape (point, 3)."""
+    """Return largest distance between two of the points, shape (point, 3)."""
     return max(float(np.linalg.norm(centres - centre, axis=1).max()) for centre in centres)
 
 

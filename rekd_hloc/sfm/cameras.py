@@ -39,7 +39,7 @@ def check_camera(model: str, mode: str, intrinsics: Sequence[float] | None) -> N
 
 
 def image_ids(database: Any) -> dict[str, int]:
-    """The id of each image name in an open database."""
+    """Return the id of each image name in an open database."""
     return {image.name: int(image.image_id) for image in database.read_all_images()}
 
 
@@ -108,7 +108,7 @@ def check_size(database: Any, image_id: int, size: tuple[int, int], mode: str) -
 
 
 def _shared_camera(database: Any, name: str, mode: str) -> int | None:
-    """The camera that an image COLMAP did not import shares with one that is there."""
+    """Return the camera that an image COLMAP did not import shares with one that is there."""
     if mode not in ("single", "per_folder"):
         return None
     for image in database.read_all_images():

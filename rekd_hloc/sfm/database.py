@@ -46,7 +46,7 @@ disk becomes full there."""
 def colmap_keypoints(
     keypoints: Keypoints, patch_size_px: float = SIFT_PATCH_SIZE
 ) -> NDArray[np.float32]:
-    """Rows (x, y, scale, angle) as COLMAP defines them, shape (keypoint, 4).
+    """Return rows (x, y, scale, angle) as COLMAP defines them, shape (keypoint, 4).
 
     Args:
         keypoints: in pixels of the original image.
@@ -63,7 +63,7 @@ def colmap_keypoints(
 def quantise(
     descriptors: Float[Tensor, "keypoint channel"],
 ) -> UInt8[np.ndarray, "keypoint channel"]:
-    """Bytes among which COLMAP's SIFT matchers find the neighbours that cosine finds.
+    """Return bytes among which COLMAP's SIFT matchers find the neighbours that cosine finds.
 
     SIFT has no negative entries, and COLMAP takes its bytes to have norm 512: dot products become
     angles with it. A signed descriptor gets there by an affine map. Its mean is removed and its
@@ -79,7 +79,7 @@ def quantise(
 
 
 def stored_patch_size_px(features: FeatureStore) -> float:
-    """The ``patch_size_px`` that :func:`colmap_keypoints` needs for a file of features.
+    """Return the ``patch_size_px`` that :func:`colmap_keypoints` needs for a file of features.
 
     Files of this package state it in their configuration; others hold sigmas already.
     """

@@ -17,7 +17,7 @@ MORE_MATCHES = (
 
 
 def diagnose(num_keypoints: Mapping[str, int], counts: Counts, registered: Collection[str]) -> str:
-    """What kept images out of the model and what to do; empty if none is left out.
+    """Return what kept images out of the model and what to do; empty if none is left out.
 
     Args:
         num_keypoints: of each usable image.

@@ -46,14 +46,14 @@ class ImageExtractor(Protocol):
 
     @property
     def num_readers(self) -> int:
-        """How many threads read images ahead of the extractor, each holding one image."""
+        """Say how many threads read images ahead of the extractor, each holding one image."""
 
     @property
     def needs_color(self) -> bool:
-        """Whether the extractor takes colours."""
+        """Say whether the extractor takes colours."""
 
     def __call__(self, image: Pixels, mask: NDArray[np.bool_] | None = None) -> Features:
-        """Features of an image.
+        """Return features of an image.
 
         Args:
             image: what :func:`rekd_hloc.images.read_image` gives; with ``needs_color``, what
@@ -228,11 +228,11 @@ class _ImageWork:
         self._extractor = extractor
 
     def __call__(self, image: ImageFile) -> FeatureArrays | str:
-        """The features, or why there are none."""
+        """Return the features, or why there are none."""
         return self.extract(self.load(image))
 
     def load(self, image: ImageFile) -> _Loaded | str:
-        """The image and its mask, or why they cannot be used."""
+        """Return the image and its mask, or why they cannot be used."""
         try:
             check_name(image.name)
         except ValueError as error:
@@ -256,7 +256,7 @@ class _ImageWork:
         return pixels, mask
 
     def extract(self, loaded: _Loaded | str) -> FeatureArrays | str:
-        """The features of what :meth:`load` gave."""
+        """Return the features of what :meth:`load` gave."""
         if isinstance(loaded, str):
             return loaded
         pixels, mask = loaded
@@ -267,7 +267,7 @@ class _ImageWork:
             return f"not enough memory for {size} px; set a smaller max_side_px"
 
     def read_ahead(self, images: Sequence[ImageFile]) -> Iterator[FeatureArrays | str]:
-        """The results in order; threads read the next images while one is extracted here."""
+        """Return the results in order; threads read the next images while one is extracted here."""
         num_readers = self._extractor.num_readers
         with ThreadPoolExecutor(num_readers) as readers:
             ahead: deque[Future[_Loaded | str]] = deque()

@@ -102,7 +102,7 @@ def write_model(model: Any, folder: Path) -> None:
 
 
 def _model_bytes(model: Any) -> dict[str, int]:
-    """Sizes of the two large files of a model, which are written last."""
+    """Return sizes of the two large files of a model, which are written last."""
     images = [model.images[image_id] for image_id in model.reg_image_ids()]
     per_image = [73 + len(i.name.encode()) + 24 * i.num_points2D() for i in images]
     num_points, num_observations = model.num_points3D(), model.compute_num_observations()

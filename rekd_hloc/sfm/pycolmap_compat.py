@@ -69,7 +69,7 @@ def disk_full(path: Path) -> OSError:
 
 
 def read_reconstruction(path: Path) -> Any:
-    """The ``pycolmap.Reconstruction`` of a folder.
+    """Return the ``pycolmap.Reconstruction`` of a folder.
 
     Raises:
         FileNotFoundError: it holds no model.
@@ -110,13 +110,13 @@ def write_descriptor_codes(database: Any, image_id: int, codes: NDArray[np.uint8
 
 
 def read_descriptor_codes(database: Any, image_id: int) -> NDArray[np.uint8]:
-    """The bytes that :func:`write_descriptor_codes` stored."""
+    """Return the bytes that :func:`write_descriptor_codes` stored."""
     stored = database.read_descriptors(image_id)
     return np.asarray(getattr(stored, "data", stored), dtype=np.uint8)
 
 
 def has_geometry(database: Any, id_a: int, id_b: int) -> bool:
-    """Whether a two-view geometry of these images is stored, with inliers or without."""
+    """Say whether a two-view geometry of these images is stored, with inliers or without."""
     exists = getattr(database, "exists_two_view_geometry", None)
     return bool((exists or database.exists_inlier_matches)(id_a, id_b))  # renamed in 4.0
 
@@ -163,5 +163,5 @@ def add_image(database: Any, name: str, camera_id: int) -> int:
 
 
 def has_global_mapper() -> bool:
-    """Whether this release has the global mapper (4.0 and later)."""
+    """Say whether this release has the global mapper (4.0 and later)."""
     return hasattr(pycolmap, "global_mapping")

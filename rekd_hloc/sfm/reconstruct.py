@@ -56,7 +56,7 @@ class ReconstructOptions(MappingOptions):
 
     @property
     def mapping(self) -> MappingOptions:
-        """The options of mapping alone."""
+        """Return the options of mapping alone."""
         return MappingOptions(**{f.name: getattr(self, f.name) for f in fields(MappingOptions)})
 
 
@@ -193,7 +193,7 @@ def _choose_pairs(options: ReconstructOptions, image_dir: Path, names: Sequence[
 
 
 def _configuration(options: ReconstructOptions, provenance: Mapping[str, str]) -> dict[str, Any]:
-    """The options of extraction and matching, for the report."""
+    """Return the options of extraction and matching, for the report."""
     return {
         "preset": provenance.get("preset"),
         "extraction": stored_config(provenance),

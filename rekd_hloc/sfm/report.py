@@ -70,17 +70,17 @@ def describe_models(models: Sequence[Any], names: Sequence[str]) -> dict[str, An
 
 
 def registered_names(models: Sequence[Any]) -> set[str]:
-    """Images in the first of the models."""
+    """Return images in the first of the models."""
     return {models[0].images[i].name for i in models[0].reg_image_ids()} if models else set()
 
 
 def num_registered(models: Sequence[Any]) -> int:
-    """Images in the first of the models; 0 if there is none."""
+    """Return images in the first of the models; 0 if there is none."""
     return int(models[0].num_reg_images()) if models else 0
 
 
 def describe_pairs(counts: Counts) -> dict[str, Any]:
-    """Matches and inliers: totals, medians, and the pairs with the fewest inliers."""
+    """Return matches and inliers: totals, medians, and the pairs with the fewest inliers."""
     matches = [count for count, _ in counts.values()]
     inliers = [count for _, count in counts.values()]
     weakest = sorted(counts.items(), key=lambda item: (item[1][1], item[1][0], item[0]))
@@ -122,7 +122,7 @@ def describe_errors(models: Sequence[Any], reference: Mapping[str, Pose]) -> dic
 
 
 def describe_run(provenance: Mapping[str, str]) -> dict[str, Any]:
-    """Weights of the features, versions, and the memory used so far."""
+    """Return weights of the features, versions, and the memory used so far."""
     suffix = "_weights"
     weights = {k.removesuffix(suffix): v for k, v in provenance.items() if k.endswith(suffix)}
     return {
@@ -137,7 +137,7 @@ def describe_run(provenance: Mapping[str, str]) -> dict[str, Any]:
 
 
 def peak_memory_mib() -> float:
-    """Largest resident memory of this process since it started, MiB."""
+    """Return largest resident memory of this process since it started, MiB."""
     info = psutil.Process().memory_info()
     if sys.platform == "win32":
         return float(info.peak_wset) / 2**20
@@ -148,7 +148,7 @@ def peak_memory_mib() -> float:
 
 
 def format_report(report: Mapping[str, Any]) -> str:
-    """The same in a few lines for a person."""
+    """Return the same in a few lines for a person."""
     pairs = report["pairs"]
     lines = [
         f"images        {report['num_registered']} of {report['num_images']} registered, "

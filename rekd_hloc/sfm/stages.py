@@ -167,7 +167,7 @@ def build_model(
 
 
 def _map(run: Run, database: Path, names: Sequence[str], counts: Counts) -> tuple[list[Any], int]:
-    """The best of the attempts it took to get a model of most images, and their number."""
+    """Return the best of the attempts it took to get a model of most images, and their number."""
     out, other = run.output / "sparse", run.output / "sparse.other"
     shutil.rmtree(other, ignore_errors=True)
     if not any(inliers for _, inliers in counts.values()):

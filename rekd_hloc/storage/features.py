@@ -78,22 +78,22 @@ class FeatureStore:
         return self
 
     def names(self) -> list[str]:
-        """Sorted names of the images that have keypoints in the file."""
+        """Return sorted names of the images that have keypoints in the file."""
         return self._file.groups("keypoints")
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and "keypoints" in self._file.datasets(name)
 
     def has_orientation(self, name: str) -> bool:
-        """Whether the extractor gave the image's keypoints angles."""
+        """Say whether the extractor gave the image's keypoints angles."""
         return "oris" in self._file.datasets(name)
 
     def has_scale(self, name: str) -> bool:
-        """Whether the extractor gave the image's keypoints scales."""
+        """Say whether the extractor gave the image's keypoints scales."""
         return "scales" in self._file.datasets(name)
 
     def read(self, name: str) -> Features:
-        """Features of one image; without scales they get scale 1, without angles angle 0.
+        """Return features of one image; without scales they get scale 1, without angles angle 0.
 
         Raises:
             ValueError: the file lacks the image, or parts of it, or is damaged there.

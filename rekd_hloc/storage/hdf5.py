@@ -114,14 +114,14 @@ class Hdf5File:
         return self._find(group) is not None
 
     def groups(self, marker: str) -> list[str]:
-        """Sorted paths of the groups that hold a dataset of this name."""
+        """Return sorted paths of the groups that hold a dataset of this name."""
         groups = set(self._journal or ())
         if self._file is not None:
             groups.update(walk(self._file, marker))
         return sorted(groups)
 
     def datasets(self, group: str) -> set[str]:
-        """Names of the datasets in a group; none if there is no such group."""
+        """Return names of the datasets in a group; none if there is no such group."""
         if self._journal is not None and group in self._journal:
             return self._journal.datasets(group)
         stored = self._find(group)

@@ -48,7 +48,7 @@ def open_hdf5(path: Path) -> h5py.File:
 
 
 def text_attributes(file: h5py.File) -> dict[str, str]:
-    """A file's attributes that are text."""
+    """Return a file's attributes that are text."""
     return {str(key): value for key, value in file.attrs.items() if isinstance(value, str)}
 
 
@@ -115,7 +115,7 @@ def read_dataset(group: h5py.Group, name: str) -> NDArray[Any]:
 
 
 def member_names(group: h5py.Group) -> list[str]:
-    """Names in a group; none if it is damaged."""
+    """Return names in a group; none if it is damaged."""
     try:
         return [name for name in group if isinstance(name, str)]
     except HDF5_ERRORS as error:
@@ -134,7 +134,7 @@ def member_kind(group: h5py.Group, name: str) -> type | None:
 
 
 def open_group(group: h5py.Group, name: str) -> h5py.Group | None:
-    """The group of that name; None if it is none, or cannot be read."""
+    """Return the group of that name; None if it is none, or cannot be read."""
     if member_kind(group, name) is not h5py.Group:
         return None
     try:
@@ -145,7 +145,7 @@ def open_group(group: h5py.Group, name: str) -> h5py.Group | None:
 
 
 def dataset_names(group: h5py.Group) -> set[str]:
-    """Names of the datasets in a group that can be read."""
+    """Return names of the datasets in a group that can be read."""
     return {name for name in member_names(group) if member_kind(group, name) is h5py.Dataset}
 
 
@@ -168,7 +168,7 @@ def write_group(file: h5py.File, record: Record) -> None:
 
 
 def group_attributes(group: h5py.Group) -> dict[str, Any]:
-    """A group's attributes, text as ``str``; none if they are damaged."""
+    """Return a group's attributes, text as ``str``; none if they are damaged."""
     try:
         attributes = dict(group.attrs)
         return {

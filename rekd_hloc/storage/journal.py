@@ -115,7 +115,7 @@ class Journal:
         return len(self._entries)
 
     def size(self) -> int:
-        """Bytes of all records."""
+        """Return bytes of all records."""
         return self._end
 
     def append(self, record: Record) -> None:
@@ -129,7 +129,7 @@ class Journal:
         self._entries[record.group] = entry
 
     def datasets(self, group: str) -> set[str]:
-        """Names of the arrays of a group that is in the journal."""
+        """Return names of the arrays of a group that is in the journal."""
         return set(self._entries[group].datasets)
 
     def attributes(self, group: str) -> dict[str, str | float]:
@@ -137,7 +137,7 @@ class Journal:
         return dict(self._entries[group].attributes)
 
     def read(self, group: str) -> Record:
-        """The last record of a group that is in the journal."""
+        """Return the last record of a group that is in the journal."""
         with self.path.open("rb") as file:
             file.seek(self._entries[group].start)
             parts = _read_parts(file)

@@ -61,7 +61,7 @@ class MatchStore:
         return self
 
     def pairs(self, names: Iterable[str] | None = None) -> list[Pair]:
-        """All pairs in the file, sorted.
+        """Return all pairs in the file, sorted.
 
         Args:
             names: of the images. Files of hloc hold names with ``-`` for ``/``; this finds the
@@ -83,7 +83,7 @@ class MatchStore:
         return self._find(*pair) is not None
 
     def read(self, a: str, b: str) -> Matches:
-        """Matches from image ``a`` to image ``b``, in whichever order they were stored.
+        """Return matches from image ``a`` to image ``b``, in whichever order they were stored.
 
         Raises:
             ValueError: the pair is not in the file, or its matches are damaged.
@@ -161,12 +161,12 @@ class MatchStore:
 
 
 def pair_group(a: str, b: str, separator: str = "/") -> str:
-    """Where hloc keeps a pair's matches; the separator was ``_`` in its older files."""
+    """Return where hloc keeps a pair's matches; the separator was ``_`` in its older files."""
     return separator.join((a.replace("/", "-"), b.replace("/", "-")))
 
 
 def names_by_key(names: Iterable[str]) -> dict[str, str]:
-    """The image name behind each part of a group's path.
+    """Return the image name behind each part of a group's path.
 
     Raises:
         ValueError: two names have the same one.
@@ -182,7 +182,7 @@ def names_by_key(names: Iterable[str]) -> dict[str, str]:
 
 
 def split_group(group: str, true_name: Mapping[str, str]) -> Pair:
-    """The two names in a group's path, the true ones where they are known.
+    """Return the two names in a group's path, the true ones where they are known.
 
     Raises:
         ValueError: a path of hloc's older form that can be split in no way, or in several.

@@ -23,7 +23,7 @@ PACKAGES = (
 
 
 def package_versions() -> dict[str, str | None]:
-    """The version of each of ``PACKAGES``; None for what is not installed."""
+    """Return the version of each of ``PACKAGES``; None for what is not installed."""
     return {name: _version(name) for name in PACKAGES}
 
 
@@ -58,7 +58,7 @@ def stored_config(provenance: Mapping[str, str]) -> dict[str, Any]:
 
 
 def translate_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
-    """What a file records, with its configuration and the hash of it in today's names."""
+    """Return what a file records, with its configuration and the hash of it in today's names."""
     config = stored_config(provenance)
     if not config or config == json.loads(provenance["config"]):
         return dict(provenance)
@@ -69,7 +69,7 @@ def translate_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
 
 
 def _difference(key: str, stored: str | None, asked: str | None) -> str:
-    """One attribute's difference; of two configurations, only the options that differ."""
+    """Return one attribute's difference; of two configurations, only the options that differ."""
     try:
         old, new = _leaves(json.loads(stored or "")), _leaves(json.loads(asked or ""))
     except ValueError:

@@ -16,7 +16,7 @@ __all__ = ["ValidationIssue", "check_files", "format_issues"]
 def check_files(
     features: Path, matches: Path | None = None, pairs: Path | None = None
 ) -> list[ValidationIssue]:
-    """What is wrong with a features file, and with matches and pairs that belong to it.
+    """Return what is wrong with a features file, and with matches and pairs that belong to it.
 
     Looked at are the schema, shapes, values that are not finite, descriptors without unit length,
     points outside the image, precision lost to float16, what matchers need and the file lacks,

@@ -70,7 +70,7 @@ def check_features(path: Path, issues: ValidationIssues) -> dict[str, int]:
 
 
 def open_to_check(path: Path, issues: ValidationIssues) -> h5py.File | None:
-    """The open file; None, and a finding, if it is none."""
+    """Return the open file; None, and a finding, if it is none."""
     if not path.is_file():
         issues.add("error", path.name, "missing", "", f"no file {path}")
         return None
@@ -91,7 +91,7 @@ def walk_groups(
     prefix: str = "",
     above: tuple[h5py.Group, ...] = (),
 ) -> Iterator[tuple[str, h5py.Group]]:
-    """Every group that holds datasets, with its path; damaged ones become findings."""
+    """Return every group that holds datasets, with its path; damaged ones become findings."""
     try:
         names = [str(name) for name in group]
     except HDF5_ERRORS as error:
@@ -127,7 +127,7 @@ class _Report:
 
 
 def _check_schema(arrays: dict[str, NDArray[Any]], report: _Report) -> bool:
-    """Whether names, kinds and shapes are such that the values can be looked at."""
+    """Say whether names, kinds and shapes are such that the values can be looked at."""
     if "global_descriptor" in arrays and "keypoints" not in arrays:
         return report.error("global", "holds a global descriptor; give the file of keypoints")
     for name in NEEDED:

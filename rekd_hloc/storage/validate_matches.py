@@ -162,7 +162,7 @@ def _check_line(
 
 
 def _split_line(line: str, known: Collection[str]) -> Pair | None:
-    """The two names on a line; where names hold spaces, the split that gives known ones."""
+    """Return the two names on a line; where names hold spaces, the split that gives known ones."""
     cuts = [(line[: gap.start()].rstrip(), line[gap.end() :]) for gap in re.finditer(r"\s+", line)]
     for pair in cuts:
         if pair[0] in known and pair[1] in known:

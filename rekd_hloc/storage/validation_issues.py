@@ -46,7 +46,7 @@ class ValidationIssues:
         self._count[key] += 1
 
     def fold(self) -> list[ValidationIssue]:
-        """One issue of each kind, the worst first, else in the order they came."""
+        """Return one issue of each kind, the worst first, else in the order they came."""
         folded = []
         for (level, file, kind), (item, message) in self._first.items():
             more = self._count[level, file, kind] - 1
@@ -58,7 +58,7 @@ class ValidationIssues:
 
 
 def format_issues(issues: list[ValidationIssue]) -> str:
-    """A table for the terminal, and a last line with the totals."""
+    """Return a table for the terminal, and a last line with the totals."""
     width = max((len(issue.place) for issue in issues), default=0)
     lines = [f"{f.level:<7}  {f.place:<{width}}  {f.message}" for f in issues]
     count = Counter(issue.level for issue in issues)

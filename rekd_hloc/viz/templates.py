@@ -46,7 +46,7 @@ class Picture:
 
     @property
     def url(self) -> str:
-        """The whole picture as a ``data:`` address."""
+        """Return the whole picture as a ``data:`` address."""
         code = base64.b64encode(self.data).decode("ascii")
         return f"data:image/{self.kind};base64,{code}"
 

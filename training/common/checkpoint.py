@@ -154,7 +154,7 @@ def make_identity(
 
 
 def with_current_names(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
-    """The saved options under the names that they have today."""
+    """Return the saved options under the names that they have today."""
     renamed = {}
     for name, value in translate_config(saved).items():
         today = RENAMED_OPTIONS.get(name, name)
@@ -166,7 +166,7 @@ def with_current_names(saved: Mapping[str, Any], current: Mapping[str, Any]) -> 
 
 
 def _completed(saved: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The saved options, and the defaults of those that they lack."""
+    """Return the saved options, and the defaults of those that they lack."""
     merged = {**defaults, **saved}
     for name, value in defaults.items():
         if isinstance(value, dict):

@@ -28,11 +28,11 @@ class Process:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that validates, writes and reports."""
+        """Say whether this is the one that validates, writes and reports."""
         return self.rank == 0
 
     def share_of(self, batch_size: int) -> int:
-        """The number of pairs of a joint batch that each process takes.
+        """Return the number of pairs of a joint batch that each process takes.
 
         Raises:
             ValueError: the batch cannot be shared evenly.
@@ -72,7 +72,7 @@ def join_processes(device: str) -> Iterator[Process]:
 
 
 def choose_process_device(name: str, local_rank: int) -> torch.device:
-    """The device of a process: of several GPUs each process has its own.
+    """Return the device of a process: of several GPUs each process has its own.
 
     Raises:
         ValueError: torch knows no such device or sees none; or there are fewer GPUs than processes.
@@ -90,14 +90,14 @@ def choose_process_device(name: str, local_rank: int) -> torch.device:
 
 
 def average_over_processes(values: Tensor) -> Tensor:
-    """The mean of all processes' tensors, without a gradient."""
+    """Return the mean of all processes' tensors, without a gradient."""
     if not dist.is_initialized():
         return values.detach()
     return _all_reduce(values.detach()) / dist.get_world_size()
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of all processes' tensors; gradients flow back to every one of them."""
+    """Return the sum of all processes' tensors; gradients flow back to every one of them."""
     if not dist.is_initialized():
         return values
     total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
@@ -105,7 +105,7 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def any_process(flag: bool, device: torch.device) -> bool:  # noqa: FBT001  (a plain truth value)
-    """Whether the flag is set in at least one process; all processes get the same result."""
+    """Say whether the flag is set in at least one process; all processes get the same result."""
     return bool(average_over_processes(torch.tensor(float(flag), device=device)) > 0)
 
 

@@ -34,7 +34,7 @@ class LoopConfig(Protocol):
 
     @property
     def steps(self) -> int:
-        """Number of optimiser steps."""
+        """Return number of optimiser steps."""
 
     @property
     def validate_every(self) -> int:
@@ -46,7 +46,7 @@ class LoopConfig(Protocol):
 
     @property
     def tensorboard(self) -> bool:
-        """Whether to write curves."""
+        """Say whether to write curves."""
 
 
 class TrainingRun(Protocol[BatchIn]):
@@ -59,7 +59,7 @@ class TrainingRun(Protocol[BatchIn]):
 
     @property
     def config(self) -> LoopConfig:
-        """The run's options."""
+        """Return the run's options."""
 
     @property
     def learning_rate(self) -> float:
@@ -193,7 +193,7 @@ def load_ahead(
 def scheduled_rate(
     step: int, *, highest: float, num_steps: int, warmup_steps: int, schedule: str
 ) -> float:
-    """The learning rate of a step, after a linear warm-up to ``highest``.
+    """Return the learning rate of a step, after a linear warm-up to ``highest``.
 
     Args:
         step: from 0.

@@ -32,7 +32,7 @@ class TensorBoardLogger:
 
     @property
     def is_open(self) -> bool:
-        """Whether events are written; pictures are drawn only then."""
+        """Say whether events are written; pictures are drawn only then."""
         return self._writer is not None
 
     def add_step(self, step: int, losses: Mapping[str, float], learning_rate: float) -> None:

@@ -50,7 +50,7 @@ PUBLISHED = {
 
 
 def resolve_hardnet(name: str) -> Path:
-    """The file behind a name.
+    """Return the file behind a name.
 
     Args:
         name: ``default`` (shipped), ``official`` (HardNet++), ``sosnet``, ``hynet`` (downloaded to
@@ -96,7 +96,7 @@ def load_hardnet(name: str) -> nn.Module:
 
 
 def read_hardnet(name: str) -> dict[str, Tensor]:
-    """The tensors of a HardNet as it was trained, for a training that goes on from them.
+    """Return the tensors of a HardNet as it was trained, for a training that goes on from them.
 
     Args:
         name: as for :func:`resolve_hardnet`.
@@ -212,7 +212,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _fits(state: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    """Whether every tensor of a network is in a file; counters of batches may be missing."""
+    """Say whether every tensor of a network is in a file; counters of batches may be missing."""
     needed = {k: v.shape for k, v in expected.items() if not k.endswith("num_batches_tracked")}
     return all(key in state and state[key].shape == shape for key, shape in needed.items())
 

@@ -29,7 +29,7 @@ def cut_patches(
     oriented: bool,
     antialias: bool,
 ) -> Float[Tensor, "keypoint 1 32 32"]:
-    """One 32x32 patch for each keypoint, read bilinearly.
+    """Return one 32x32 patch for each keypoint, read bilinearly.
 
     The patch is a grid of 32x32 cells that tile a square of side ``patch_size_px * scale`` about
     the keypoint; a cell's value is read at the cell's centre. Where the square leaves the image,
@@ -67,7 +67,7 @@ def cut_patches(
 
 
 def _num_halvings(shape: torch.Size) -> int:
-    """How often the image can be halved before its shorter side is one pixel."""
+    """Say how often the image can be halved before its shorter side is one pixel."""
     return min(shape).bit_length() - 1
 
 

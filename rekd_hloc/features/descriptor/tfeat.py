@@ -30,7 +30,7 @@ class TFeat(nn.Module):
         )
 
     def forward(self, patches: Float[Tensor, "patch 1 32 32"]) -> Float[Tensor, "patch 128"]:
-        """Descriptors of unit length."""
+        """Return descriptors of unit length."""
         deviation, mean = torch.std_mean(patches, dim=(1, 2, 3), keepdim=True)
         standard = (patches - mean) / (deviation + 1e-6)
         return nn.functional.normalize(self.classifier(self.features(standard)).flatten(1))

@@ -38,7 +38,7 @@ class Candidates:
     level: Int64[Tensor, " keypoint"]
 
     def __getitem__(self, index: Int64[Tensor, " selected"] | Bool[Tensor, " keypoint"]) -> Self:
-        """The candidates that an integer or boolean index tensor selects."""
+        """Return the candidates that an integer or boolean index tensor selects."""
         return replace(self, keypoints=self.keypoints[index], level=self.level[index])
 
     @classmethod
@@ -64,7 +64,7 @@ class Detector:
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs."""
+        """Return where the network runs."""
         return self.network.device
 
     @torch.inference_mode()
@@ -76,7 +76,7 @@ class Detector:
         *,
         oriented: bool = True,
     ) -> Keypoints:
-        """Keypoints in pixels of the image, strongest first; a constant image has none.
+        """Return keypoints in pixels of the image, strongest first; a constant image has none.
 
         Args:
             image: grey, 0..1.
@@ -115,7 +115,7 @@ class Detector:
     def run_network(
         self, image: Float[Tensor, "1 1 height width"]
     ) -> tuple[Float[Tensor, "1 1 height width"], list[Tensor]]:
-        """The score map and the orientation logits, in the configured precision."""
+        """Return the score map and the orientation logits, in the configured precision."""
         precision = low_precision if self.config.autocast else full_precision
         with precision(self.device):
             return self.network.level_maps(image)
@@ -164,5 +164,5 @@ def make_detector(network: DetectorNetwork, config: DetectorConfig) -> Detector:
 
 
 def is_constant(grey: Float[Tensor, "1 1 height width"]) -> bool:
-    """Whether an image is of one grey: it has no maximum, and no contrast to divide by."""
+    """Say whether an image is of one grey: it has no maximum, and no contrast to divide by."""
     return bool(grey.min() == grey.max())

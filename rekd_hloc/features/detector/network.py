@@ -31,10 +31,10 @@ class DetectorNetwork(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where images must be, and where maps are given."""
+        """Return where images must be, and where maps are given."""
 
     def level_maps(self, image: Float[Tensor, "batch 1 height width"]) -> Maps:
-        """The score map, and the logits of each inner level; see :meth:`Rekd.level_maps`."""
+        """Return the score map, and the logits of each inner level; see :meth:`Rekd.level_maps`."""
 
 
 class Rekd(nn.Module):
@@ -96,11 +96,11 @@ class Rekd(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return where the weights are."""
         return self.score_head.weight.device
 
     def level_maps(self, image: Float[Tensor, "batch 1 height width"]) -> Maps:
-        """The score map, and the logits of each inner level at that level's own size.
+        """Return the score map, and the logits of each inner level at that level's own size.
 
         Inference reads the logits at a few thousand points, so resizing them everywhere would be
         wasted; the sum of bilinear reads is what :meth:`forward` gives at whole pixels.
@@ -144,7 +144,7 @@ class Rekd(nn.Module):
 
 
 def build_network(config: NetworkConfig, backbone: nn.Module) -> Rekd:
-    """A network of that configuration around a backbone."""
+    """Return a network of that configuration around a backbone."""
     return Rekd(
         backbone=backbone,
         num_fields=config.fields[2],
@@ -158,7 +158,7 @@ def build_network(config: NetworkConfig, backbone: nn.Module) -> Rekd:
 
 
 def build_frozen(config: NetworkConfig, *, tile_rows: int = -1) -> Rekd:
-    """An inference network of that configuration, its weights still to be loaded."""
+    """Return an inference network of that configuration, its weights still to be loaded."""
     backbone = FrozenBackbone(
         group_order=config.group_order, fields=config.fields, tile_rows=tile_rows
     )

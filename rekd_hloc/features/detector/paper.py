@@ -37,7 +37,7 @@ class PaperDetector(Detector):
     def find_candidates(
         self, image: Float[Tensor, "height width"], *, every: bool = False
     ) -> Candidates:
-        """Local maxima of all levels, with the angles of the image's own size."""
+        """Return local maxima of all levels, with the angles of the image's own size."""
         grey = image.to(self.device)[None, None]
         if is_constant(grey):
             return Candidates.concatenate({}, self.device)
@@ -65,7 +65,7 @@ def read_paper_angles(
     xy: Float[Tensor, "keypoint 2"],
     image_size: tuple[int, int],
 ) -> Float[Tensor, " keypoint"]:
-    """Angles of the best bins at the shifted and rounded points; halves are rounded to even.
+    """Return angles of the best bins at the shifted and rounded points; halves are rounded to even.
 
     Args:
         logits: of each inner level of the image's own size.
@@ -79,7 +79,7 @@ def read_paper_angles(
 def iterate_paper_levels(
     image: Float[Tensor, "1 1 height width"], config: DetectorConfig
 ) -> Iterator[tuple[int, Float[Tensor, "1 1 _ _"]]]:
-    """Number and image of each level, from the largest to the smallest, however small.
+    """Return number and image of each level, from the largest to the smallest, however small.
 
     Resampling is in float64 throughout, as there; the levels are float32.
     """

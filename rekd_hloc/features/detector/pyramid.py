@@ -39,7 +39,7 @@ class Level:
 def iterate_levels(
     image: Float[Tensor, "1 1 height width"], config: DetectorConfig
 ) -> Iterator[Level]:
-    """The levels from the largest to the smallest that still has room inside the border."""
+    """Return the levels from the largest to the smallest that still has room inside the border."""
     height, width = image.shape[2:]
     for number in range(-config.levels_up, config.levels_down + 1):
         scale = config.factor**number

@@ -99,7 +99,7 @@ class SteerableBackbone(nn.Module):
 
     @torch.no_grad()
     def bake(self) -> FrozenBackbone:
-        """The same function as plain convolutions with batch normalisation folded in."""
+        """Return the same function as plain convolutions with batch normalisation folded in."""
         frozen = FrozenBackbone(group_order=self.group_order, fields=self.fields)
         for index, (convolution, norm) in enumerate(
             zip(self.convolutions, self.norms, strict=True)
