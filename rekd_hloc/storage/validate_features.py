@@ -70,7 +70,7 @@ def check_features(path: Path, issues: ValidationIssues) -> dict[str, int]:
 
 
 def open_to_check(path: Path, issues: ValidationIssues) -> h5py.File | None:
-    """Return the open file; None, and a finding, if it is none."""
+    """Return the open file; None, and an issue noted, if it is none."""
     if not path.is_file():
         issues.add("error", path.name, "missing", "", f"no file {path}")
         return None
@@ -91,7 +91,7 @@ def walk_groups(
     prefix: str = "",
     above: tuple[h5py.Group, ...] = (),
 ) -> Iterator[tuple[str, h5py.Group]]:
-    """Return every group that holds datasets, with its path; damaged ones become findings."""
+    """Return every group that holds datasets, with its path; damaged ones become issues."""
     try:
         names = [str(name) for name in group]
     except HDF5_ERRORS as error:
@@ -113,7 +113,7 @@ def walk_groups(
 
 
 class _Report:
-    """Adds findings about one image."""
+    """Adds issues about one image."""
 
     def __init__(self, issues: ValidationIssues, file: str, item: str) -> None:
         self._issues, self._file, self._item = issues, file, item

@@ -36,14 +36,14 @@ def patches_are_usable(
     pixel only.
     """
     distance = _distance_to_ignored(is_usable).to(keypoints.xy)
-    own = _read(distance, keypoints.xy, reach=keypoints.xy.new_tensor(float("inf")))
+    distance_px = _read(distance, keypoints.xy, reach=keypoints.xy.new_tensor(float("inf")))
     if patch_size_px == 0:
-        return own > 0
+        return distance_px > 0
     half = keypoints.scale * patch_size_px / 2
     # the reading is up to half a diagonal off, and the ignored pixel has a corner half a diagonal
     # nearer than its centre
-    usable = own > half * 2**0.5 + 2 * HALF_DIAGONAL_PX
-    undecided = torch.nonzero(~usable & (own > half - HALF_DIAGONAL_PX))[:, 0]
+    usable = distance_px > half * 2**0.5 + 2 * HALF_DIAGONAL_PX
+    undecided = torch.nonzero(~usable & (distance_px > half - HALF_DIAGONAL_PX))[:, 0]
     for first in range(0, len(undecided), BLOCK):
         chosen = undecided[first : first + BLOCK]
         angle = keypoints.angle[chosen] if oriented else torch.zeros_like(half[chosen])

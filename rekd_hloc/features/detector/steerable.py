@@ -81,19 +81,19 @@ class SteerableBackbone(nn.Module):
         Raises:
             ValueError: a name is missing or a shape differs (another group order or field count).
         """
-        own = self._live_tensors()
-        if set(own) != set(state):
-            odd = sorted(set(own) ^ set(state))
+        live = self._live_tensors()
+        if set(live) != set(state):
+            odd = sorted(set(live) ^ set(state))
             raise ValueError(f"backbone weights do not fit: missing or unknown {odd}")
         for name, tensor in state.items():
-            if own[name].shape != tensor.shape:
+            if live[name].shape != tensor.shape:
                 raise ValueError(
                     f"backbone weight {name} has shape {tuple(tensor.shape)}, this network "
                     f"(group_order {self.group_order}, fields {self.fields}) needs "
-                    f"{tuple(own[name].shape)}"
+                    f"{tuple(live[name].shape)}"
                 )
         for name, tensor in state.items():
-            own[name].copy_(tensor)
+            live[name].copy_(tensor)
         if not self.training:
             self.train().eval()  # e2cnn keeps eval mode's expanded filter until train() is called
 
