@@ -1,9 +1,9 @@
 """Square patches at keypoints, upright or rotated, sampled without aliasing.
 
-The sampling is this project's own instead of kornia's ``extract_patches_from_pyramid``: an
-angle, clockwise in image coordinates, is used as it is; a keypoint of scale 1 is cut from the same pyramid level whatever
-the rounding of its scale, and one call samples all patches of a level. A patch's row and column
-axes are the image's y and x rotated by the angle, so the patch rotates with the image.
+The sampling is this project's own instead of kornia's ``extract_patches_from_pyramid``. An angle,
+clockwise in image coordinates, is used as it is. A keypoint of scale 1 is cut from the same pyramid
+level whatever the rounding of its scale, and one call samples all patches of a level. A patch's row
+and column axes are the image's y and x rotated by the angle, so the patch rotates with the image.
 """
 
 import torch
