@@ -172,7 +172,7 @@ class DescriptorConfig:
 
 @dataclass(frozen=True)
 class ExtractConfig:
-    """One preset: which weights, and how they are used."""
+    """Hold one preset: which weights, and how they are used."""
 
     weights: str = "rekd"
     """Name of shipped detector weights, or a safetensors file."""

@@ -20,7 +20,7 @@ SCRATCH_SUFFIX = ".tmp"
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """The file of that suffix next to the real one, also where ``path`` is a symbolic link."""
+    """Name the file of that suffix next to the real one, also if ``path`` is a symbolic link."""
     target = path.resolve()
     return target.with_name(target.name + suffix)
 

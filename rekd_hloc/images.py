@@ -106,7 +106,7 @@ def read_color(path: Path, *, apply_exif: bool = False) -> UInt8[np.ndarray, "he
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
-    """A mask in COLMAP's sense: True where a pixel may be used, False where the file is zero.
+    """Read a mask as COLMAP does: True where a pixel may be used, False where the file is zero.
 
     Raises:
         FileNotFoundError, PermissionError, ImageReadError: as :func:`read_image`.

@@ -35,7 +35,7 @@ SIFT_LAYERS = 3
 
 @dataclass(frozen=True)
 class Side:
-    """One image of a pair: its keypoints, their patches and their RootSIFT descriptors."""
+    """Hold one image of a pair: its keypoints, their patches and their RootSIFT descriptors."""
 
     keypoints: Keypoints
     patches: Float[Tensor, "keypoint 1 32 32"]
@@ -44,7 +44,7 @@ class Side:
 
 @dataclass(frozen=True)
 class ValidationPair:
-    """Two views of an image, and the true map between them."""
+    """Hold two views of an image, and the true map between them."""
 
     a: Side
     b: Side

@@ -146,7 +146,7 @@ def similarity_loss(
     window_px: int = 16,
     grid_shift: tuple[int, int] = (0, 0),
 ) -> Float[Tensor, ""]:
-    """One minus the cosine between the two maps, in windows (R2D2, Revaud et al., 2019) and whole.
+    """Return one minus the maps' cosine, in windows (R2D2, Revaud et al., 2019) and whole.
 
     Index proposal looks at one pixel of a window. The windows' cosines hold the map around it in
     place. The cosine over the common area keeps the order of strong and weak points, which decides

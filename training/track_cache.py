@@ -42,7 +42,7 @@ is a hash of all options in their old names, and must stay the same."""
 
 @dataclass(frozen=True)
 class PatchPairs:
-    """Two views of each track's point, and which rows must not serve as negatives.
+    """Hold two views of each track's point, and which rows must not serve as negatives.
 
     Attributes:
         a, b: patches in 0..1.

@@ -221,7 +221,7 @@ def parse_network_config(stated: Mapping[str, Any]) -> NetworkConfig:
 
 
 def learned_tensors(path: Path) -> dict[str, dict[str, Tensor]]:
-    """The free parameters in a detector file: ``{"backbone": ..., "head": ...}``, to train on.
+    """Read the free parameters of a detector file: ``{"backbone": ..., "head": ...}``, to train on.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -40,7 +40,7 @@ MapPairs = Callable[[Callable[[Pair], MatchArrays], Iterable[Pair]], Iterable[Ma
 
 @dataclass(frozen=True)
 class MatchingSummary:
-    """What :func:`match_images` did.
+    """Tell what :func:`match_images` did.
 
     Attributes:
         num_matches: of each pair, in the order asked for.

@@ -52,7 +52,7 @@ DEFAULT_OPTIONS = PairOptions()
 
 @dataclass(frozen=True)
 class ExhaustiveSelector:
-    """Every image with every other one."""
+    """Pair every image with every other one."""
 
     options: PairOptions
 
@@ -74,7 +74,7 @@ class SequentialSelector:
 
 @dataclass(frozen=True)
 class FileSelector:
-    """The pairs of a file."""
+    """Read the pairs of a file."""
 
     path: Path
 

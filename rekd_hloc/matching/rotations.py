@@ -34,7 +34,7 @@ SLACK_DEG = 1e-3
 
 @dataclass(frozen=True)
 class RotationMode:
-    """A rotation that many matches agree on.
+    """Hold a rotation that many matches agree on.
 
     Attributes:
         angle: of image b against image a in radians in [0, 2 pi): ``angle_b - angle_a``.

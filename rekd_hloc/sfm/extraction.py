@@ -42,7 +42,7 @@ class ImageExtractor(Protocol):
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """What a features file records: configuration, weights, all that changes the features."""
+        """Say what a features file records: configuration, weights, all that changes them."""
 
     @property
     def num_readers(self) -> int:
@@ -64,7 +64,7 @@ class ImageExtractor(Protocol):
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image to extract.
+    """Name an image to extract.
 
     Attributes:
         name: its name in the features file.
@@ -99,7 +99,7 @@ no features."""
 
 @dataclass(frozen=True)
 class ExtractionSummary:
-    """What an extraction did.
+    """Tell what an extraction did.
 
     Attributes:
         names: images whose features are in the file now, in their order.

@@ -122,7 +122,7 @@ def has_geometry(database: Any, id_a: int, id_b: int) -> bool:
 
 
 def make_camera(model: str, width: int, height: int, params: list[float]) -> Any:
-    """A camera; without parameters, the focal length that COLMAP assumes when it knows none."""
+    """Make a camera; without parameters, with the focal length that COLMAP assumes."""
     camera = pycolmap.Camera({"model": model, "width": width, "height": height, "params": params})
     if params:
         camera.has_prior_focal_length = True

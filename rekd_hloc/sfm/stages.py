@@ -77,7 +77,7 @@ class MappingOptions:
 
 @dataclass
 class Run:
-    """What the stages of one reconstruction share."""
+    """Hold what the stages of one reconstruction share."""
 
     image_dir: Path
     output: Path

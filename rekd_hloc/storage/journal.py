@@ -38,7 +38,7 @@ SYNC_S = 10.0
 
 @dataclass(frozen=True)
 class Record:
-    """An HDF5 group in miniature.
+    """Hold an HDF5 group in miniature.
 
     Attributes:
         group: its path in the file.
@@ -52,7 +52,7 @@ class Record:
 
 
 class Journal:
-    """The records appended so far, by group; a later one replaces an earlier one.
+    """Keep the records appended so far, by group; a later one replaces an earlier one.
 
     Attributes:
         provenance: what the records were made with.

@@ -49,7 +49,7 @@ def refuse_other(path: Path, stored: Mapping[str, str], asked: Mapping[str, str]
 
 
 def stored_config(provenance: Mapping[str, str]) -> dict[str, Any]:
-    """The configuration that a file records, in today's names; empty for other programs' files."""
+    """Read the configuration of a file, in today's names; empty for other programs' files."""
     try:
         config = json.loads(provenance.get("config", "{}"))
     except ValueError:

@@ -11,7 +11,7 @@ LEVELS: tuple[Level, ...] = ("error", "warning", "info")
 
 @dataclass(frozen=True)
 class ValidationIssue:
-    """One flaw, or one fact.
+    """Hold one flaw, or one fact.
 
     Attributes:
         level: how bad it is.

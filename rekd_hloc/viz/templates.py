@@ -32,7 +32,7 @@ EMPTY_CELLS = ("", "-")
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture that is stored inside the page.
+    """Hold a picture that is stored inside the page.
 
     Attributes:
         data: the bytes of an image file.

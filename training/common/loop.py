@@ -30,7 +30,7 @@ BatchIn = TypeVar("BatchIn", contravariant=True)
 
 
 class LoopConfig(Protocol):
-    """The options of a trainer that the loop reads."""
+    """Declare the options of a trainer that the loop reads."""
 
     @property
     def steps(self) -> int:

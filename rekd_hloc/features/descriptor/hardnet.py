@@ -73,7 +73,7 @@ def resolve_hardnet(name: str) -> Path:
 
 
 def load_hardnet(name: str) -> nn.Module:
-    """The network of that name (see :func:`resolve_hardnet`), in eval mode, without gradients.
+    """Load the network of that name (see :func:`resolve_hardnet`), in eval mode, without gradients.
 
     Raises:
         FileNotFoundError: as :func:`resolve_hardnet`.

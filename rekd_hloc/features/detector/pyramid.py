@@ -17,7 +17,7 @@ from rekd_hloc.config import DetectorConfig
 
 @dataclass(frozen=True)
 class Level:
-    """One size of the image.
+    """Hold one size of the image.
 
     Attributes:
         image: grey values (1, 1, height, width).

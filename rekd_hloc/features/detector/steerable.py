@@ -122,7 +122,7 @@ class SteerableBackbone(nn.Module):
 
 
 def expand_filter(convolution: Any) -> Tensor:  # noqa: ANN401  (e2cnn has no types)
-    """The plain kernel (out, in, side, side) of an e2cnn ``R2Conv`` with its present weights."""
+    """Expand the kernel (out, in, side, side) of an e2cnn ``R2Conv`` with its present weights."""
     filters: Tensor = convolution.basisexpansion(convolution.weights)
     kind_in, kind_out = convolution.in_type.size, convolution.out_type.size
     side = convolution.kernel_size
