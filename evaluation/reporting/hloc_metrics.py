@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rekd_hloc.sfm.alignment import Pose, align_to_reference
+from rekd_hloc.sfm.pycolmap_compat import has_geometry
 
 Matches = set[tuple[int, int]]
 TRUSTED_INLIERS = 100
@@ -70,7 +71,7 @@ def read_match_sets(database: Any) -> MatchSets:
         for b in ids[position + 1 :]:
             if database.exists_matches(a, b):
                 matches[a, b] = _as_set(database.read_matches(a, b))
-            if database.exists_two_view_geometry(a, b):
+            if has_geometry(database, a, b):
                 inliers[a, b] = _as_set(database.read_two_view_geometry(a, b).inlier_matches)
     return MatchSets(matches, inliers)
 

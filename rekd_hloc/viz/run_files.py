@@ -151,7 +151,7 @@ def read_model(output: Path, reference: Mapping[str, Pose] | None) -> SparseMode
 
 
 def _read_inliers(database: Any, id_a: int, id_b: int) -> Int64[np.ndarray, "inlier 2"]:
-    if not database.exists_two_view_geometry(id_a, id_b):
+    if not compat.has_geometry(database, id_a, id_b):
         return np.zeros((0, 2), np.int64)
     geometry = database.read_two_view_geometry(id_a, id_b)
     return np.asarray(geometry.inlier_matches, dtype=np.int64).reshape(-1, 2)
