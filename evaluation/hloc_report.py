@@ -31,7 +31,8 @@ from evaluation.reporting.hloc_metrics import (
 from evaluation.reporting.report import Cell, Table, today, write_report
 from evaluation.rotated_images import rotate_image, rotate_poses
 from rekd_hloc.cli.environment import describe_environment
-from rekd_hloc.images import list_images, read_color, write_image
+from rekd_hloc.image_listing import list_images
+from rekd_hloc.images import read_color, write_image
 from rekd_hloc.plugin import register
 from rekd_hloc.sfm.alignment import Pose, read_reference
 

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from rekd_hloc.images import list_images
+from rekd_hloc.image_listing import list_images
 
 
 def list_image_paths(folders: Iterable[Path | str]) -> tuple[list[Path], list[Path]]:

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from rekd_hloc.geometry import rotation_about
-from rekd_hloc.images import list_images, read_color, write_image
+from rekd_hloc.image_listing import list_images
+from rekd_hloc.images import read_color, write_image
 from rekd_hloc.sfm.alignment import Pose
 
 EDGE = 1e-6

@@ -34,7 +34,7 @@ from evaluation.robustness.tables import (
     roto360_table,
 )
 from evaluation.robustness.transforms import KINDS, UNITS, TransformKind, default_values
-from rekd_hloc.images import list_images
+from rekd_hloc.image_listing import list_images
 
 NUM_KEYPOINTS = 500
 EXTRACTED_FOR_USED = 2

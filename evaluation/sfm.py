@@ -23,7 +23,7 @@ from evaluation.command_line import exit_status, make_parser
 from evaluation.reporting.report import Cell, Table, today, write_report
 from evaluation.rotated_images import rotate_folder, rotate_poses
 from rekd_hloc.config import ExtractConfig, reconstruction_preset, with_max_keypoints
-from rekd_hloc.images import list_images
+from rekd_hloc.image_listing import list_images
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.alignment import Pose, read_reference
 from rekd_hloc.sfm.mapping import map_scene

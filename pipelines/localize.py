@@ -15,7 +15,7 @@ import pycolmap
 
 from evaluation.command_line import exit_status, make_parser
 from rekd_hloc import plugin
-from rekd_hloc.images import list_images
+from rekd_hloc.image_listing import list_images
 from rekd_hloc.sfm.pycolmap_compat import read_reconstruction
 
 

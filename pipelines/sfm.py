@@ -12,7 +12,7 @@ from typing import Any
 
 from evaluation.command_line import exit_status, make_parser
 from rekd_hloc import plugin
-from rekd_hloc.images import list_images
+from rekd_hloc.image_listing import list_images
 from rekd_hloc.sfm.reconstruct import reconstruct, reconstruct_from_files
 from rekd_hloc.sfm.report import format_report
 from rekd_hloc.sfm.stages import MappingOptions

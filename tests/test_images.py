@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rekd_hloc.geometry import warp_points
+from rekd_hloc.image_listing import list_images
 from rekd_hloc.images import (
     LUMA,
     ImageReadError,
-    list_images,
     read_color,
     read_image,
     read_mask,

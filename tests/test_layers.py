@@ -56,6 +56,7 @@ BASE = {
         "config",
         "config_file",
         "renamed_options",
+        "image_listing",
         "images",
         "files",
         "devices",

@@ -17,7 +17,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from evaluation.extractors.named_extractor import NamedExtractor
-from rekd_hloc.sfm.extraction import ImageFile, extract_files
+from rekd_hloc.sfm.extraction import extract_files
+from rekd_hloc.sfm.image_work import ImageFile
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features
 

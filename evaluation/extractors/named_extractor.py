@@ -1,6 +1,6 @@
 """One extractor behind a name, in the form that the package's own loop over images takes.
 
-:class:`NamedExtractor` is an :class:`rekd_hloc.sfm.extraction.ImageExtractor`, so that what is
+:class:`NamedExtractor` is an :class:`rekd_hloc.sfm.image_work.ImageExtractor`, so that what is
 measured reads, masks and stores images exactly as ``rekd-hloc extract`` does.
 """
 

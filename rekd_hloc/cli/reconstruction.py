@@ -83,7 +83,7 @@ def pairs(
     json_output: Json = False,
 ) -> None:
     """List the image pairs to match."""
-    from rekd_hloc.images import list_images
+    from rekd_hloc.image_listing import list_images
     from rekd_hloc.matching.pairs import make_pairs, write_pairs
 
     names = make_pairs(list_images(images), source, overlap=overlap)

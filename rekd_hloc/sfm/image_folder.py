@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rekd_hloc.images import list_images
+from rekd_hloc.image_listing import list_images
 
 
 def find_images(

@@ -19,8 +19,9 @@ from rekd_hloc.config import (
 from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.matching.pairs import EXHAUSTIVE, SEQUENTIAL, make_pairs, write_pairs
 from rekd_hloc.sfm.database import remove_database
-from rekd_hloc.sfm.extraction import ImageExtractor, extract_images
+from rekd_hloc.sfm.extraction import extract_images
 from rekd_hloc.sfm.image_folder import find_images
+from rekd_hloc.sfm.image_work import ImageExtractor
 from rekd_hloc.sfm.stages import MappingOptions, Run, build_model
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.provenance import stored_config

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 
-from rekd_hloc.images import ImageReadError, list_images, read_color, write_image
+from rekd_hloc.image_listing import list_images
+from rekd_hloc.images import ImageReadError, read_color, write_image
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Keypoints, Matches, Pair
 
