@@ -59,6 +59,7 @@ BASE = {
         "image_listing",
         "images",
         "files",
+        "json_text",
         "devices",
     },
     "evaluation": {"command_line", "image_folders", "rotated_images"},

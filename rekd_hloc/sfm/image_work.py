@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rekd_hloc.images import ImageReadError, read_color, read_image, read_mask
-from rekd_hloc.storage.hdf5 import check_name
+from rekd_hloc.storage.names import check_name
 from rekd_hloc.types import Features
 
 SKIPPED_ERRORS = (ImageReadError, FileNotFoundError, PermissionError)

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rekd_hloc.geometry import wrap_angle
-from rekd_hloc.storage.hdf5 import Hdf5File, check_name, close_after
+from rekd_hloc.storage.hdf5 import Hdf5File, close_after
 from rekd_hloc.storage.journal import Record
 from rekd_hloc.storage.matches import MatchStore
+from rekd_hloc.storage.names import check_name
 from rekd_hloc.types import Features, Keypoints
 
 __all__ = ["FeatureStore", "MatchStore"]

@@ -220,23 +220,6 @@ class Hdf5File:
             ) from error
 
 
-def check_name(name: str) -> None:
-    """Refuse an image name that HDF5 would not keep as it is.
-
-    Raises:
-        ValueError: empty, absolute, with ``.``, ``..`` or nothing between slashes, or no Unicode.
-    """
-    parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\0" in name:
-        raise ValueError(
-            f"image name {name!r} must be a path relative to the image folder, like folder/a.jpg"
-        )
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"image name {name!r} is not UTF-8; rename the file") from error
-
-
 def close_after(file: Hdf5File, error: BaseException | None) -> None:
     """Close at the end of a ``with`` block; an error of the block's own is the one to report."""
     try:

@@ -4,7 +4,6 @@
 group's path is made of both names with ``-`` for ``/``; hloc's older files join them by ``_``.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,14 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rekd_hloc.storage.hdf5 import Hdf5File, check_name, close_after
+from rekd_hloc.storage.hdf5 import Hdf5File, close_after
 from rekd_hloc.storage.journal import Record
+from rekd_hloc.storage.names import check_name, names_by_key, pair_group, split_group
 from rekd_hloc.types import Matches, Pair
 
 MATCH_DATASETS = ("matches0", "matching_scores0")
 INT16_MAX = 32_767
 """hloc keeps matches as int16; larger indices are stored as int32 here, which hloc reads too."""
-OLD_GROUP = re.compile(r"(.+\.(?:jpe?g|png|ppm|pgm|bmp|tiff?|webp|jp2|gif))_(.+)", re.IGNORECASE)
 
 
 class MatchStore:
@@ -158,45 +157,6 @@ class MatchStore:
                     if stored in (None, (first, second)):
                         return group, (first, second) != (a, b)
         return None
-
-
-def pair_group(a: str, b: str, separator: str = "/") -> str:
-    """Return where hloc keeps a pair's matches; the separator was ``_`` in its older files."""
-    return separator.join((a.replace("/", "-"), b.replace("/", "-")))
-
-
-def names_by_key(names: Iterable[str]) -> dict[str, str]:
-    """Return the image name behind each part of a group's path.
-
-    Raises:
-        ValueError: two names have the same one.
-    """
-    names_of: dict[str, str] = {}
-    for name in names:
-        other = names_of.setdefault(name.replace("/", "-"), name)
-        if other != name:
-            raise ValueError(
-                f"hloc's form of match files cannot tell {other!r} from {name!r}; rename one"
-            )
-    return names_of
-
-
-def split_group(group: str, true_name: Mapping[str, str]) -> Pair:
-    """Return the two names in a group's path, the true ones where they are known.
-
-    Raises:
-        ValueError: a path of hloc's older form that can be split in no way, or in several.
-    """
-    a, slash, b = group.partition("/")
-    if slash:
-        return true_name.get(a, a), true_name.get(b, b)
-    cuts = [(group[:i], group[i + 1 :]) for i, letter in enumerate(group) if letter == "_"]
-    known = [(true_name[a], true_name[b]) for a, b in cuts if a in true_name and b in true_name]
-    if len(known) == 1:
-        return known[0]
-    if not known and (match := OLD_GROUP.fullmatch(group)):
-        return match[1], match[2]
-    raise ValueError(f"cannot tell the two image names in {group!r}; match these images again")
 
 
 def _stored_names(attributes: Mapping[str, Any]) -> Pair | None:

@@ -17,7 +17,8 @@ from rekd_hloc.storage.hdf5_groups import (
     open_hdf5,
     read_dataset,
 )
-from rekd_hloc.storage.matches import INT16_MAX, names_by_key
+from rekd_hloc.storage.matches import INT16_MAX
+from rekd_hloc.storage.names import names_by_key
 from rekd_hloc.storage.validation_issues import ValidationIssues
 
 NORM_TOLERANCE = 0.02

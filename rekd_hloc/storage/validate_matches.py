@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rekd_hloc.storage.hdf5_groups import HDF5_ERRORS, group_attributes, read_dataset
-from rekd_hloc.storage.matches import INT16_MAX, split_group
+from rekd_hloc.storage.matches import INT16_MAX
+from rekd_hloc.storage.names import split_group
 from rekd_hloc.storage.validate_features import open_to_check, walk_groups
 from rekd_hloc.storage.validation_issues import ValidationIssues
 from rekd_hloc.types import Pair
