@@ -14,7 +14,8 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rekd_hloc.storage.journal import HEAD, MAGIC, MARK, Journal, Record
+from rekd_hloc.storage.journal import Journal, Record
+from rekd_hloc.storage.journal_records import HEAD, MAGIC, MARK
 from tests import odd_text
 from tests.helpers import random_features, without_shape_checks
 from tests.isolated import EXPECTED, call
@@ -276,7 +277,6 @@ def test_a_damaged_journal(changes, end, folder):
     assert names is None or set(names) <= {"0.jpg", "1.jpg", "2.jpg", "new.jpg"}
 
 
-CRAFTED = "a record with a right checksum is believed whatever it says"
 GROUP = {"group": "a.jpg", "arrays": [], "attrs": {}}
 SOUND = {"group": "", "arrays": [], "attrs": {"": {"made": "here"}}}
 
@@ -288,18 +288,18 @@ def described(kind, shape):
 @pytest.mark.parametrize(
     ("record", "payload"),
     [
-        known(CRAFTED, {}, b""),
-        known(CRAFTED, [], b""),
-        known(CRAFTED, 5, b""),
-        known(CRAFTED, {"group": 5}, b""),
-        known(CRAFTED, {**GROUP, "group": ["a"]}, b""),
+        ({}, b""),
+        ([], b""),
+        (5, b""),
+        ({"group": 5}, b""),
+        ({**GROUP, "group": ["a"]}, b""),
         ({**GROUP, "group": "../a.jpg"}, b""),
-        known(CRAFTED, {**GROUP, "attrs": []}, b""),
-        known(CRAFTED, {**GROUP, "attrs": {"": 5}}, b""),
+        ({**GROUP, "attrs": []}, b""),
+        ({**GROUP, "attrs": {"": 5}}, b""),
         ({**GROUP, "attrs": {"keypoints": {"a": 1}}}, b""),
-        known(CRAFTED, {**GROUP, "arrays": [5]}, b""),
-        known(CRAFTED, {**GROUP, "arrays": {"keypoints": 1}}, b""),
-        known(CRAFTED, {**SOUND, "attrs": {}}, b""),
+        ({**GROUP, "arrays": [5]}, b""),
+        ({**GROUP, "arrays": {"keypoints": 1}}, b""),
+        ({**SOUND, "attrs": {}}, b""),
         ({**SOUND, "attrs": {"": ["made"]}}, b""),
         (described("|O", [1]), bytes(8)),
         (described("<f4", [-1, 2]), bytes(16)),
@@ -320,9 +320,9 @@ def test_a_crafted_journal(record, payload, folder):
 @pytest.mark.parametrize(
     "content",
     [
-        known(CRAFTED, MAGIC + _pack(json.dumps(SOUND).encode()) + _pack(b"[" * 5_000)),
-        known(CRAFTED, MAGIC + _pack(b"\xff")),
-        known(CRAFTED, MAGIC + _pack(b"nothing")),
+        MAGIC + _pack(json.dumps(SOUND).encode()) + _pack(b"[" * 5_000),
+        MAGIC + _pack(b"\xff"),
+        MAGIC + _pack(b"nothing"),
         b"",
         MAGIC,
     ],
@@ -333,7 +333,6 @@ def test_an_odd_journal(content, folder):
 
 
 @pytest.mark.parametrize("count", [1, 20, 10_000])
-@pytest.mark.xfail(strict=True, reason="a journal whose head a power cut left as zeros is refused")
 def test_a_journal_of_zeros_is_started_anew(count, folder):
     assert _resume(bytes(count), folder) == ["new.jpg"]
 

@@ -5,50 +5,35 @@ disk HDF5 ends the process. So each result is first appended here, with its leng
 record cut short by a kill is recognised and dropped; every record before it is intact.
 """
 
-import json
 import logging
 import os
-import struct
 import sys
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import BinaryIO, Self
 
 from rekd_hloc.files import explain_os_error
+from rekd_hloc.storage.journal_records import (
+    MAGIC,
+    Entry,
+    Record,
+    holds_records,
+    pack,
+    read_record,
+    scan,
+)
+
+__all__ = ["Journal", "Record"]
 
 if sys.platform != "win32":
     import fcntl
 
 logger = logging.getLogger(__name__)
 
-MAGIC = b"rekd_hloc journal 1\n"
-HEAD = struct.Struct("<4sIQI")
-"""Before each record: mark, bytes of its JSON part, bytes of its arrays, checksum of both."""
-MARK = b"RCRD"
 SYNC_S = 10.0
 """A power cut loses what was appended in the last so many seconds; a kill loses nothing."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """Hold an HDF5 group in miniature.
-
-    Attributes:
-        group: its path in the file.
-        arrays: dataset name to values.
-        attrs: dataset name to attributes; those of the group itself are under ``""``.
-    """
-
-    group: str
-    arrays: dict[str, NDArray[Any]]
-    attrs: dict[str, dict[str, str | float]] = field(default_factory=dict)
 
 
 class Journal:
@@ -62,12 +47,21 @@ class Journal:
         """Read an existing file; one that is no journal, or holds no record, reads as empty."""
         self.path = path
         self.provenance: dict[str, str] = {}
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._file: BinaryIO | None = None
         self._end = 0
         self._synced = time.monotonic()
         with path.open("rb") as file:
-            self._scan(file)
+            found = scan(file)
+        self._end = found.end
+        if found.provenance is not None:
+            self.provenance, self._entries = found.provenance, found.entries
+            if found.num_lost or found.num_cut > 1:
+                logger.warning(
+                    "%s is damaged: at least %d of its records are lost and %d are kept; the same "
+                    "command makes the lost ones again",
+                    path, found.num_lost + found.num_cut, len(found.entries),
+                )  # fmt: skip
 
     @classmethod
     def resume(cls, path: Path, provenance: Mapping[str, str]) -> Self:
@@ -75,31 +69,27 @@ class Journal:
 
         A journal that holds no record takes the new provenance; one that does keeps its own.
 
+        A journal whose head is damaged, as after a power cut, is renamed and a new one is begun.
+
         Raises:
             ValueError: the file is something else.
             OSError: it cannot be written, or another process is writing it.
         """
+        file = _open_locked(path)
         try:
-            file = path.open("a+b", buffering=0)
-        except OSError as error:
-            raise explain_os_error(error, path) from error
-        try:
-            _lock(file, path)
-            file.seek(0)
-            start = file.read(len(MAGIC))
-            if not MAGIC.startswith(start):
-                raise ValueError(f"{path} is no journal of this program; move it elsewhere")
+            if _is_head_damaged(file, path):
+                damaged, file = file, _set_aside(path)
+                damaged.close()
             self = cls(path)
             self._file = file
             if not self._entries:
                 self.provenance = dict(provenance)
                 self._end = 0
-            dropped = path.stat().st_size - self._end
+            if self._end and path.stat().st_size > self._end:
+                logger.warning("%s was cut short; its last record is made again", path)
             file.truncate(self._end)
             if self._end == 0:
-                self._write(MAGIC + _pack(Record("", {}, {"": dict(provenance)})))
-            elif dropped:
-                logger.info("dropped %d bytes of an unfinished record from %s", dropped, path)
+                self._write(MAGIC + pack(Record("", {}, {"": dict(provenance)})))
         except BaseException:
             file.close()
             raise
@@ -124,13 +114,15 @@ class Journal:
         Raises:
             OSError: the disk is full or gone; the message says what to do.
         """
-        entry = _Entry(self._end, set(record.arrays), dict(record.attrs.get("", {})))
-        self._write(_pack(record))
+        start, data = self._end, pack(record)
+        self._write(data)
+        arrays = [(name, array.dtype, array.shape) for name, array in record.arrays.items()]
+        entry = Entry(start, self._end, record.group, arrays, record.attrs)
         self._entries[record.group] = entry
 
     def datasets(self, group: str) -> set[str]:
         """Return names of the arrays of a group that is in the journal."""
-        return set(self._entries[group].datasets)
+        return {name for name, _, _ in self._entries[group].arrays}
 
     def attributes(self, group: str) -> dict[str, str | float]:
         """Attributes of a group that is in the journal."""
@@ -139,11 +131,10 @@ class Journal:
     def read(self, group: str) -> Record:
         """Return the last record of a group that is in the journal."""
         with self.path.open("rb") as file:
-            file.seek(self._entries[group].start)
-            parts = _read_parts(file)
-        if parts is None:
-            raise ValueError(f"{self.path} was changed by another program; delete it")
-        return _unpack(*parts)
+            record = read_record(file, self._entries[group].start)
+        if record is None or record.group != group:
+            raise ValueError(f"{self.path} was changed by another program; start the command again")
+        return record
 
     def close(self) -> None:
         """Release the file; it stays on disk."""
@@ -156,20 +147,6 @@ class Journal:
         self.close()
         self.path.unlink(missing_ok=True)
         self._entries = {}
-
-    def _scan(self, file: BinaryIO) -> None:
-        if file.read(len(MAGIC)) != MAGIC:
-            return
-        self._end = len(MAGIC)
-        while (parts := _read_parts(file)) is not None:
-            header = json.loads(parts[0])
-            if header["group"] == "":
-                self.provenance = header["attrs"][""]
-            else:
-                names = {name for name, _, _ in header["arrays"]}
-                attrs = header["attrs"].get("", {})
-                self._entries[header["group"]] = _Entry(self._end, names, attrs)
-            self._end += HEAD.size + len(parts[0]) + len(parts[1])
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None, "the journal is closed or was opened to read"
@@ -189,46 +166,46 @@ class Journal:
         self._end += len(data)
 
 
-class _Entry(NamedTuple):
-    start: int
-    datasets: set[str]
-    attributes: dict[str, str | float]
+def _open_locked(path: Path) -> BinaryIO:
+    try:
+        file = path.open("a+b", buffering=0)
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    try:
+        _lock(file, path)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
-def _pack(record: Record) -> bytes:
-    arrays = {name: np.ascontiguousarray(array) for name, array in record.arrays.items()}
-    described = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]
-    header = {"group": record.group, "arrays": described, "attrs": record.attrs}
-    text = json.dumps(header).encode()
-    payload = b"".join(array.tobytes() for array in arrays.values())
-    checksum = zlib.crc32(payload, zlib.crc32(text))
-    return HEAD.pack(MARK, len(text), len(payload), checksum) + text + payload
+def _is_head_damaged(file: BinaryIO, path: Path) -> bool:
+    """Say whether a journal of ours has lost its head, and with it what it was made with.
+
+    Raises:
+        ValueError: the file is something else.
+    """
+    file.seek(0)
+    start = file.read(len(MAGIC))
+    if MAGIC.startswith(start):
+        found = scan(file)
+        return found.provenance is None and (bool(found.entries) or found.num_cut > 1)
+    if start.strip(b"\0") and not holds_records(file):
+        raise ValueError(f"{path} is no journal of this program; move it elsewhere")
+    return True
 
 
-def _read_parts(file: BinaryIO) -> tuple[bytes, bytes] | None:
-    """JSON and payload of the record that starts here; None if no whole one does."""
-    head = file.read(HEAD.size)
-    if len(head) < HEAD.size:
-        return None
-    mark, text_size, payload_size, checksum = HEAD.unpack(head)
-    left = os.fstat(file.fileno()).st_size - file.tell()
-    if mark != MARK or text_size + payload_size > left:
-        return None
-    text, payload = file.read(text_size), file.read(payload_size)
-    return (text, payload) if zlib.crc32(payload, zlib.crc32(text)) == checksum else None
-
-
-def _unpack(text: bytes, payload: bytes) -> Record:
-    header = json.loads(text)
-    arrays: dict[str, NDArray[Any]] = {}
-    start = 0
-    for name, code, shape in header["arrays"]:
-        dtype = np.dtype(code)
-        count = int(np.prod(shape))
-        flat = np.frombuffer(payload, dtype, count, start)
-        arrays[name] = flat.reshape(shape).copy()
-        start += count * dtype.itemsize
-    return Record(header["group"], arrays, header["attrs"])
+def _set_aside(path: Path) -> BinaryIO:
+    """Rename a damaged journal to a name that is free, and begin a new one."""
+    number = 1
+    while (kept := path.with_name(f"{path.name}.damaged{number}")).exists():
+        number += 1
+    path.rename(kept)
+    logger.warning(
+        "the head of %s is damaged, as after a power cut; it is %s now, and a new one is begun: "
+        "what was only in the old one is made again", path, kept.name,
+    )  # fmt: skip
+    return _open_locked(path)
 
 
 def _lock(file: BinaryIO, path: Path) -> None:
