@@ -59,6 +59,8 @@ BASE = {
         "image_listing",
         "images",
         "files",
+        "locks",
+        "ownership",
         "json_text",
         "devices",
     },

@@ -5,6 +5,7 @@ and renames it over the file. Whoever dies in between leaves the old file and th
 next writer goes on with both. A file records what it was made with, and takes nothing else.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -16,6 +17,8 @@ from typing import Any, Self
 import h5py
 
 from rekd_hloc.files import atomic_write, beside, explain_os_error
+from rekd_hloc.locks import share_folder
+from rekd_hloc.ownership import HDF5, refuse_kind
 from rekd_hloc.storage.hdf5_groups import (
     HDF5_ERRORS,
     dataset_names,
@@ -27,7 +30,7 @@ from rekd_hloc.storage.hdf5_groups import (
     write_group,
 )
 from rekd_hloc.storage.journal import Journal, Record
-from rekd_hloc.storage.provenance import refuse_other
+from rekd_hloc.storage.provenance import OtherSettingsError, differs, refuse_other
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +63,7 @@ class Hdf5File:
         self._file = file
         self._journal = journal
         self._is_writable = is_writable
+        self._shared = contextlib.ExitStack()
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -73,9 +77,15 @@ class Hdf5File:
         if not path.exists():
             hint = "; a run that writes it was interrupted: let it go on first"
             raise FileNotFoundError(f"no file {path}{hint if journal_path.exists() else ''}")
+        journal = None
+        with contextlib.suppress(FileNotFoundError):  # its writer may be about to finish
+            journal = Journal(journal_path)
         file = open_hdf5(path)
-        journal = Journal(journal_path) if journal_path.is_file() else None
-        return cls(path, file, journal, text_attributes(file), is_writable=False)
+        provenance = text_attributes(file)
+        if journal is not None and differs(provenance, journal.provenance):
+            logger.warning("%s is being made anew; what is read is the old file", path)
+            journal = None
+        return cls(path, file, journal, provenance, is_writable=False)
 
     @classmethod
     def resume(cls, path: Path, provenance: Mapping[str, str], *, overwrite: bool = False) -> Self:
@@ -88,22 +98,28 @@ class Hdf5File:
         journal_path = beside(path, ".journal")
         try:
             journal_path.parent.mkdir(parents=True, exist_ok=True)
-            for old in (journal_path, path) if overwrite else ():
-                old.unlink(missing_ok=True)
             if path.exists() and not os.access(path, os.W_OK):
                 raise OSError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise explain_os_error(error, path) from error
-        file = open_hdf5(path) if path.exists() else None
-        self = cls(path, file, None, dict(provenance), is_writable=True)
+        self = cls(path, None, None, dict(provenance), is_writable=True)
         try:
-            if file is not None:
-                self.provenance = text_attributes(file)  # as it was made, maybe in older names
-                refuse_other(path, self.provenance, provenance)
-            self._journal = Journal.resume(journal_path, provenance)
+            if overwrite:
+                refuse_kind(path, HDF5)
+            self._shared.enter_context(share_folder(journal_path.parent))
+            self._journal = Journal.resume(journal_path, provenance, anew=overwrite)
+            if overwrite:
+                refuse_kind(path, HDF5)
+                path.resolve().unlink(missing_ok=True)
             refuse_other(path, self._journal.provenance, provenance)
+            self._file = open_hdf5(path) if path.exists() else None
+            if self._file is not None:
+                self.provenance = text_attributes(self._file)  # as made, maybe in older names
+                refuse_other(path, self.provenance, provenance)
             beside(path, ".tmp").unlink(missing_ok=True)
         except BaseException:
+            if self._journal is not None and not len(self._journal):
+                self._journal.remove()
             self.release()
             raise
         return self
@@ -169,13 +185,19 @@ class Hdf5File:
             OSError: the disk is full or gone; the journal stays and nothing is lost.
         """
         journal, is_new = self._journal, self._file is None
-        self.release()
-        if not self._is_writable or journal is None:
-            return
-        self._is_writable = False
-        if is_new or len(journal):
-            self._merge(journal, is_new)
-        journal.remove()
+        try:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+            if not self._is_writable or journal is None:
+                return
+            self._is_writable = False
+            journal.require_own_file()
+            if is_new or len(journal):
+                self._merge(journal, is_new)
+            journal.remove()
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Close all handles; the journal stays as it is."""
@@ -185,6 +207,7 @@ class Hdf5File:
         if self._journal is not None:
             self._journal.close()
             self._journal = None
+        self._shared.close()
 
     def _find(self, group: str) -> h5py.Group | None:
         if self._file is None or not group:
@@ -200,6 +223,11 @@ class Hdf5File:
         return stored
 
     def _merge(self, journal: Journal, is_new: bool) -> None:
+        if is_new == self.path.exists():
+            raise OSError(
+                f"{self.path} was made or deleted by another program while this run wrote; what "
+                f"this run wrote is in {journal.path}, and the same command goes on from there",
+            )
         try:
             with atomic_write(self.path, kept_in=journal.path, durable=True) as scratch:
                 if is_new:
@@ -209,9 +237,10 @@ class Hdf5File:
                     shutil.copy(self.path, scratch)
                 _reserve(scratch, journal.size() + len(journal) * RECORD_BYTES + FILE_BYTES)
                 with h5py.File(scratch, "r+", libver=FORMAT) as file:
+                    refuse_other(self.path, text_attributes(file), journal.provenance)
                     for group in journal:
                         write_group(file, journal.read(group))
-        except OSError:
+        except (OSError, OtherSettingsError):
             raise
         except HDF5_ERRORS as error:
             raise ValueError(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from rekd_hloc.files import explain_os_error
+from rekd_hloc.locks import is_named, lock_file
 from rekd_hloc.storage.journal_records import (
     MAGIC,
     Entry,
@@ -26,9 +27,6 @@ from rekd_hloc.storage.journal_records import (
 )
 
 __all__ = ["Journal", "Record"]
-
-if sys.platform != "win32":
-    import fcntl
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +62,11 @@ class Journal:
                 )  # fmt: skip
 
     @classmethod
-    def resume(cls, path: Path, provenance: Mapping[str, str]) -> Self:
+    def resume(cls, path: Path, provenance: Mapping[str, str], *, anew: bool = False) -> Self:
         """Create the file, or go on with one; a record that was cut short is dropped.
 
-        A journal that holds no record takes the new provenance; one that does keeps its own.
+        A journal that holds no record takes the new provenance; one that does keeps its own. With
+        ``anew`` its records are dropped first. The file is locked until it is closed.
 
         A journal whose head is damaged, as after a power cut, is renamed and a new one is begun.
 
@@ -75,11 +74,13 @@ class Journal:
             ValueError: the file is something else.
             OSError: it cannot be written, or another process is writing it.
         """
-        file = _open_locked(path)
+        file = lock_file(path)
         try:
             if _is_head_damaged(file, path):
                 damaged, file = file, _set_aside(path)
                 damaged.close()
+            if anew:
+                file.truncate(0)
             self = cls(path)
             self._file = file
             if not self._entries:
@@ -129,12 +130,28 @@ class Journal:
         return dict(self._entries[group].attributes)
 
     def read(self, group: str) -> Record:
-        """Return the last record of a group that is in the journal."""
-        with self.path.open("rb") as file:
+        """Return the last record of a group that is in the journal.
+
+        Raises:
+            ValueError: another program changed the file, or put another in its place.
+        """
+        with self._open_to_read() as file:
             record = read_record(file, self._entries[group].start)
         if record is None or record.group != group:
             raise ValueError(f"{self.path} was changed by another program; start the command again")
         return record
+
+    def require_own_file(self) -> None:
+        """Refuse to go on with a file that is not the one at the path any more.
+
+        Raises:
+            OSError: another process has deleted or replaced it.
+        """
+        if self._file is not None and not is_named(self.path, self._file):
+            raise OSError(
+                f"{self.path} was deleted or replaced by another program while this run wrote; "
+                "run the same command again",
+            )
 
     def close(self) -> None:
         """Release the file; it stays on disk."""
@@ -143,10 +160,20 @@ class Journal:
             self._file = None
 
     def remove(self) -> None:
-        """Close, and delete the file."""
+        """Delete the file while its lock is held, so that nobody else's is deleted; and close."""
+        is_own = self._file is None or is_named(self.path, self._file)
+        if sys.platform == "win32":  # deletes no file that is open
+            self.close()
+        if is_own:
+            self.path.unlink(missing_ok=True)
         self.close()
-        self.path.unlink(missing_ok=True)
         self._entries = {}
+
+    def _open_to_read(self) -> BinaryIO:
+        """Open the file that is locked, whatever the path names by now; else that at the path."""
+        if self._file is None:
+            return self.path.open("rb")
+        return os.fdopen(os.dup(self._file.fileno()), "rb")
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None, "the journal is closed or was opened to read"
@@ -164,19 +191,6 @@ class Journal:
                 raise explain_os_error(error, self.path, kept_in=self.path) from error
             raise
         self._end += len(data)
-
-
-def _open_locked(path: Path) -> BinaryIO:
-    try:
-        file = path.open("a+b", buffering=0)
-    except OSError as error:
-        raise explain_os_error(error, path) from error
-    try:
-        _lock(file, path)
-    except BaseException:
-        file.close()
-        raise
-    return file
 
 
 def _is_head_damaged(file: BinaryIO, path: Path) -> bool:
@@ -205,15 +219,4 @@ def _set_aside(path: Path) -> BinaryIO:
         "the head of %s is damaged, as after a power cut; it is %s now, and a new one is begun: "
         "what was only in the old one is made again", path, kept.name,
     )  # fmt: skip
-    return _open_locked(path)
-
-
-def _lock(file: BinaryIO, path: Path) -> None:
-    """One writer at a time, where the file system can tell."""
-    if sys.platform != "win32":
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OSError(error.errno, f"{path} is being written by another process") from error
-        except OSError:
-            logger.debug("no file locks on the file system of %s", path)
+    return lock_file(path)

@@ -27,23 +27,32 @@ def package_versions() -> dict[str, str | None]:
     return {name: _version(name) for name in PACKAGES}
 
 
+class OtherSettingsError(ValueError):
+    """Says that a file was made with other settings, or by another program."""
+
+
+def differs(stored: Mapping[str, str], asked: Mapping[str, str]) -> bool:
+    """Say whether two sets of a file's attributes differ, in today's names of options."""
+    return translate_provenance(stored) != translate_provenance(asked)
+
+
 def refuse_other(path: Path, stored: Mapping[str, str], asked: Mapping[str, str]) -> None:
     """Raise if a file's attributes are not the ones asked for, in today's names of options.
 
     Raises:
-        ValueError: names what differs, option by option, and the remedy.
+        OtherSettingsError: names what differs, option by option, and the remedy.
     """
     stored, asked = translate_provenance(stored), translate_provenance(asked)
     different = [key for key in {**asked, **stored} if stored.get(key) != asked.get(key)]
     if not different:
         return
     if not stored:
-        raise ValueError(
+        raise OtherSettingsError(
             f"{path} was made by another program and records no configuration; "
             "choose another output, or overwrite it"
         )
     shown = "; ".join(_difference(key, stored.get(key), asked.get(key)) for key in different)
-    raise ValueError(
+    raise OtherSettingsError(
         f"{path} was made with other settings: {shown}; choose another output, or overwrite it"
     )
 
