@@ -211,14 +211,14 @@ def test_masks_are_where_colmap_looks_for_them(tmp_path):
 def test_masks_and_results_inside_the_image_folder_are_no_images(tmp_path):
     images = write_images(tmp_path, ["a.jpg", "b.png", "sub/a.png"])
     write_images(tmp_path, ["out/report/a.png", "masks/a.jpg.png", "outside.png"])
-    found = find_images(images, mask_dir=images / "masks", output=images / "out")
+    found = find_images(images, mask_dir=images / "masks", output=images / "out").images
     assert found == ["a.jpg", "b.png", "outside.png", "sub/a.png"]
     write_images(tmp_path, ["a.jpg.png", "b.png.png"])
-    beside = find_images(images, mask_dir=images, output=images / "out")
+    beside = find_images(images, mask_dir=images, output=images / "out").images
     assert {"a.jpg.png", "b.png.png"} & set(beside) == set()
     assert {"a.jpg", "b.png"} <= set(beside)
-    assert find_images(tmp_path / "sub", output=tmp_path) == ["a.png"]
-    with pytest.raises(ValueError, match="beside masks and results"):
+    assert find_images(tmp_path / "sub", output=tmp_path).images == ["a.png"]
+    with pytest.raises(ValueError, match="holds no image"):
         find_images(tmp_path / "out", output=tmp_path / "out" / "report")
 
 

@@ -13,7 +13,8 @@ import typer
 
 from rekd_hloc import __version__
 from rekd_hloc.cli import files, reconstruction
-from rekd_hloc.cli.options import EXIT_INTERRUPTED, EXIT_MISTAKE
+from rekd_hloc.cli.options import EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_STATUSES
+from rekd_hloc.names import one_line
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "extract": (reconstruction.extract, "photos/ features.h5 --conf rekd-fast"),
@@ -35,6 +36,7 @@ def make_app() -> typer.Typer:
     app = typer.Typer(
         name="rekd-hloc",
         help="Oriented keypoints for structure from motion: photos in, COLMAP model out.",
+        epilog=EXIT_STATUSES,
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 if all went well, 1 if the command ran but gave nothing, 2 for a mistake that the message
-        on stderr names, 130 if interrupted.
+        on stderr names, 3 with ``--strict`` if photos were left out, 130 if interrupted.
     """
     with _logging():
         try:
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             typer.echo("rekd-hloc: interrupted; the same command goes on from here", err=True)
             return EXIT_INTERRUPTED
         except (ValueError, OSError, ImportError) as error:
-            typer.echo(f"rekd-hloc: error: {error}", err=True)
+            typer.echo(f"rekd-hloc: error: {one_line(str(error))}", err=True)
             return EXIT_MISTAKE
     return 0
 
@@ -91,13 +93,20 @@ def _offer_version(
 def _logging() -> Iterator[None]:
     """Show warnings of this package on stderr for the time of one command."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(_OneLine("%(levelname)s: %(message)s"))
     root = logging.getLogger("rekd_hloc")
     root.addHandler(handler)
     try:
         yield
     finally:
         root.removeHandler(handler)
+
+
+class _OneLine(logging.Formatter):
+    """Shows each message on one line: names of files in it may hold any character."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        return one_line(super().formatMessage(record))
 
 
 app = make_app()

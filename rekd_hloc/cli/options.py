@@ -1,7 +1,7 @@
 """Options that several commands share, what they stand for, and how a command ends."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,13 @@ EXIT_FAILED = 1
 """The command ran, but gave nothing: no image was readable, no model came out."""
 EXIT_MISTAKE = 2
 """The command could not run as it was asked to."""
+EXIT_LEFT_OUT = 3
+"""The command was asked to be strict, and finished without some of the photos."""
 EXIT_INTERRUPTED = 130
+EXIT_STATUSES = (
+    "Exit status: 0 if done, 1 if nothing came out, 2 for a mistake that the message names, "
+    "3 with --strict if photos were left out, 130 if interrupted."
+)
 
 DEFAULT_MATCHING = MatchConfig()
 
@@ -44,6 +50,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start anew instead of going on with what is there.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="End with status 3 if photos were left out.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
@@ -129,6 +138,19 @@ def read_numbers(name: str, text: str | None) -> list[float] | None:
         raise ValueError(
             f"{name} must be numbers with commas between, like 1000,320,240, got {text!r}"
         ) from error
+
+
+def require_all_photos(skipped: Mapping[str, str], full_list: str) -> None:
+    """End the command with a status of its own, and one line, if photos were left out.
+
+    Args:
+        skipped: the photos, and why.
+        full_list: words that say where they are listed.
+    """
+    if skipped:
+        photos = "1 photo was" if len(skipped) == 1 else f"{len(skipped)} photos were"
+        typer.echo(f"rekd-hloc: finished, but {photos} left out; {full_list}", err=True)
+        raise typer.Exit(EXIT_LEFT_OUT)
 
 
 def print_result(as_json: bool, record: Any, text: str) -> None:

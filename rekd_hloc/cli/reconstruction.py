@@ -24,9 +24,11 @@ from rekd_hloc.cli.options import (
     Ratio,
     Seed,
     Settings,
+    Strict,
     print_result,
     read_match_config,
     read_numbers,
+    require_all_photos,
     resolve_conf,
 )
 from rekd_hloc.config import (
@@ -46,6 +48,7 @@ def extract(
     mask_dir: Masks = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    strict: Strict = False,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -73,6 +76,8 @@ def extract(
     )
     if not summary.names:
         raise typer.Exit(EXIT_FAILED)
+    if strict:
+        require_all_photos(summary.skipped, "see above; --json lists all under skipped")
 
 
 def pairs(
@@ -173,6 +178,7 @@ def reconstruct(
         int, typer.Option(help="Of the mapper; 1 is repeatable to the bit, -1 takes all cores.")
     ] = 1,
     overwrite: Overwrite = False,
+    strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct a scene: extract, match, verify, map. Writes OUTPUT/report.json."""
@@ -208,6 +214,8 @@ def reconstruct(
     typer.echo(format_report(report))
     if report["num_registered"] == 0:
         raise typer.Exit(EXIT_FAILED)
+    if strict:
+        require_all_photos(report["skipped"], f"skipped in {output / 'report.json'} lists them")
 
 
 def demo(
@@ -233,7 +241,9 @@ def demo(
 
 
 def _print_skipped(skipped: dict[str, str]) -> None:
-    for name, reason in skipped.items():
+    from rekd_hloc.sfm.skipped import shorten_skipped
+
+    for name, reason in shorten_skipped(skipped, "--json lists all"):
         typer.echo(f"skipped {name}: {reason}", err=True)
 
 

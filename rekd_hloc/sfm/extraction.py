@@ -8,13 +8,13 @@ many workers, while this process alone writes the file.
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from rekd_hloc.sfm.image_folder import check_names, find_mask
+from rekd_hloc.sfm.image_folder import check_names, check_still_there, find_mask, is_there
 from rekd_hloc.sfm.image_work import FeatureArrays, ImageExtractor, ImageFile, ImageWork
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features, Keypoints
@@ -35,7 +35,7 @@ class ExtractionSummary:
 
     Attributes:
         names: images whose features are in the file now, in their order.
-        skipped: images without features, and why.
+        skipped: images without features, and photos that are not used; why, and what to do.
         num_resumed: of ``names``, how many were in the file before.
         seconds: this run took.
         num_keypoints: of each image in ``names``.
@@ -65,7 +65,8 @@ def extract_images(
         extractor: image to features.
         image_dir: searched with its subfolders.
         out: file to write, or to go on with if it was made with the same options.
-        names: images to take, relative to ``image_dir``; all when None.
+        names: images to take, relative to ``image_dir``; all when None, and then the summary's
+            ``skipped`` tells as well what looks like a photo there and is not used.
         mask_dir: masks as COLMAP's, one for each image: ``NAME.png`` with NAME including its
             suffix, or NAME with ``.png`` for its suffix; zero where to ignore.
         overwrite: replace ``out`` instead of going on with it.
@@ -73,20 +74,22 @@ def extract_images(
         map_images: as for :func:`extract_files`.
 
     Raises:
-        FileNotFoundError: no such folder, or one of ``names`` is not in it.
+        FileNotFoundError: no such folder, or one of ``names`` is not in it; or most images are gone
+            before their turn.
         ValueError: the folder holds no image, or ``out`` was made with other options.
         OSError: ``out`` cannot be written, or the disk is full; what was finished is kept.
     """
-    names = check_names(image_dir, names, mask_dir)
-    return extract_files(
+    listing = check_names(image_dir, names, mask_dir)
+    summary = extract_files(
         extractor,
-        [ImageFile(name, image_dir / name, _mask(mask_dir, name)) for name in names],
+        [ImageFile(name, image_dir / name, _mask(mask_dir, name)) for name in listing.images],
         out,
         provenance={"masks": "none" if mask_dir is None else "used"},
         overwrite=overwrite,
         progress=progress,
         map_images=map_images,
     )
+    return replace(summary, skipped={**summary.skipped, **listing.unused})
 
 
 def extract_files(
@@ -119,6 +122,7 @@ def extract_files(
 
     Raises:
         ValueError: ``out`` was made with other options.
+        FileNotFoundError: most images are gone before their turn.
         OSError: ``out`` cannot be written, or the disk is full; what was finished is kept.
     """
     start = time.perf_counter()
@@ -134,6 +138,8 @@ def extract_files(
         for image, result in zip(bar, results, strict=True):
             if isinstance(result, str):
                 skipped[image.name] = result
+                if not is_there(image.path):
+                    check_still_there([other.path for other in images], out)
                 logger.info("skipped %s: %s", image.name, result)
             else:
                 features = _to_features(result)

@@ -1,15 +1,21 @@
 """Which files of a folder are images, and where the masks of images are."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rekd_hloc.image_listing import list_images
+from rekd_hloc.image_listing import ImageListing, list_folder
+from rekd_hloc.names import printable
+
+MOST = 0.5
+"""Share of the images of a run that may vanish one by one while it lasts. Beyond it, a disk or a
+folder has gone, and what would come out is no result of these images."""
 
 
 def find_images(
     image_dir: Path, *, mask_dir: Path | None = None, output: Path | None = None
-) -> list[str]:
-    """Return the names of the images in a folder that are neither masks nor results of ours.
+) -> ImageListing:
+    """List the images in a folder that are neither masks nor results of ours.
 
     Args:
         image_dir: searched with its subfolders.
@@ -17,29 +23,28 @@ def find_images(
             file NAME.png beside an image NAME is none.
         output: if it lies in ``image_dir``, its files are no images.
 
+    Returns:
+        The images, and what looks like a photo and is not used.
+
     Raises:
         FileNotFoundError: no such folder.
         ValueError: it holds no image.
+        OSError: it cannot be searched.
     """
-    names = list_images(image_dir)
-    base = image_dir.resolve()
-    for folder in (mask_dir, output):
-        if folder is not None and base in folder.resolve().parents:
-            inside = folder.resolve().relative_to(base)
-            names = [name for name in names if inside not in Path(name).parents]
-    if mask_dir is not None and mask_dir.resolve() == base:
-        known = set(names)
+    listing = list_folder(image_dir, leave_out=(mask_dir, output))
+    listing.require_images(image_dir)
+    names = listing.images
+    if mask_dir is not None and mask_dir.resolve() == image_dir.resolve():
+        known = {*names, *listing.unused}
         names = [
             name for name in names if name.removesuffix(".png") == name or name[:-4] not in known
         ]
-    if not names:
-        raise ValueError(f"{image_dir} holds no image beside masks and results")
-    return names
+    return ImageListing(names, listing.unused)
 
 
 def check_names(
     image_dir: Path, names: Sequence[str] | None, mask_dir: Path | None = None
-) -> list[str]:
+) -> ImageListing:
     """Return the images to extract, each once; all of the folder when ``names`` is None.
 
     Raises:
@@ -47,17 +52,50 @@ def check_names(
         ValueError: there is no image.
     """
     if mask_dir is not None and not mask_dir.is_dir():
-        raise FileNotFoundError(f"no mask folder {mask_dir}")
+        raise FileNotFoundError(f"no mask folder {printable(mask_dir)}")
     if names is None:
         return find_images(image_dir, mask_dir=mask_dir)
     if not image_dir.is_dir():
-        raise FileNotFoundError(f"no image folder {image_dir}")
+        raise FileNotFoundError(f"no image folder {printable(image_dir)}")
     missing = [name for name in names if not (image_dir / name).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(names)} images are not in {image_dir}, such as {missing[0]!r}"
+            f"{len(missing)} of {len(names)} images are not in {printable(image_dir)}, "
+            f"such as {missing[0]!r}"
         )
-    return list(dict.fromkeys(names))
+    return ImageListing(list(dict.fromkeys(names)), {})
+
+
+def check_still_there(images: Sequence[Path], kept_in: Path) -> None:
+    """End a run whose images have gone since it began, most of them or all.
+
+    One file that has gone was deleted by someone, and the run goes on without it. If more than half
+    have gone, then a disk was unplugged, or a share, a folder or a link went away.
+
+    Args:
+        images: all those of the run, as they were listed when it began.
+        kept_in: what is done is there.
+
+    Raises:
+        FileNotFoundError: images are gone; the message says how many, and from where.
+    """
+    gone = [path for path in images if not is_there(path)]
+    if len(gone) > MOST * len(images):
+        folder = Path(os.path.commonpath([path.parent for path in gone]))
+        raise FileNotFoundError(
+            f"{len(gone)} of {len(images)} images in {printable(folder)} have gone since the run "
+            f"began; bring them back and give the same command again: what is done is in "
+            f"{printable(kept_in)}"
+        )
+
+
+def is_there(path: Path) -> bool:
+    """Say whether a file can be reached; one on a lost disk cannot."""
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
 
 
 def find_mask(mask_dir: Path, name: str) -> Path:

@@ -20,7 +20,7 @@ from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.matching.pairs import EXHAUSTIVE, SEQUENTIAL, make_pairs, write_pairs
 from rekd_hloc.sfm.database import remove_database
 from rekd_hloc.sfm.extraction import extract_images
-from rekd_hloc.sfm.image_folder import find_images
+from rekd_hloc.sfm.image_folder import check_still_there, find_images
 from rekd_hloc.sfm.image_work import ImageExtractor
 from rekd_hloc.sfm.stages import MappingOptions, Run, build_model
 from rekd_hloc.storage.features import FeatureStore, MatchStore
@@ -77,8 +77,9 @@ def reconstruct(
     """Reconstruct a scene; writes ``features.h5``, ``matches.h5``, ``pairs.txt``, ``database.db``,
     the models ``sparse/0``, ``sparse/1``, ... (largest first) and ``report.json`` into ``output``.
 
-    An image or mask that cannot be used is skipped, with the reason in the report. A scene that
-    gives no model is no error: ``num_registered`` is 0 and ``diagnosis`` says what to do.
+    An image or mask that cannot be used is skipped, with the reason in the report; so is what looks
+    like a photo and is of a kind that is not read. A scene that gives no model is no error:
+    ``num_registered`` is 0 and ``diagnosis`` says what to do.
 
     Args:
         image_dir: images, searched with subfolders; ``output`` and ``mask_dir`` may lie in it.
@@ -96,11 +97,13 @@ def reconstruct(
         ValueError: an option out of range, a folder without images, or files in ``output`` that
             were made with other options.
         TypeError: an option that there is not.
-        FileNotFoundError: a folder or file that is named does not exist.
+        FileNotFoundError: a folder or file that is named does not exist, or most images are gone
+            before they were read; what is finished is kept.
         OSError: ``output`` cannot be written, or the disk is full; what is finished is kept.
     """
     options = replace(options, **changes)
-    names = find_images(image_dir, mask_dir=options.mask_dir, output=output)
+    listing = find_images(image_dir, mask_dir=options.mask_dir, output=output)
+    names = listing.images
     pairs = _choose_pairs(options, image_dir, names)
     run = Run.start(image_dir, output, options.mapping, options.reference, progress)
     features_path, matches_path = output / "features.h5", output / "matches.h5"
@@ -120,11 +123,15 @@ def reconstruct(
             features_path, matches_path, pairs, options.matching,
             overwrite=overwrite, device=options.device, progress=progress,
         )  # fmt: skip
+    check_still_there([image_dir / name for name in names], output)
     if overwrite:
         remove_database(output / "database.db")
     configuration = _configuration(options, extractor.provenance)
     counts, skipped = summary.num_keypoints, summary.skipped
-    return build_model(run, features_path, matches_path, pairs, counts, skipped, configuration)
+    return build_model(
+        run, features_path, matches_path, pairs, counts, skipped, configuration,
+        unused=listing.unused,
+    )  # fmt: skip
 
 
 def reconstruct_from_files(

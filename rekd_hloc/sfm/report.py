@@ -13,6 +13,7 @@ import psutil
 
 from rekd_hloc import __version__
 from rekd_hloc.sfm.alignment import Pose, align_to_reference
+from rekd_hloc.sfm.skipped import shorten_skipped
 from rekd_hloc.sfm.verification import Counts
 from rekd_hloc.storage.provenance import package_versions
 
@@ -169,7 +170,8 @@ def format_report(report: Mapping[str, Any]) -> str:
         lines.append(f"reference     not compared: {report['alignment_failure']}")
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in report["seconds"].items())
     lines.append(f"seconds       {stages}; peak memory {report['peak_memory_mib']:.0f} MiB")
-    lines += [f"skipped       {name}: {reason}" for name, reason in report["skipped"].items()]
+    for name, reason in shorten_skipped(report["skipped"], "report.json lists all"):
+        lines.append(f"skipped       {name}: {reason}")
     if report["diagnosis"]:
         lines.append(f"diagnosis     {report['diagnosis']}")
     return "\n".join(lines)

@@ -117,6 +117,8 @@ def build_model(
     num_keypoints: Mapping[str, int],
     skipped: Mapping[str, str],
     configuration: Mapping[str, Any],
+    *,
+    unused: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write database, models and report into the run's output folder.
 
@@ -128,6 +130,7 @@ def build_model(
         num_keypoints: of each image that takes part.
         skipped: images that do not, and why.
         configuration: of the stages before, for the report.
+        unused: what looks like a photo and is no image that can be read, and why.
 
     Returns:
         The report.
@@ -151,7 +154,7 @@ def build_model(
         "diagnosis": diagnose(num_keypoints, counts, registered_names(models)),
         "pairs": describe_pairs(counts),
         "num_keypoints": sum(num_keypoints.values()),
-        "skipped": dict(skipped),
+        "skipped": {**skipped, **(unused or {})},
     }
     if run.reference is not None:
         with run.watch.stage("align"):

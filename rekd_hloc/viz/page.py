@@ -10,6 +10,7 @@ from typing import Any
 
 from rekd_hloc.files import write_text
 from rekd_hloc.sfm.alignment import Pose, PoseErrors, read_reference
+from rekd_hloc.sfm.skipped import shorten_skipped
 from rekd_hloc.viz import page_pictures as pictures
 from rekd_hloc.viz.draw import RADIUS_PER_SCALE
 from rekd_hloc.viz.run_files import RunFiles, read_model
@@ -59,7 +60,7 @@ def _read_text(report: Mapping[str, Any]) -> dict[str, object]:
         "diagnosis": str(report.get("diagnosis") or ""),
         "summary": _summary(report),
         "weakest_pairs": _list_weakest_pairs(report),
-        "skipped": [(name, str(reason)) for name, reason in skipped.items()],
+        "skipped": shorten_skipped(skipped, "report.json lists all"),
         "versions": _list_versions(report),
         "options": json.dumps(configuration, indent=1) if configuration else "",
     }
