@@ -1,14 +1,11 @@
 """Reading images of every kind a user has, making them smaller, and writing them.
 
-Files are decoded by Pillow: it says so when a file is damaged instead of returning half of it. The
-pixel grid is the file's own, as for COLMAP and hloc: the orientation that a camera noted in EXIF is
-applied on request only. Alpha is dropped, ink (CMYK) and palettes become light.
+The pixel grid is the file's own, as for COLMAP and hloc: the orientation that a camera noted in
+EXIF is applied on request only. An image of 8 bits is read as it is. Any other is read between a
+black and a white of its own, which :func:`rekd_hloc.value_range.find_value_range` gives.
 """
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,70 +14,108 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from rekd_hloc.files import write_bytes
 from rekd_hloc.geometry import resize_matrix
+from rekd_hloc.image_decoding import MAX_PIXELS, DecodedImage, ImageReadError, decode
+from rekd_hloc.image_orientation import from_file_grid
+from rekd_hloc.value_range import ValueRange, find_value_range, is_number
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "MAX_PIXELS",
+    "ImageReadError",
+    "LoadedImage",
+    "encode_image",
+    "load_image",
+    "load_mask",
+    "read_color",
+    "read_image",
+    "read_mask",
+    "shrink",
+    "write_image",
+]
 
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue, as in OpenCV and hloc."""
 JPEG_QUALITY = 85
-MAX_PIXELS = 178_956_970
-"""Pillow refuses larger files: a damaged header can claim any size."""
 
 
-class ImageReadError(ValueError):
-    """A file that holds no readable image; the message names the file and the reason."""
+@dataclass(frozen=True)
+class LoadedImage:
+    """Hold an image with what its file says about it.
+
+    Attributes:
+        pixels: grey in 0..1, or RGB bytes.
+        usable: (height, width), False where there is no picture: full transparency, values that
+            are no numbers, or that the file declares to be none. None if all pixels are usable.
+        value_range: the values that became black and white; None for an image of 8 bits.
+        orientation: EXIF's, 1 to 8: how to rotate and mirror the file's grid to see it upright.
+    """
+
+    pixels: Float[Tensor, "height width"] | UInt8[np.ndarray, "height width 3"]
+    usable: NDArray[np.bool_] | None
+    value_range: ValueRange | None
+    orientation: int
+
+
+def load_image(path: Path, *, color: bool = False) -> LoadedImage:
+    """Return grey values or colours in the file's grid, and what the file says about them.
+
+    Raises:
+        FileNotFoundError, PermissionError: there is no such file, or it may not be read.
+        ImageReadError: it is empty, damaged, not an image, or larger than ``MAX_PIXELS``.
+    """
+    return _scale(decode(path), color)
+
+
+def load_mask(path: Path) -> tuple[NDArray[np.bool_], int]:
+    """Return a mask as :func:`read_mask`, and the orientation that its own EXIF says, 1 to 8.
+
+    Raises:
+        FileNotFoundError, PermissionError, ImageReadError: as :func:`load_image`.
+    """
+    decoded = decode(path)
+    used = decoded.values > 0
+    return np.asarray(used.any(axis=2) if used.ndim == 3 else used), decoded.orientation
 
 
 def read_image(path: Path, *, apply_exif: bool = False) -> Float[Tensor, "height width"]:
     """Return grey values in 0..1.
 
     Args:
-        path: a file of any depth, with or without colour, palette or alpha.
+        path: a file of any depth, with or without colour, palette or alpha, which is dropped.
         apply_exif: rotate the image upright by its EXIF orientation. COLMAP and hloc do not, so
             keypoints that go there must not either.
 
     Raises:
-        FileNotFoundError, PermissionError: there is no such file, or it may not be read.
-        ImageReadError: it is empty, damaged, not an image, or larger than ``MAX_PIXELS``.
+        FileNotFoundError, PermissionError, ImageReadError: as :func:`load_image`.
     """
-    values, white = _decode(path, apply_exif)
-    planes = [values] if values.ndim == 2 else np.moveaxis(values, 2, 0)
-    weights = (1.0,) if values.ndim == 2 else LUMA
-    grey = np.zeros(values.shape[:2], dtype=np.float32)
-    for plane, weight in zip(planes, weights, strict=True):  # no float copy of all colours at once
-        grey += plane * np.float32(weight / white)
-    return torch.from_numpy(np.clip(grey, 0.0, 1.0, out=grey))
+    image = load_image(path)
+    assert isinstance(image.pixels, Tensor)
+    if not apply_exif or image.orientation == 1:
+        return image.pixels
+    return torch.from_numpy(from_file_grid(image.pixels.numpy(), image.orientation))
 
 
 def read_color(path: Path, *, apply_exif: bool = False) -> UInt8[np.ndarray, "height width 3"]:
     """RGB bytes; grey images have three equal channels.
 
     Raises:
-        FileNotFoundError, PermissionError, ImageReadError: as :func:`read_image`.
+        FileNotFoundError, PermissionError, ImageReadError: as :func:`load_image`.
     """
-    values, white = _decode(path, apply_exif)
-    if values.ndim == 2:
-        values = np.repeat(values[..., None], 3, axis=2)
-    if values.dtype == np.uint8:
-        return np.ascontiguousarray(values)
-    rgb = np.clip(np.rint(values * np.float32(255.0 / white)), 0, 255)
-    return np.asarray(rgb, dtype=np.uint8)
+    image = load_image(path, color=True)
+    assert isinstance(image.pixels, np.ndarray)
+    return from_file_grid(image.pixels, image.orientation) if apply_exif else image.pixels
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """Read a mask as COLMAP does: True where a pixel may be used, False where the file is zero.
 
     Raises:
-        FileNotFoundError, PermissionError, ImageReadError: as :func:`read_image`.
+        FileNotFoundError, PermissionError, ImageReadError: as :func:`load_image`.
     """
-    values, _ = _decode(path, apply_exif=False)
-    used = values > 0
-    return np.asarray(used.any(axis=2) if used.ndim == 3 else used)
+    return load_mask(path)[0]
 
 
 def shrink(
@@ -131,91 +166,43 @@ def write_image(path: Path, pixels: UInt8[np.ndarray, "..."]) -> None:
     write_bytes(path, encode_image(pixels, path.suffix))
 
 
-def _decode(path: Path, apply_exif: bool) -> tuple[NDArray[Any], float]:
-    """Return values of shape (height, width) or (height, width, 3), and the value that is white."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no image file {path}")
-    if path.stat().st_size == 0:
-        raise ImageReadError(f"cannot read {path}: the file is empty")
-    try:
-        image, is_deep = _load(path, apply_exif)
-        if is_deep and image.mode.startswith("RGB") and not apply_exif:
-            deep = _decode_by_opencv(path)  # Pillow keeps 8 bits of 16
-            if deep is not None:
-                return deep
-        return _to_array(image)
-    except UnidentifiedImageError as error:
-        exotic = _decode_by_opencv(path) if path.suffix.lower() in (".tif", ".tiff") else None
-        if exotic is None:
-            raise ImageReadError(f"cannot read {path}: not an image, or a damaged one") from error
-        return exotic
-    except ImageReadError as error:
-        raise ImageReadError(f"cannot read {path}: {error}") from error
+def _scale(decoded: DecodedImage, color: bool) -> LoadedImage:
+    values, usable = decoded.values, decoded.has_value
+    if values.dtype == np.uint8:
+        pixels = _color_bytes(values) if color else _grey(values, ValueRange(0.0, 255.0))
+        return LoadedImage(pixels, usable, None, decoded.orientation)
+    numbers = is_number(values)
+    if numbers is not None:
+        usable = numbers if usable is None else usable & numbers
+    limits = find_value_range(values, usable)
+    if numbers is not None:
+        values = np.where(numbers if values.ndim == 2 else numbers[..., None], values, limits.fill)
+    pixels = _rounded_color(values, limits) if color else _grey(values, limits)
+    return LoadedImage(pixels, usable, limits, decoded.orientation)
 
 
-def _load(path: Path, apply_exif: bool) -> tuple[Image.Image, bool]:
-    """Return the decoded image, and whether its file has 16 bits for each value."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of size and odd metadata; both are ours
-            with Image.open(path) as image:
-                is_deep = any(";16" in str(tile[3]) for tile in image.tile)
-                image.load()
-                return ImageOps.exif_transpose(image) if apply_exif else image, is_deep
-    except Image.DecompressionBombError as error:
-        raise ImageReadError(f"claims more than {MAX_PIXELS // 10**6} megapixels") from error
-    except (UnidentifiedImageError, PermissionError, MemoryError):
-        raise
-    except Exception as error:  # Pillow's decoders raise whatever their parsing meets
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageReadError(reason) from error
+def _grey(values: NDArray[Any], limits: ValueRange) -> Tensor:
+    planes = [values] if values.ndim == 2 else np.moveaxis(values, 2, 0)
+    weights = (1.0,) if values.ndim == 2 else LUMA
+    grey = np.zeros(values.shape[:2], dtype=np.float32)
+    for plane, weight in zip(planes, weights, strict=True):  # no float copy of all colours at once
+        grey += _above_black(plane, limits) * np.float32(weight / limits.span)
+    return torch.from_numpy(np.clip(grey, 0.0, 1.0, out=grey))
 
 
-def _to_array(image: Image.Image) -> tuple[NDArray[Any], float]:
-    mode = image.mode
-    if mode.startswith("I"):
-        return _whole_numbers(np.asarray(image))
-    if mode == "F":
-        values = np.nan_to_num(np.asarray(image), posinf=0.0, neginf=0.0)
-        return values, 1.0 if values.max(initial=0.0) <= 1.0 else 255.0
-    if mode in ("1", "L", "LA", "La"):
-        return np.asarray(image.convert("L")), 255.0
-    if mode in ("RGBA", "RGBa", "P", "PA"):  # alpha is dropped, not laid over a colour
-        image = image.convert("RGBA")
-    try:
-        return np.asarray(image.convert("RGB")), 255.0
-    except ValueError as error:
-        raise ImageReadError(f"colours of kind {mode}: {error}") from error
+def _above_black(values: NDArray[Any], limits: ValueRange) -> NDArray[Any]:
+    if limits.black == 0.0:
+        return values
+    exact = np.result_type(values.dtype, np.float32)
+    above: NDArray[Any] = np.subtract(values, limits.black, dtype=exact)
+    return above
 
 
-def _whole_numbers(values: NDArray[Any]) -> tuple[NDArray[Any], float]:
-    """16-bit grey, which comes in 32 bits too; what needs more than 16 is scaled to its maximum."""
-    return values, max(65535.0, float(values.max(initial=0)))
+def _rounded_color(values: NDArray[Any], limits: ValueRange) -> NDArray[np.uint8]:
+    scaled = _above_black(values, limits) * np.float32(255.0 / limits.span)
+    return _color_bytes(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
 
 
-def _decode_by_opencv(path: Path) -> tuple[NDArray[Any], float] | None:
-    """16 bits a colour, and TIFF of kinds that Pillow does not know; None if OpenCV does neither.
-
-    OpenCV returns what it could make of a damaged file, so Pillow comes first where it can.
-    """
-    flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    with _quiet_opencv():
-        try:
-            image = cv2.imdecode(np.fromfile(path, dtype=np.uint8), flags)
-        except cv2.error:
-            return None
-    if image is None:
-        return None
-    white = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}.get(image.dtype, 1.0)
-    return np.asarray(image[..., ::-1]), white
-
-
-@contextlib.contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """Return no lines on stderr about a damaged file: the caller reports it."""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
+def _color_bytes(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    rgb = np.repeat(values[..., None], 3, axis=2) if values.ndim == 2 else values
+    return np.ascontiguousarray(rgb)

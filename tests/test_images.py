@@ -81,26 +81,26 @@ def test_16_bits_of_grey_are_kept(suffix, tmp_path):
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("channels", [3, 4])
 def test_16_bits_of_colour_are_kept(suffix, channels, tmp_path):
-    """A dark image with 12 bits in 16: eight bits would leave 16 levels of it."""
+    """12 bits in 16: eight of the sixteen would leave 16 levels of it."""
     bgr = np.random.default_rng(0).integers(0, 4096, (9, 7, channels)).astype(np.uint16)
     assert cv2.imwrite(str(tmp_path / f"a.{suffix}"), bgr)
-    expected = bgr[..., :3][..., ::-1] @ np.array(LUMA) / 65535
+    expected = bgr[..., :3][..., ::-1] @ np.array(LUMA) / 4095
     assert_grey(tmp_path / f"a.{suffix}", expected, 1e-6)
-    rounded = np.rint(bgr[..., :3][..., ::-1] / 257)
+    rounded = np.rint(bgr[..., :3][..., ::-1] * np.float32(255 / 4095))
     np.testing.assert_array_equal(read_color(tmp_path / f"a.{suffix}"), rounded)
 
 
 def test_32_bits_of_grey_do_not_saturate(tmp_path):
     values = np.array([[0, 70_000, 140_000]], dtype=np.int32)
     Image.fromarray(values).save(tmp_path / "a.tif")
-    assert_grey(tmp_path / "a.tif", np.array([[0.0, 0.5, 1.0]]), 1e-6)
+    assert_grey(tmp_path / "a.tif", values / (2**18 - 1), 1e-6)
 
 
 @pytest.mark.parametrize(("white", "top"), [(1.0, 0.75), (255.0, 191.25)])
-def test_floats_may_be_of_one_or_of_255_and_nan_is_black(white, top, tmp_path):
-    values = np.array([[0.0, top, np.nan], [np.inf, white, -1.0]], dtype=np.float32)
+def test_floats_may_be_of_one_or_of_255_and_nan_is_the_median(white, top, tmp_path):
+    values = np.array([[0.0, top, np.nan], [np.inf, white, top]], dtype=np.float32)
     Image.fromarray(values).save(tmp_path / "a.tif")
-    assert_grey(tmp_path / "a.tif", np.array([[0, 0.75, 0], [0, 1, 0]]), 1e-6)
+    assert_grey(tmp_path / "a.tif", np.array([[0, 0.75, 0.75], [0.75, 1, 0.75]]), 1e-6)
 
 
 def test_colour_tiff_of_floats(tmp_path):

@@ -1,0 +1,217 @@
+"""From the bytes of an image file to its values, as they are stored.
+
+Files are decoded by Pillow: it says so when a file is damaged instead of returning half of it.
+OpenCV reads what Pillow does not: colours of more than 8 bits, and several kinds of TIFF. Alpha is
+dropped, ink (CMYK) and palettes become light.
+"""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from rekd_hloc.tiff_tags import ALPHAS, SIGNED, UNSIGNED, TiffTags, read_tiff_tags, read_unrotated
+
+MAX_PIXELS = 178_956_970
+"""Pillow refuses larger files: a damaged header can claim any size."""
+ORIENTATION_TAG = 0x0112
+"""Of EXIF, and of TIFF."""
+CAN_NAME_CLEAR = ("1", "L", "P", "RGB")
+"""Modes of Pillow without alpha in which one colour, or some of a palette, can be transparent."""
+
+
+class ImageReadError(ValueError):
+    """A file that holds no readable image; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """Hold what is stored in an image file, in the file's own pixel grid.
+
+    Attributes:
+        values: (height, width), or (height, width, 3) in red, green and blue; bytes if the file
+            has 8 bits, and any other numbers for any other depth.
+        has_value: (height, width), False where a pixel is fully transparent, or holds what the
+            file declares to be no value; None if there is no such pixel.
+        orientation: what EXIF says, 1 to 8: how to rotate and mirror it to see it upright.
+    """
+
+    values: NDArray[Any]
+    has_value: NDArray[np.bool_] | None = None
+    orientation: int = 1
+
+
+def decode(path: Path) -> DecodedImage:
+    """Return the values of an image file.
+
+    Raises:
+        FileNotFoundError, PermissionError: there is no such file, or it may not be read.
+        ImageReadError: it is empty, damaged, not an image, or larger than ``MAX_PIXELS``.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no image file {path}")
+    if path.stat().st_size == 0:
+        raise ImageReadError(f"cannot read {path}: the file is empty")
+    tags = read_tiff_tags(path)
+    try:
+        if tags is None:
+            return _decode(path, None, None)
+        is_rotated = tags.orientation != 1
+        decoded = _decode(path, read_unrotated(path, tags) if is_rotated else None, tags)
+    except UnidentifiedImageError as error:
+        raise ImageReadError(f"cannot read {path}: {_why_unidentified(tags)}") from error
+    except ImageReadError as error:
+        raise ImageReadError(f"cannot read {path}: {error}") from error
+    if is_rotated:
+        decoded = replace(decoded, orientation=tags.orientation)
+    if tags.no_data is None or decoded.values.dtype == np.uint8:
+        return decoded
+    is_known = decoded.values != tags.no_data
+    return replace(decoded, has_value=_both(decoded.has_value, is_known))
+
+
+def _why_unidentified(tags: TiffTags | None) -> str:
+    if tags is None or tags.bits <= 8:
+        return "not an image, or a damaged one"
+    return (
+        f"a damaged TIFF, or one whose kind with {tags.bits} bits is not read; save it as grey or "
+        "RGB with 8 or 16 bits, or with 32-bit floats"
+    )
+
+
+def _decode(path: Path, content: bytes | None, tags: TiffTags | None) -> DecodedImage:
+    """Return the image; ``content`` is there where it differs from that of the file."""
+    try:
+        image, orientation, is_deep = _load(path, content)
+    except UnidentifiedImageError:
+        exotic = _decode_by_opencv(path, content, tags) if tags is not None else None
+        if exotic is None:
+            raise
+        return exotic
+    if is_deep and image.mode.startswith("RGB"):
+        deep = _decode_by_opencv(path, content, tags)  # Pillow keeps 8 bits of 16
+        if deep is not None:
+            return replace(deep, orientation=orientation)
+    values = _to_array(image)
+    if tags is not None and tags.sample_format == UNSIGNED and values.dtype == np.int32:
+        values = values.view(np.uint32)
+    if tags is not None and tags.sample_format == SIGNED and values.dtype == np.uint8:
+        values = values.view(np.int8)
+    return DecodedImage(values, _opaque(image), orientation)
+
+
+def _load(path: Path, content: bytes | None) -> tuple[Image.Image, int, bool]:
+    """Return the decoded image, its orientation, and whether its file has 16 bits for a value."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of size and odd metadata; both are ours
+            with Image.open(path if content is None else io.BytesIO(content)) as image:
+                is_deep = any(";16" in str(tile[3]) for tile in image.tile)
+                is_tiff = image.format == "TIFF"
+                orientation = _take_orientation(image) if is_tiff else 1
+                image.load()
+                return image, orientation if is_tiff else _take_orientation(image), is_deep
+    except Image.DecompressionBombError as error:
+        raise ImageReadError(f"claims more than {MAX_PIXELS // 10**6} megapixels") from error
+    except (UnidentifiedImageError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever their parsing meets
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ImageReadError(reason) from error
+
+
+def _take_orientation(image: Image.Image) -> int:
+    """Return the orientation, and forget it: Pillow would rotate a TIFF when it loads it."""
+    try:
+        exif = image.getexif()
+        orientation = exif.get(ORIENTATION_TAG, 1)
+        if orientation != 1:
+            exif[ORIENTATION_TAG] = 1
+    except Exception:  # damaged EXIF; it raises whatever its parsing meets
+        return 1
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+
+
+def _to_array(image: Image.Image) -> NDArray[Any]:
+    mode = image.mode
+    if mode.startswith("I") or mode == "F":
+        return np.asarray(image)
+    if mode in ("1", "L", "LA", "La"):
+        return np.asarray(image.convert("L"))
+    if mode in ("RGBA", "RGBa", "P", "PA"):  # alpha is dropped, not laid over a colour
+        image = image.convert("RGBA")
+    try:
+        return np.asarray(image.convert("RGB"))
+    except ValueError as error:
+        raise ImageReadError(f"colours of kind {mode}: {error}") from error
+
+
+def _opaque(image: Image.Image) -> NDArray[np.bool_] | None:
+    """False where a pixel is fully transparent; None if none is."""
+    clear = image.info.get("transparency")
+    if image.mode.startswith("I") and isinstance(clear, int):
+        return _both(None, np.asarray(image) != clear)
+    if image.mode in ("LA", "RGBA"):
+        layered = image
+    elif image.mode == "La":
+        layered = image.convert("LA")
+    elif image.mode in ("RGBa", "PA") or (image.mode in CAN_NAME_CLEAR and clear is not None):
+        layered = image.convert("RGBA")
+    else:
+        return None
+    return _both(None, np.asarray(layered.getchannel("A")) > 0)
+
+
+def _decode_by_opencv(
+    path: Path, content: bytes | None, tags: TiffTags | None
+) -> DecodedImage | None:
+    """Colours of more than 8 bits, and TIFF of kinds that Pillow does not know.
+
+    OpenCV returns what it could make of a damaged file, so Pillow comes first where it can; None
+    if OpenCV cannot read it, or gives 8 bits of more.
+    """
+    source = np.fromfile(path, dtype=np.uint8) if content is None else np.frombuffer(content, "u1")
+    with _quiet_opencv():
+        try:
+            image = cv2.imdecode(source, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        except cv2.error:
+            return None
+    if image is None or (image.dtype == np.uint8 and (tags is None or tags.bits > 8)):
+        return None
+    values: NDArray[Any] = np.asarray(image)
+    if values.ndim == 2:
+        return DecodedImage(values)
+    if values.shape[2] not in (3, 4):
+        return None
+    has_alpha = values.shape[2] == 4 and (
+        tags is None or tags.extra_samples is None or tags.extra_samples in ALPHAS
+    )
+    opaque = _both(None, values[..., 3] > 0) if has_alpha else None
+    return DecodedImage(values[..., 2::-1], opaque)
+
+
+def _both(first: NDArray[np.bool_] | None, second: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """Pixels where both are true in all channels; None if all are."""
+    joined = np.asarray(second.all(axis=2) if second.ndim == 3 else second)
+    if first is not None:
+        joined = first & joined
+    return None if joined.all() else joined
+
+
+@contextlib.contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Return no lines on stderr about a damaged file: the caller reports it."""
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
