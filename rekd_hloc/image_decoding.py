@@ -2,7 +2,8 @@
 
 Files are decoded by Pillow: it says so when a file is damaged instead of returning half of it.
 OpenCV reads what Pillow does not: colours of more than 8 bits, and several kinds of TIFF. Alpha is
-dropped, ink (CMYK) and palettes become light.
+dropped, ink (CMYK) and palettes become light. HEIC is read if pillow-heif is installed; it comes
+upright, since its rotation is a part of the file's own grid.
 """
 
 import contextlib
@@ -18,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from rekd_hloc.image_kinds import explain_content, register_heif
+from rekd_hloc.names import printable
 from rekd_hloc.tiff_tags import ALPHAS, SIGNED, UNSIGNED, TiffTags, read_tiff_tags, read_unrotated
 
 MAX_PIXELS = 178_956_970
@@ -57,9 +60,9 @@ def decode(path: Path) -> DecodedImage:
         ImageReadError: it is empty, damaged, not an image, or larger than ``MAX_PIXELS``.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no image file {path}")
+        raise FileNotFoundError(f"no image file {printable(path)}")
     if path.stat().st_size == 0:
-        raise ImageReadError(f"cannot read {path}: the file is empty")
+        raise ImageReadError(f"cannot read {printable(path)}: the file is empty")
     tags = read_tiff_tags(path)
     try:
         if tags is None:
@@ -67,9 +70,10 @@ def decode(path: Path) -> DecodedImage:
         is_rotated = tags.orientation != 1
         decoded = _decode(path, read_unrotated(path, tags) if is_rotated else None, tags)
     except UnidentifiedImageError as error:
-        raise ImageReadError(f"cannot read {path}: {_why_unidentified(tags)}") from error
+        reason = _why_unidentified(path, tags)
+        raise ImageReadError(f"cannot read {printable(path)}: {reason}") from error
     except ImageReadError as error:
-        raise ImageReadError(f"cannot read {path}: {error}") from error
+        raise ImageReadError(f"cannot read {printable(path)}: {error}") from error
     if is_rotated:
         decoded = replace(decoded, orientation=tags.orientation)
     if tags.no_data is None or decoded.values.dtype == np.uint8:
@@ -78,8 +82,12 @@ def decode(path: Path) -> DecodedImage:
     return replace(decoded, has_value=_both(decoded.has_value, is_known))
 
 
-def _why_unidentified(tags: TiffTags | None) -> str:
-    if tags is None or tags.bits <= 8:
+def _why_unidentified(path: Path, tags: TiffTags | None) -> str:
+    if tags is None:
+        with path.open("rb") as file:
+            kind = explain_content(file.read(12))
+        return f"it is {kind}" if kind else "not an image, or a damaged one"
+    if tags.bits <= 8:
         return "not an image, or a damaged one"
     return (
         f"a damaged TIFF, or one whose kind with {tags.bits} bits is not read; save it as grey or "
@@ -110,6 +118,7 @@ def _decode(path: Path, content: bytes | None, tags: TiffTags | None) -> Decoded
 
 def _load(path: Path, content: bytes | None) -> tuple[Image.Image, int, bool]:
     """Return the decoded image, its orientation, and whether its file has 16 bits for a value."""
+    register_heif()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of size and odd metadata; both are ours

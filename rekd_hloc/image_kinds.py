@@ -29,6 +29,8 @@ SUFFIXES = frozenset(
 """Endings of files that are always taken for images, in lower case."""
 HEIF_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
 AVIF_SUFFIXES = frozenset((".avif",))
+HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"))
+AVIF_BRANDS = frozenset((b"avif", b"avis"))
 RAW_SUFFIXES = frozenset(
     (
         *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq"),
@@ -82,6 +84,21 @@ def explain_unused(name: str) -> str | None:
     if suffix in HEIF_SUFFIXES:
         return HEIF
     return AVIF if suffix in AVIF_SUFFIXES else UNUSED.get(suffix)
+
+
+def explain_content(head: bytes) -> str | None:
+    """Say what a file is by its first bytes if it is HEIC or AVIF, whatever its name says.
+
+    Args:
+        head: 12 bytes or more.
+
+    Returns:
+        What it is, and how to make an image of it; None for anything else.
+    """
+    if head[4:8] != b"ftyp":
+        return None
+    brand = head[8:12]
+    return HEIF if brand in HEIF_BRANDS else AVIF if brand in AVIF_BRANDS else None
 
 
 @functools.cache

@@ -1,8 +1,4 @@
-"""More than a hundred kinds of image files: each gives a right image, or one line that names it.
-
-Where the outcome is another one today, the reason stands in ``WRONG_WHEN_READ`` or
-``WRONG_IN_A_FOLDER``; the mark turns around once it is mended.
-"""
+"""More than a hundred kinds of image files: each gives a right image, or one line that names it."""
 
 import numpy as np
 import pytest
@@ -20,42 +16,15 @@ COARSE = ("one bit", "group4", "of 100", "lossy", "two pictures", "palette", "ar
 LEAST_OF_COARSE = 0.75
 OTHER_SCENES = ("one ", "very ", "black", "white.", "bits.pbm")
 HOLES = "alpha is dropped: what is transparent gives keypoints as the rest does"
-UNNAMED = "a file that looks like a picture is left out without a word"
-LINE_BREAK = "the message shows a line break in a name as it is, and becomes two lines"
-WRONG_WHEN_READ = {
-    "new\nline and text.jpg": LINE_BREAK,
-}
-WRONG_IN_A_FOLDER = {
-    **dict.fromkeys(
-        (
-            *("targa.tga", "bits.pbm", "portable.pfm", "radiance.hdr", "open.exr", "iphone.heic"),
-            *("iphone.HEIF", "android.avif", "camera.dng", "camera.cr2", "camera.cr3"),
-            *("camera.NEF", "camera.arw", "codestream.j2k", "..two dots.png", "..folder/a.png"),
-            *("folder.jpg", "pipe.jpg", "dangling.jpg", "own tail.jpg", "to a device.jpg"),
-            "not unicode \udcff.png",
-        ),
-        UNNAMED,
-    ),
-    "new\nline and text.jpg": LINE_BREAK,
-}
 
 
-def cases(wrong):
-    return [mark(odd, wrong.get(odd.name)) for odd in ODD_IMAGES]
-
-
-def mark(odd, reason):
-    marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-    return pytest.param(odd, marks=marks, id=ascii(odd.name)[1:-1][:40])
+CASES = [pytest.param(odd, id=ascii(odd.name)[1:-1][:40]) for odd in ODD_IMAGES]
 
 
 def test_there_are_many_kinds_each_with_a_name_of_its_own():
     assert len(ODD_IMAGES) >= 60
     assert len({odd.name for odd in ODD_IMAGES}) == len(ODD_IMAGES)
     assert {odd.outcome for odd in ODD_IMAGES} == {READS, REFUSES, EITHER, HIDDEN}
-    names = {odd.name for odd in ODD_IMAGES}
-    assert names.issuperset(WRONG_WHEN_READ)
-    assert names.issuperset(WRONG_IN_A_FOLDER)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +35,7 @@ def written(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("odd", cases(WRONG_WHEN_READ))
+@pytest.mark.parametrize("odd", CASES)
 def test_read_image(odd, written):
     path = written / odd.name
     outcome = call("tests.odd_images:read_scene", path)
@@ -101,15 +70,13 @@ def extract(folder, odd_images):
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory):
-    """All those in one folder that are known to do no harm there."""
-    harmless = [odd for odd in ODD_IMAGES if odd.name not in WRONG_IN_A_FOLDER]
-    return extract(tmp_path_factory.mktemp("odd"), harmless)
+    """All of them in one folder."""
+    return extract(tmp_path_factory.mktemp("odd"), ODD_IMAGES)
 
 
-@pytest.mark.parametrize("odd", cases(WRONG_IN_A_FOLDER))
-def test_extract_images(odd, extracted, tmp_path):
-    is_alone = odd.name in WRONG_IN_A_FOLDER
-    names, skipped = extract(tmp_path, [odd]) if is_alone else extracted
+@pytest.mark.parametrize("odd", CASES)
+def test_extract_images(odd, extracted):
+    names, skipped = extracted
     assert (odd.name in names) + (odd.name in skipped) == (odd.outcome != HIDDEN)
     if odd.outcome in (READS, REFUSES):
         assert (odd.name in names) == (odd.outcome == READS), skipped

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from rekd_hloc.names import one_line
 from rekd_hloc.sfm.image_folder import check_names, check_still_there, find_mask, is_there
 from rekd_hloc.sfm.image_work import FeatureArrays, ImageExtractor, ImageFile, ImageWork
 from rekd_hloc.storage.features import FeatureStore
@@ -137,10 +138,10 @@ def extract_files(
         results = work.read_ahead(missing) if map_images is map else map_images(work, missing)
         for image, result in zip(bar, results, strict=True):
             if isinstance(result, str):
-                skipped[image.name] = result
+                skipped[image.name] = one_line(result)
                 if not is_there(image.path):
                     check_still_there([other.path for other in images], out)
-                logger.info("skipped %s: %s", image.name, result)
+                logger.info("skipped %s: %s", image.name, skipped[image.name])
             else:
                 features = _to_features(result)
                 store.write(image.name, features)
