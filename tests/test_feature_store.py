@@ -96,7 +96,7 @@ def test_the_file_has_hlocs_schema(tmp_path):
         np.testing.assert_array_equal(group["descriptors"], features.descriptors.T.numpy())
         degrees = np.rad2deg(features.keypoints.angle.double().numpy())
         np.testing.assert_allclose(group["oris"], degrees, atol=1e-4)
-        assert dict(file.attrs) == MADE_WITH
+        assert {key: text.decode() for key, text in file.attrs.items()} == MADE_WITH
 
 
 def test_angles_are_opencvs_degrees(tmp_path):

@@ -90,7 +90,6 @@ def test_matches_damaged_a_thousand_times(changes, end, hole, sound, folder):
 
 
 @pytest.mark.parametrize("name", ["keypoints", "descriptors", "scores", "scales", "oris"])
-@pytest.mark.xfail(strict=True, reason="data have no checksum: a hole in them is read as zeros")
 def test_a_hole_in_the_data_is_noticed(name, tmp_path):
     path = tmp_path / "features.h5"
     features = random_features(600)

@@ -147,7 +147,7 @@ def test_the_file_is_in_hlocs_form(features_path, tmp_path):
         assert group["matches0"].shape == (60,)
         assert list(group["matches0"][:40]) == list(range(40))
         assert float(group["matching_scores0"][0]) == pytest.approx(1.0, abs=1e-3)
-        assert file.attrs["config_hash"] == config_hash(MatchConfig())
+        assert file.attrs["config_hash"].decode() == config_hash(MatchConfig())
 
 
 def test_finished_pairs_are_not_matched_again(features_path, tmp_path, pairs, monkeypatch):

@@ -1,8 +1,4 @@
-"""HDF5 files of strangers: a right value or one line that names the file, and never for ever.
-
-What is otherwise today stands in ``TODAY``, with the reason; the marks turn around once it is
-mended.
-"""
+"""HDF5 files of strangers: a right value or one line that names the file, and never for ever."""
 
 import pytest
 
@@ -11,38 +7,6 @@ from tests.isolated import call
 
 READERS = ("read_features", "match", "export")
 TIME_LIMIT_S = 10.0
-KINDS = "values of a wrong kind are converted, or end in TypeError, OverflowError, RecursionError"
-NAN = "values that are not finite are read as if they were"
-SIZE = "an image may have no pixel, or less"
-FLOAT = "indices with fractions are cut off"
-UNNAMED = "the message does not name the file"
-TODAY: dict[str, tuple[str, str]] = {
-    "size that is infinite": (KINDS, "check, export, match, read_features"),
-    "size that is negative": (SIZE, "export, read_features"),
-    "keypoints that are NaN": (NAN, "export, read_features"),
-    "keypoints that are infinite": (NAN, "export, read_features"),
-    "descriptors that are NaN": (NAN, "match, read_features"),
-    "scales that are NaN": (NAN, "export, read_features"),
-    "angles that are NaN": (NAN, "export, read_features"),
-    "a configuration of deep lists": (KINDS, "export"),
-    "a configuration of wrong kinds": (KINDS, "export"),
-    "a patch size of text": (KINDS, "export"),
-    "float matches": (FLOAT, "read_matches"),
-    "no value": (KINDS, "export matches, read_matches"),
-    "NaN scores": (NAN, "read_matches"),
-    "names that are lists": (KINDS, "export matches, read_matches"),
-    "a group that cannot be split": (UNNAMED, "export matches, read_matches"),
-    "unsigned": (KINDS, "check matches"),
-    "names that are references": (KINDS, "export matches"),
-    "names of other images": (UNNAMED, "export matches"),
-    "a pair of one image": (UNNAMED, "export matches"),
-}
-"""Name of the change: the reason, and the readers that it concerns."""
-REASONS = {
-    f"{reader}: {name}": reason
-    for name, (reason, readers) in TODAY.items()
-    for reader in readers.split(", ")
-}
 
 
 def cases(readers, *changes, slow=False):
@@ -52,8 +16,6 @@ def cases(readers, *changes, slow=False):
             case = f"{reader}: {name}"
             is_slow = slow or (reader == "match" and change not in odd.SMUGGLED.values())
             marks = [pytest.mark.slow] if is_slow else []
-            if case in REASONS:
-                marks.append(pytest.mark.xfail(strict=True, reason=REASONS[case]))
             found.append(pytest.param(reader, change, marks=marks, id=case))
     return found
 
@@ -66,16 +28,6 @@ def read(reader, *paths):
     if reader != "check" and outcome.kind == "value":
         assert outcome.value == []
     return outcome
-
-
-def test_every_reason_is_of_a_case():
-    changes = (odd.LOOPS, odd.SMUGGLED, odd.WRONG_FEATURES, odd.HARMLESS)
-    names = {name for group in changes for name in group}
-    matches = {*odd.WRONG_MATCHES, *odd.ODD_MATCHES}
-    for case in REASONS:
-        reader, _, name = case.partition(": ")
-        known = matches if reader in ("read_matches", "check matches", "export matches") else names
-        assert name in known, case
 
 
 def test_sound_files_are_read_by_every_reader(tmp_path):

@@ -83,6 +83,9 @@ def check(
     features: FeaturesFile,
     matches: Annotated[Path | None, typer.Argument(help="Matches of these features.")] = None,
     pairs: Annotated[Path | None, typer.Argument(help="Pairs file.")] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every byte; name each damaged image and pair.")
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Validate files of features, matches and pairs.
@@ -93,7 +96,7 @@ def check(
 
     from rekd_hloc.storage.validate import check_files, format_issues
 
-    issues = check_files(features, matches, pairs)
+    issues = check_files(features, matches, pairs, deep=deep)
     print_result(json_output, [asdict(issue) for issue in issues], format_issues(issues))
     if any(issue.level == "error" for issue in issues):
         raise typer.Exit(EXIT_FAILED)

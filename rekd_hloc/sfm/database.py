@@ -7,6 +7,7 @@ on which COLMAP's own matchers work. Verification and mapping are in :mod:`rekd_
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pycolmap
@@ -32,6 +33,8 @@ from rekd_hloc.types import Features, Keypoints, Pair
 
 SIFT_PATCH_SIZE = 12.0
 """Side of a SIFT patch in units of COLMAP's scale: 4 cells of 3 sigma each."""
+MAX_PATCH_SIZE_PX = 100_000.0
+"""Beyond it, what a file states is no side of a patch."""
 SIFT_CHANNELS = 128
 CODE_NORM = 512.0
 """Length that COLMAP's matchers take SIFT's byte vectors to have."""
@@ -82,9 +85,21 @@ def stored_patch_size_px(features: FeatureStore) -> float:
     """Return the ``patch_size_px`` that :func:`colmap_keypoints` needs for a file of features.
 
     Files of this package state it in their configuration; others hold sigmas already.
+
+    Raises:
+        ValueError: the configuration is damaged.
     """
-    descriptor = stored_config(features.provenance).get("descriptor", {})
-    return float(descriptor.get("patch_size_px", SIFT_PATCH_SIZE))
+    config = stored_config(features.provenance)
+    if not config and "config_hash" in features.provenance:
+        raise ValueError(f"{features.path} has a damaged configuration; extract it again")
+    descriptor = config.get("descriptor", {})
+    side = descriptor.get("patch_size_px", SIFT_PATCH_SIZE) if isinstance(descriptor, dict) else 0
+    if not isinstance(side, int | float) or not 0 < side < MAX_PATCH_SIZE_PX:
+        raise ValueError(
+            f"{features.path} has a configuration with descriptor {descriptor!r:.80}; "
+            "patch_size_px must be a number above 0: extract it again"
+        )
+    return float(side)
 
 
 def export_database(
@@ -130,7 +145,10 @@ def export_database(
         OSError: the database could not be written; the message says where and why.
     """
     names = sorted(features.names() if names is None else names)
-    pairs = unique_pairs(pairs, names)
+    try:
+        pairs = unique_pairs(pairs, names)
+    except ValueError as error:
+        raise ValueError(f"{matches.path if matches else features.path}: {error}") from error
     check_camera(camera_model, camera_mode, intrinsics)
     camera = (camera_model, camera_mode, intrinsics)
     scratch = beside(database_path, ".tmp")
@@ -143,16 +161,16 @@ def export_database(
             ids = image_ids(database)
             counts: dict[str, int] = {}
             for name in tqdm(names, "database", disable=None if progress else True):
-                entry = features.read(name)
+                keypoints, size = features.read_keypoints(name), features.image_size(name)
                 if name not in ids:
-                    ids[name] = add_missing_image(database, name, entry.image_size, *camera)
-                check_size(database, ids[name], entry.image_size, camera_mode)
-                counts[name] = len(entry)
-                database.write_keypoints(
-                    ids[name], colmap_keypoints(entry.keypoints, patch_size_px)
-                )
+                    size = size or _refuse_unsized(features, name, image_dir)
+                    ids[name] = add_missing_image(database, name, size, *camera)
+                if size is not None:
+                    check_size(database, ids[name], size, camera_mode)
+                counts[name] = len(keypoints)
+                database.write_keypoints(ids[name], colmap_keypoints(keypoints, patch_size_px))
                 if quantise_descriptors:
-                    codes = _quantise_for_colmap(name, entry)
+                    codes = _quantise_for_colmap(name, features.read(name))
                     compat.write_descriptor_codes(database, ids[name], codes)
             if matches is not None:
                 for pair in pairs:
@@ -167,6 +185,12 @@ def remove_database(path: Path) -> None:
     """Delete a database and the journals beside it, if they are there."""
     for suffix in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _refuse_unsized(features: FeatureStore, name: str, image_dir: Path | None) -> NoReturn:
+    where = f"{image_dir} has no photo of that name that COLMAP can read"
+    remedy = "give the folder of the photos (--images)" if image_dir is None else where
+    raise ValueError(f"image {name!r} in {features.path} has no image_size; {remedy}")
 
 
 def _read_index(matches: MatchStore, pair: Pair, counts: dict[str, int]) -> NDArray[np.uint32]:

@@ -165,7 +165,7 @@ def reconstruct_from_files(
         ValueError, FileNotFoundError, OSError: as :func:`reconstruct`.
     """
     with FeatureStore(features) as store:
-        counts = {name: len(store.read(name)) for name in store.names()}
+        counts = {name: len(store.read_keypoints(name)) for name in store.names()}
         provenance = store.provenance
     if not counts:
         raise ValueError(f"{features} holds features of no image")

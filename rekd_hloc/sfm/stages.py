@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from rekd_hloc.files import replace_folder, write_json
+from rekd_hloc.json_text import read_json
 from rekd_hloc.renamed_options import translate_config
 from rekd_hloc.sfm.alignment import Pose, read_reference
 from rekd_hloc.sfm.cameras import check_camera
@@ -250,7 +251,7 @@ def _update_database(
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (FileNotFoundError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -1,22 +1,26 @@
 """Features and matches in hloc's HDF5 schema, safe against kills, full disks and mixed settings.
 
 One group for each image: ``keypoints`` (keypoint, 2), ``descriptors`` (channel, keypoint),
-``scores``, ``scales``, ``oris``, ``image_size``. hloc's angles are degrees, clockwise in image
-coordinates; they are converted here. Files of hloc's other extractors are read too. Matches are in
+``scores``, ``scales``, ``oris``, ``image_size``. Files of hloc's other extractors are read too, and
+of its dense matchers, which have keypoints alone. What the datasets mean, and which values they may
+have, is in :mod:`rekd_hloc.storage.feature_arrays`; matches are in
 :mod:`rekd_hloc.storage.matches`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, TypeVar
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-from rekd_hloc.geometry import wrap_angle
+from rekd_hloc.storage.feature_arrays import (
+    FEATURE_DATASETS,
+    KEYPOINT_DATASETS,
+    Arrays,
+    arrays_of,
+    features_of,
+    image_size_of,
+    keypoints_of,
+)
 from rekd_hloc.storage.hdf5 import Hdf5File, close_after
 from rekd_hloc.storage.journal import Record
 from rekd_hloc.storage.matches import MatchStore
@@ -25,9 +29,7 @@ from rekd_hloc.types import Features, Keypoints
 
 __all__ = ["FeatureStore", "MatchStore"]
 
-SCORES = ("scores", "keypoint_scores")
-"""Names that hloc's extractors give to detector responses."""
-FEATURE_DATASETS = ("keypoints", "descriptors", "scales", "oris", "image_size", *SCORES)
+Value = TypeVar("Value")
 
 
 class FeatureStore:
@@ -99,13 +101,23 @@ class FeatureStore:
         Raises:
             ValueError: the file lacks the image, or parts of it, or is damaged there.
         """
-        record = self._file.read(name, FEATURE_DATASETS)
-        if record is None:
-            raise ValueError(f"{self.path} has no image {name!r}; extract it first")
-        try:
-            return _features(record.arrays)
-        except ValueError as error:
-            raise ValueError(f"image {name!r} in {self.path}: {error}") from error
+        return self._read(name, FEATURE_DATASETS, features_of)
+
+    def read_keypoints(self, name: str) -> Keypoints:
+        """Return the keypoints of one image alone, as :meth:`read` does; all that LoFTR stores.
+
+        Raises:
+            ValueError: the file lacks the image or its keypoints, or is damaged there.
+        """
+        return self._read(name, KEYPOINT_DATASETS, keypoints_of)
+
+    def image_size(self, name: str) -> tuple[int, int] | None:
+        """Return an image's (width, height) in pixels; None where the file does not record it.
+
+        Raises:
+            ValueError: the file lacks the image, or records a size that no image has.
+        """
+        return self._read(name, ("image_size",), image_size_of)
 
     def write(self, name: str, features: Features, *, uncertainty: float = 1.0) -> None:
         """Add an image, or replace it.
@@ -120,16 +132,7 @@ class FeatureStore:
             OSError: the disk is full or gone; what was written before is safe.
         """
         check_name(name)
-        keypoints = features.keypoints
-        half = np.float16 if self._half_descriptors else np.float32
-        arrays = {
-            "keypoints": _array(keypoints.xy),
-            "descriptors": np.ascontiguousarray(_array(features.descriptors).T, dtype=half),
-            "scores": _array(keypoints.score),
-            "scales": _array(keypoints.scale),
-            "oris": _degrees(keypoints.angle),
-            "image_size": np.asarray(features.image_size, dtype=np.int64),
-        }
+        arrays = arrays_of(features, half_descriptors=self._half_descriptors)
         attrs: dict[str, dict[str, str | float]] = {"keypoints": {"uncertainty": uncertainty}}
         self._file.append(Record(name, arrays, attrs))
 
@@ -149,56 +152,19 @@ class FeatureStore:
     ) -> None:
         close_after(self._file, error)
 
+    def _read(
+        self, name: str, datasets: tuple[str, ...], convert: Callable[[Arrays], Value]
+    ) -> Value:
+        record = self._file.read(name, datasets)
+        if record is None:
+            raise ValueError(f"{self.path} has no image {name!r}; extract it first")
+        try:
+            return convert(record.arrays)
+        except ValueError as error:
+            raise ValueError(f"image {name!r} in {self.path}: {error}") from error
+
     def _open(self, file: Hdf5File, half_descriptors: bool) -> None:
         self._file = file
         self._half_descriptors = half_descriptors
         self.path = file.path
         self.provenance = file.provenance
-
-
-def _features(arrays: dict[str, NDArray[Any]]) -> Features:
-    for name in ("keypoints", "descriptors", "image_size"):
-        if name not in arrays:
-            raise ValueError(f"has no {name}; extract it again")
-    xy = arrays["keypoints"]
-    if xy.ndim != 2 or xy.shape[1] < 2:
-        raise ValueError(f"keypoints have shape {xy.shape}; hloc's are (keypoint, 2)")
-    count = len(xy)
-    descriptors = arrays["descriptors"]
-    if descriptors.ndim != 2 or descriptors.shape[1] != count:
-        raise ValueError(
-            f"{count} keypoints but descriptors of shape {descriptors.shape}; "
-            "hloc's are (channel, keypoint)"
-        )
-    size = arrays["image_size"]
-    if size.shape != (2,):
-        raise ValueError(f"image_size is {size.tolist()}; it must be (width, height)")
-    for name in ("scales", "oris", *SCORES):
-        if name in arrays and arrays[name].shape != (count,):
-            raise ValueError(f"{name} has shape {arrays[name].shape} for {count} keypoints")
-    score = next((arrays[name] for name in SCORES if name in arrays), np.ones(count))
-    keypoints = Keypoints(
-        xy=_tensor(xy[:, :2]),
-        scale=_tensor(arrays.get("scales", np.ones(count))),
-        angle=_radians(arrays.get("oris", np.zeros(count))),
-        score=_tensor(score),
-    )
-    return Features(keypoints, _tensor(descriptors.T), (int(size[0]), int(size[1])))
-
-
-def _tensor(array: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-
-
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    return np.asarray(tensor.detach().cpu().numpy(), dtype=np.float32)
-
-
-def _radians(degrees: NDArray[Any]) -> Tensor:
-    exact = torch.deg2rad(torch.from_numpy(np.array(degrees, dtype=np.float64)))
-    return wrap_angle(exact.float())
-
-
-def _degrees(angle: Tensor) -> NDArray[np.float32]:
-    degrees = np.mod(np.rad2deg(_array(angle).astype(np.float64)), 360.0).astype(np.float32)
-    return np.where(degrees >= 360.0, np.float32(0.0), degrees)  # rounding up to a full circle

@@ -27,15 +27,13 @@ from rekd_hloc.storage.hdf5_groups import (
     read_dataset,
     text_attributes,
     walk,
-    write_group,
 )
+from rekd_hloc.storage.hdf5_writing import ADDITIONS, NEW_FILE, write_attributes, write_group
 from rekd_hloc.storage.journal import Journal, Record
 from rekd_hloc.storage.provenance import OtherSettingsError, differs, refuse_other
 
 logger = logging.getLogger(__name__)
 
-FORMAT = ("v108", "latest")
-"""File format: as of HDF5 1.8, which keeps many groups small; parts added since may be newer."""
 RECORD_BYTES, FILE_BYTES = 8_192, 1 << 20
 """More than HDF5 needs for a group's own records (about 2,000 bytes measured), and for a file's."""
 
@@ -144,11 +142,18 @@ class Hdf5File:
         return set() if stored is None else dataset_names(stored)
 
     def attributes(self, group: str) -> dict[str, Any]:
-        """Attributes of a group; none if there is no such group."""
+        """Return attributes of a group; none if there is no such group.
+
+        Raises:
+            ValueError: the file is damaged there.
+        """
         if self._journal is not None and group in self._journal:
             return self._journal.attributes(group)
         stored = self._find(group)
-        return {} if stored is None else group_attributes(stored)
+        try:
+            return {} if stored is None else group_attributes(stored)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
 
     def read(self, group: str, names: tuple[str, ...]) -> Record | None:
         """The group with those of the named datasets it has, without attributes, or None.
@@ -231,12 +236,12 @@ class Hdf5File:
         try:
             with atomic_write(self.path, kept_in=journal.path, durable=True) as scratch:
                 if is_new:
-                    with h5py.File(scratch, "w", libver=FORMAT) as file:
-                        file.attrs.update(self.provenance)
+                    with h5py.File(scratch, "w", libver=NEW_FILE) as file:
+                        write_attributes(file, self.provenance)
                 else:
                     shutil.copy(self.path, scratch)
                 _reserve(scratch, journal.size() + len(journal) * RECORD_BYTES + FILE_BYTES)
-                with h5py.File(scratch, "r+", libver=FORMAT) as file:
+                with h5py.File(scratch, "r+", libver=ADDITIONS) as file:
                     refuse_other(self.path, text_attributes(file), journal.provenance)
                     for group in journal:
                         write_group(file, journal.read(group))

@@ -1,4 +1,4 @@
-"""Reading and writing groups of HDF5 files, some of which other programs have damaged."""
+"""Reading groups of HDF5 files, some of which other programs have made or damaged."""
 
 import logging
 from collections.abc import Iterator
@@ -9,8 +9,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from rekd_hloc.storage.journal import Record
-
 logger = logging.getLogger(__name__)
 
 DATASETS = frozenset(
@@ -20,6 +18,10 @@ DATASETS = frozenset(
 """Names in a group of features or matches that need no look whether they are groups."""
 MAX_COMPRESSION = 1_100
 """No compression that HDF5 has makes numbers smaller than by this factor."""
+MAX_DATASET_BYTES = 8 << 30
+"""Of one image; descriptors of ten million keypoints have 5 GB."""
+MAX_ATTRIBUTE_BYTES = 1 << 20
+"""Of a value that is read; our longest, a configuration, has about a thousandth."""
 HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 """What h5py raises on damaged files."""
 
@@ -48,8 +50,39 @@ def open_hdf5(path: Path) -> h5py.File:
 
 
 def text_attributes(file: h5py.File) -> dict[str, str]:
-    """Return a file's attributes that are text."""
-    return {str(key): value for key, value in file.attrs.items() if isinstance(value, str)}
+    """Return a file's attributes that are text.
+
+    Raises:
+        OSError, RuntimeError, KeyError, ValueError, TypeError: the file is damaged there.
+    """
+    values = {str(key): _attribute(file, key) for key in file.attrs}
+    return {key: value for key, value in values.items() if isinstance(value, str)}
+
+
+def group_attributes(group: h5py.Group) -> dict[str, str | int | float | None]:
+    """Return a group's attributes that are text or one number; None in the place of all others.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    try:
+        return {str(key): _attribute(group, key) for key in group.attrs}
+    except HDF5_ERRORS as error:
+        raise ValueError(f"the attributes of {group.name!r} cannot be read: {error}") from error
+
+
+def _attribute(item: h5py.Group, key: str) -> str | int | float | None:
+    handle = item.attrs.get_id(key)
+    is_text = h5py.check_string_dtype(handle.dtype) is not None
+    is_one = handle.get_space().get_simple_extent_type() == h5py.h5s.SCALAR
+    if not is_one or not (is_text or handle.dtype.kind in "fiub"):
+        return None
+    if handle.get_storage_size() > MAX_ATTRIBUTE_BYTES:
+        return None
+    value = item.attrs[key]
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value if isinstance(value, str) else value.item()
 
 
 def walk(
@@ -99,19 +132,25 @@ def read_dataset(group: h5py.Group, name: str) -> NDArray[Any]:
     """Read numbers that lie in the file itself.
 
     Raises:
-        ValueError: they lie in another file, are no numbers, or claim far more space than they
-            take; the message names the dataset.
+        ValueError: they lie in another file, are no numbers, claim far more space than they take,
+            or are damaged; the message names the dataset.
         OSError, RuntimeError, KeyError, TypeError: the file is damaged there.
     """
     dataset = group[name]
     if is_external(group, name) or dataset.is_virtual or dataset.external:
         raise ValueError(f"`{name}` lies in another file, which is not read")
-    if dataset.dtype.kind not in "fiub":
+    if dataset.dtype.kind not in "fiu":
         raise ValueError(f"`{name}` holds values of type {dataset.dtype}, not numbers")
+    if dataset.shape is None:
+        raise ValueError(f"`{name}` holds no value, not numbers")
     stored = dataset.id.get_storage_size()
-    if dataset.nbytes > MAX_COMPRESSION * stored + 4_096:
+    if dataset.nbytes > min(MAX_COMPRESSION * stored + 4_096, MAX_DATASET_BYTES):
         raise ValueError(f"`{name}` claims {dataset.nbytes} bytes and has {stored}")
-    return np.asarray(dataset[()])
+    try:
+        return np.asarray(dataset[()])
+    except OSError as error:
+        reason = "its checksum fails" if dataset.fletcher32 else f"it cannot be read ({error})"
+        raise ValueError(f"`{name}` is damaged: {reason}") from error
 
 
 def member_names(group: h5py.Group) -> list[str]:
@@ -147,34 +186,3 @@ def open_group(group: h5py.Group, name: str) -> h5py.Group | None:
 def dataset_names(group: h5py.Group) -> set[str]:
     """Return names of the datasets in a group that can be read."""
     return {name for name in member_names(group) if member_kind(group, name) is h5py.Dataset}
-
-
-def write_group(file: h5py.File, record: Record) -> None:
-    """Write a record in place of the datasets that its group has."""
-    group = file.require_group(record.group)
-    for name in [name for name in group if isinstance(group[name], h5py.Dataset)]:
-        del group[name]
-    for name, array in record.arrays.items():
-        group.create_dataset(name, data=array)
-    for name, attrs in record.attrs.items():
-        attributes = (group[name] if name else group).attrs
-        for key, value in attrs.items():
-            if isinstance(value, str):
-                # of fixed length: HDF5 reads for ever in a damaged heap of other strings
-                text = value.encode()
-                attributes.create(key, text, dtype=h5py.string_dtype("utf-8", max(len(text), 1)))
-            else:
-                attributes[key] = value
-
-
-def group_attributes(group: h5py.Group) -> dict[str, Any]:
-    """Return a group's attributes, text as ``str``; none if they are damaged."""
-    try:
-        attributes = dict(group.attrs)
-        return {
-            key: value.decode() if isinstance(value, bytes) else value
-            for key, value in attributes.items()
-        }
-    except HDF5_ERRORS as error:
-        logger.debug("damaged attributes: %s", error)
-        return {}

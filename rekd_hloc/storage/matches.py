@@ -19,6 +19,8 @@ from rekd_hloc.storage.names import check_name, names_by_key, pair_group, split_
 from rekd_hloc.types import Matches, Pair
 
 MATCH_DATASETS = ("matches0", "matching_scores0")
+MAX_INDEX = 2**31 - 1
+"""No image has more keypoints."""
 INT16_MAX = 32_767
 """hloc keeps matches as int16; larger indices are stored as int32 here, which hloc reads too."""
 
@@ -67,14 +69,17 @@ class MatchStore:
                 true ones. Without it, such pairs come back as they are in the file.
 
         Raises:
-            ValueError: two of the names are one in the file.
+            ValueError: two of the names are one in the file, or a group of it belongs to no pair
+                of two images.
         """
         true_name = names_by_key(names or ())
-        pairs = []
-        for group in self._file.groups("matches0"):
-            known = _stored_names(self._file.attributes(group))
-            pairs.append(known or split_group(group, true_name))
-        return sorted(pairs)
+        try:
+            return sorted(
+                stored_names(group, self._file.attributes(group)) or split_group(group, true_name)
+                for group in self._file.groups("matches0")
+            )
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
 
     def __contains__(self, pair: object) -> bool:
         if not isinstance(pair, tuple) or len(pair) != 2:
@@ -117,7 +122,7 @@ class MatchStore:
         if a == b:
             raise ValueError(f"image {a!r} is paired with itself; remove that pair")
         group = pair_group(a, b)
-        stored = _stored_names(self._file.attributes(group))
+        stored = stored_names(group, self._file.attributes(group))
         if stored is not None and stored != (a, b):
             raise ValueError(
                 f"the pairs {stored} and {(a, b)} have one name in hloc's form, where '/' becomes "
@@ -153,21 +158,37 @@ class MatchStore:
             for first, second in ((a, b), (b, a)):
                 group = pair_group(first, second, separator)
                 if "matches0" in self._file.datasets(group):
-                    stored = _stored_names(self._file.attributes(group))
+                    stored = stored_names(group, self._file.attributes(group))
                     if stored in (None, (first, second)):
                         return group, (first, second) != (a, b)
         return None
 
 
-def _stored_names(attributes: Mapping[str, Any]) -> Pair | None:
-    names = attributes.get("name0"), attributes.get("name1")
-    return (str(names[0]), str(names[1])) if None not in names else None
+def stored_names(group: str, attributes: Mapping[str, Any]) -> Pair | None:
+    """The names that this package writes beside matches; None where another program did.
+
+    Raises:
+        ValueError: they are no names, or those of another group.
+    """
+    if "name0" not in attributes and "name1" not in attributes:
+        return None
+    a, b = attributes.get("name0"), attributes.get("name1")
+    if not isinstance(a, str) or not isinstance(b, str) or pair_group(a, b) != group:
+        shown = f"name0 {a!r:.60} and name1 {b!r:.60}"
+        raise ValueError(f"group {group!r} has {shown}, which are not its images; match again")
+    return a, b
 
 
 def _matches(arrays: dict[str, NDArray[Any]], is_reversed: bool) -> Matches:
     if "matches0" not in arrays:
         raise ValueError("has no matches0; match that pair again")
-    partner = arrays["matches0"].astype(np.int64)
+    stored = arrays["matches0"]
+    if stored.dtype.kind not in "iu" or stored.max(initial=0) > MAX_INDEX:
+        raise ValueError(
+            f"matches0 is {stored.dtype}, up to {stored.max(initial=0)}; it must be whole numbers "
+            f"up to {MAX_INDEX}: match that pair again"
+        )
+    partner = stored.astype(np.int64)
     score = arrays.get("matching_scores0", np.ones(partner.shape))
     if partner.ndim != 1 or score.shape != partner.shape:
         raise ValueError(
@@ -181,8 +202,11 @@ def _matches(arrays: dict[str, NDArray[Any]], is_reversed: bool) -> Matches:
     index_a = np.flatnonzero(partner >= 0)
     columns = (index_a, partner[index_a])
     index = np.stack(columns[::-1] if is_reversed else columns, axis=1)
-    cosine = 2.0 * score[index_a].astype(np.float64) - 1.0
-    return Matches(torch.from_numpy(index), torch.from_numpy(cosine.astype(np.float32)))
+    with np.errstate(over="ignore"):
+        cosine = (2.0 * score[index_a].astype(np.float64) - 1.0).astype(np.float32)
+    if not np.isfinite(cosine).all():
+        raise ValueError("some matching_scores0 are not finite; match that pair again")
+    return Matches(torch.from_numpy(index), torch.from_numpy(cosine))
 
 
 def _match_arrays(matches: Matches, num_keypoints_a: int) -> dict[str, NDArray[Any]]:

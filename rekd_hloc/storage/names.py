@@ -53,9 +53,12 @@ def split_group(group: str, true_name: Mapping[str, str]) -> Pair:
     """Return the two names in a group's path, the true ones where they are known.
 
     Raises:
-        ValueError: a path of hloc's older form that can be split in no way, or in several.
+        ValueError: a path of one image or of three, or one of hloc's older form that can be split
+            in no way, or in several.
     """
     a, slash, b = group.partition("/")
+    if slash and (a == b or "/" in b):
+        raise ValueError(f"group {group!r} is none of two images; remove it, or match again")
     if slash:
         return true_name.get(a, a), true_name.get(b, b)
     cuts = [(group[:i], group[i + 1 :]) for i, letter in enumerate(group) if letter == "_"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rekd_hloc.config_file import hash_of_tree
+from rekd_hloc.json_text import parse_json
 from rekd_hloc.renamed_options import translate_config
 
 PACKAGES = (
@@ -60,7 +61,7 @@ def refuse_other(path: Path, stored: Mapping[str, str], asked: Mapping[str, str]
 def stored_config(provenance: Mapping[str, str]) -> dict[str, Any]:
     """Read the configuration of a file, in today's names; empty for other programs' files."""
     try:
-        config = json.loads(provenance.get("config", "{}"))
+        config = parse_json(provenance.get("config", "{}"))
     except ValueError:
         return {}
     return translate_config(config) if isinstance(config, dict) else {}
@@ -69,7 +70,7 @@ def stored_config(provenance: Mapping[str, str]) -> dict[str, Any]:
 def translate_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
     """Return what a file records, with its configuration and the hash of it in today's names."""
     config = stored_config(provenance)
-    if not config or config == json.loads(provenance["config"]):
+    if not config or config == parse_json(provenance["config"]):
         return dict(provenance)
     translated = {**provenance, "config": json.dumps(config, sort_keys=True)}
     if "config_hash" in provenance:
@@ -80,7 +81,7 @@ def translate_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
 def _difference(key: str, stored: str | None, asked: str | None) -> str:
     """Return one attribute's difference; of two configurations, only the options that differ."""
     try:
-        old, new = _leaves(json.loads(stored or "")), _leaves(json.loads(asked or ""))
+        old, new = _leaves(parse_json(stored or "")), _leaves(parse_json(asked or ""))
     except ValueError:
         old, new = {}, {}
     lines = [

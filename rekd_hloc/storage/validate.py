@@ -14,13 +14,14 @@ __all__ = ["ValidationIssue", "check_files", "format_issues"]
 
 
 def check_files(
-    features: Path, matches: Path | None = None, pairs: Path | None = None
+    features: Path, matches: Path | None = None, pairs: Path | None = None, *, deep: bool = False
 ) -> list[ValidationIssue]:
     """Return what is wrong with a features file, and with matches and pairs that belong to it.
 
     Looked at are the schema, shapes, values that are not finite, descriptors without unit length,
     points outside the image, precision lost to float16, what matchers need and the file lacks,
-    indices that overflowed or point nowhere, and names that do not occur elsewhere.
+    indices that overflowed or point nowhere, and names that do not occur elsewhere. A deep check
+    reads every number in the files, and names each damaged image or pair.
 
     Example:
         >>> print(format_issues(check_files(Path("features.h5"))))  # doctest: +SKIP
@@ -29,8 +30,10 @@ def check_files(
         1 warning, 1 info
     """
     issues = ValidationIssues()
-    num_keypoints = check_features(features, issues)
-    matched = check_matches(matches, num_keypoints, issues) if matches is not None else None
+    num_keypoints = check_features(features, issues, deep=deep)
+    matched = None
+    if matches is not None:
+        matched = check_matches(matches, num_keypoints, issues, deep=deep)
     if pairs is not None:
         check_pairs(pairs, num_keypoints, matched, issues)
     return issues.fold()

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from rekd_hloc.storage.feature_arrays import SCORES, image_size_of, keypoints_of
 from rekd_hloc.storage.hdf5_groups import (
     HDF5_ERRORS,
     dataset_names,
@@ -19,6 +20,7 @@ from rekd_hloc.storage.hdf5_groups import (
 )
 from rekd_hloc.storage.matches import INT16_MAX
 from rekd_hloc.storage.names import names_by_key
+from rekd_hloc.storage.validate_deep import DeepCheck
 from rekd_hloc.storage.validation_issues import ValidationIssues
 
 NORM_TOLERANCE = 0.02
@@ -32,23 +34,28 @@ NEEDED_BY = {
     "scales": "AdaLAM, and LightGlue for SIFT, need them",
     "scores": "SuperGlue needs them",
 }
-PER_KEYPOINT = ("scores", "keypoint_scores", "scales", "oris")
-NEEDED = ("keypoints", "descriptors", "image_size")
-KNOWN = frozenset((*NEEDED, *PER_KEYPOINT, "global_descriptor"))
+PER_KEYPOINT = (*SCORES, "scales", "oris")
+LACKED_BY_DENSE = {
+    "descriptors": "plot, export and reconstruction go without, matching needs them",
+    "image_size": "the photos tell it; matching needs it here",
+}
+"""What files of dense matchers like LoFTR do not have, and what that means."""
+KNOWN = frozenset(("keypoints", *LACKED_BY_DENSE, *PER_KEYPOINT, "global_descriptor"))
 
 
-def check_features(path: Path, issues: ValidationIssues) -> dict[str, int]:
-    """Note what is wrong with a features file.
+def check_features(path: Path, issues: ValidationIssues, *, deep: bool = False) -> dict[str, int]:
+    """Note what is wrong with a features file; a deep check reads every number in it.
 
     Returns:
         How many keypoints each image has; images that cannot be read are left out.
     """
     counts: dict[str, int] = {}
-    present = dict.fromkeys(NEEDED_BY, 0)
+    present: dict[str, frozenset[str]] = {}
     channels: dict[int, str] = {}
     file = open_to_check(path, issues)
     if file is None:
         return counts
+    all_bytes = DeepCheck(path.name, issues, is_on=deep)
     with file:
         for name, group in walk_groups(file, path, issues):
             report = _Report(issues, path.name, name)
@@ -56,16 +63,19 @@ def check_features(path: Path, issues: ValidationIssues) -> dict[str, int]:
                 known = dataset_names(group) & KNOWN
                 arrays = {key: read_dataset(group, key) for key in known}
             except HDF5_ERRORS as error:
-                report.error("damaged", f"cannot be read: {error}")
+                all_bytes.note_damage(name, error)
                 continue
+            all_bytes.read_rest(name, group, KNOWN)
             if _check_schema(arrays, report):
                 counts[name] = len(arrays["keypoints"])
                 _check_values(arrays, report)
-                channels.setdefault(len(arrays["descriptors"]), name)
-                for key in present:
-                    present[key] += key in arrays
+                present[name] = frozenset(arrays)
+                if "descriptors" in arrays:
+                    channels.setdefault(len(arrays["descriptors"]), name)
+    all_bytes.close()
     if not counts:
-        issues.add("error", path.name, "none", "", "no image with keypoints and descriptors in it")
+        issues.add("error", path.name, "none", "", "no image with keypoints in it")
+    _check_lacking(path.name, present, issues)
     _check_whole(path.name, counts, present, channels, issues)
     return counts
 
@@ -131,20 +141,22 @@ def _check_schema(arrays: dict[str, NDArray[Any]], report: _Report) -> bool:
     """Say whether names, kinds and shapes are such that the values can be looked at."""
     if "global_descriptor" in arrays and "keypoints" not in arrays:
         return report.error("global", "holds a global descriptor; give the file of keypoints")
-    for name in NEEDED:
-        if name not in arrays:
-            return report.error(f"no {name}", f"has no `{name}`; extract this image again")
+    if "keypoints" not in arrays:
+        return report.error("no keypoints", "has no `keypoints`; extract this image again")
     for name, array in arrays.items():
         if array.dtype.kind not in "iuf":
             return report.error(f"kind {name}", f"`{name}` is {array.dtype}, not numbers")
-    xy, descriptors, size = arrays["keypoints"], arrays["descriptors"], arrays["image_size"]
+    xy = arrays["keypoints"]
     if xy.ndim != 2 or xy.shape[1] < 2:
         return report.error("xy shape", f"`keypoints` has shape {xy.shape}, not (keypoint, 2)")
     if xy.shape[1] > 2:
         report.warning("columns", f"`keypoints` has {xy.shape[1]} columns; hloc takes (x, y) only")
-    if size.shape != (2,) or not (size > 0).all():
-        return report.error("size", f"`image_size` is {size.tolist()}, not (width, height)")
+    try:
+        image_size_of(arrays)
+    except ValueError as error:
+        return report.error("size", str(error))
     count = len(xy)
+    descriptors = arrays.get("descriptors", np.zeros((0, count)))
     if descriptors.ndim != 2 or descriptors.shape[1] != count:
         hint = "transpose it" if descriptors.shape[:1] == (count,) else "extract this image again"
         return report.error(
@@ -169,16 +181,14 @@ def _check_values(arrays: dict[str, NDArray[Any]], report: _Report) -> None:
     if len(arrays["keypoints"]) == 0:
         report.warning("empty", "has no keypoint: hloc's NN answers with a wrong length for it")
         return
-    _check_positions(arrays["keypoints"], arrays["image_size"], report)
-    with np.errstate(over="ignore"):
-        norm = np.linalg.norm(arrays["descriptors"].astype(np.float64), axis=0)
-    far = int((np.abs(norm - 1.0) > NORM_TOLERANCE).sum())
-    if far:
-        report.warning(
-            "norm",
-            f"{far} descriptors have another length than 1, from {norm.min():.3g} to "
-            f"{norm.max():.3g}; NN matchers need unit length",
-        )
+    try:
+        keypoints_of(arrays)
+    except ValueError as error:  # too large for single precision, or below zero
+        report.error("values", str(error))
+        return
+    _check_positions(arrays["keypoints"], image_size_of(arrays), report)
+    if "descriptors" in arrays:
+        _check_norms(arrays["descriptors"], report)
     if (arrays.get("scales", np.ones(1)) <= 0).any():
         report.warning("scales", "some `scales` are not positive")
     oris = arrays.get("oris", np.zeros(0))
@@ -186,7 +196,21 @@ def _check_values(arrays: dict[str, NDArray[Any]], report: _Report) -> None:
         report.warning("oris", "`oris` look like radians; hloc's are degrees")
 
 
-def _check_positions(keypoints: NDArray[Any], size: NDArray[Any], report: _Report) -> None:
+def _check_norms(descriptors: NDArray[Any], report: _Report) -> None:
+    with np.errstate(over="ignore"):
+        norm = np.linalg.norm(descriptors.astype(np.float64), axis=0)
+    far = int((np.abs(norm - 1.0) > NORM_TOLERANCE).sum())
+    if far:
+        report.warning(
+            "norm",
+            f"{far} descriptors have another length than 1, from {norm.min():.3g} to "
+            f"{norm.max():.3g}; NN matchers need unit length",
+        )
+
+
+def _check_positions(
+    keypoints: NDArray[Any], size: tuple[int, int] | None, report: _Report
+) -> None:
     xy = keypoints[:, :2].astype(np.float64)
     count = len(xy)
     if count > INT16_MAX:
@@ -202,6 +226,8 @@ def _check_positions(keypoints: NDArray[Any], size: NDArray[Any], report: _Repor
             f"`keypoints` are float16, wrong by up to {step:g} px at {largest:.0f} px; extract "
             "with as_half=False",
         )
+    if size is None:
+        return
     outside = _num_outside(xy, size)
     if outside and not _num_outside(xy[:, ::-1], size):
         report.error("swapped", f"{outside} keypoints lie outside as (x, y), none as (y, x)")
@@ -212,14 +238,27 @@ def _check_positions(keypoints: NDArray[Any], size: NDArray[Any], report: _Repor
         )
 
 
-def _num_outside(xy: NDArray[np.float64], size: NDArray[Any]) -> int:
-    return int(((xy < -EDGE_PX) | (xy > size - EDGE_PX)).any(axis=1).sum())
+def _num_outside(xy: NDArray[np.float64], size: tuple[int, int]) -> int:
+    return int(((xy < -EDGE_PX) | (xy > np.array(size) - EDGE_PX)).any(axis=1).sum())
+
+
+def _check_lacking(file: str, present: dict[str, frozenset[str]], issues: ValidationIssues) -> None:
+    """Tell a file of a dense matcher from one in which an image lacks something."""
+    for key, meaning in LACKED_BY_DENSE.items():
+        names = [name for name, keys in present.items() if key not in keys]
+        if names and len(names) == len(present):
+            message = f"no `{key}`, as dense matchers write none: {meaning}"
+            issues.add("info", file, f"no {key}", "", message)
+            continue
+        for name in names:
+            message = f"has no `{key}`; extract this image again"
+            issues.add("error", file, f"no {key}", name, message)
 
 
 def _check_whole(
     file: str,
     counts: dict[str, int],
-    present: dict[str, int],
+    present: dict[str, frozenset[str]],
     channels: dict[int, str],
     issues: ValidationIssues,
 ) -> None:
@@ -231,13 +270,15 @@ def _check_whole(
         names_by_key(counts)
     except ValueError as error:
         issues.add("error", file, "collision", "", str(error))
-    for name, number in present.items():
+    for name, need in NEEDED_BY.items():
+        number = sum(name in keys for keys in present.values())
         if counts and 0 < number < len(counts):
             message = f"only {number} of {len(counts)} images have `{name}`; do not mix extractors"
             issues.add("warning", file, f"some {name}", "", message)
         elif counts and number == 0:
-            issues.add("info", file, f"no {name}", "", f"no `{name}`: {NEEDED_BY[name]}")
+            issues.add("info", file, f"no {name}", "", f"no `{name}`: {need}")
     if counts:
         low, high = min(counts.values()), max(counts.values())
-        message = f"{len(counts)} images with {low} to {high} keypoints of {min(channels)} channels"
+        width = f" of {min(channels)} channels" if channels else ""
+        message = f"{len(counts)} images with {low} to {high} keypoints{width}"
         issues.add("info", file, "summary", "", message)

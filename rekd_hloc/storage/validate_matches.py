@@ -9,23 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rekd_hloc.storage.hdf5_groups import HDF5_ERRORS, group_attributes, read_dataset
-from rekd_hloc.storage.matches import INT16_MAX
+from rekd_hloc.storage.matches import INT16_MAX, MATCH_DATASETS, stored_names
 from rekd_hloc.storage.names import split_group
+from rekd_hloc.storage.validate_deep import DeepCheck
 from rekd_hloc.storage.validate_features import open_to_check, walk_groups
 from rekd_hloc.storage.validation_issues import ValidationIssues
 from rekd_hloc.types import Pair
 
 
 def check_matches(
-    path: Path, num_keypoints: dict[str, int], issues: ValidationIssues
+    path: Path, num_keypoints: dict[str, int], issues: ValidationIssues, *, deep: bool = False
 ) -> set[Pair] | None:
-    """Note what is wrong with a matches file.
+    """Note what is wrong with a matches file; a deep check reads every number in it.
 
     Args:
         path: the file.
         num_keypoints: of each image, as
             :func:`rekd_hloc.storage.validate_features.check_features` counts.
         issues: where to note it.
+        deep: read all, and name each damaged pair.
 
     Returns:
         The pairs in it, with true names where they are known; None if the file cannot be read.
@@ -36,18 +38,18 @@ def check_matches(
     true_name = {name.replace("/", "-"): name for name in num_keypoints}
     seen: set[Pair] = set()
     num_empty = 0
+    all_bytes = DeepCheck(path.name, issues, is_on=deep)
     with file:
         for key, group in walk_groups(file, path, issues):
             try:
                 pair = _true_pair(key, group_attributes(group), true_name)
                 arrays = {
-                    name: read_dataset(group, name)
-                    for name in ("matches0", "matching_scores0")
-                    if name in group
+                    name: read_dataset(group, name) for name in MATCH_DATASETS if name in group
                 }
             except HDF5_ERRORS as error:
-                issues.add("error", path.name, "damaged", key, f"cannot be read: {error}")
+                all_bytes.note_damage(key, error)
                 continue
+            all_bytes.read_rest(key, group, frozenset(MATCH_DATASETS))
             item = " ".join(pair)
             if pair[::-1] in seen:
                 issues.add("warning", path.name, "twice", item, "is there in both directions")
@@ -58,6 +60,7 @@ def check_matches(
                 issues.add("error", path.name, problem[0], item, problem[1])
             else:
                 num_empty += not (arrays["matches0"] >= 0).any()
+    all_bytes.close()
     if not seen:
         issues.add("error", path.name, "none", "", "no pair of images in it")
     else:
@@ -110,9 +113,7 @@ def check_pairs(
 
 
 def _true_pair(key: str, attrs: dict[str, Any], true_name: dict[str, str]) -> Pair:
-    if "name0" in attrs and "name1" in attrs:
-        return str(attrs["name0"]), str(attrs["name1"])
-    return split_group(key, true_name)
+    return stored_names(key, attrs) or split_group(key, true_name)
 
 
 def _check_names(file: str, pair: Pair, known: Collection[str], issues: ValidationIssues) -> None:
@@ -137,7 +138,7 @@ def _problem(
     if count_a is not None and len(partner) != count_a:
         message = f"`matches0` has {len(partner)} entries for {count_a} keypoints"
         return "stale", f"{message}; it is of other features, match again"
-    lowest, highest = int(partner.min(initial=0)), int(partner.max(initial=-1))
+    lowest, highest = (int(partner.min()), int(partner.max())) if len(partner) else (0, -1)
     if lowest < -1:
         message = f"has the index {lowest}: 16 bits end at {INT16_MAX}"
         return "overflow", f"{message}; extract fewer keypoints, or match with rekd-hloc"

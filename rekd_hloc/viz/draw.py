@@ -147,7 +147,7 @@ def plot_files(
             if name not in features:
                 raise ValueError(f"no image {name!r} in {features_path}")
         images = _read_images(image_dir, chosen)
-        keypoints = {name: features.read(name).keypoints for name in images}
+        keypoints = {name: features.read_keypoints(name) for name in images}
     written = []
     for name, image in images.items():
         written.append(output / "keypoints" / f"{name}.png")

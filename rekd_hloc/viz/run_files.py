@@ -82,7 +82,7 @@ class SparseModel:
 def read_keypoints(path: Path, names: list[str]) -> dict[str, Keypoints]:
     """Read the keypoints of images; those that the features file does not hold are left out."""
     with FeatureStore(path) as store:
-        return {name: store.read(name).keypoints for name in names if name in store}
+        return {name: store.read_keypoints(name) for name in names if name in store}
 
 
 def read_counts(database_path: Path) -> Counts:
