@@ -71,7 +71,7 @@ def list_images(folder: Path) -> list[str]:
     if listing.unused:
         number = describe_number(len(listing.unused))
         reason = next(iter(listing.unused.values()))
-        logger.warning("%s in %s left out, such as: %s", number, printable(folder), reason)
+        logger.warning("%s: %s left out, such as: %s", printable(folder), number, reason)
     return listing.images
 
 
