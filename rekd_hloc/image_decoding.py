@@ -134,6 +134,8 @@ def _load(path: Path, content: bytes | None) -> tuple[Image.Image, int, bool]:
         raise
     except Exception as error:  # Pillow's decoders raise whatever their parsing meets
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "out of memory" in reason:  # what libtiff and others say through Pillow
+            raise MemoryError(reason) from error
         raise ImageReadError(reason) from error
 
 

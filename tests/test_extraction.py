@@ -326,10 +326,10 @@ def test_the_next_images_are_read_while_one_is_extracted(tmp_path, monkeypatch, 
     names = ["a.png", "b.png", "c.png", "d.png"]
     folder = write_images(tmp_path / "in", names)
     is_read = {name: threading.Event() for name in names}
-    read_image = image_work.read_image
+    load_image = image_work.load_image
 
-    def read_and_tell(path):
-        image = read_image(path)
+    def load_and_tell(path, **options):
+        image = load_image(path, **options)
         is_read[path.name].set()
         return image
 
@@ -339,20 +339,20 @@ def test_the_next_images_are_read_while_one_is_extracted(tmp_path, monkeypatch, 
             assert all(is_read[name].wait(timeout=60) for name in ahead)
             return super().__call__(image, mask)
 
-    monkeypatch.setattr(image_work, "read_image", read_and_tell)
+    monkeypatch.setattr(image_work, "load_image", load_and_tell)
     summary = extract_images(Waiting(num_readers=num_readers), folder, tmp_path / "f.h5")
     assert summary.names == names
 
 
 def test_a_file_that_vanishes_meanwhile_is_skipped(tmp_path, monkeypatch):
     folder = write_images(tmp_path / "in", ["a.png", "b.png"])
-    read_image = image_work.read_image
+    load_image = image_work.load_image
 
-    def read_and_remove(path):
+    def load_and_remove(path, **options):
         (folder / "b.png").unlink(missing_ok=True)
-        return read_image(path)
+        return load_image(path, **options)
 
-    monkeypatch.setattr(image_work, "read_image", read_and_remove)
+    monkeypatch.setattr(image_work, "load_image", load_and_remove)
     summary = extract_images(SiftExtractor(), folder, tmp_path / "f.h5")
     assert summary.names == ["a.png"]
     assert "b.png" in summary.skipped["b.png"]

@@ -15,7 +15,6 @@ LEAST_CORRELATION = 0.97
 COARSE = ("one bit", "group4", "of 100", "lossy", "two pictures", "palette", "arithmetic")
 LEAST_OF_COARSE = 0.75
 OTHER_SCENES = ("one ", "very ", "black", "white.", "bits.pbm")
-HOLES = "alpha is dropped: what is transparent gives keypoints as the rest does"
 
 
 CASES = [pytest.param(odd, id=ascii(odd.name)[1:-1][:40]) for odd in ODD_IMAGES]
@@ -88,11 +87,7 @@ def test_extract_images(odd, extracted):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param("rgba with holes.png", marks=pytest.mark.xfail(strict=True, reason=HOLES)),
-        pytest.param("holes.webp", marks=pytest.mark.xfail(strict=True, reason=HOLES)),
-        pytest.param("grey with holes.png", marks=pytest.mark.xfail(strict=True, reason=HOLES)),
-    ],
+    ["rgba with holes.png", "holes.webp", "grey with holes.png"],
 )
 def test_no_keypoint_lies_where_a_picture_is_transparent(name, tmp_path):
     images = tmp_path / "images"

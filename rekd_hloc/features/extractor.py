@@ -18,7 +18,7 @@ from rekd_hloc.features.descriptor.patches import cut_patches
 from rekd_hloc.features.detector.detect import Detector, make_detector
 from rekd_hloc.features.weights import load_network, resolve_weights, weights_hash
 from rekd_hloc.geometry import warp_points, warp_scales
-from rekd_hloc.images import read_image, shrink
+from rekd_hloc.images import load_image, shrink
 from rekd_hloc.types import Features, Keypoints
 
 Image = str | Path | NDArray[np.generic] | Tensor
@@ -113,7 +113,7 @@ class Extractor:
 
         Args:
             image: a path; or grey (height, width) or RGB (height, width, 3), uint8, uint16, or
-                floats in 0..1.
+                floats in 0..1. What is transparent in a file is ignored as if masked.
             mask: (height, width), zero where pixels must be ignored; no patch touches one.
 
         Returns:
@@ -123,9 +123,11 @@ class Extractor:
             ImageReadError: the file is no readable image.
             ValueError: an array of another shape or type, or a mask of another size.
         """
-        grey = read_image(Path(image)) if isinstance(image, str | Path) else grey_from_array(image)
+        grey, has_value = _grey_of(image)
         height, width = grey.shape
         usable = _usable_pixels(mask, grey.shape)
+        if has_value is not None:
+            usable = has_value if usable is None else usable & has_value
         small, small_from_image = shrink(grey, self.config.max_side_px)
         small = small.to(self.device)
         if usable is not None:
@@ -144,6 +146,17 @@ class Extractor:
         descriptors = describe(self.descriptor, patches, descriptor.batch_size)
         in_image = _to_original(keypoints.to("cpu"), torch.linalg.inv(small_from_image))
         return Features(in_image, descriptors.cpu(), (width, height))
+
+
+def _grey_of(
+    image: Image,
+) -> tuple[Float[Tensor, "height width"], Bool[Tensor, "height width"] | None]:
+    """Grey, and where the file has a value; None if it has one everywhere."""
+    if not isinstance(image, str | Path):
+        return grey_from_array(image), None
+    loaded = load_image(Path(image))
+    assert isinstance(loaded.pixels, Tensor)
+    return loaded.pixels, None if loaded.usable is None else torch.from_numpy(loaded.usable)
 
 
 def grey_from_array(image: NDArray[np.generic] | Tensor) -> Float[Tensor, "height width"]:

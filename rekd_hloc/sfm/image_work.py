@@ -3,6 +3,7 @@
 What is wrong with a file is returned as a text, never raised: it concerns one image only.
 """
 
+import errno
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,17 +11,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rekd_hloc.images import ImageReadError, read_color, read_image, read_mask
+from rekd_hloc.images import ImageReadError, load_image
+from rekd_hloc.names import printable
+from rekd_hloc.sfm.mask_frames import AUTO, MaskError, check_mask_frame, fit_mask
 from rekd_hloc.storage.names import check_name
 from rekd_hloc.types import Features
 
-SKIPPED_ERRORS = (ImageReadError, FileNotFoundError, PermissionError)
+SKIPPED_ERRORS = (ImageReadError, MaskError, FileNotFoundError, PermissionError)
 """Of an image or its mask: these concern one file, any other ends the run."""
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "alloc_failed",
+    "bad_alloc",
+    "cannot allocate memory",
+)
+"""What plain errors of torch, CUDA, MPS, oneDNN and C++ say in lower case when memory is short."""
 
 Pixels = Tensor | NDArray[np.uint8]
 """Grey floats (height, width) in 0..1, or RGB bytes (height, width, 3)."""
@@ -60,11 +73,34 @@ class ImageFile:
         name: its name in the features file.
         path: of the image.
         mask: of a mask of the same size, zero where to ignore; None uses the whole image.
+        mask_frame: ``auto``, ``file`` or ``upright``: the pixel grid that the mask has, see
+            :mod:`rekd_hloc.sfm.mask_frames`.
+
+    Raises:
+        ValueError: no such frame.
     """
 
     name: str
     path: Path
     mask: Path | None = None
+    mask_frame: str = AUTO
+
+    def __post_init__(self) -> None:
+        check_mask_frame(self.mask_frame)
+
+
+@dataclass(frozen=True)
+class ImageNotes:
+    """Tell how a file was read, where there was a choice.
+
+    Attributes:
+        value_range: the values that became black and white; None for an image of 8 bits.
+        mask_frame: ``file``, ``upright`` or ``either``, as in
+            :class:`rekd_hloc.sfm.mask_frames.FittedMask`; None where there was no choice.
+    """
+
+    value_range: tuple[float, float] | None = None
+    mask_frame: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,9 +113,10 @@ class FeatureArrays:
     score: NDArray[np.float32]
     descriptors: NDArray[np.float32]
     image_size: tuple[int, int]
+    notes: ImageNotes = ImageNotes()
 
 
-_Loaded = tuple[Pixels, NDArray[np.bool_] | None]
+_Loaded = tuple[Pixels, NDArray[np.bool_] | None, ImageNotes]
 
 
 class ImageWork:
@@ -99,31 +136,24 @@ class ImageWork:
         except ValueError as error:
             return str(error)
         try:
-            pixels = self._read(image.path)
-            if image.mask is None:
-                return pixels, None
-            if not image.mask.is_file():
-                return f"no mask {image.mask}; make one, white to use the whole image"
-            mask = read_mask(image.mask)
+            return self._load(image)
         except SKIPPED_ERRORS as error:
             return str(error)
-        except MemoryError:
-            return "not enough memory to read it"
-        if mask.shape != tuple(pixels.shape[:2]):
-            return (
-                f"mask {image.mask} is {mask.shape[1]}x{mask.shape[0]} px, its image {image.path} "
-                f"{pixels.shape[1]}x{pixels.shape[0]}; they must be equal"
-            )
-        return pixels, mask
+        except (MemoryError, OSError, cv2.error) as error:
+            if not is_out_of_memory(error):
+                raise
+            return f"not enough memory to read {printable(image.path)}; free some, or shrink it"
 
     def extract(self, loaded: _Loaded | str) -> FeatureArrays | str:
         """Return the features of what :meth:`load` gave."""
         if isinstance(loaded, str):
             return loaded
-        pixels, mask = loaded
+        pixels, mask, notes = loaded
         try:
-            return _to_arrays(self._extractor(pixels, mask))
-        except (MemoryError, torch.OutOfMemoryError):
+            return _to_arrays(self._extractor(pixels, mask), notes)
+        except (MemoryError, RuntimeError, OSError, cv2.error) as error:
+            if not is_out_of_memory(error):
+                raise
             size = f"{pixels.shape[1]}x{pixels.shape[0]}"
             return f"not enough memory for {size} px; set a smaller max_side_px"
 
@@ -139,11 +169,42 @@ class ImageWork:
             while ahead:
                 yield self.extract(ahead.popleft().result())
 
-    def _read(self, path: Path) -> Pixels:
-        return read_color(path) if self._extractor.needs_color else read_image(path)
+    def _load(self, image: ImageFile) -> _Loaded | str:
+        if image.mask is not None and not image.mask.is_file() and image.path.is_file():
+            return f"no mask {printable(image.mask)}; make one, white to use the whole image"
+        loaded = load_image(image.path, color=self._extractor.needs_color)
+        usable, limits = loaded.usable, loaded.value_range
+        if usable is not None and not usable.any():
+            return (
+                f"{printable(image.path)} has no pixel to use, all are transparent or without a "
+                "value; remove its alpha channel"
+            )
+        frame = None
+        if image.mask is not None:
+            height, width = loaded.pixels.shape[:2]
+            mask = fit_mask(
+                image.mask, image.path, (height, width), loaded.orientation, image.mask_frame
+            )
+            usable = mask.usable if usable is None else usable & mask.usable
+            frame = mask.frame
+        notes = ImageNotes(None if limits is None else (limits.black, limits.white), frame)
+        return loaded.pixels, usable, notes
 
 
-def _to_arrays(features: Features) -> FeatureArrays:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory was short, whichever library raised it."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, cv2.error):
+        return error.code == cv2.Error.StsNoMem
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(
+        words in str(error).lower() for words in OUT_OF_MEMORY
+    )
+
+
+def _to_arrays(features: Features, notes: ImageNotes) -> FeatureArrays:
     keypoints = features.keypoints
     return FeatureArrays(
         xy=keypoints.xy.numpy(),
@@ -152,4 +213,5 @@ def _to_arrays(features: Features) -> FeatureArrays:
         score=keypoints.score.numpy(),
         descriptors=features.descriptors.numpy(),
         image_size=features.image_size,
+        notes=notes,
     )
