@@ -84,8 +84,12 @@ def write_json(path: Path, record: Mapping[str, Any], *, kept_in: Path | None = 
     Raises:
         OSError: the file cannot be written, or the disk is full.
     """
-    text = json.dumps(_without_infinities(record), indent=1, allow_nan=False) + "\n"
-    write_text(path, text, kept_in=kept_in)
+    write_text(path, encode_json(record), kept_in=kept_in)
+
+
+def encode_json(record: Mapping[str, Any]) -> str:
+    """Return a record as strict JSON text; numbers that JSON lacks become null."""
+    return json.dumps(_without_infinities(record), indent=1, allow_nan=False) + "\n"
 
 
 def replace_folder(path: Path, scratch: Path) -> None:

@@ -43,7 +43,7 @@ def lock_file(path: Path, *, about: Path | None = None) -> BinaryIO:
         try:
             file = path.open("a+b", buffering=0)
         except OSError as error:
-            raise explain_os_error(error, path) from error
+            raise explain_os_error(error, about or path) from error
         try:
             _lock(file, about or path, shared=False)
             if is_named(path, file):
@@ -84,6 +84,25 @@ def hold_folder(folder: Path) -> Iterator[None]:
             yield
         finally:
             _held.reset(token)
+
+
+@contextlib.contextmanager
+def hold_file(path: Path) -> Iterator[None]:
+    """Keep other such writers off a file that another library writes, and runs off its folder.
+
+    Raises:
+        OSError: another process writes it, or its folder cannot be written.
+    """
+    with share_folder(path.parent):
+        if sys.platform == "win32":
+            yield
+            return
+        name = path.with_name(f".{path.name}.rekd_hloc.lock")
+        with lock_file(name, about=path):
+            try:
+                yield
+            finally:
+                name.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rekd_hloc.files import explain_os_error, write_bytes
+from rekd_hloc.json_text import parse_json
 from rekd_hloc.locks import RECORD_FOLDER
 
 logger = logging.getLogger(__name__)
@@ -201,8 +202,8 @@ class MadeFiles:
 
     def _read(self, line: bytes) -> None:
         try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):  # cut short by a kill or a full disk
+            entry = parse_json(line)
+        except ValueError:  # cut short by a kill or a full disk
             return
         if isinstance(entry, Mapping):
             name, made = entry.get("name"), entry.get("stamp")

@@ -69,7 +69,7 @@ def test_photos_become_a_model_with_the_true_poses(finished, photos):
     assert report["skipped"] == {}
     assert report["rotation_error_deg"]["median"] <= report["rotation_error_deg"]["max"] < 1.0
     assert report["center_error_rel"]["median"] <= report["center_error_rel"]["max"] < 0.05
-    assert sorted(path.name for path in output.iterdir()) == [*FILES, "sparse"]
+    assert sorted(path.name for path in output.iterdir()) == [".rekd_hloc", *FILES, "sparse"]
     model = pycolmap.Reconstruction(str(output / "sparse" / "0"))
     assert model.num_points3D() == report["num_points3D"] > 100
     assert model.compute_num_observations() == report["num_observations"]

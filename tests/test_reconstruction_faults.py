@@ -117,16 +117,20 @@ def test_images_that_are_all_unreadable_give_a_report_too(photos, tmp_path):
     assert "No image could be read" in report["diagnosis"]
 
 
-def test_photos_of_different_things_give_no_model_and_remove_the_old_one(photos, copy, tmp_path):
+def test_photos_of_different_things_give_no_model_and_set_the_old_one_aside(photos, copy, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     for index, image in enumerate(sorted((photos / "images").iterdir())[:3]):
         assert cv2.imwrite(str(images / image.name), textured_image(270, 360, seed=50 + index))
-    report = run(photos, copy, SiftExtractor(150), images=images, overwrite=True)
+    report = run(photos, copy, SiftExtractor(150, more="x"), images=images, overwrite=True)
     assert report["num_registered"] == 0
     assert report["unregistered"] == sorted(path.name for path in images.iterdir())
     assert "do the photos overlap" in report["diagnosis"]
     assert not (copy / "sparse").exists()
+    assert report["previous_model"] == "sparse.previous"
+    assert (
+        pycolmap.Reconstruction(str(copy / "sparse.previous" / "0")).num_reg_images() == NUM_VIEWS
+    )
 
 
 def test_equal_names_in_folders_and_names_of_any_letters_are_told_apart(photos, tmp_path, caplog):
@@ -201,6 +205,7 @@ def test_a_disk_that_fills_up_after_matching_loses_nothing(photos, tmp_path, mon
         with pytest.raises(OSError, match=r"no space left for .*database\.db.*free some space"):
             run(photos, output)
     assert sorted(path.name for path in output.iterdir() if "tmp" not in path.name) == [
+        ".rekd_hloc",
         "features.h5",
         "matches.h5",
         "pairs.txt",

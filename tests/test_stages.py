@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rekd_hloc.sfm import stages as model_stages
+from rekd_hloc.sfm.output_folder import OutputFolder
 from rekd_hloc.sfm.reconstruct import reconstruct_from_files
 from rekd_hloc.sfm.stages import MappingOptions
 from rekd_hloc.storage.features import FeatureStore, MatchStore
@@ -42,14 +43,17 @@ def test_a_bad_start_of_the_mapper_is_tried_again(tmp_path, monkeypatch, sizes, 
     names = [str(index) for index in range(8)]
     counts = dict.fromkeys(zip(names, names[1:], strict=False), (60, 50))
     options = MappingOptions(seed=2**31 - 1)
-    state = model_stages.Run(tmp_path, tmp_path, options, None, False)
-    models, tried = model_stages._map(state, tmp_path / "d.db", names, counts)
+    folder = OutputFolder(tmp_path)
+    state = model_stages.Run(tmp_path, folder, options, None, False)
+    models, tried, previous = model_stages._map(state, tmp_path / "d.db", names, counts)
+    assert previous is None
     assert tried == len(seeds) == attempts
     assert len(set(seeds)) == attempts
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert [model.num_images for model in models] == ([kept] if kept else [])
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
-    assert left == ({"sparse", "sparse/size"} if kept else set())
+    made = {".rekd_hloc/made.jsonl", "sparse", "sparse/size"} if kept else set()
+    assert left == {".rekd_hloc", *made}
     if kept:
         assert (tmp_path / "sparse" / "size").read_text() == str(kept)
 

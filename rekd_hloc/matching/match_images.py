@@ -97,7 +97,7 @@ def match_images(
     with FeatureStore(features_path) as features:
         unique = unique_pairs(pairs, features.names())
         _require_needs(matcher, features, unique)
-        provenance = {**matcher.provenance, "features_hash": _features_hash(features.provenance)}
+        provenance = matching_provenance(matcher, features.provenance)
         counts: dict[Pair, int] = {}
         with MatchStore.resume(out, provenance, overwrite=overwrite) as store:
             missing = _order_for_cache([pair for pair in unique if pair not in store])
@@ -114,6 +114,16 @@ def match_images(
     num_matches = {pair: counts[pair] for pair in unique}
     seconds = time.perf_counter() - start
     return MatchingSummary(num_matches, len(unique) - len(missing), seconds)
+
+
+def matching_provenance(matcher: Matcher, features: Mapping[str, str]) -> dict[str, str]:
+    """Return what :func:`match_images` records of a file that it makes.
+
+    Args:
+        matcher: that is used.
+        features: what their file records.
+    """
+    return {**matcher.provenance, "features_hash": _features_hash(features)}
 
 
 class _FeatureCache:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from rekd_hloc.files import write_text
+from rekd_hloc.ownership import replace_text
 from rekd_hloc.types import Pair
 
 logger = logging.getLogger(__name__)
@@ -197,11 +197,31 @@ def read_pairs(path: Path, names: Collection[str]) -> list[Pair]:
     return unique_pairs(pairs, known)
 
 
-def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
+def write_pairs(path: Path, pairs: Iterable[Pair], *, overwrite: bool = False) -> None:
     """Write pairs in hloc's form, one on a line; the file appears whole or not at all.
+
+    Args:
+        path: the file. One that is there stays unless it holds the same.
+        pairs: of image names.
+        overwrite: replace a text file that holds something else.
+
+    Raises:
+        ValueError: as :func:`format_pairs`.
+        FileExistsError: a file with something else is there, or one that is no text.
+        OSError: the file cannot be written, or the disk is full.
+    """
+    replace_text(path, format_pairs(pairs, path), overwrite=overwrite)
+
+
+def format_pairs(pairs: Iterable[Pair], path: Path) -> str:
+    """Return pairs in hloc's form, one on a line.
 
     Names with white space are written as they are, with a warning: :func:`read_pairs` resolves
     them, hloc does not.
+
+    Args:
+        pairs: of image names.
+        path: where they go, for the warning.
 
     Raises:
         ValueError: a name is empty, holds a line break, or begins or ends with white space.
@@ -217,7 +237,7 @@ def write_pairs(path: Path, pairs: Iterable[Pair]) -> None:
         logger.warning(
             "%d image names hold spaces (%r): hloc cannot read %s", len(spaced), spaced[0], path
         )
-    write_text(path, "".join(f"{a} {b}\n" for a, b in pairs))
+    return "".join(f"{a} {b}\n" for a, b in pairs)
 
 
 def unique_pairs(pairs: Iterable[Pair], names: Collection[str]) -> list[Pair]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from rekd_hloc.files import beside
+from rekd_hloc.files import SCRATCH_SUFFIX, beside
+from rekd_hloc.locks import hold_file
 from rekd_hloc.matching.pairs import unique_pairs
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.cameras import (
@@ -26,6 +27,11 @@ from rekd_hloc.sfm.cameras import (
     check_size,
     image_ids,
     import_images,
+)
+from rekd_hloc.sfm.database_record import (
+    refuse_foreign_database,
+    replace_database,
+    write_database,
 )
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.provenance import stored_config
@@ -115,11 +121,13 @@ def export_database(
     intrinsics: Sequence[float] | None = None,
     patch_size_px: float = SIFT_PATCH_SIZE,
     quantise_descriptors: bool = False,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> dict[str, int]:
     """Write a new COLMAP database with cameras, images, 4-column keypoints and matches.
 
-    The file appears whole or not at all; one that was there is replaced.
+    The file appears whole or not at all. One that this function wrote is replaced, if nobody has
+    verified, matched or calibrated in it since.
 
     Args:
         database_path: the file to write.
@@ -134,6 +142,7 @@ def export_database(
         intrinsics: known parameters of the camera model, for every image.
         patch_size_px: see :func:`colmap_keypoints`.
         quantise_descriptors: also write descriptors, by :func:`quantise`.
+        overwrite: replace a database that others made or changed.
         progress: show bars on stderr.
 
     Returns:
@@ -142,8 +151,10 @@ def export_database(
     Raises:
         ValueError: unknown camera model or mode, parameters that do not fit it, one camera for
                 images of several sizes, a pair without matches, descriptors without 128 channels.
+        FileExistsError: a database that others made or changed, or a file that can be none.
         OSError: the database could not be written; the message says where and why.
     """
+    refuse_foreign_database(database_path, overwrite=overwrite)
     names = sorted(features.names() if names is None else names)
     try:
         pairs = unique_pairs(pairs, names)
@@ -151,11 +162,11 @@ def export_database(
         raise ValueError(f"{matches.path if matches else features.path}: {error}") from error
     check_camera(camera_model, camera_mode, intrinsics)
     camera = (camera_model, camera_mode, intrinsics)
-    scratch = beside(database_path, ".tmp")
-    remove_database(scratch)
-    scratch.touch()  # raises what is wrong with the folder; COLMAP would not say
-    compat.require_space(scratch, SPACE_BYTES + SPACE_BYTES_PER_IMAGE * len(names))
-    with compat.quiet(), compat.write_errors(database_path):
+    scratch = beside(database_path, SCRATCH_SUFFIX)
+    with hold_file(database_path), compat.quiet(), compat.write_errors(database_path):
+        remove_database(scratch)
+        scratch.touch()  # raises what is wrong with the folder; COLMAP would not say
+        compat.require_space(scratch, SPACE_BYTES + SPACE_BYTES_PER_IMAGE * len(names))
         import_images(scratch, image_dir, names, *camera)
         with pycolmap.Database.open(str(scratch)) as database:
             ids = image_ids(database)
@@ -176,8 +187,10 @@ def export_database(
                 for pair in pairs:
                     index = _read_index(matches, pair, counts)
                     database.write_matches(ids[pair[0]], ids[pair[1]], index)
-    remove_database(database_path)
-    scratch.replace(database_path)
+        with write_database(scratch):
+            pass
+        refuse_foreign_database(database_path, overwrite=overwrite)
+        replace_database(database_path.resolve(), scratch)
     return ids
 
 

@@ -85,7 +85,7 @@ def extract_images(
         extractor,
         [ImageFile(name, image_dir / name, _mask(mask_dir, name)) for name in listing.images],
         out,
-        provenance={"masks": "none" if mask_dir is None else "used"},
+        provenance=_mask_provenance(mask_dir),
         overwrite=overwrite,
         progress=progress,
         map_images=map_images,
@@ -151,6 +151,15 @@ def extract_files(
     seconds = time.perf_counter() - start
     num_keypoints = {name: counts[name] for name in names}
     return ExtractionSummary(names, skipped, len(resumed), seconds, num_keypoints)
+
+
+def extraction_provenance(extractor: ImageExtractor, mask_dir: Path | None) -> dict[str, str]:
+    """Return what :func:`extract_images` records of a file that it makes."""
+    return {**extractor.provenance, **_mask_provenance(mask_dir)}
+
+
+def _mask_provenance(mask_dir: Path | None) -> dict[str, str]:
+    return {"masks": "none" if mask_dir is None else "used"}
 
 
 def _mask(mask_dir: Path | None, name: str) -> Path | None:

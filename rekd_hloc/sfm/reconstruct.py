@@ -16,14 +16,17 @@ from rekd_hloc.config import (
     config_hash,
     reconstruction_preset,
 )
-from rekd_hloc.matching.match_images import match_images
-from rekd_hloc.matching.pairs import EXHAUSTIVE, SEQUENTIAL, make_pairs, write_pairs
-from rekd_hloc.sfm.database import remove_database
-from rekd_hloc.sfm.extraction import extract_images
+from rekd_hloc.image_listing import ImageListing
+from rekd_hloc.matching.match import make_matcher
+from rekd_hloc.matching.match_images import match_images, matching_provenance
+from rekd_hloc.matching.pairs import EXHAUSTIVE, SEQUENTIAL, format_pairs, make_pairs
+from rekd_hloc.sfm.extraction import extract_images, extraction_provenance
 from rekd_hloc.sfm.image_folder import check_still_there, find_images
 from rekd_hloc.sfm.image_work import ImageExtractor
+from rekd_hloc.sfm.output_folder import PAIRS, OutputFolder
 from rekd_hloc.sfm.stages import MappingOptions, Run, build_model
 from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.storage.made_with import is_other, read_provenance
 from rekd_hloc.storage.provenance import stored_config
 from rekd_hloc.types import Pair
 
@@ -85,7 +88,8 @@ def reconstruct(
         image_dir: images, searched with subfolders; ``output`` and ``mask_dir`` may lie in it.
         output: folder to write, or to go on with.
         options: how to extract, match and map.
-        overwrite: start anew instead of going on with what is in ``output``.
+        overwrite: replace what was made with other options, from the first stage that differs, and
+            files in ``output`` that others made.
         progress: show bars on stderr.
         extractor: to use in place of the one that ``conf`` and ``config`` name.
         **changes: options by their names, in place of those in ``options``: ``conf="rekd-fast"``.
@@ -95,43 +99,83 @@ def reconstruct(
 
     Raises:
         ValueError: an option out of range, a folder without images, or files in ``output`` that
-            were made with other options.
+            were made with other options; then nothing is changed.
+        FileExistsError: files in ``output`` that others made or changed.
         TypeError: an option that there is not.
         FileNotFoundError: a folder or file that is named does not exist, or most images are gone
             before they were read; what is finished is kept.
-        OSError: ``output`` cannot be written, or the disk is full; what is finished is kept.
+        OSError: ``output`` cannot be written, another process is writing it, or the disk is full;
+            what is finished is kept.
     """
     options = replace(options, **changes)
     listing = find_images(image_dir, mask_dir=options.mask_dir, output=output)
     names = listing.images
     pairs = _choose_pairs(options, image_dir, names)
-    run = Run.start(image_dir, output, options.mapping, options.reference, progress)
-    features_path, matches_path = output / "features.h5", output / "matches.h5"
+    with Run.start(
+        image_dir, output, options.mapping, reference=options.reference,
+        overwrite=overwrite, spare=_spare(options.pairs, output), progress=progress,
+    ) as run:  # fmt: skip
+        return _run_all_stages(run, options, listing, pairs, extractor)
+
+
+def _run_all_stages(
+    run: Run,
+    options: ReconstructOptions,
+    listing: ImageListing,
+    pairs: Sequence[Pair],
+    extractor: ImageExtractor | None,
+) -> dict[str, Any]:
+    """Extract, match, verify and map, each stage going on from what it finds."""
+    features_path, matches_path = run.output / "features.h5", run.output / "matches.h5"
     with run.watch.stage("extract"):
         extractor = extractor or _load_extractor(options)
+        anew = _find_other_settings(run, options, extractor, features_path, matches_path)
         summary = extract_images(
-            extractor, image_dir, features_path,
-            names=names, mask_dir=options.mask_dir, overwrite=overwrite, progress=progress,
+            extractor, run.image_dir, features_path, names=listing.images,
+            mask_dir=options.mask_dir, overwrite=features_path in anew, progress=run.progress,
         )  # fmt: skip
     usable = set(summary.names)
     if options.pairs == SEQUENTIAL:
-        pairs = _choose_pairs(options, image_dir, summary.names)
+        pairs = _choose_pairs(options, run.image_dir, summary.names)
     pairs = [pair for pair in pairs if usable.issuperset(pair)]
-    _write_pairs(output / "pairs.txt", pairs)
+    _write_pairs(run.folder, pairs, options.pairs)
     with run.watch.stage("match"):
         match_images(
             features_path, matches_path, pairs, options.matching,
-            overwrite=overwrite, device=options.device, progress=progress,
+            overwrite=matches_path in anew, device=options.device, progress=run.progress,
         )  # fmt: skip
-    check_still_there([image_dir / name for name in names], output)
-    if overwrite:
-        remove_database(output / "database.db")
+    check_still_there([run.image_dir / name for name in listing.images], run.output)
     configuration = _configuration(options, extractor.provenance)
     counts, skipped = summary.num_keypoints, summary.skipped
     return build_model(
         run, features_path, matches_path, pairs, counts, skipped, configuration,
         unused=listing.unused,
     )  # fmt: skip
+
+
+def _find_other_settings(
+    run: Run,
+    options: ReconstructOptions,
+    extractor: ImageExtractor,
+    features_path: Path,
+    matches_path: Path,
+) -> set[Path]:
+    """Return the files that other options made, which are made anew.
+
+    Raises:
+        ValueError: there are some, and the user has not allowed to replace them.
+    """
+    anew = set()
+    made_with = extraction_provenance(extractor, options.mask_dir)
+    if is_other(features_path, made_with, overwrite=run.folder.overwrite):
+        anew.add(features_path)
+    else:
+        made_with = read_provenance(features_path) or made_with
+    matched_with = matching_provenance(make_matcher(options.matching), made_with)
+    is_stale = features_path in anew and matches_path.exists()
+    if is_other(matches_path, matched_with, overwrite=run.folder.overwrite) or is_stale:
+        anew.add(matches_path)
+    return anew
 
 
 def reconstruct_from_files(
@@ -143,6 +187,7 @@ def reconstruct_from_files(
     *,
     options: MappingOptions = MappingOptions(),  # noqa: B008  (frozen)
     reference: Path | None = None,
+    overwrite: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Reconstruct from hloc's files of any extractor and matcher; they are read, never changed.
@@ -156,6 +201,7 @@ def reconstruct_from_files(
         output: folder for ``database.db``, ``sparse`` and ``report.json``.
         options: how to map.
         reference: true poses to compare with.
+        overwrite: replace files in ``output`` that others made.
         progress: show bars on stderr.
 
     Returns:
@@ -174,8 +220,6 @@ def reconstruct_from_files(
             image_pairs = store_of_matches.pairs(counts)
     else:
         image_pairs = make_pairs(list(counts), pairs)
-    run = Run.start(image_dir, output, options, reference, progress)
-    _write_pairs(output / "pairs.txt", image_pairs)
     configuration = {
         "preset": provenance.get("preset"),
         "extraction": stored_config(provenance),
@@ -184,16 +228,29 @@ def reconstruct_from_files(
         "matches": str(matches),
         "pairs": str(pairs) if pairs else None,
     }
-    return build_model(run, features, matches, image_pairs, counts, {}, configuration)
+    with Run.start(
+        image_dir, output, options, reference=reference,
+        overwrite=overwrite, spare=_spare(pairs, output), progress=progress,
+    ) as run:  # fmt: skip
+        _write_pairs(run.folder, image_pairs, pairs)
+        return build_model(run, features, matches, image_pairs, counts, {}, configuration)
 
 
-def _write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
+def _spare(pairs: str | Path | None, output: Path) -> tuple[str, ...]:
+    """Return the pairs file if it is the user's own in the output folder, which stays as it is."""
+    is_own = pairs is not None and Path(pairs).resolve() == (output / PAIRS).resolve()
+    return (PAIRS,) if is_own else ()
+
+
+def _write_pairs(folder: OutputFolder, pairs: Sequence[Pair], source: str | Path | None) -> None:
     """A by-product: a name that a pairs file cannot hold must not end the run."""
+    if _spare(source, folder.path):
+        return
     try:
-        write_pairs(path, pairs)
+        folder.write_text(PAIRS, format_pairs(pairs, folder.path / PAIRS))
     except ValueError as error:
-        path.unlink(missing_ok=True)
-        logger.warning("%s is not written: %s", path, error)
+        folder.remove(PAIRS)
+        logger.warning("%s is not written: %s", folder.path / PAIRS, error)
 
 
 def _choose_pairs(options: ReconstructOptions, image_dir: Path, names: Sequence[str]) -> list[Pair]:

@@ -7,21 +7,31 @@ files in the same way; ``database.json`` records that. Mapping always starts ane
 import hashlib
 import json
 import logging
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from rekd_hloc.files import replace_folder, write_json
 from rekd_hloc.json_text import read_json
+from rekd_hloc.locks import RECORD_FOLDER
 from rekd_hloc.renamed_options import translate_config
 from rekd_hloc.sfm.alignment import Pose, read_reference
 from rekd_hloc.sfm.cameras import check_camera
 from rekd_hloc.sfm.database import export_database, stored_patch_size_px
+from rekd_hloc.sfm.database_record import write_database
 from rekd_hloc.sfm.diagnosis import connected_groups, diagnose
 from rekd_hloc.sfm.mapping import check_mapper, map_scene
-from rekd_hloc.sfm.pycolmap_compat import pycolmap
+from rekd_hloc.sfm.output_folder import (
+    DATABASE,
+    DATABASE_RECORD,
+    MADE,
+    MODEL,
+    PAGE,
+    REPORT,
+    OutputFolder,
+)
+from rekd_hloc.sfm.pycolmap_compat import pycolmap, write_errors
 from rekd_hloc.sfm.report import (
     Stopwatch,
     describe_errors,
@@ -81,33 +91,45 @@ class Run:
     """Hold what the stages of one reconstruction share."""
 
     image_dir: Path
-    output: Path
+    folder: OutputFolder
     options: MappingOptions
     reference: Mapping[str, Pose] | None
     progress: bool
     watch: Stopwatch = field(default_factory=Stopwatch)
 
     @classmethod
+    @contextmanager
     def start(
         cls,
         image_dir: Path,
         output: Path,
         options: MappingOptions,
-        reference: Path | None,
-        progress: bool,
-    ) -> Self:
-        """Check and read all that could stop the run later, and make the output folder.
+        *,
+        reference: Path | None = None,
+        overwrite: bool = False,
+        spare: Collection[str] = (),
+        progress: bool = False,
+    ) -> Iterator[Self]:
+        """Check and read all that could stop the run later, and hold the output folder.
+
+        Args as for ``reconstruct``, and ``spare``: files in ``output`` that are not written.
 
         Raises:
             ValueError: the output is the image folder, or the reference cannot be read.
             FileNotFoundError: there is no reference.
-            OSError: the output folder cannot be made.
+            FileExistsError: the folder holds files that someone else made.
+            OSError: the output folder cannot be made, or another process is writing it.
         """
         if output.resolve() == image_dir.resolve():
             raise ValueError(f"output {output} is the image folder itself; name a folder inside it")
         poses = read_reference(reference) if reference is not None else None
-        output.mkdir(parents=True, exist_ok=True)
-        return cls(image_dir, output, options, poses, progress)
+        with OutputFolder.hold(output, overwrite=overwrite, spare=(PAGE, *spare)) as folder:
+            yield cls(image_dir, folder, options, poses, progress)
+
+    @property
+    def output(self) -> Path:
+        """Return the output folder's path."""
+        return self.folder.path
 
 
 def build_model(
@@ -141,17 +163,18 @@ def build_model(
         OSError: something could not be written; what is finished is kept.
     """
     options, names = run.options, list(num_keypoints)
-    database = run.output / "database.db"
+    database = run.output / DATABASE
     with run.watch.stage("database"):
         provenance = _update_database(run, database, features_path, matches_path, pairs, names)
-    with run.watch.stage("verify"):
+    with run.watch.stage("verify"), write_database(database):
         counts = verify(database, pairs, options.seed, progress=run.progress)
     with run.watch.stage("map"):
-        models, attempts = _map(run, database, names, counts)
+        models, attempts, previous = _map(run, database, names, counts)
     report: dict[str, Any] = {
         "num_images": len(names) + len(skipped),
         **describe_models(models, names),
         "num_attempts": attempts,
+        "previous_model": previous,
         "diagnosis": diagnose(num_keypoints, counts, registered_names(models)),
         "pairs": describe_pairs(counts),
         "num_keypoints": sum(num_keypoints.values()),
@@ -166,39 +189,43 @@ def build_model(
         "configuration": {**configuration, "mapping": asdict(options)},
         **describe_run(provenance),
     }
-    write_json(run.output / "report.json", report, kept_in=run.output)
+    run.folder.write_json(REPORT, report)
     return report
 
 
-def _map(run: Run, database: Path, names: Sequence[str], counts: Counts) -> tuple[list[Any], int]:
-    """Return the best of the attempts it took to get a model of most images, and their number."""
-    out, other = run.output / "sparse", run.output / "sparse.other"
-    shutil.rmtree(other, ignore_errors=True)
-    if not any(inliers for _, inliers in counts.values()):
-        shutil.rmtree(out, ignore_errors=True)
-        return [], 0
-    wanted = ENOUGH * len(connected_groups(names, counts)[0])
+def _map(
+    run: Run, database: Path, names: Sequence[str], counts: Counts
+) -> tuple[list[Any], int, str | None]:
+    """Put a model of most images in the place of the old one, or the old one aside.
+
+    Returns:
+        The models of the best attempt, how many attempts it took, and where the old model is now.
+    """
     best: list[Any] = []
-    for attempt in range(ATTEMPTS):
-        folder = other if attempt else out
-        models = map_scene(
-            database,
-            run.image_dir,
-            folder,
-            mapper=run.options.mapper,
-            seed=(run.options.seed + attempt * SEED_STEP) % (MAX_SEED + 1),
-            num_threads=run.options.num_threads,
-            refine_intrinsics=run.options.intrinsics is None,
-            progress=run.progress,
-        )
-        if attempt and num_registered(models) > num_registered(best):
-            replace_folder(out, folder)
-        best = max(best, models, key=num_registered)
-        if num_registered(best) >= wanted:
-            break
-        logger.info("attempt %d registered %d images", attempt + 1, num_registered(models))
-    shutil.rmtree(other, ignore_errors=True)
-    return best, attempt + 1
+    if not any(inliers for _, inliers in counts.values()):
+        return best, 0, run.folder.set_model_aside()
+    wanted = ENOUGH * len(connected_groups(names, counts)[0])
+    with write_errors(run.output / MODEL), run.folder.scratch() as scratch:
+        chosen = scratch
+        for attempt in range(ATTEMPTS):
+            models = map_scene(
+                database,
+                run.image_dir,
+                scratch / str(attempt),
+                mapper=run.options.mapper,
+                seed=(run.options.seed + attempt * SEED_STEP) % (MAX_SEED + 1),
+                num_threads=run.options.num_threads,
+                refine_intrinsics=run.options.intrinsics is None,
+                progress=run.progress,
+            )
+            if num_registered(models) > num_registered(best):
+                best, chosen = models, scratch / str(attempt)
+            if num_registered(best) >= wanted:
+                break
+            logger.info("attempt %d registered %d images", attempt + 1, num_registered(models))
+        if best:
+            return best, attempt + 1, run.folder.replace_model(chosen)
+    return best, attempt + 1, run.folder.set_model_aside()
 
 
 def _update_database(
@@ -229,12 +256,12 @@ def _update_database(
             "names": _digest(names),
             "pairs": _digest(pairs),
         }
-        record = database.with_suffix(".json")
-        stored = translate_config(_read_json(record))
-        if database.is_file() and stored == json.loads(json.dumps(sources)):
+        stored = _read_record(run.output / DATABASE_RECORD)
+        is_current = stored == json.loads(json.dumps(sources))
+        if database.is_file() and is_current and run.folder.owns_database():
             logger.info("%s is up to date", database)
             return features.provenance
-        record.unlink(missing_ok=True)
+        run.folder.remove(DATABASE_RECORD)
         export_database(
             database,
             run.image_dir,
@@ -242,19 +269,21 @@ def _update_database(
             matches,
             pairs,
             names=names,
+            overwrite=run.folder.overwrite or run.folder.owns_database(),
             progress=run.progress,
             **how,
         )
-        write_json(record, sources, kept_in=run.output)
+        run.folder.write_json(DATABASE_RECORD, {**sources, MADE: RECORD_FOLDER})
         return features.provenance
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except (FileNotFoundError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    known = translate_config(content) if isinstance(content, dict) else {}
+    return {key: value for key, value in known.items() if key != MADE}
 
 
 def _stamp(path: Path) -> list[Any]:
