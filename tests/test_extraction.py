@@ -134,9 +134,9 @@ def test_a_file_made_otherwise_is_refused_and_kept(tmp_path):
     out = tmp_path / "f.h5"
     extract_images(SiftExtractor(), folder, out)
     before = out.read_bytes()
-    with pytest.raises(ValueError, match="method sift there, other now.*overwrite"):
+    with pytest.raises(ValueError, match="method sift in .*, other now.*overwrite"):
         extract_images(SiftExtractor(method="other"), folder, out)
-    with pytest.raises(ValueError, match="masks none there, used now"):
+    with pytest.raises(ValueError, match="masks none in .*, used now"):
         extract_images(SiftExtractor(), folder, out, mask_dir=tmp_path / "masks")
     assert out.read_bytes() == before
 

@@ -1,10 +1,13 @@
 """Files that are gone on with: settings, interrupted runs, and a second writer."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from rekd_hloc.storage.features import FeatureStore
+from rekd_hloc.storage.provenance import refuse_other
 from tests.helpers import random_features
 from tests.store_helpers import (
     MADE_WITH,
@@ -22,8 +25,8 @@ def test_other_settings_are_refused_and_named(tmp_path):
     before = (tmp_path / "f.h5").read_bytes()
     other = {"config": '{"detector": {"border_px": 15, "max": 200}}', "weights": "abc", "more": "x"}
     expected = (
-        r"f\.h5 was made with other settings: config\.detector\.max 100 there, 200 now; "
-        "more absent there, x now; choose another output, or overwrite it"
+        r"f\.h5 was made with other settings: detector\.max 100 in f\.h5, 200 now; more not "
+        r"recorded in f\.h5, x now; give the settings .* or overwrite it \(--overwrite\)"
     )
     with pytest.raises(ValueError, match=expected):
         FeatureStore.resume(tmp_path / "f.h5", other)
@@ -37,6 +40,45 @@ def test_other_settings_are_refused_and_named(tmp_path):
         assert store.provenance == other
 
 
+@pytest.mark.parametrize(
+    ("stored", "asked", "shown", "hidden"),
+    [
+        (
+            {"config": '{"ratio": 0.9}', "config_hash": "12ab"},
+            {"config": '{"ratio": 0.8}', "config_hash": "34cd"},
+            "settings: ratio 0.9 in m.h5, 0.8 now; give",
+            "hash",
+        ),
+        (
+            {"config": '{"descriptor": {"support": 32}}', "config_hash": "12ab"},
+            {"config": '{"descriptor": {"patch_size_px": 64}}', "config_hash": "34cd"},
+            "settings: descriptor.patch_size_px 32 in m.h5, 64 now; give",
+            "support",
+        ),
+        ({"config_hash": "12ab"}, {"config_hash": "34cd"}, "config_hash 12ab in m.h5, 34cd", "#"),
+        (
+            {"config": "{}", "features_hash": "12ab"},
+            {"config": "{}", "features_hash": "34cd"},
+            "its features were made with other settings than those of now; give",
+            "12ab",
+        ),
+        (
+            {"config": json.dumps(dict.fromkeys("abcdefg", 1))},
+            {"config": json.dumps(dict.fromkeys("abcdefg", 2))},
+            "d 1 in m.h5, 2 now; and 3 more; give",
+            "e 1",
+        ),
+        ({"config": "[" * 5_000}, {"config": "{}"}, "config [[", "[" * 100),
+        ({"preset": "a\nb"}, {"preset": "c"}, r"preset 'a\nb' in m.h5, c now", "\n"),
+    ],
+)
+def test_what_differs_is_named_with_both_values(stored, asked, shown, hidden):
+    with pytest.raises(ValueError, match="m.h5 was made with other settings") as error:
+        refuse_other(Path("m.h5"), stored, asked)
+    assert shown in str(error.value)
+    assert hidden not in str(error.value)
+
+
 def test_a_file_of_another_program_is_not_gone_on_with(tmp_path):
     write_group(tmp_path / "f.h5", "a.jpg", **plain())
     with pytest.raises(ValueError, match=r"made by another program .*overwrite"):
@@ -45,7 +87,7 @@ def test_a_file_of_another_program_is_not_gone_on_with(tmp_path):
 
 def test_an_interrupted_run_with_other_settings_is_refused_too(tmp_path):
     interrupted(tmp_path / "f.h5")
-    with pytest.raises(ValueError, match="weights abc there, new now"):
+    with pytest.raises(ValueError, match="weights abc in f.h5, new now"):
         FeatureStore.resume(tmp_path / "f.h5", {**MADE_WITH, "weights": "new"})
     with pytest.raises(FileNotFoundError, match="was interrupted: let it go on first"):
         FeatureStore(tmp_path / "f.h5")

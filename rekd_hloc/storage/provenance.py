@@ -21,6 +21,12 @@ PACKAGES = (
     "hloc",
 )
 """Packages that may change a result, or whose version a report of a fault needs."""
+MAX_SHOWN = 4
+"""Settings named in an error."""
+MAX_LETTERS = 60
+"""Of a value in an error."""
+FEATURES_HASH = "features_hash"
+"""Attribute of matches: a hash of what the features record."""
 
 
 def package_versions() -> dict[str, str | None]:
@@ -44,17 +50,18 @@ def refuse_other(path: Path, stored: Mapping[str, str], asked: Mapping[str, str]
         OtherSettingsError: names what differs, option by option, and the remedy.
     """
     stored, asked = translate_provenance(stored), translate_provenance(asked)
-    different = [key for key in {**asked, **stored} if stored.get(key) != asked.get(key)]
-    if not different:
+    if stored == asked:
         return
     if not stored:
         raise OtherSettingsError(
             f"{path} was made by another program and records no configuration; "
-            "choose another output, or overwrite it"
+            "choose another output, or overwrite it (--overwrite)"
         )
-    shown = "; ".join(_difference(key, stored.get(key), asked.get(key)) for key in different)
+    lines = _differences(path.name, stored, asked)
+    more = f"; and {len(lines) - MAX_SHOWN} more" if len(lines) > MAX_SHOWN else ""
     raise OtherSettingsError(
-        f"{path} was made with other settings: {shown}; choose another output, or overwrite it"
+        f"{path} was made with other settings: {'; '.join(lines[:MAX_SHOWN])}{more}; give the "
+        "settings it was made with, choose another output, or overwrite it (--overwrite)"
     )
 
 
@@ -78,23 +85,35 @@ def translate_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
     return translated
 
 
-def _difference(key: str, stored: str | None, asked: str | None) -> str:
-    """Return one attribute's difference; of two configurations, only the options that differ."""
-    try:
-        old, new = _leaves(parse_json(stored or "")), _leaves(parse_json(asked or ""))
-    except ValueError:
-        old, new = {}, {}
-    lines = [
-        f"{key}.{name} {old.get(name, 'absent')} there, {new.get(name, 'absent')} now"
+def _differences(file: str, stored: Mapping[str, str], asked: Mapping[str, str]) -> list[str]:
+    """Return a line for each setting that differs, options of the configuration first."""
+    old, new = _options(stored), _options(asked)
+    if stored_config(stored) != stored_config(asked):  # then their hash says nothing more
+        old, new = ({k: v for k, v in side.items() if k != "config_hash"} for side in (old, new))
+    return [
+        "its features were made with other settings than those of now"
+        if name == FEATURES_HASH and name in old and name in new
+        else f"{name} {_shown(old.get(name))} in {file}, {_shown(new.get(name))} now"
         for name in {**old, **new}
         if old.get(name) != new.get(name)
     ]
-    return "; ".join(lines) or f"{key} {stored or 'absent'} there, {asked or 'absent'} now"
 
 
-def _leaves(tree: Any, prefix: str = "") -> dict[str, str]:
-    if not isinstance(tree, dict):
-        raise ValueError("not a mapping")
+def _options(provenance: Mapping[str, str]) -> dict[str, str]:
+    """Return options by their dotted names, then the other attributes."""
+    config = stored_config(provenance)
+    others = {key: value for key, value in provenance.items() if key != "config" or not config}
+    return {**_leaves(config), **others}
+
+
+def _shown(value: str | None) -> str:
+    if value is None:
+        return "not recorded"
+    text = value if value.isprintable() else ascii(value)
+    return text if len(text) <= MAX_LETTERS else f"{text[:MAX_LETTERS]}..."
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
