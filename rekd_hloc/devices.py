@@ -4,6 +4,9 @@ import os
 
 import torch
 
+WITH_FLOAT64 = ("cpu", "cuda")
+"""Kinds of device that surely compute in float64; Apple's do not, and Intel's not all."""
+
 
 def choose_device(name: str) -> torch.device:
     """Return the torch device of a name; ``auto`` is CUDA where there is one, else the CPU.
@@ -24,6 +27,11 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"no device {name!r} here; use auto, cpu, cuda or cuda:0") from error
     return device
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Return where to compute in float64 what belongs to a device: there, or on the CPU."""
+    return device if device.type in WITH_FLOAT64 else torch.device("cpu")
 
 
 def num_cores() -> int:

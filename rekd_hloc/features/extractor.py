@@ -26,6 +26,9 @@ Image = str | Path | NDArray[np.generic] | Tensor
 GPU_READERS = 4
 """Threads that read images ahead for a GPU; a CPU is kept busy by what one thread reads."""
 
+PATCHES = 1 << 16
+"""Patches in memory at once: 256 MiB."""
+
 
 class Extractor:
     """Extracts oriented keypoints with descriptors.
@@ -129,23 +132,32 @@ class Extractor:
         if has_value is not None:
             usable = has_value if usable is None else usable & has_value
         small, small_from_image = shrink(grey, self.config.max_side_px)
-        small = small.to(self.device)
+        small = small.to(self.detector.exact_device)
         if usable is not None:
             usable = _shrink_mask(usable, small.shape)
         descriptor = self.config.descriptor
         keypoints = self.detector.detect(
             small, usable, descriptor.patch_size_px, oriented=descriptor.oriented
         )
-        patches = cut_patches(
-            small,
-            keypoints,
-            patch_size_px=descriptor.patch_size_px,
-            oriented=descriptor.oriented,
-            antialias=descriptor.antialias,
-        )
-        descriptors = describe(self.descriptor, patches, descriptor.batch_size)
+        descriptors = self._describe(small, keypoints)
         in_image = _to_original(keypoints.to("cpu"), torch.linalg.inv(small_from_image))
-        return Features(in_image, descriptors.cpu(), (width, height))
+        return Features(in_image, descriptors, (width, height))
+
+    def _describe(
+        self, image: Float[Tensor, "height width"], keypoints: Keypoints
+    ) -> Float[Tensor, "keypoint channel"]:
+        """Return descriptors on the CPU; few patches are there at once."""
+        descriptor, parts = self.config.descriptor, []
+        for first in range(0, max(len(keypoints), 1), PATCHES):
+            patches = cut_patches(
+                image,
+                keypoints[torch.arange(first, min(first + PATCHES, len(keypoints)))],
+                patch_size_px=descriptor.patch_size_px,
+                oriented=descriptor.oriented,
+                antialias=descriptor.antialias,
+            ).to(self.device)
+            parts.append(describe(self.descriptor, patches, descriptor.batch_size).cpu())
+        return torch.cat(parts)
 
 
 def _grey_of(

@@ -5,6 +5,7 @@ here that those modules do not name. The protocol of the paper's published code 
 :mod:`rekd_hloc.features.detector.paper`.
 """
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -13,19 +14,24 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from rekd_hloc.config import DetectorConfig
+from rekd_hloc.devices import exact_device
+from rekd_hloc.features.detector import tiles
 from rekd_hloc.features.detector.keypoints import (
     find_duplicates,
     find_local_maxima,
     refine_positions,
 )
-from rekd_hloc.features.detector.mask import patches_are_usable
-from rekd_hloc.features.detector.network import DetectorNetwork
-from rekd_hloc.features.detector.orientation import angle_from_bin, find_peak, read_logits
+from rekd_hloc.features.detector.mask import PatchMask
+from rekd_hloc.features.detector.network import DetectorNetwork, TiledNetwork
+from rekd_hloc.features.detector.orientation import read_angles, read_logits
 from rekd_hloc.features.detector.pyramid import (
+    Level,
     iterate_levels,
     select_within_budgets,
     strongest_of_each_level,
 )
+from rekd_hloc.features.detector.tile_peaks import find_tile_peaks, rank_peaks, tile_margin_px
+from rekd_hloc.features.detector.tiles import Pixels, Region, RegionMaps
 from rekd_hloc.features.precision import full_precision, low_precision
 from rekd_hloc.types import Keypoints
 
@@ -67,6 +73,11 @@ class Detector:
         """Return where the network runs."""
         return self.network.device
 
+    @property
+    def exact_device(self) -> torch.device:
+        """Return where all but the network runs, and where the keypoints are."""
+        return exact_device(self.device)
+
     @torch.inference_mode()
     def detect(
         self,
@@ -84,41 +95,76 @@ class Detector:
             patch_size_px: side of the square patch of a keypoint of scale 1.
             oriented: whether patches are rotated by the keypoint's angle.
         """
-        candidates = self.find_candidates(image, every=is_usable is not None)
+        mask = None
         if is_usable is not None:
-            usable = patches_are_usable(
-                candidates.keypoints, is_usable.to(self.device), patch_size_px, oriented=oriented
-            )
-            candidates = self._strongest(candidates[usable])
-        candidates = self._without_duplicates(candidates)
+            mask = PatchMask(is_usable.to(self.exact_device), patch_size_px, oriented=oriented)
+        candidates = self._without_duplicates(self.find_candidates(image, mask))
         score = candidates.keypoints.score
         selected = select_within_budgets(candidates.level, score, self.config)
         keypoints = candidates.keypoints[selected]
         return replace(keypoints, xy=keypoints.xy.float())
 
     def find_candidates(
-        self, image: Float[Tensor, "height width"], *, every: bool = False
+        self, image: Float[Tensor, "height width"], mask: PatchMask | None = None
     ) -> Candidates:
-        """Local maxima of all levels: ``max_keypoints`` of each level at most, or every one."""
-        grey = image.to(self.device)[None, None]
-        of_levels: dict[int, Keypoints] = {}
-        for level in [] if is_constant(grey) else iterate_levels(grey, self.config):
-            score_map, logits = self.run_network(level.image)
-            xy, score = self.find_peaks(score_map[0, 0], every=every)
-            height, width = level.image.shape[2:]
-            histogram = read_logits(logits, xy, (width, height))
-            angle = angle_from_bin(find_peak(histogram), histogram.shape[1])
-            scale = torch.full_like(score, level.scale)
-            of_levels[level.number] = Keypoints(level.to_image(xy), scale, angle, score)
-        return Candidates.concatenate(of_levels, self.device)
+        """Return the best maxima of each level that the mask leaves, ``max_keypoints`` at most."""
+        grey = image.to(self.exact_device)[None, None]
+        levels = [] if is_constant(grey) else iterate_levels(grey, self.config)
+        of_levels = {level.number: self.find_in_level(level, mask) for level in levels}
+        candidates = Candidates.concatenate(of_levels, self.exact_device)
+        return self._strongest(candidates) if mask is not None else candidates
+
+    def find_in_level(self, level: Level, mask: PatchMask | None) -> Keypoints:
+        """Return the maxima of a level that the mask leaves, in pixels of the image.
+
+        They are the ``max_keypoints`` best ones; with a mask there may be more.
+        """
+        network = self.tiled_network(level)
+        if network is not None:
+            return self.find_in_tiles(network, level, mask)
+        return self.find_in_maps(level, *self.run_network(level.image), mask)
+
+    def tiled_network(self, level: Level) -> TiledNetwork | None:
+        """Return the network if the level is to be computed in tiles."""
+        height, width = level.pixels.size
+        is_large = height * width > tiles.WHOLE_PIXELS
+        return self.network if is_large and isinstance(self.network, TiledNetwork) else None
+
+    def find_in_maps(
+        self,
+        level: Level,
+        score_map: Float[Tensor, "1 1 height width"],
+        logits: list[Tensor],
+        mask: PatchMask | None,
+        *,
+        angles_follow: bool = False,
+    ) -> Keypoints:
+        """Return the keypoints of a level from its maps, as :meth:`find_in_level` does.
+
+        With ``angles_follow`` angles are zero, and a mask of oriented patches is yet to be applied.
+        """
+        xy, score = self.find_peaks(score_map[0, 0], every=mask is not None)
+        angle = torch.zeros_like(score)
+        if not angles_follow:
+            height, width = level.pixels.size
+            angle = read_angles(read_logits(logits, xy, (width, height)))
+        keypoints = level.place(xy, score, angle)
+        if mask is None or (angles_follow and mask.oriented):
+            return keypoints
+        return keypoints[mask(keypoints)]
 
     def run_network(
         self, image: Float[Tensor, "1 1 height width"]
     ) -> tuple[Float[Tensor, "1 1 height width"], list[Tensor]]:
         """Return the score map and the orientation logits, in the configured precision."""
-        precision = low_precision if self.config.autocast else full_precision
-        with precision(self.device):
-            return self.network.level_maps(image)
+        with self._precision():
+            score, logits = self.network.level_maps(image.to(self.device))
+        return score.to(self.exact_device), [level.to(self.exact_device) for level in logits]
+
+    def run_on_region(self, network: TiledNetwork, pixels: Pixels, region: Region) -> RegionMaps:
+        """Return the maps of a part of a level, in the configured precision."""
+        with self._precision():
+            return network.region_maps(pixels, region).to(self.exact_device)
 
     def find_peaks(
         self, score: Float[Tensor, "height width"], *, every: bool
@@ -138,6 +184,41 @@ class Detector:
             return peaks.double(), score[peaks[:, 1], peaks[:, 0]]
         xy, height = refine_positions(score, peaks)
         return xy.double(), height
+
+    def find_in_tiles(
+        self,
+        network: TiledNetwork,
+        level: Level,
+        mask: PatchMask | None,
+        *,
+        angles_follow: bool = False,
+    ) -> Keypoints:
+        """Return what :meth:`find_in_maps` does, in its order, from one tile after the other."""
+        size, config = level.pixels.size, self.config
+        found, responses, numbers = [], [], []
+        for tile in tiles.iterate_tiles(size):
+            seen = tile.grow(tile_margin_px(config), size)
+            maps = self.run_on_region(network, level.pixels, seen)
+            peaks = find_tile_peaks(maps, tile, config, every=mask is not None)
+            angle = torch.zeros_like(peaks.score)
+            if not angles_follow:
+                angle = read_angles(maps.read_logits(peaks.xy))
+            keypoints = level.place(peaks.xy, peaks.score, angle)
+            if mask is not None and not (angles_follow and mask.oriented):
+                usable = torch.nonzero(mask(keypoints))[:, 0]
+                best = torch.argsort(keypoints.score[usable], descending=True, stable=True)
+                usable = usable[best[: config.max_keypoints]]
+                keypoints, peaks = keypoints[usable], peaks[usable]
+            found.append(keypoints)
+            responses.append(peaks.response)
+            numbers.append(peaks.number)
+        order = rank_peaks(torch.cat(responses), torch.cat(numbers))
+        limit = config.max_keypoints if mask is None else len(order)
+        return Keypoints.concatenate(found)[order[:limit]]
+
+    def _precision(self) -> contextlib.AbstractContextManager[None]:
+        precision = low_precision if self.config.autocast else full_precision
+        return precision(self.device)
 
     def _strongest(self, candidates: Candidates) -> Candidates:
         score = candidates.keypoints.score

@@ -37,7 +37,7 @@ def find_local_maxima(
         threshold: responses at or below it are no keypoints.
         min_prominence: least height above the lowest response of the window, as a share of the
             keypoint's own; zero takes every pixel of a flat response for a keypoint.
-        valid: False where no keypoint may lie.
+        valid: False where the response counts as zero, as at the border.
     """
     height, width = score.shape
     if height <= 2 * border_px or width <= 2 * border_px:
@@ -58,9 +58,14 @@ def find_local_maxima(
 
 
 def refine_positions(
-    score: Float[Tensor, "height width"], xy: Int64[Tensor, "keypoint 2"]
+    score: Float[Tensor, "height width"],
+    xy: Int64[Tensor, "keypoint 2"],
+    first_xy: tuple[int, int] = (0, 0),
 ) -> tuple[Float[Tensor, "keypoint 2"], Float[Tensor, " keypoint"]]:
     """Sub-pixel positions and peak heights by a quadratic fit to each 5x5 neighbourhood.
+
+    Where ``score`` is a part of a map, ``first_xy`` is its first pixel there; the positions are
+    those in the map.
 
     The six coefficients are the least-squares fit to the values, weighted by a Gaussian about the
     pixel: nine values alone follow the noise of the maps. A point stays on its pixel where the fit
@@ -79,7 +84,9 @@ def refine_positions(
     is_peak &= offset.abs().amax(dim=1) <= 1.0
     offset = torch.where(is_peak[:, None], offset, torch.zeros_like(offset))
     rise = 0.5 * (gx * offset[:, 0] + gy * offset[:, 1])
-    return xy.to(top.dtype) + offset.to(top.dtype), top + rise.to(top.dtype) * unit
+    return (xy + xy.new_tensor(first_xy)).to(top.dtype) + offset.to(top.dtype), top + rise.to(
+        top.dtype
+    ) * unit
 
 
 def find_duplicates(

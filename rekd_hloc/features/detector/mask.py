@@ -22,6 +22,42 @@ BLOCK = 1024
 """Patches looked at at once."""
 
 
+class PatchMask:
+    """Tells which keypoints have a patch without ignored pixels.
+
+    Args:
+        is_usable: False where a pixel must be ignored; beyond the image nothing is.
+        patch_size_px: the patch is a square of side ``patch_size_px * scale``; zero asks for the
+            keypoint's own pixel only.
+        oriented: the patch is rotated by the keypoint's angle.
+    """
+
+    def __init__(
+        self, is_usable: Bool[Tensor, "height width"], patch_size_px: float, *, oriented: bool
+    ) -> None:
+        self._distance = _distance_to_ignored(is_usable).to(is_usable.device)
+        self._patch_size_px = patch_size_px
+        self.oriented = oriented
+
+    def __call__(self, keypoints: Keypoints) -> Bool[Tensor, " keypoint"]:
+        """Return True for usable patches."""
+        nowhere = keypoints.xy.new_tensor(float("inf"))
+        distance_px = _read(self._distance, keypoints.xy, reach=nowhere)
+        if self._patch_size_px == 0:
+            return distance_px > 0
+        half = keypoints.scale * self._patch_size_px / 2
+        # the reading is up to half a diagonal off, and the ignored pixel has a corner half a
+        # diagonal nearer than its centre
+        usable = distance_px > half * 2**0.5 + 2 * HALF_DIAGONAL_PX
+        undecided = torch.nonzero(~usable & (distance_px > half - HALF_DIAGONAL_PX))[:, 0]
+        for first in range(0, len(undecided), BLOCK):
+            chosen = undecided[first : first + BLOCK]
+            angle = keypoints.angle[chosen] if self.oriented else torch.zeros_like(half[chosen])
+            xy = keypoints.xy[chosen]
+            usable[chosen] = _whole_patch_is_usable(xy, angle, half[chosen], self._distance)
+        return usable
+
+
 def patches_are_usable(
     keypoints: Keypoints,
     is_usable: Bool[Tensor, "height width"],
@@ -29,26 +65,8 @@ def patches_are_usable(
     *,
     oriented: bool = True,
 ) -> Bool[Tensor, " keypoint"]:
-    """Tell which keypoints have a patch without ignored pixels.
-
-    The patch is a square of side ``patch_size_px * scale``, rotated by the keypoint's angle if
-    ``oriented``. Beyond the image nothing is ignored. A size of zero asks for the keypoint's own
-    pixel only.
-    """
-    distance = _distance_to_ignored(is_usable).to(keypoints.xy)
-    distance_px = _read(distance, keypoints.xy, reach=keypoints.xy.new_tensor(float("inf")))
-    if patch_size_px == 0:
-        return distance_px > 0
-    half = keypoints.scale * patch_size_px / 2
-    # the reading is up to half a diagonal off, and the ignored pixel has a corner half a diagonal
-    # nearer than its centre
-    usable = distance_px > half * 2**0.5 + 2 * HALF_DIAGONAL_PX
-    undecided = torch.nonzero(~usable & (distance_px > half - HALF_DIAGONAL_PX))[:, 0]
-    for first in range(0, len(undecided), BLOCK):
-        chosen = undecided[first : first + BLOCK]
-        angle = keypoints.angle[chosen] if oriented else torch.zeros_like(half[chosen])
-        usable[chosen] = _whole_patch_is_usable(keypoints.xy[chosen], angle, half[chosen], distance)
-    return usable
+    """Tell which keypoints have a patch without ignored pixels; see :class:`PatchMask`."""
+    return PatchMask(is_usable, patch_size_px, oriented=oriented)(keypoints)
 
 
 def _whole_patch_is_usable(xy: Tensor, angle: Tensor, half: Tensor, distance: Tensor) -> Tensor:
@@ -72,7 +90,7 @@ def _distance_to_ignored(is_usable: Tensor) -> Float[Tensor, "height width"]:
     """Pixels from each pixel centre to the nearest ignored one, zero on ignored pixels."""
     usable = is_usable.cpu().numpy().astype(np.uint8)
     if usable.all():
-        return torch.full(usable.shape, float("inf"))
+        return torch.full((1, 1), float("inf")).expand(usable.shape)
     exact = cv2.distanceTransform(usable, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return torch.from_numpy(np.asarray(exact, dtype=np.float32))
 
@@ -85,5 +103,5 @@ def _read(distance: Tensor, xy: Tensor, reach: Tensor) -> Tensor:
     beyond_x = (xy[:, 0] - xy[:, 0].clamp(-0.5, width - 0.5)).abs()
     beyond_y = (xy[:, 1] - xy[:, 1].clamp(-0.5, height - 0.5)).abs()
     outside = torch.hypot(beyond_x, beyond_y) > reach
-    value = distance[row, column]
+    value = distance[row, column].to(xy.dtype)  # the map itself stays small, in float32
     return torch.where(outside, torch.full_like(value, float("inf")), value)

@@ -14,9 +14,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rekd_hloc.config import NetworkConfig
-from rekd_hloc.features.detector.frozen import FrozenBackbone
+from rekd_hloc.features.detector.frozen import HALO_PX, FrozenBackbone
 from rekd_hloc.features.detector.normalise import normalise_contrast
+from rekd_hloc.features.detector.resample import aligned_source, resize_region
+from rekd_hloc.features.detector.tiles import PartialMap, Pixels, Region, RegionMaps, Size
 from rekd_hloc.features.precision import full_precision
+
+BLUR_RADIUS_PX = 3
+"""Reach of the Gaussian before inner levels 1 and up."""
 
 Maps = tuple[Float[Tensor, "batch 1 height width"], list[Float[Tensor, "batch bin _ _"]]]
 
@@ -35,6 +40,17 @@ class DetectorNetwork(Protocol):
 
     def level_maps(self, image: Float[Tensor, "batch 1 height width"]) -> Maps:
         """Return the score map, and the logits of each inner level; see :meth:`Rekd.level_maps`."""
+
+
+@runtime_checkable
+class TiledNetwork(DetectorNetwork, Protocol):
+    """A network that can run on a part of an image, so that an image of any size fits in memory.
+
+    One that cannot runs on the whole.
+    """
+
+    def region_maps(self, pixels: Pixels, region: Region) -> RegionMaps:
+        """Return the maps of a part; see :meth:`Rekd.region_maps`."""
 
 
 class Rekd(nn.Module):
@@ -73,7 +89,9 @@ class Rekd(nn.Module):
         self.pixel_range = pixel_range
         self.norm_window_px = norm_window_px
         self._blur: Tensor
-        self.register_buffer("_blur", _gaussian_kernel(1.5, 3, blur_gain), persistent=False)
+        self.register_buffer(
+            "_blur", _gaussian_kernel(1.5, BLUR_RADIUS_PX, blur_gain), persistent=False
+        )
         pool = _gaussian_taps(orientation_blur_px) if orientation_blur_px > 0 else torch.ones(1)
         self._pool: Tensor
         self.register_buffer("_pool", pool, persistent=False)
@@ -121,15 +139,58 @@ class Rekd(nn.Module):
             score = F.relu(self.score_head(self.score_norm(torch.cat(pooled, dim=1))))
         return score, logits
 
+    def region_maps(self, pixels: Pixels, region: Region) -> RegionMaps:
+        """Return what :meth:`level_maps` gives for a part of an image, from as much as that needs.
+
+        Args:
+            pixels: the image, on any device.
+            region: the part.
+        """
+        size = pixels.size
+        pooled, logits = [], []
+        for level in range(self.inner_levels):
+            inner = self._inner_size(size, level)
+            needed = aligned_source(region, size, inner)
+            smoothed = needed.grow(len(self._pool) // 2, inner)
+            seen = smoothed.grow(HALO_PX, inner)
+            with full_precision(self.device):
+                image = self._inner_region(pixels, level, seen, inner)
+            features, level_logits = self.backbone(image)
+            with full_precision(self.device):
+                features = needed.cut(features.float(), seen)
+                pooled.append(resize_region(features, needed, inner, region, size))
+                level_logits = self._pool_logits(smoothed.cut(level_logits.float(), seen))
+                logits.append(PartialMap(needed.cut(level_logits, smoothed), needed, inner))
+        with full_precision(self.device):
+            score = F.relu(self.score_head(self.score_norm(torch.cat(pooled, dim=1))))
+        return RegionMaps(score, logits, region, size)
+
     @torch.no_grad()
     def _inner_image(self, image: Tensor, level: int) -> Tensor:
         image = image * self.pixel_range
         height, width = image.shape[2:]
         if level > 0:
-            image = F.conv2d(image, self._blur, padding=3)
-            shrink = self.inner_factor**level
-            image = _resize(image, (max(int(height / shrink), 1), max(int(width / shrink), 1)))
+            image = F.conv2d(image, self._blur, padding=BLUR_RADIUS_PX)
+            image = _resize(image, self._inner_size((height, width), level))
         return normalise_contrast(image, self.norm_window_px)
+
+    @torch.no_grad()
+    def _inner_region(self, pixels: Pixels, level: int, region: Region, inner: Size) -> Tensor:
+        """Return a part of what :meth:`_inner_image` gives."""
+        seen = region.grow(self.norm_window_px // 2, inner)
+        read = seen
+        if level > 0:
+            resized = aligned_source(seen, inner, pixels.size)
+            read = resized.grow(BLUR_RADIUS_PX, pixels.size)
+        image = pixels.read(read).to(self.device) * self.pixel_range
+        if level > 0:
+            image = F.conv2d(image, self._blur, padding=BLUR_RADIUS_PX)
+            image = resize_region(resized.cut(image, read), resized, pixels.size, seen, inner)
+        return region.cut(normalise_contrast(image, self.norm_window_px), seen)
+
+    def _inner_size(self, size: Size, level: int) -> Size:
+        shrink = self.inner_factor**level
+        return max(int(size[0] / shrink), 1), max(int(size[1] / shrink), 1)
 
     def _pool_logits(self, logits: Tensor) -> Tensor:
         taps = self._pool

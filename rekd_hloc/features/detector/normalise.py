@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from rekd_hloc.devices import exact_device
+
 
 def normalise_contrast(
     image: Float[Tensor, "batch channel height width"], window_px: int
@@ -27,13 +29,13 @@ def normalise_contrast(
     Returns:
         The normalised image; a constant image gives zeros.
     """
-    exact = image.double()
+    exact = image.to(exact_device(image.device)).double()
     both = torch.cat([exact, exact * exact], dim=1)
     on_cpu = both.device.type == "cpu" and not both.requires_grad
     means = (_box_mean_by_opencv if on_cpu else _box_mean)(both, window_px)
     mean, mean_square = means.chunk(2, 1)
     variance = (mean_square - mean * mean).clamp(min=0)
-    return ((exact - mean) / (1.0 + variance.sqrt())).to(image.dtype)
+    return ((exact - mean) / (1.0 + variance.sqrt())).to(image.dtype).to(image.device)
 
 
 def _box_mean(

@@ -26,6 +26,13 @@ def bin_from_angle(angle: Float[Tensor, "*shape"], num_bins: int) -> Float[Tenso
     return torch.where(position >= num_bins, torch.zeros_like(position), position)
 
 
+def read_angles(
+    logits: Float[Tensor, "keypoint bin"], *, sub_bin: bool = True
+) -> Float[Tensor, " keypoint"]:
+    """Return the angle of the highest peak of each histogram; see :func:`find_peak`."""
+    return angle_from_bin(find_peak(logits, sub_bin=sub_bin), logits.shape[1])
+
+
 def find_peak(
     logits: Float[Tensor, "keypoint bin"], *, sub_bin: bool = True
 ) -> Float[Tensor, " keypoint"]:

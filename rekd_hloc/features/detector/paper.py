@@ -13,6 +13,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import torch
@@ -21,8 +22,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rekd_hloc.config import DetectorConfig
+from rekd_hloc.features.detector import tiles
 from rekd_hloc.features.detector.detect import Candidates, Detector, is_constant
-from rekd_hloc.features.detector.orientation import angle_from_bin, find_peak, read_logits
+from rekd_hloc.features.detector.mask import PatchMask
+from rekd_hloc.features.detector.network import TiledNetwork
+from rekd_hloc.features.detector.orientation import read_angles, read_logits
+from rekd_hloc.features.detector.paper_tiles import EnlargedGreys, RoundedGreys, reduce_in_strips
+from rekd_hloc.features.detector.pyramid import Level
+from rekd_hloc.features.detector.tiles import Pixels, Region, StoredPixels
 from rekd_hloc.types import Keypoints
 
 TRUNCATE = 4.0
@@ -31,33 +38,62 @@ ORIENTATION_SHIFT_PX = -1.0
 """Added to x and y where the histogram is read."""
 
 
+class PaperLevel(Level):
+    """A level whose pixels are mapped to the image by its scale alone."""
+
+    def to_image(self, xy: Float[Tensor, "keypoint 2"]) -> Float[Tensor, "keypoint 2"]:
+        """Map pixels of the level to pixels of the image: the centres of the first coincide."""
+        return xy * self.scale
+
+
 class PaperDetector(Detector):
     """Finds keypoints as the paper's published code does."""
 
     def find_candidates(
-        self, image: Float[Tensor, "height width"], *, every: bool = False
+        self, image: Float[Tensor, "height width"], mask: PatchMask | None = None
     ) -> Candidates:
-        """Return local maxima of all levels, with the angles of the image's own size."""
-        grey = image.to(self.device)[None, None]
+        """Return the best maxima of each level, with the angles of the image's own size."""
+        grey = image.to(self.exact_device)[None, None]
         if is_constant(grey):
-            return Candidates.concatenate({}, self.device)
-        grey = (grey.double() * 255).round()
-        grey = grey / grey.max().clamp(min=1)
-        own_size_logits: list[Tensor] = []
+            return Candidates.concatenate({}, self.exact_device)
         of_levels: dict[int, Keypoints] = {}
-        for number, level in iterate_paper_levels(grey, self.config):
-            score_map, logits = self.run_network(level)
-            if number == 0:
-                own_size_logits = logits
-            xy, score = self.find_peaks(score_map[0, 0], every=every)
-            scale = self.config.factor**number
-            of_levels[number] = Keypoints(
-                xy * scale, torch.full_like(score, scale), torch.zeros_like(score), score
-            )
-        candidates = Candidates.concatenate(of_levels, self.device)
-        height, width = grey.shape[2:]
-        angle = read_paper_angles(own_size_logits, candidates.keypoints.xy, (width, height))
-        return replace(candidates, keypoints=replace(candidates.keypoints, angle=angle))
+        own_size_logits: list[Tensor] = []
+        for level in paper_levels(grey, self.config):
+            tiled = self.tiled_network(level)
+            if tiled is not None:
+                keypoints = self.find_in_tiles(tiled, level, mask, angles_follow=True)
+            else:
+                score_map, logits = self.run_network(level.image)
+                own_size_logits = logits if level.number == 0 else own_size_logits
+                keypoints = self.find_in_maps(level, score_map, logits, mask, angles_follow=True)
+            of_levels[level.number] = keypoints
+        candidates = Candidates.concatenate(of_levels, self.exact_device)
+        xy, (height, width) = candidates.keypoints.xy, grey.shape[2:]
+        if own_size_logits:
+            angle = read_paper_angles(own_size_logits, xy, (width, height))
+        else:
+            angle = self._read_angles_in_tiles(RoundedGreys(grey), xy)
+        candidates = replace(candidates, keypoints=replace(candidates.keypoints, angle=angle))
+        if mask is None:
+            return candidates
+        if mask.oriented:
+            candidates = candidates[mask(candidates.keypoints)]
+        return self._strongest(candidates)
+
+    def _read_angles_in_tiles(
+        self, pixels: RoundedGreys, xy: Float[Tensor, "keypoint 2"]
+    ) -> Float[Tensor, " keypoint"]:
+        """Return what :func:`read_paper_angles` does, from one tile after the other."""
+        assert isinstance(self.network, TiledNetwork)
+        limit = xy.new_tensor([pixels.size[1], pixels.size[0]]) - 1
+        point = (xy + ORIENTATION_SHIFT_PX).round().clamp(min=0).minimum(limit)
+        angle = torch.zeros(len(xy), device=xy.device)
+        for tile in tiles.iterate_tiles(pixels.size):
+            chosen = torch.nonzero(tile.contains(point))[:, 0]
+            if len(chosen) > 0:
+                maps = self.run_on_region(self.network, pixels, tile)
+                angle[chosen] = read_angles(maps.read_logits(point[chosen]), sub_bin=False)
+        return angle
 
 
 def read_paper_angles(
@@ -73,7 +109,25 @@ def read_paper_angles(
         image_size: (width, height).
     """
     histogram = read_logits(logits, (xy + ORIENTATION_SHIFT_PX).round(), image_size)
-    return angle_from_bin(find_peak(histogram, sub_bin=False), histogram.shape[1])
+    return read_angles(histogram, sub_bin=False)
+
+
+def paper_levels(
+    grey: Float[Tensor, "1 1 height width"], config: DetectorConfig
+) -> Iterator[PaperLevel]:
+    """Return the levels of an image of greys in 0..1, from the largest to the smallest."""
+    height, width = grey.shape[2:]
+    largest = height * width * config.factor ** (2 * config.levels_up)
+    if largest > tiles.WHOLE_PIXELS:
+        levels = _iterate_large_levels(grey, config)
+    else:
+        rounded = (grey.double() * 255).round()
+        exact = rounded / rounded.max().clamp(min=1)
+        small = iterate_paper_levels(exact, config)
+        levels = ((number, StoredPixels(image)) for number, image in small)
+    for number, pixels in levels:
+        scale = config.factor**number
+        yield PaperLevel(pixels, number, scale, (scale, scale))
 
 
 def iterate_paper_levels(
@@ -93,6 +147,29 @@ def iterate_paper_levels(
         yield number, current.float()
 
 
+def _iterate_large_levels(
+    grey: Float[Tensor, "1 1 height width"], config: DetectorConfig
+) -> Iterator[tuple[int, Pixels]]:
+    """Return the same levels of an image whose enlarged levels would take too much memory."""
+    image = RoundedGreys(grey)
+    for number in range(-config.levels_up, 0):
+        yield number, EnlargedGreys(image, config.factor**-number)
+    yield 0, image
+    read, size = image.read_exact, image.size
+    for number in range(1, config.levels_down + 1):
+        radius = _blur_radius(_reduction_sigma(config.factor))
+        reduced = reduce_in_strips(
+            read, size, config.factor, partial(_smooth, factor=config.factor), radius
+        )
+        yield number, StoredPixels(reduced.float())
+        size = reduced.shape[2], reduced.shape[3]
+        read = partial(_read_stored, reduced)
+
+
+def _read_stored(image: Tensor, region: Region) -> Tensor:
+    return region.cut(image, Region(0, image.shape[2], 0, image.shape[3]))
+
+
 def _enlarge(image: Tensor, factor: float) -> Tensor:
     plain = image[0, 0].cpu().numpy()
     # the factors, not the rounded size, set OpenCV's sampling step
@@ -101,14 +178,25 @@ def _enlarge(image: Tensor, factor: float) -> Tensor:
 
 
 def _reduce(image: Tensor, factor: float) -> Tensor:
-    sigma = 2 * factor / 6.0
-    smooth = _blur(_blur(image, 2, sigma), 3, sigma)
     size = [math.ceil(side / factor) for side in image.shape[2:]]
-    return F.interpolate(smooth, size, mode="bilinear", align_corners=False)
+    return F.interpolate(_smooth(image, factor), size, mode="bilinear", align_corners=False)
+
+
+def _smooth(image: Tensor, factor: float) -> Tensor:
+    sigma = _reduction_sigma(factor)
+    return _blur(_blur(image, 2, sigma), 3, sigma)
+
+
+def _reduction_sigma(factor: float) -> float:
+    return 2 * factor / 6.0
+
+
+def _blur_radius(sigma: float) -> int:
+    return int(TRUNCATE * sigma + 0.5)
 
 
 def _blur(image: Tensor, dim: int, sigma: float) -> Tensor:
-    radius = int(TRUNCATE * sigma + 0.5)
+    radius = _blur_radius(sigma)
     steps = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
     taps = torch.exp(-(steps**2) / (2 * sigma**2))
     taps = taps / taps.sum()

@@ -13,6 +13,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rekd_hloc.config import DetectorConfig
+from rekd_hloc.features.detector import tiles
+from rekd_hloc.features.detector.resample import cubic_taps, sample
+from rekd_hloc.features.detector.tiles import Pixels, Region, Size, StoredPixels
+from rekd_hloc.types import Keypoints
 
 
 @dataclass(frozen=True)
@@ -20,16 +24,30 @@ class Level:
     """Hold one size of the image.
 
     Attributes:
-        image: grey values (1, 1, height, width).
+        pixels: grey values; a large enlarged level is computed where it is read.
         number: l, negative for enlarged levels.
         scale: ``factor ** l``.
         ratio: image pixels for one level pixel, (x, y).
     """
 
-    image: Float[Tensor, "1 1 height width"]
+    pixels: Pixels
     number: int
     scale: float
     ratio: tuple[float, float]
+
+    @property
+    def image(self) -> Float[Tensor, "1 1 height width"]:
+        """Return all grey values."""
+        return self.pixels.read(Region.whole(self.pixels.size))
+
+    def place(
+        self,
+        xy: Float[Tensor, "keypoint 2"],
+        score: Float[Tensor, " keypoint"],
+        angle: Float[Tensor, " keypoint"],
+    ) -> Keypoints:
+        """Return keypoints of the image from what was found in the level's pixels."""
+        return Keypoints(self.to_image(xy), torch.full_like(score, self.scale), angle, score)
 
     def to_image(self, xy: Float[Tensor, "keypoint 2"]) -> Float[Tensor, "keypoint 2"]:
         """Map pixels of the level to pixels of the image: the corners of both coincide."""
@@ -47,7 +65,7 @@ def iterate_levels(
         if min(size) <= 2 * config.border_px:
             continue
         yield Level(
-            image=_resample(image.float(), size),
+            pixels=_resample(image.float(), size),
             number=number,
             scale=scale,
             ratio=(width / size[1], height / size[0]),
@@ -101,10 +119,27 @@ def strongest_of_each_level(
     return order[is_selected[order]]
 
 
-def _resample(image: Tensor, size: tuple[int, int]) -> Tensor:
+@dataclass(frozen=True)
+class EnlargedPixels:
+    """An image that is enlarged where it is read, as torch does it (bicubic, clamped to 0..1)."""
+
+    source: Float[Tensor, "1 1 height width"]
+    size: Size
+
+    def read(self, region: Region) -> Float[Tensor, "1 1 height width"]:
+        """Return a part of the enlarged image."""
+        height, width = self.source.shape[2:]
+        rows = cubic_taps(region.top, region.bottom, height, self.size[0])
+        columns = cubic_taps(region.left, region.right, width, self.size[1])
+        return sample(self.source, Region.whole((height, width)), rows, columns).clamp(0, 1)
+
+
+def _resample(image: Tensor, size: Size) -> Pixels:
     if image.shape[2:] == torch.Size(size):
-        return image
+        return StoredPixels(image)
     enlarge = size[0] > image.shape[2]
+    if enlarge and size[0] * size[1] > tiles.WHOLE_PIXELS:
+        return EnlargedPixels(image, size)
     mode = "bicubic" if enlarge else "bilinear"
     resampled = F.interpolate(image, size, mode=mode, antialias=not enlarge, align_corners=False)
-    return resampled.clamp(0, 1) if enlarge else resampled
+    return StoredPixels(resampled.clamp(0, 1) if enlarge else resampled)

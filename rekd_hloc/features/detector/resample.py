@@ -1,0 +1,110 @@
+"""Resampling a part of a map as torch resamples the whole: at the positions of the whole map.
+
+The positions are computed in the precision that torch has for them, so that a part differs from
+the same part of the whole by rounding only.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from rekd_hloc.features.detector.tiles import Region, Size
+
+CUBIC = -0.75
+"""Parameter of the bicubic kernel, that of torch."""
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The pixels that each row (or column) of a resampled map is made of, and their weights."""
+
+    index: Int64[Tensor, "tap row"]
+    weight: Float[Tensor, "tap row"]
+
+    def span(self) -> tuple[int, int]:
+        """Return the first source pixel and the first one after the last."""
+        return int(self.index.min()), int(self.index.max()) + 1
+
+
+def aligned_taps(first: int, end: int, source: int, target: int) -> Taps:
+    """Linear, corners aligned: rows ``first`` to ``end`` of ``target``, made from ``source``."""
+    scale = torch.tensor(source - 1.0) / torch.tensor(target - 1.0 if target > 1 else torch.inf)
+    return linear_taps(scale * torch.arange(first, end, dtype=torch.float32), source)
+
+
+def linear_taps(position: Float[Tensor, " row"], source: int) -> Taps:
+    """Linear, at these positions, which are clamped to the map."""
+    position = position.clamp(0, source - 1)
+    index = position.floor()
+    fraction = position - index
+    after = (index + 1).clamp(max=source - 1)
+    return Taps(torch.stack([index, after]).long(), torch.stack([1 - fraction, fraction]))
+
+
+def cubic_taps(first: int, end: int, source: int, target: int) -> Taps:
+    """Cubic, pixel areas aligned; see :func:`aligned_taps`."""
+    scale = torch.tensor(float(source)) / torch.tensor(float(target))
+    position = scale * (torch.arange(first, end, dtype=torch.float32) + 0.5) - 0.5
+    index = position.floor()
+    t = position - index
+    a = CUBIC
+
+    def near(x: Tensor) -> Tensor:
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+
+    def far(x: Tensor) -> Tensor:
+        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+
+    indices = index.long() + torch.arange(-1, 3)[:, None]
+    weights = torch.stack([far(t + 1), near(t), near(1 - t), far(2 - t)])
+    return Taps(indices.clamp(0, source - 1), weights)
+
+
+def aligned_source(region: Region, size: Size, source: Size) -> Region:
+    """Return the region of a map of size ``source`` that ``region`` of one of ``size`` reads."""
+    rows = aligned_taps(region.top, region.bottom, source[0], size[0])
+    columns = aligned_taps(region.left, region.right, source[1], size[1])
+    return Region(*rows.span(), *columns.span())
+
+
+def resize_region(
+    maps: Float[Tensor, "batch channel _ _"],
+    covered: Region,
+    source: Size,
+    region: Region,
+    size: Size,
+) -> Float[Tensor, "batch channel height width"]:
+    """Return a part of maps that are resized bilinearly, corners aligned.
+
+    Args:
+        maps: the part of them that :func:`aligned_source` names, or more.
+        covered: where that part lies.
+        source: size of the whole maps.
+        region: wanted of the resized maps.
+        size: of the whole resized maps.
+    """
+    if source == size:
+        return region.cut(maps, covered)
+    rows = aligned_taps(region.top, region.bottom, source[0], size[0])
+    columns = aligned_taps(region.left, region.right, source[1], size[1])
+    return sample(maps, covered, rows, columns)
+
+
+def sample(
+    maps: Float[Tensor, "batch channel _ _"], covered: Region, rows: Taps, columns: Taps
+) -> Float[Tensor, "batch channel height width"]:
+    """Weigh the rows and columns of maps; only what is read of them is touched."""
+    used = Region(*rows.span(), *columns.span())
+    part = used.cut(maps, covered)
+    for dim, taps, first in ((3, columns, used.left), (2, rows, used.top)):
+        index = (taps.index - first).to(maps.device)
+        weight = taps.weight.to(maps)
+        if dim == 2:
+            weight = weight[:, :, None]
+        total = part.index_select(dim, index[0]) * weight[0]
+        for number in range(1, len(index)):
+            total += part.index_select(dim, index[number]) * weight[number]
+        part = total
+    return part
