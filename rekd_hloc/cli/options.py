@@ -61,6 +61,13 @@ Masks = Annotated[
     Path | None,
     typer.Option("--mask-dir", help="Masks as COLMAP's: NAME.png, zero where to ignore."),
 ]
+MaskFrame = Annotated[
+    str,
+    typer.Option(
+        help="Grid of masks whose photos EXIF rotates: file as for COLMAP, upright as viewers show "
+        "the photo, or auto to decide by size and EXIF."
+    ),
+]
 Filter = Annotated[
     str,
     typer.Option(

@@ -15,6 +15,7 @@ from rekd_hloc.cli.options import (
     Filter,
     Images,
     Json,
+    MaskFrame,
     Masks,
     MaxKeypoints,
     Overlap,
@@ -46,6 +47,7 @@ def extract(
     settings: Settings = None,
     max_keypoints: MaxKeypoints = None,
     mask_dir: Masks = None,
+    mask_frame: MaskFrame = "auto",
     device: Device = "auto",
     overwrite: Overwrite = False,
     strict: Strict = False,
@@ -58,15 +60,25 @@ def extract(
     """
     from rekd_hloc.features.extractor import Extractor
     from rekd_hloc.sfm.extraction import extract_images
+    from rekd_hloc.sfm.image_notes import describe_upright_masks
 
     name, resolved = resolve_conf(conf, config, settings, max_keypoints, device)
     extractor = Extractor.from_pretrained(name, device=device, config=resolved)
     summary = extract_images(
-        extractor, images, output, mask_dir=mask_dir, overwrite=overwrite, progress=not quiet
+        extractor,
+        images,
+        output,
+        mask_dir=mask_dir,
+        mask_frame=mask_frame,
+        overwrite=overwrite,
+        progress=not quiet,
     )
     counts = sorted(summary.num_keypoints.values())
     median = counts[len(counts) // 2] if counts else 0
     _print_skipped(summary.skipped)
+    rotated = describe_upright_masks(summary.mask_frames)
+    if rotated:
+        typer.echo(rotated, err=True)
     print_result(
         json_output,
         {**asdict(summary), "output": str(output)},
@@ -152,6 +164,7 @@ def reconstruct(
         ),
     ] = None,
     mask_dir: Masks = None,
+    mask_frame: MaskFrame = "auto",
     source: PairsSource = "exhaustive",
     overlap: Overlap = 10,
     filter_name: Filter = "density",
@@ -196,6 +209,7 @@ def reconstruct(
         pairs=source,
         overlap=overlap,
         mask_dir=mask_dir,
+        mask_frame=mask_frame,
         mapper=mapper,
         camera_model=camera_model,
         camera_mode=camera_mode,

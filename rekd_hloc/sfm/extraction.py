@@ -8,7 +8,7 @@ many workers, while this process alone writes the file.
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,7 +16,9 @@ from tqdm import tqdm
 
 from rekd_hloc.names import one_line
 from rekd_hloc.sfm.image_folder import check_names, check_still_there, find_mask, is_there
+from rekd_hloc.sfm.image_notes import ImageNotes, warn_of_notes
 from rekd_hloc.sfm.image_work import FeatureArrays, ImageExtractor, ImageFile, ImageWork
+from rekd_hloc.sfm.mask_frames import AUTO, check_mask_frame
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features, Keypoints
 
@@ -40,6 +42,9 @@ class ExtractionSummary:
         num_resumed: of ``names``, how many were in the file before.
         seconds: this run took.
         num_keypoints: of each image in ``names``.
+        value_ranges: the values that became black and white, of images that are not of 8 bits.
+        mask_frames: of images that EXIF rotates, the pixel grid that their masks were taken to
+            have: ``file``, ``upright``, or ``either`` where both fit and the file's was taken.
     """
 
     names: list[str]
@@ -47,6 +52,8 @@ class ExtractionSummary:
     num_resumed: int
     seconds: float
     num_keypoints: dict[str, int]
+    value_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    mask_frames: dict[str, str] = field(default_factory=dict)
 
 
 def extract_images(
@@ -56,6 +63,7 @@ def extract_images(
     *,
     names: Sequence[str] | None = None,
     mask_dir: Path | None = None,
+    mask_frame: str = AUTO,
     overwrite: bool = False,
     progress: bool = False,
     map_images: MapImages = map,
@@ -70,6 +78,8 @@ def extract_images(
             ``skipped`` tells as well what looks like a photo there and is not used.
         mask_dir: masks as COLMAP's, one for each image: ``NAME.png`` with NAME including its
             suffix, or NAME with ``.png`` for its suffix; zero where to ignore.
+        mask_frame: the pixel grid of masks whose images EXIF rotates: ``file``, ``upright``, or
+            ``auto`` to decide by their sizes and EXIF.
         overwrite: replace ``out`` instead of going on with it.
         progress: show a bar on stderr.
         map_images: as for :func:`extract_files`.
@@ -77,15 +87,20 @@ def extract_images(
     Raises:
         FileNotFoundError: no such folder, or one of ``names`` is not in it; or most images are gone
             before their turn.
-        ValueError: the folder holds no image, or ``out`` was made with other options.
+        ValueError: the folder holds no image, no such ``mask_frame``, or ``out`` was made with
+            other options.
         OSError: ``out`` cannot be written, or the disk is full; what was finished is kept.
     """
+    check_mask_frame(mask_frame)
     listing = check_names(image_dir, names, mask_dir)
     summary = extract_files(
         extractor,
-        [ImageFile(name, image_dir / name, _mask(mask_dir, name)) for name in listing.images],
+        [
+            ImageFile(name, image_dir / name, _mask(mask_dir, name), mask_frame)
+            for name in listing.images
+        ],
         out,
-        provenance=_mask_provenance(mask_dir),
+        provenance=_mask_provenance(mask_dir, mask_frame),
         overwrite=overwrite,
         progress=progress,
         map_images=map_images,
@@ -129,6 +144,7 @@ def extract_files(
     start = time.perf_counter()
     skipped: dict[str, str] = {}
     counts: dict[str, int] = {}
+    notes: dict[str, ImageNotes] = {}
     made_with = {**extractor.provenance, **(provenance or {})}
     with FeatureStore.resume(out, made_with, overwrite=overwrite) as store:
         missing = [image for image in images if image.name not in store]
@@ -144,22 +160,32 @@ def extract_files(
                 logger.info("skipped %s: %s", image.name, skipped[image.name])
             else:
                 features = _to_features(result)
-                store.write(image.name, features)
+                store.write(image.name, features, attributes=result.notes.attributes)
                 counts[image.name] = len(features)
+                notes[image.name] = result.notes
+        warn_of_notes(notes)
         counts |= {name: len(store.read(name)) for name in resumed}
+        notes |= {name: ImageNotes.from_attributes(store.attributes(name)) for name in resumed}
     names = [image.name for image in images if image.name in counts]
     seconds = time.perf_counter() - start
     num_keypoints = {name: counts[name] for name in names}
-    return ExtractionSummary(names, skipped, len(resumed), seconds, num_keypoints)
+    return ExtractionSummary(
+        names, skipped, len(resumed), seconds, num_keypoints,
+        value_ranges={name: limits for name in names if (limits := notes[name].value_range)},
+        mask_frames={name: frame for name in names if (frame := notes[name].mask_frame)},
+    )  # fmt: skip
 
 
-def extraction_provenance(extractor: ImageExtractor, mask_dir: Path | None) -> dict[str, str]:
+def extraction_provenance(
+    extractor: ImageExtractor, mask_dir: Path | None, mask_frame: str = AUTO
+) -> dict[str, str]:
     """Return what :func:`extract_images` records of a file that it makes."""
-    return {**extractor.provenance, **_mask_provenance(mask_dir)}
+    return {**extractor.provenance, **_mask_provenance(mask_dir, mask_frame)}
 
 
-def _mask_provenance(mask_dir: Path | None) -> dict[str, str]:
-    return {"masks": "none" if mask_dir is None else "used"}
+def _mask_provenance(mask_dir: Path | None, mask_frame: str) -> dict[str, str]:
+    used = "used" if mask_frame == AUTO else f"used as {mask_frame}"
+    return {"masks": "none" if mask_dir is None else used}
 
 
 def _mask(mask_dir: Path | None, name: str) -> Path | None:

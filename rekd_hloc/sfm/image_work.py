@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rekd_hloc.images import ImageReadError, load_image
 from rekd_hloc.names import printable
+from rekd_hloc.sfm.image_notes import ImageNotes
 from rekd_hloc.sfm.mask_frames import AUTO, MaskError, check_mask_frame, fit_mask
 from rekd_hloc.storage.names import check_name
 from rekd_hloc.types import Features
@@ -87,20 +88,6 @@ class ImageFile:
 
     def __post_init__(self) -> None:
         check_mask_frame(self.mask_frame)
-
-
-@dataclass(frozen=True)
-class ImageNotes:
-    """Tell how a file was read, where there was a choice.
-
-    Attributes:
-        value_range: the values that became black and white; None for an image of 8 bits.
-        mask_frame: ``file``, ``upright`` or ``either``, as in
-            :class:`rekd_hloc.sfm.mask_frames.FittedMask`; None where there was no choice.
-    """
-
-    value_range: tuple[float, float] | None = None
-    mask_frame: str | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from rekd_hloc.matching.pairs import EXHAUSTIVE, SEQUENTIAL, format_pairs, make_
 from rekd_hloc.sfm.extraction import extract_images, extraction_provenance
 from rekd_hloc.sfm.image_folder import check_still_there, find_images
 from rekd_hloc.sfm.image_work import ImageExtractor
+from rekd_hloc.sfm.mask_frames import AUTO
 from rekd_hloc.sfm.output_folder import PAIRS, OutputFolder
 from rekd_hloc.sfm.stages import MappingOptions, Run, build_model
 from rekd_hloc.storage.features import FeatureStore, MatchStore
@@ -45,6 +46,8 @@ class ReconstructOptions(MappingOptions):
         pairs: ``exhaustive``, ``sequential``, or a file with the names of a pair on each line.
         overlap: neighbours of an image in sequential pairs.
         mask_dir: masks as COLMAP's, zero where to ignore.
+        mask_frame: the pixel grid of masks whose images EXIF rotates: ``file``, ``upright``, or
+            ``auto`` to decide by their sizes and EXIF.
         reference: true poses to compare with: a COLMAP model, or IMC ``calibration_*.h5`` files.
         device: of extraction and matching.
     """
@@ -55,6 +58,7 @@ class ReconstructOptions(MappingOptions):
     pairs: str | Path = EXHAUSTIVE
     overlap: int = 10
     mask_dir: Path | None = None
+    mask_frame: str = AUTO
     reference: Path | None = None
     device: str = "auto"
 
@@ -132,7 +136,8 @@ def _run_all_stages(
         anew = _find_other_settings(run, options, extractor, features_path, matches_path)
         summary = extract_images(
             extractor, run.image_dir, features_path, names=listing.images,
-            mask_dir=options.mask_dir, overwrite=features_path in anew, progress=run.progress,
+            mask_dir=options.mask_dir, mask_frame=options.mask_frame,
+            overwrite=features_path in anew, progress=run.progress,
         )  # fmt: skip
     usable = set(summary.names)
     if options.pairs == SEQUENTIAL:
@@ -145,7 +150,11 @@ def _run_all_stages(
             overwrite=matches_path in anew, device=options.device, progress=run.progress,
         )  # fmt: skip
     check_still_there([run.image_dir / name for name in listing.images], run.output)
-    configuration = _configuration(options, extractor.provenance)
+    configuration = {
+        **_configuration(options, extractor.provenance),
+        "value_ranges": summary.value_ranges,
+        "mask_frames": summary.mask_frames,
+    }
     counts, skipped = summary.num_keypoints, summary.skipped
     return build_model(
         run, features_path, matches_path, pairs, counts, skipped, configuration,
@@ -166,7 +175,7 @@ def _find_other_settings(
         ValueError: there are some, and the user has not allowed to replace them.
     """
     anew = set()
-    made_with = extraction_provenance(extractor, options.mask_dir)
+    made_with = extraction_provenance(extractor, options.mask_dir, options.mask_frame)
     if is_other(features_path, made_with, overwrite=run.folder.overwrite):
         anew.add(features_path)
     else:
@@ -264,6 +273,7 @@ def _configuration(options: ReconstructOptions, provenance: Mapping[str, str]) -
         "extraction": stored_config(provenance),
         "extraction_hash": provenance.get("config_hash"),
         "masks": str(options.mask_dir) if options.mask_dir else None,
+        "mask_frame": options.mask_frame,
         "matching": asdict(options.matching),
         "matching_hash": config_hash(options.matching),
         "pairs": str(options.pairs),

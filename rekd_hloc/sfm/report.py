@@ -13,6 +13,7 @@ import psutil
 
 from rekd_hloc import __version__
 from rekd_hloc.sfm.alignment import Pose, align_to_reference
+from rekd_hloc.sfm.image_notes import describe_upright_masks, describe_value_ranges
 from rekd_hloc.sfm.skipped import shorten_skipped
 from rekd_hloc.sfm.verification import Counts
 from rekd_hloc.storage.provenance import package_versions
@@ -168,6 +169,12 @@ def format_report(report: Mapping[str, Any]) -> str:
         ]
     elif report.get("alignment_failure"):
         lines.append(f"reference     not compared: {report['alignment_failure']}")
+    ranges = report["configuration"].get("value_ranges")
+    if ranges:
+        lines.append(f"depth         {describe_value_ranges(ranges)}")
+    masks = describe_upright_masks(report["configuration"].get("mask_frames") or {})
+    if masks:
+        lines.append(f"masks         {masks}")
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in report["seconds"].items())
     lines.append(f"seconds       {stages}; peak memory {report['peak_memory_mib']:.0f} MiB")
     for name, reason in shorten_skipped(report["skipped"], "report.json lists all"):

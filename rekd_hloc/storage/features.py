@@ -10,7 +10,7 @@ have, is in :mod:`rekd_hloc.storage.feature_arrays`; matches are in
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from rekd_hloc.storage.feature_arrays import (
     FEATURE_DATASETS,
@@ -119,13 +119,25 @@ class FeatureStore:
         """
         return self._read(name, ("image_size",), image_size_of)
 
-    def write(self, name: str, features: Features, *, uncertainty: float = 1.0) -> None:
+    def attributes(self, name: str) -> dict[str, Any]:
+        """Return what is recorded with an image; empty if there is nothing or no such image."""
+        return self._file.attributes(name)
+
+    def write(
+        self,
+        name: str,
+        features: Features,
+        *,
+        uncertainty: float = 1.0,
+        attributes: Mapping[str, str | float] | None = None,
+    ) -> None:
         """Add an image, or replace it.
 
         Args:
             name: path relative to the image folder, with ``/``.
             features: in pixels of the original image.
             uncertainty: standard deviation of the keypoints in pixels of the original image.
+            attributes: of the image's group, such as how its file was read.
 
         Raises:
             ValueError: a name that HDF5 cannot hold, or a store that was opened to read.
@@ -134,6 +146,8 @@ class FeatureStore:
         check_name(name)
         arrays = arrays_of(features, half_descriptors=self._half_descriptors)
         attrs: dict[str, dict[str, str | float]] = {"keypoints": {"uncertainty": uncertainty}}
+        if attributes:
+            attrs[""] = dict(attributes)
         self._file.append(Record(name, arrays, attrs))
 
     def close(self) -> None:

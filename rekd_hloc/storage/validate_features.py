@@ -12,6 +12,7 @@ from rekd_hloc.storage.feature_arrays import SCORES, image_size_of, keypoints_of
 from rekd_hloc.storage.hdf5_groups import (
     HDF5_ERRORS,
     dataset_names,
+    group_attributes,
     link_flaw,
     member_kind,
     open_group,
@@ -52,6 +53,7 @@ def check_features(path: Path, issues: ValidationIssues, *, deep: bool = False) 
     counts: dict[str, int] = {}
     present: dict[str, frozenset[str]] = {}
     channels: dict[int, str] = {}
+    ranges: dict[str, str] = {}
     file = open_to_check(path, issues)
     if file is None:
         return counts
@@ -70,12 +72,19 @@ def check_features(path: Path, issues: ValidationIssues, *, deep: bool = False) 
                 counts[name] = len(arrays["keypoints"])
                 _check_values(arrays, report)
                 present[name] = frozenset(arrays)
+                attributes = group_attributes(group)
+                if "black" in attributes and "white" in attributes:
+                    ranges[name] = f"{attributes['black']} to {attributes['white']}"
                 if "descriptors" in arrays:
                     channels.setdefault(len(arrays["descriptors"]), name)
     all_bytes.close()
     if not counts:
         issues.add("error", path.name, "none", "", "no image with keypoints in it")
     _check_lacking(path.name, present, issues)
+    if ranges:
+        name, limits = next(iter(ranges.items()))
+        message = f"{len(ranges)} of images not of 8 bits, read from {limits} in {name}"
+        issues.add("info", path.name, "depth", "", message)
     _check_whole(path.name, counts, present, channels, issues)
     return counts
 
