@@ -219,7 +219,6 @@ def test_odd_pairs(content, folder):
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-@pytest.mark.xfail(strict=True, reason="é in one code and in two are two names, which look one")
 def test_both_forms_of_a_letter_are_one_name(form, folder):
     from rekd_hloc.matching.pairs import read_pairs
 

@@ -68,6 +68,7 @@ BASE = {
         "locks",
         "ownership",
         "json_text",
+        "known_names",
         "devices",
     },
     "evaluation": {"command_line", "image_folders", "rotated_images"},

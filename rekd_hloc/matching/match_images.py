@@ -24,6 +24,7 @@ from rekd_hloc.devices import choose_device
 from rekd_hloc.matching.match import DEFAULT_CONFIG, Matcher, make_matcher
 from rekd_hloc.matching.pairs import unique_pairs
 from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.storage.names import names_by_key
 from rekd_hloc.types import Features, Matches, Pair
 
 CACHE_BYTES = 1 << 28
@@ -96,6 +97,7 @@ def match_images(
     matcher = make_matcher(matching) if isinstance(matching, MatchConfig) else matching
     with FeatureStore(features_path) as features:
         unique = unique_pairs(pairs, features.names())
+        names_by_key(name for pair in unique for name in pair)
         _require_needs(matcher, features, unique)
         provenance = matching_provenance(matcher, features.provenance)
         counts: dict[Pair, int] = {}

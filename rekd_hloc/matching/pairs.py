@@ -7,7 +7,6 @@ To add a way of choosing pairs, write a :class:`PairSelector` in a file of its o
 :data:`PAIR_SELECTORS`.
 """
 
-import difflib
 import itertools
 import logging
 import re
@@ -16,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from rekd_hloc.known_names import find_name, suggest
 from rekd_hloc.ownership import replace_text
+from rekd_hloc.storage.names import names_by_key
 from rekd_hloc.types import Pair
 
 logger = logging.getLogger(__name__)
@@ -122,8 +123,10 @@ def make_pairs(
         image_dir: folder of the images, for selectors that look at them.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`read_pairs` and :func:`sequential_pairs`.
+        FileNotFoundError, ValueError: as :func:`read_pairs` and :func:`sequential_pairs`; or files
+            of matches in hloc's form could not tell two of the names apart.
     """
+    names_by_key(names)
     return make_selector(source, PairOptions(overlap))(image_dir, names)
 
 
@@ -244,7 +247,7 @@ def unique_pairs(pairs: Iterable[Pair], names: Collection[str]) -> list[Pair]:
     """Return the pairs in their order, each once in whichever direction came first.
 
     Args:
-        pairs: of image names.
+        pairs: of image names; those of other Unicode forms come back as they are known.
         names: of the known images.
 
     Raises:
@@ -252,10 +255,8 @@ def unique_pairs(pairs: Iterable[Pair], names: Collection[str]) -> list[Pair]:
     """
     known = names if isinstance(names, set | frozenset) else frozenset(names)
     seen: dict[frozenset[str], Pair] = {}
-    for a, b in pairs:
-        for name in (a, b):
-            if name not in known:
-                raise ValueError(f"unknown image {name!r}{_nearest(name, known)}")
+    for pair in pairs:
+        a, b = (_require_known(name, known) for name in pair)
         if a == b:
             raise ValueError(f"image {a!r} is paired with itself; remove that pair")
         seen.setdefault(frozenset((a, b)), (a, b))
@@ -265,7 +266,8 @@ def unique_pairs(pairs: Iterable[Pair], names: Collection[str]) -> list[Pair]:
 def _split_line(line: str, known: Collection[str]) -> Pair | None:
     """Return the pair that a line names, known or not; None for a line without one."""
     splits = [(line[: gap.start()], line[gap.end() :]) for gap in re.finditer(r"\s+", line)]
-    readings = [(a, b) for a, b in splits if a in known and b in known]
+    found = [(find_name(a, known), find_name(b, known)) for a, b in splits]
+    readings = [(a, b) for a, b in found if a is not None and b is not None]
     if len(readings) == 1:
         return readings[0]
     if readings:
@@ -273,17 +275,17 @@ def _split_line(line: str, known: Collection[str]) -> Pair | None:
         raise ValueError(f"can be read as {both}; rename an image")
     if not line or line.startswith("#"):
         return None
-    half_known = [(a, b) for a, b in splits if a in known or b in known]
+    half_known = [split for split, names in zip(splits, found, strict=True) if any(names)]
     if len(splits) == 1 or len(half_known) == 1:
         return half_known[0] if half_known else splits[0]
     raise ValueError(f"{line!r} does not name two known images with a space between")
 
 
-def _nearest(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; there are {len(known)} known images, for example {min(known)!r}" if known else ""
+def _require_known(name: str, known: Collection[str]) -> str:
+    found = find_name(name, known)
+    if found is None:
+        raise ValueError(f"unknown image {name!r}{suggest(name, known)}")
+    return found
 
 
 def _require_unique(names: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from rekd_hloc.sfm.image_notes import ImageNotes, warn_of_notes
 from rekd_hloc.sfm.image_work import FeatureArrays, ImageExtractor, ImageFile, ImageWork
 from rekd_hloc.sfm.mask_frames import AUTO, check_mask_frame
 from rekd_hloc.storage.features import FeatureStore
+from rekd_hloc.storage.names import names_by_key
 from rekd_hloc.types import Features, Keypoints
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ def extract_images(
     """
     check_mask_frame(mask_frame)
     listing = check_names(image_dir, names, mask_dir)
+    _warn_of_collision(listing.images)
     summary = extract_files(
         extractor,
         [
@@ -186,6 +188,14 @@ def extraction_provenance(
 def _mask_provenance(mask_dir: Path | None, mask_frame: str) -> dict[str, str]:
     used = "used" if mask_frame == AUTO else f"used as {mask_frame}"
     return {"masks": "none" if mask_dir is None else used}
+
+
+def _warn_of_collision(names: Sequence[str]) -> None:
+    """Say before hours of extraction that two names cannot both be matched."""
+    try:
+        names_by_key(names)
+    except ValueError as error:
+        logger.warning("%s before these features are matched", error)
 
 
 def _mask(mask_dir: Path | None, name: str) -> Path | None:

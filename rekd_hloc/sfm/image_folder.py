@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rekd_hloc.image_listing import ImageListing, list_folder
+from rekd_hloc.known_names import find_name, suggest
 from rekd_hloc.names import printable
 
 MOST = 0.5
@@ -57,13 +58,21 @@ def check_names(
         return find_images(image_dir, mask_dir=mask_dir)
     if not image_dir.is_dir():
         raise FileNotFoundError(f"no image folder {printable(image_dir)}")
+    return ImageListing(list(dict.fromkeys(_find_names(image_dir, names))), {})
+
+
+def _find_names(image_dir: Path, names: Sequence[str]) -> list[str]:
+    """Return names as the folder has them, which may use another Unicode form of a letter."""
     missing = [name for name in names if not (image_dir / name).is_file()]
-    if missing:
+    known = frozenset(list_folder(image_dir).images if missing else ())
+    meant = {name: find_name(name, known) for name in missing}
+    lost = [name for name in missing if meant[name] is None]
+    if lost:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(names)} images are not in {printable(image_dir)}, "
-            f"such as {missing[0]!r}"
+            f"{len(lost)} of {len(names)} images are not in {printable(image_dir)}, "
+            f"such as {lost[0]!r}{suggest(lost[0], known)}"
         )
-    return ImageListing(list(dict.fromkeys(names)), {})
+    return [meant.get(name) or name for name in names]
 
 
 def check_still_there(images: Sequence[Path], kept_in: Path) -> None:

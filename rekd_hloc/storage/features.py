@@ -81,8 +81,18 @@ class FeatureStore:
         return self
 
     def names(self) -> list[str]:
-        """Return sorted names of the images that have keypoints in the file."""
-        return self._file.groups("keypoints")
+        """Return sorted names of the images that have keypoints in the file.
+
+        Raises:
+            ValueError: a name leads out of the image folder, or a group cannot be followed.
+        """
+        names = self._file.groups("keypoints")
+        try:
+            for name in names:
+                check_name(name)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
+        return names
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and "keypoints" in self._file.datasets(name)

@@ -37,14 +37,15 @@ def names_by_key(names: Iterable[str]) -> dict[str, str]:
     """Return the image name behind each part of a group's path.
 
     Raises:
-        ValueError: two names have the same one.
+        ValueError: two names have the same one; the message names both.
     """
     names_of: dict[str, str] = {}
     for name in names:
         other = names_of.setdefault(name.replace("/", "-"), name)
         if other != name:
             raise ValueError(
-                f"hloc's form of match files cannot tell {other!r} from {name!r}; rename one"
+                f"hloc's form of match files cannot tell {other!r} from {name!r}, since '/' "
+                "becomes '-' there; rename one"
             )
     return names_of
 

@@ -20,7 +20,7 @@ from rekd_hloc.storage.hdf5_groups import (
     read_dataset,
 )
 from rekd_hloc.storage.matches import INT16_MAX
-from rekd_hloc.storage.names import names_by_key
+from rekd_hloc.storage.names import check_name, names_by_key
 from rekd_hloc.storage.validate_deep import DeepCheck
 from rekd_hloc.storage.validation_issues import ValidationIssues
 
@@ -136,20 +136,24 @@ class _Report:
     """Adds issues about one image."""
 
     def __init__(self, issues: ValidationIssues, file: str, item: str) -> None:
-        self._issues, self._file, self._item = issues, file, item
+        self._issues, self._file, self.item = issues, file, item
 
     def error(self, kind: str, message: str) -> bool:
-        self._issues.add("error", self._file, kind, self._item, message)
+        self._issues.add("error", self._file, kind, self.item, message)
         return False
 
     def warning(self, kind: str, message: str) -> None:
-        self._issues.add("warning", self._file, kind, self._item, message)
+        self._issues.add("warning", self._file, kind, self.item, message)
 
 
 def _check_schema(arrays: dict[str, NDArray[Any]], report: _Report) -> bool:
     """Say whether names, kinds and shapes are such that the values can be looked at."""
     if "global_descriptor" in arrays and "keypoints" not in arrays:
         return report.error("global", "holds a global descriptor; give the file of keypoints")
+    try:
+        check_name(report.item)
+    except ValueError as error:
+        return report.error("name", str(error))
     if "keypoints" not in arrays:
         return report.error("no keypoints", "has no `keypoints`; extract this image again")
     for name, array in arrays.items():

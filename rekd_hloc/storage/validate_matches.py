@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rekd_hloc.known_names import find_name, suggest
 from rekd_hloc.storage.hdf5_groups import HDF5_ERRORS, group_attributes, read_dataset
 from rekd_hloc.storage.matches import INT16_MAX, MATCH_DATASETS, stored_names
 from rekd_hloc.storage.names import split_group
@@ -99,11 +100,13 @@ def check_pairs(
             issues.add("error", path.name, "form", item, message)
             continue
         _check_line(path.name, item, pair, known, issues)
+        a, b = (find_name(name, known) or name for name in pair)
+        meant = (a, b)
         first = seen.setdefault(frozenset(pair), number)
         if first != number:
             message = f"repeats line {first}: {' '.join(pair)}"
             issues.add("warning", path.name, "repeated", item, message)
-        elif matched is not None and not {pair, pair[::-1]} & matched:
+        elif matched is not None and not {pair, pair[::-1], meant, meant[::-1]} & matched:
             message = f"no matches of {' '.join(pair)}; match with this pairs file"
             issues.add("error", path.name, "unmatched", item, message)
     if not seen:
@@ -156,8 +159,13 @@ def _check_line(
     if pair[0] == pair[1]:
         issues.add("error", file, "self", item, f"{pair[0]} is paired with itself")
     for name in pair:
-        if known and name not in known:
-            issues.add("error", file, "unknown", item, f"image {name!r} has no features")
+        meant = find_name(name, known)
+        if known and meant is None:
+            message = f"image {name!r} has no features{suggest(name, known)}"
+            issues.add("error", file, "unknown", item, message)
+        elif meant is not None and meant != name:
+            message = f"image name {name!r} is another Unicode form of the features' {ascii(meant)}"
+            issues.add("warning", file, "form", item, f"{message}: hloc does not find it")
         if len(name.split()) > 1:
             message = f"image name {name!r} holds a space: rekd-hloc reads it, hloc does not"
             issues.add("warning", file, "space", item, message)
@@ -167,6 +175,6 @@ def _split_line(line: str, known: Collection[str]) -> Pair | None:
     """Return the two names on a line; where names hold spaces, the split that gives known ones."""
     cuts = [(line[: gap.start()].rstrip(), line[gap.end() :]) for gap in re.finditer(r"\s+", line)]
     for pair in cuts:
-        if pair[0] in known and pair[1] in known:
+        if all(find_name(name, known) is not None for name in pair):
             return pair
     return cuts[0] if len(cuts) == 1 or (cuts and not known) else None

@@ -5,6 +5,7 @@ points where its angle points, and the colour goes round the hues once as the an
 """
 
 import colorsys
+import hashlib
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 
 from rekd_hloc.image_listing import list_images
 from rekd_hloc.images import ImageReadError, read_color, write_image
+from rekd_hloc.known_names import find_name, suggest
 from rekd_hloc.storage.features import FeatureStore, MatchStore
-from rekd_hloc.types import Keypoints, Matches, Pair
+from rekd_hloc.types import Keypoints, Matches
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ MAX_DRAWN = 400
 """Best keypoints drawn; more hide the image."""
 MAX_LINES = 150
 """Matches drawn, inliers and others in their true proportion."""
+MAX_NAME_BYTES = 200
+"""Of a picture's file, which is longer by 9 letters of a hash and two suffixes; 255 are allowed."""
 MAX_SIDE_PX = 900
 """Longer side of a drawn picture."""
 GAP_PX = 8
@@ -142,15 +146,12 @@ def plot_files(
     """
     with FeatureStore(features_path) as features:
         known = features.names()
-        chosen = list(known if names is None else names)
-        for name in chosen:
-            if name not in features:
-                raise ValueError(f"no image {name!r} in {features_path}")
+        chosen = _find_names(features, known if names is None else names)
         images = _read_images(image_dir, chosen)
         keypoints = {name: features.read_keypoints(name) for name in images}
     written = []
     for name, image in images.items():
-        written.append(output / "keypoints" / f"{name}.png")
+        written.append(output / "keypoints" / _file_name(name))
         write_image(written[-1], draw_keypoints(image, keypoints[name]))
     if matches_path is not None:
         written += _plot_pairs(matches_path, known, images, keypoints, output)
@@ -164,12 +165,12 @@ def _plot_pairs(
     keypoints: Mapping[str, Keypoints],
     output: Path,
 ) -> list[Path]:
-    written = []
+    written: list[Path] = []
     with MatchStore(matches_path) as store:
         for a, b in store.pairs(known):
             if a in images and b in images:
                 matches = store.read(a, b)
-                written.append(output / "matches" / _pair_file((a, b)))
+                written.append(output / "matches" / _file_name(_join(a, b)))
                 picture = draw_matches(images[a], images[b], keypoints[a], keypoints[b], matches)
                 write_image(written[-1], picture)
     return written
@@ -186,9 +187,26 @@ def _read_images(image_dir: Path, names: Sequence[str]) -> dict[str, RgbImage]:
     return images
 
 
-def _pair_file(pair: Pair) -> str:
-    a, b = (name.replace("/", "-") for name in pair)
-    return f"{a}--{b}.png"
+def _find_names(features: FeatureStore, names: Iterable[str]) -> list[str]:
+    known = frozenset(features.names())
+    found = {name: find_name(name, known) for name in names}
+    for name, meant in found.items():
+        if meant is None:
+            raise ValueError(f"no image {name!r} in {features.path}{suggest(name, known)}")
+    return [meant for meant in found.values() if meant is not None]
+
+
+def _join(a: str, b: str) -> str:
+    return "--".join(name.replace("/", "-") for name in (a, b))
+
+
+def _file_name(name: str) -> str:
+    """Return the name of the picture of an image or pair, shortened to what file systems take."""
+    folder, slash, last = name.rpartition("/")
+    if len(last.encode()) > MAX_NAME_BYTES:
+        digest = hashlib.sha256(last.encode()).hexdigest()[:8]
+        last = f"{last.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}-{digest}"
+    return f"{folder}{slash}{last}.png"
 
 
 def _choose_lines(
