@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from rekd_hloc.cli.options import EXIT_FAILED, Json, print_result
+from rekd_hloc.cli.options import (
+    EXIT_FAILED,
+    CameraMode,
+    CameraModel,
+    FocalGuess,
+    IgnoreExif,
+    Intrinsics,
+    Json,
+    print_result,
+    read_numbers,
+)
 
 hloc_app = typer.Typer(
     help="Let stock `python -m hloc...` know the rekd confs.",
@@ -23,10 +33,11 @@ def export(
     images: Annotated[
         Path | None, typer.Option(help="Folder of the photos, for cameras from EXIF.")
     ] = None,
-    camera_model: Annotated[str, typer.Option(help="A camera model of COLMAP.")] = "SIMPLE_RADIAL",
-    camera_mode: Annotated[
-        str, typer.Option(help="auto, single, per_folder or per_image.")
-    ] = "auto",
+    camera_model: CameraModel = "SIMPLE_RADIAL",
+    camera_mode: CameraMode = "auto",
+    intrinsics: Intrinsics = None,
+    focal_guess: FocalGuess = None,
+    ignore_exif: IgnoreExif = False,
     sift_descriptors: Annotated[
         bool, typer.Option(help="Store descriptors as bytes for COLMAP's own matchers.")
     ] = False,
@@ -35,9 +46,17 @@ def export(
     """Write features and matches into a new COLMAP database."""
     from contextlib import ExitStack
 
+    from rekd_hloc.sfm.cameras import CameraOptions
     from rekd_hloc.sfm.database import export_database, stored_patch_size_px
     from rekd_hloc.storage.features import FeatureStore, MatchStore
 
+    cameras = CameraOptions(
+        camera_model,
+        camera_mode,
+        read_numbers("intrinsics", intrinsics),
+        focal_guess,
+        ignore_exif,
+    )
     with ExitStack() as stack:
         store = stack.enter_context(FeatureStore(features))
         match_store = stack.enter_context(MatchStore(matches)) if matches is not None else None
@@ -48,8 +67,7 @@ def export(
             store,
             match_store,
             pairs,
-            camera_model=camera_model,
-            camera_mode=camera_mode,
+            cameras=cameras,
             patch_size_px=stored_patch_size_px(store),
             quantise_descriptors=sift_descriptors,
             progress=True,

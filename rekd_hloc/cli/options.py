@@ -82,6 +82,28 @@ Ratio = Annotated[
         f"Default: 1, and {RECONSTRUCTION_MATCHING.ratio} in a reconstruction."
     ),
 ]
+CameraModel = Annotated[str, typer.Option(help="A camera model of COLMAP.")]
+CameraMode = Annotated[
+    str, typer.Option(help="Who shares a camera: auto, single, per_folder or per_image.")
+]
+Intrinsics = Annotated[
+    str | None,
+    typer.Option(
+        help="Parameters of the camera model, with commas between, for one size of images; "
+        "they are rotated and scaled to the others."
+    ),
+]
+FocalGuess = Annotated[
+    float | None,
+    typer.Option(
+        metavar="PX|FACTOR",
+        help="Focal length to start from, before EXIF's: pixels if above 10, else a factor of the "
+        "longer side.",
+    ),
+]
+IgnoreExif = Annotated[
+    bool, typer.Option("--ignore-exif", help="Start from a focal length of 1.2 longer sides.")
+]
 PairsSource = Annotated[
     str, typer.Option("--pairs", help="exhaustive, sequential, or a file of image name pairs.")
 ]

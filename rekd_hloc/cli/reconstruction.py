@@ -9,11 +9,16 @@ import typer
 
 from rekd_hloc.cli.options import (
     EXIT_FAILED,
+    CameraMode,
+    CameraModel,
     Conf,
     Config,
     Device,
     Filter,
+    FocalGuess,
+    IgnoreExif,
     Images,
+    Intrinsics,
     Json,
     MaskFrame,
     Masks,
@@ -170,13 +175,11 @@ def reconstruct(
     filter_name: Filter = "density",
     ratio: Ratio = None,
     mapper: Annotated[str, typer.Option(help="incremental or global.")] = "incremental",
-    camera_model: Annotated[str, typer.Option(help="A camera model of COLMAP.")] = "SIMPLE_RADIAL",
-    camera_mode: Annotated[
-        str, typer.Option(help="auto, single, per_folder or per_image.")
-    ] = "auto",
-    intrinsics: Annotated[
-        str | None, typer.Option(help="Parameters of the camera model, with commas between.")
-    ] = None,
+    camera_model: CameraModel = "SIMPLE_RADIAL",
+    camera_mode: CameraMode = "auto",
+    intrinsics: Intrinsics = None,
+    focal_guess: FocalGuess = None,
+    ignore_exif: IgnoreExif = False,
     reference: Annotated[
         Path | None,
         typer.Option(help="True poses: a COLMAP model, or IMC's calibration_*.h5 files."),
@@ -214,6 +217,8 @@ def reconstruct(
         camera_model=camera_model,
         camera_mode=camera_mode,
         intrinsics=read_numbers("intrinsics", intrinsics),
+        focal_guess=focal_guess,
+        ignore_exif=ignore_exif,
         reference=reference,
         device=device,
         seed=seed,

@@ -5,9 +5,11 @@ corner, its angles are radians, clockwise in image coordinates. Descriptors can 
 on which COLMAP's own matchers work. Verification and mapping are in :mod:`rekd_hloc.sfm.mapping`.
 """
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pycolmap
@@ -22,21 +24,26 @@ from rekd_hloc.locks import hold_file
 from rekd_hloc.matching.pairs import unique_pairs
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.cameras import (
-    add_missing_image,
-    check_camera,
+    CameraOptions,
+    CameraWriter,
     check_size,
     image_ids,
     import_images,
+    plan_cameras,
 )
 from rekd_hloc.sfm.database_record import (
     refuse_foreign_database,
     replace_database,
     write_database,
 )
+from rekd_hloc.sfm.focals import correct_focals
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.provenance import stored_config
 from rekd_hloc.types import Features, Keypoints, Pair
 
+logger = logging.getLogger(__name__)
+
+DEFAULT_CAMERAS = CameraOptions()
 SIFT_PATCH_SIZE = 12.0
 """Side of a SIFT patch in units of COLMAP's scale: 4 cells of 3 sigma each."""
 MAX_PATCH_SIZE_PX = 100_000.0
@@ -116,13 +123,12 @@ def export_database(
     pairs: Iterable[Pair],
     *,
     names: Iterable[str] | None = None,
-    camera_model: str = "SIMPLE_RADIAL",
-    camera_mode: str = "auto",
-    intrinsics: Sequence[float] | None = None,
+    cameras: CameraOptions = DEFAULT_CAMERAS,
     patch_size_px: float = SIFT_PATCH_SIZE,
     quantise_descriptors: bool = False,
     overwrite: bool = False,
     progress: bool = False,
+    **changes: Any,
 ) -> dict[str, int]:
     """Write a new COLMAP database with cameras, images, 4-column keypoints and matches.
 
@@ -136,21 +142,21 @@ def export_database(
         matches: of the pairs; None writes none.
         pairs: (name, name); repeated and reversed ones count once.
         names: images to export; all in ``features`` when None.
-        camera_model: COLMAP's name of it.
-        camera_mode: who shares a camera: ``auto`` (COLMAP's choice), ``single``, ``per_folder``
-            or ``per_image``.
-        intrinsics: known parameters of the camera model, for every image.
+        cameras: what is known of the cameras.
         patch_size_px: see :func:`colmap_keypoints`.
         quantise_descriptors: also write descriptors, by :func:`quantise`.
         overwrite: replace a database that others made or changed.
         progress: show bars on stderr.
+        **changes: options of cameras by their names, in place of those in ``cameras``:
+            ``camera_mode="single"``.
 
     Returns:
         The image id of each name.
 
     Raises:
-        ValueError: unknown camera model or mode, parameters that do not fit it, one camera for
-                images of several sizes, a pair without matches, descriptors without 128 channels.
+        ValueError: unknown camera model or mode, parameters that do not fit it or an image, one
+            camera for images of several sizes, a pair without matches, descriptors without 128
+            channels.
         FileExistsError: a database that others made or changed, or a file that can be none.
         OSError: the database could not be written; the message says where and why.
     """
@@ -160,24 +166,27 @@ def export_database(
         pairs = unique_pairs(pairs, names)
     except ValueError as error:
         raise ValueError(f"{matches.path if matches else features.path}: {error}") from error
-    check_camera(camera_model, camera_mode, intrinsics)
-    camera = (camera_model, camera_mode, intrinsics)
+    sizes = {name: size for name in names if (size := features.image_size(name)) is not None}
+    plan = plan_cameras(replace(cameras, **changes), image_dir, names, sizes)
+    for line in plan.warnings():
+        logger.warning(line)
     scratch = beside(database_path, SCRATCH_SUFFIX)
     with hold_file(database_path), compat.quiet(), compat.write_errors(database_path):
         remove_database(scratch)
         scratch.touch()  # raises what is wrong with the folder; COLMAP would not say
         compat.require_space(scratch, SPACE_BYTES + SPACE_BYTES_PER_IMAGE * len(names))
-        import_images(scratch, image_dir, names, *camera)
+        import_images(scratch, image_dir, names, plan.options)
         with pycolmap.Database.open(str(scratch)) as database:
-            ids = image_ids(database)
+            correct_focals(database, plan)
+            ids, writer = image_ids(database), CameraWriter(database, plan)
             counts: dict[str, int] = {}
             for name in tqdm(names, "database", disable=None if progress else True):
                 keypoints, size = features.read_keypoints(name), features.image_size(name)
                 if name not in ids:
                     size = size or _refuse_unsized(features, name, image_dir)
-                    ids[name] = add_missing_image(database, name, size, *camera)
+                    ids[name] = writer.add(name, size)
                 if size is not None:
-                    check_size(database, ids[name], size, camera_mode)
+                    check_size(database, ids[name], size)
                 counts[name] = len(keypoints)
                 database.write_keypoints(ids[name], colmap_keypoints(keypoints, patch_size_px))
                 if quantise_descriptors:

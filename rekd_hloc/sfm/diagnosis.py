@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 
+from rekd_hloc.sfm.camera_report import CameraSummary, describe_focals
 from rekd_hloc.sfm.verification import MIN_INLIERS, Counts
 
 FEW_KEYPOINTS = 200
@@ -10,19 +11,27 @@ FEW_KEYPOINTS = 200
 START_INLIERS = 100
 """COLMAP starts a model from a pair with so many, or in a second and third try half as many each;
 pairs far below may be verified by chance."""
+FEW_REGISTERED = 0.5
+"""Share of the images; where no more are in the model, wrong cameras may be the cause."""
 LISTED = 5
 MORE_MATCHES = (
     "do the photos overlap? More keypoints, or the preset rekd in place of rekd-fast, find more."
 )
 
 
-def diagnose(num_keypoints: Mapping[str, int], counts: Counts, registered: Collection[str]) -> str:
+def diagnose(
+    num_keypoints: Mapping[str, int],
+    counts: Counts,
+    registered: Collection[str],
+    cameras: Sequence[CameraSummary] = (),
+) -> str:
     """Return what kept images out of the model and what to do; empty if none is left out.
 
     Args:
         num_keypoints: of each usable image.
         counts: matches and inliers of each pair.
         registered: images in the largest model.
+        cameras: of the images, named where a model is missing or small.
     """
     names = list(num_keypoints)
     missing = [name for name in names if name not in registered]
@@ -40,6 +49,8 @@ def diagnose(num_keypoints: Mapping[str, int], counts: Counts, registered: Colle
             "blurred or masked? Use larger images or a lower score_threshold."
         )
     parts.append(_describe_pairs(names, counts, bool(registered)))
+    if counts and cameras and len(registered) <= FEW_REGISTERED * len(names):
+        parts.append(describe_focals(cameras))
     return " ".join(parts)
 
 

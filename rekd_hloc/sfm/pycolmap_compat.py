@@ -121,14 +121,16 @@ def has_geometry(database: Any, id_a: int, id_b: int) -> bool:
     return bool((exists or database.exists_inlier_matches)(id_a, id_b))  # renamed in 4.0
 
 
-def make_camera(model: str, width: int, height: int, params: list[float]) -> Any:
-    """Make a camera; without parameters, with the focal length that COLMAP assumes."""
+def make_camera(
+    model: str, width: int, height: int, params: list[float], focal: float | None = None
+) -> Any:
+    """Make a camera; without parameters, with a focal length, or with that which COLMAP assumes."""
     camera = pycolmap.Camera({"model": model, "width": width, "height": height, "params": params})
     if params:
         camera.has_prior_focal_length = True
         return camera
-    size = max(width, height)
-    focal = pycolmap.ImageReaderOptions().default_focal_length_factor * size
+    if focal is None:
+        focal = pycolmap.ImageReaderOptions().default_focal_length_factor * max(width, height)
     # 4.2 renamed it
     create = getattr(pycolmap.Camera, "create_from_model_id", None) or pycolmap.Camera.create
     return create(0, camera.model, focal, width, height)

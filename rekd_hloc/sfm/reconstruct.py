@@ -20,6 +20,7 @@ from rekd_hloc.image_listing import ImageListing
 from rekd_hloc.matching.match import make_matcher
 from rekd_hloc.matching.match_images import match_images, matching_provenance
 from rekd_hloc.matching.pairs import EXHAUSTIVE, SEQUENTIAL, format_pairs, make_pairs
+from rekd_hloc.sfm.cameras import plan_cameras
 from rekd_hloc.sfm.extraction import extract_images, extraction_provenance
 from rekd_hloc.sfm.image_folder import check_still_there, find_images
 from rekd_hloc.sfm.image_work import ImageExtractor
@@ -102,8 +103,8 @@ def reconstruct(
         What is in ``report.json``.
 
     Raises:
-        ValueError: an option out of range, a folder without images, or files in ``output`` that
-            were made with other options; then nothing is changed.
+        ValueError: an option out of range, a folder without images, cameras that do not fit the
+            images, or files in ``output`` that were made with other options; nothing is changed.
         FileExistsError: files in ``output`` that others made or changed.
         TypeError: an option that there is not.
         FileNotFoundError: a folder or file that is named does not exist, or most images are gone
@@ -115,6 +116,7 @@ def reconstruct(
     listing = find_images(image_dir, mask_dir=options.mask_dir, output=output)
     names = listing.images
     pairs = _choose_pairs(options, image_dir, names)
+    plan_cameras(options.cameras, image_dir, names)  # raises what does not fit, before the work
     with Run.start(
         image_dir, output, options.mapping, reference=options.reference,
         overwrite=overwrite, spare=_spare(options.pairs, output), progress=progress,

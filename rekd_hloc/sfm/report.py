@@ -13,6 +13,7 @@ import psutil
 
 from rekd_hloc import __version__
 from rekd_hloc.sfm.alignment import Pose, align_to_reference
+from rekd_hloc.sfm.camera_report import describe_changed_focals
 from rekd_hloc.sfm.image_notes import describe_upright_masks, describe_value_ranges
 from rekd_hloc.sfm.skipped import shorten_skipped
 from rekd_hloc.sfm.verification import Counts
@@ -169,12 +170,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         ]
     elif report.get("alignment_failure"):
         lines.append(f"reference     not compared: {report['alignment_failure']}")
-    ranges = report["configuration"].get("value_ranges")
-    if ranges:
-        lines.append(f"depth         {describe_value_ranges(ranges)}")
-    masks = describe_upright_masks(report["configuration"].get("mask_frames") or {})
-    if masks:
-        lines.append(f"masks         {masks}")
+    lines += _describe_inputs(report)
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in report["seconds"].items())
     lines.append(f"seconds       {stages}; peak memory {report['peak_memory_mib']:.0f} MiB")
     for name, reason in shorten_skipped(report["skipped"], "report.json lists all"):
@@ -182,6 +178,18 @@ def format_report(report: Mapping[str, Any]) -> str:
     if report["diagnosis"]:
         lines.append(f"diagnosis     {report['diagnosis']}")
     return "\n".join(lines)
+
+
+def _describe_inputs(report: Mapping[str, Any]) -> list[str]:
+    """Return lines about images, masks and cameras that are not as one would expect."""
+    configuration = report["configuration"]
+    ranges = configuration.get("value_ranges")
+    notes = {
+        "depth": describe_value_ranges(ranges) if ranges else "",
+        "masks": describe_upright_masks(configuration.get("mask_frames") or {}),
+        "focal length": describe_changed_focals(report.get("cameras", [])),
+    }
+    return [f"{label:<14}{text}" for label, text in notes.items() if text]
 
 
 def _summarise(errors: Collection[float]) -> dict[str, float]:

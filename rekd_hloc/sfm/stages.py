@@ -17,7 +17,8 @@ from rekd_hloc.json_text import read_json
 from rekd_hloc.locks import RECORD_FOLDER
 from rekd_hloc.renamed_options import translate_config
 from rekd_hloc.sfm.alignment import Pose, read_reference
-from rekd_hloc.sfm.cameras import check_camera
+from rekd_hloc.sfm.camera_report import describe_cameras
+from rekd_hloc.sfm.cameras import CameraOptions
 from rekd_hloc.sfm.database import export_database, stored_patch_size_px
 from rekd_hloc.sfm.database_record import write_database
 from rekd_hloc.sfm.diagnosis import connected_groups, diagnose
@@ -56,14 +57,11 @@ SEED_STEP = 1_000_003
 
 
 @dataclass(frozen=True)
-class MappingOptions:
-    """How features and matches become a model.
+class MappingOptions(CameraOptions):
+    """How features and matches become a model; the options of cameras are among them.
 
     Attributes:
         mapper: ``incremental`` or ``global``.
-        camera_model: COLMAP's name of it.
-        camera_mode: ``auto``, ``single``, ``per_folder`` or ``per_image``.
-        intrinsics: known parameters of the camera model, which are kept as they are.
         seed: of verification and mapping.
         num_threads: of the mapper; 1 is repeatable to the bit, -1 takes all cores.
         quantise_descriptors: also write descriptors that COLMAP's own matchers can use.
@@ -73,16 +71,13 @@ class MappingOptions:
     """
 
     mapper: str = "incremental"
-    camera_model: str = "SIMPLE_RADIAL"
-    camera_mode: str = "auto"
-    intrinsics: Sequence[float] | None = None
     seed: int = 0
     num_threads: int = 1
     quantise_descriptors: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_mapper(self.mapper)
-        check_camera(self.camera_model, self.camera_mode, self.intrinsics)
         check_seed(self.seed)
 
 
@@ -170,13 +165,15 @@ def build_model(
         counts = verify(database, pairs, options.seed, progress=run.progress)
     with run.watch.stage("map"):
         models, attempts, previous = _map(run, database, names, counts)
+    cameras = describe_cameras(database, run.image_dir, options.cameras, models)
     report: dict[str, Any] = {
         "num_images": len(names) + len(skipped),
         **describe_models(models, names),
         "num_attempts": attempts,
         "previous_model": previous,
-        "diagnosis": diagnose(num_keypoints, counts, registered_names(models)),
+        "diagnosis": diagnose(num_keypoints, counts, registered_names(models), cameras),
         "pairs": describe_pairs(counts),
+        "cameras": [camera.to_json() for camera in cameras],
         "num_keypoints": sum(num_keypoints.values()),
         "skipped": {**skipped, **(unused or {})},
     }
@@ -240,9 +237,7 @@ def _update_database(
     options = run.options
     with FeatureStore(features_path) as features, MatchStore(matches_path) as matches:
         how: dict[str, Any] = {
-            "camera_model": options.camera_model,
-            "camera_mode": options.camera_mode,
-            "intrinsics": options.intrinsics,
+            **asdict(options.cameras),
             "patch_size_px": stored_patch_size_px(features),
             "quantise_descriptors": options.quantise_descriptors,
         }
