@@ -83,7 +83,7 @@ def check_features(path: Path, issues: ValidationIssues, *, deep: bool = False) 
     _check_lacking(path.name, present, issues)
     if ranges:
         name, limits = next(iter(ranges.items()))
-        message = f"{len(ranges)} of images not of 8 bits, read from {limits} in {name}"
+        message = f"{len(ranges)} images are not of 8 bits; {name} was read from {limits}"
         issues.add("info", path.name, "depth", "", message)
     _check_whole(path.name, counts, present, channels, issues)
     return counts
