@@ -62,10 +62,6 @@ def flaw(function, path, *names):
         return f"{type(error).__name__}: {error}", None
 
 
-def known(reason, *values):
-    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=reason))
-
-
 def _config(content, folder):
     path = folder / "config.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
@@ -336,10 +332,6 @@ def test_a_journal_of_zeros_is_started_anew(count, folder):
     assert _resume(bytes(count), folder) == ["new.jpg"]
 
 
-DEEP = "lists in lists in lists end in RecursionError"
-KINDS = "a value of another kind than ours ends the page"
-
-
 def _page(content, folder):
     (folder / "report.json").write_bytes(content)
     bad, value = flaw(odd_text.write_page, folder, "report.json")
@@ -349,7 +341,6 @@ def _page(content, folder):
 
 @FAST
 @given(report=st.dictionaries(REPORT_KEYS, st.none() | st.integers() | st.text(max_size=3)))
-@pytest.mark.xfail(strict=True, reason=KINDS)
 @example(report={"pairs": 5})
 @example(report={"configuration": None})
 def test_any_report(report, folder):
@@ -365,54 +356,39 @@ def test_any_bytes_for_a_report(content, folder):
     _page(content, folder)
 
 
-WRONG_REPORT = {
-    "pairs": 'null 5 "text" [1]',
-    "seconds": 'null 5 "text" [1] {"median":"a"}',
-    "configuration": 'null 5 "text" [1]',
-    "weights": 'null 5 "text" [1]',
-    "versions": 'null 5 "text" [1]',
-    "num_points3D": 'null "text" [1] {"median":"a"}',
-    "skipped": '5 "text" [1]',
-    "unregistered": "5 [1]",
-    "rotation_error_deg": '5 "text" [1] {"median":"a"}',
-}
-"""Key, and the values as JSON whose kind ends the page today."""
 VALUES = (None, 5, "text", [1], {"median": "a"})
 
 
-REPORT_PARTS = (*WRONG_REPORT, "num_images", "mean_track_length", "diagnosis")
+REPORT_PARTS = (
+    *("pairs", "seconds", "configuration", "weights", "versions", "num_points3D", "skipped"),
+    *("unregistered", "rotation_error_deg", "num_images", "mean_track_length", "diagnosis"),
+)
 
 
-def _other_kinds():
-    for key in REPORT_PARTS:
-        for value in VALUES:
-            text = json.dumps(value, separators=(",", ":"))
-            is_known = text in WRONG_REPORT.get(key, "").split()
-            yield known(KINDS, key, text) if is_known else pytest.param(key, text)
-
-
-@pytest.mark.parametrize(("key", "value"), list(_other_kinds()))
-def test_a_report_with_a_value_of_another_kind(key, value, folder):
-    _page(f'{{"{key}": {value}}}'.encode(), folder)
+@pytest.mark.parametrize("key", REPORT_PARTS)
+def test_a_report_with_a_value_of_another_kind(key, folder):
+    for value in VALUES:
+        _page(json.dumps({key: value, "num_registered": 3}).encode(), folder)
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        assert "3 of" in page
 
 
 @pytest.mark.parametrize("content", ["[" * 5_000, '{"a": ' * 5_000], ids=["lists", "mappings"])
-@pytest.mark.xfail(strict=True, reason=DEEP)
 def test_a_report_without_end(content, folder):
     _page(content.encode(), folder)
 
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{}", "null", '{"camera_model": 5}', "\x00", known(DEEP, "[" * 5_000), b"\xff\xfe"],
+    ["", "{}", "null", '{"camera_model": 5}', "\x00", "[" * 5_000, b"\xff\xfe"],
     ids=lambda value: ascii(value)[:20],
 )
 def test_any_record_of_a_database(content, folder):
-    """Whatever it says, the database is made again."""
+    """Whatever it says, the database is made again, unless the file may be someone else's."""
     out = folder / "out"
     out.mkdir(exist_ok=True)
     data = content if isinstance(content, bytes) else content.encode()
     (out / "database.json").write_bytes(data)
     outcome = call("tests.odd_text:make_database", folder)
     assert outcome.flaw("database.json") is None
-    assert outcome.value == []
+    assert outcome.value == [] or outcome.error == "FileExistsError"

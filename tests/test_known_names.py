@@ -97,7 +97,7 @@ def test_names_as_long_as_names_may_be_are_drawn(letter, tmp_path):
     assert all(path.is_file() for path in written)
 
 
-@pytest.mark.parametrize("name", ["../a.jpg", "sub/../../a.jpg", "./a.jpg"])
+@pytest.mark.parametrize("name", ["../a.jpg", "sub/../../a.jpg"])
 def test_a_name_that_leads_out_of_the_folder_is_refused(name, tmp_path):
     path = tmp_path / "f.h5"
     with h5py.File(path, "w") as file:

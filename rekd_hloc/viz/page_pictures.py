@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from rekd_hloc.images import ImageReadError, encode_image, read_color
 from rekd_hloc.sfm.alignment import Pose
+from rekd_hloc.storage.names import check_name
 from rekd_hloc.types import Keypoints, Pair
 from rekd_hloc.viz import charts, draw
 from rekd_hloc.viz.run_files import (
@@ -133,6 +134,7 @@ def _from_drawing(pixels: draw.RgbImage, caption: str) -> Picture:
 
 
 def _read_image(image_dir: Path, name: str) -> draw.RgbImage | None:
-    with suppress(FileNotFoundError, ImageReadError):
+    with suppress(FileNotFoundError, ImageReadError, ValueError):
+        check_name(name)  # no picture from outside of the folder
         return read_color(image_dir / name)
     return None

@@ -1,7 +1,6 @@
 """What a reconstruction left in its output folder, read for a report page."""
 
 import itertools
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from rekd_hloc.sfm.verification import Counts
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Keypoints, Matches, Pair
+from rekd_hloc.viz.run_report import read_report
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class RunFiles:
             FileNotFoundError: no ``report.json`` in the folder.
             ValueError: the report is damaged.
         """
-        report = _read_report(output)
+        report = read_report(output)
         counts = read_counts(output / "database.db")
         names = sorted({name for pair in counts for name in pair})
         return cls(output, image_dir, report, counts, names)
@@ -61,7 +61,9 @@ class RunFiles:
         if inside.is_file():
             return inside
         named = self.report.get("configuration", {}).get(kind)
-        return Path(named) if named and Path(named).is_file() else None
+        with suppress(OSError):  # a name that no file system takes
+            return Path(named) if named and Path(named).is_file() else None
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,16 +157,3 @@ def _read_inliers(database: Any, id_a: int, id_b: int) -> Int64[np.ndarray, "inl
         return np.zeros((0, 2), np.int64)
     geometry = database.read_two_view_geometry(id_a, id_b)
     return np.asarray(geometry.inlier_matches, dtype=np.int64).reshape(-1, 2)
-
-
-def _read_report(output: Path) -> dict[str, Any]:
-    path = output / "report.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}; run `rekd-hloc reconstruct` into {output} first")
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(report, dict):
-        raise ValueError(f"{path} holds no report")
-    return report
