@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from rekd_hloc.files import beside, replace_folder
 from rekd_hloc.sfm import pycolmap_compat as compat
+from rekd_hloc.sfm.point_colors import color_black_points
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from rekd_hloc.sfm.verification import check_seed, require_database
 
@@ -74,6 +75,8 @@ def map_scene(
         with compat.quiet(), compat.write_errors(out):
             models = _run_mapper(mapper, paths, settings, progress)
         shutil.rmtree(scratch / "colmap")
+        for model in models:
+            color_black_points(model, image_dir)
         with compat.write_errors(out):
             for rank, model in enumerate(models):
                 write_model(model, scratch / str(rank))
