@@ -4,12 +4,13 @@ The twelve images of ``demo_data`` show a rendered courtyard under changing ligh
 camera rolled by its own angle. Their poses are exact. ``evaluation.rendering`` made them.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from rekd_hloc.devices import choose_device
-from rekd_hloc.files import write_json
+from rekd_hloc.files import SCRATCH_SUFFIX, write_bytes
+from rekd_hloc.ownership import NOT_MADE, stamp
+from rekd_hloc.sfm.output_folder import NAMES, PAGE, REPORT, OutputFolder
 from rekd_hloc.sfm.reconstruct import reconstruct
 from rekd_hloc.sfm.report import Stopwatch
 from rekd_hloc.viz.page import write_html_report
@@ -41,7 +42,7 @@ def run_demo(
         conf: preset; None takes ``rekd`` on a GPU and ``rekd-fast`` on a CPU.
         device: of extraction and matching.
         seed: of the verification and the mapping, not negative.
-        overwrite: start anew instead of going on with what is in ``out``.
+        overwrite: as for ``reconstruct``.
         progress: show bars on stderr.
 
     Returns:
@@ -49,28 +50,33 @@ def run_demo(
 
     Raises:
         ValueError, OSError: as ``reconstruct``.
+        FileExistsError: ``out/images`` holds other images, which the demo's must not join.
     """
     name = conf or (FULL if choose_device(device).type == "cuda" else FAST)
-    images = copy_images(out / "images")
-    report = reconstruct(
-        images,
-        out,
-        conf=name,
-        camera_mode="single",
-        reference=DEMO_REFERENCE,
-        device=device,
-        seed=seed,
-        overwrite=overwrite,
-        progress=progress,
-    )
-    watch = Stopwatch()
-    title = f"Demo scene, {name}, seed {seed}"
-    with watch.stage("page"):
-        write_html_report(out, images, title=title, reference=DEMO_REFERENCE)
-    stages = {name: seconds for name, seconds in report["seconds"].items() if name != "total"}
-    stages |= watch.seconds
-    report["seconds"] = {**stages, "total": sum(stages.values())}
-    write_json(out / "report.json", report, kept_in=out)
+    _require_demo_images(out / "images")
+    with OutputFolder.hold(out, names=(*NAMES, PAGE), overwrite=overwrite) as folder:
+        images = copy_images(out / "images")
+        report = reconstruct(
+            images,
+            out,
+            conf=name,
+            camera_mode="single",
+            reference=DEMO_REFERENCE,
+            device=device,
+            seed=seed,
+            overwrite=overwrite,
+            progress=progress,
+        )
+        watch = Stopwatch()
+        title = f"Demo scene, {name}, seed {seed}"
+        with watch.stage("page"):
+            write_html_report(
+                out, images, title=title, reference=DEMO_REFERENCE, overwrite=overwrite
+            )
+        stages = {name: seconds for name, seconds in report["seconds"].items() if name != "total"}
+        stages |= watch.seconds
+        report["seconds"] = {**stages, "total": sum(stages.values())}
+        folder.write_json(REPORT, report)
     return report
 
 
@@ -85,5 +91,16 @@ def copy_images(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for source in sorted(DEMO_IMAGES.iterdir()):
         if not (folder / source.name).exists():
-            shutil.copyfile(source, folder / source.name)
+            write_bytes(folder / source.name, source.read_bytes())
     return folder
+
+
+def _require_demo_images(folder: Path) -> None:
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.rglob("*")):
+        packaged = DEMO_IMAGES / path.relative_to(folder)
+        if path.is_dir() or path.name in NOT_MADE or path.name.endswith(SCRATCH_SUFFIX):
+            continue
+        if not packaged.is_file() or stamp(path) != stamp(packaged):
+            raise FileExistsError(f"{path} is no image of the demo; choose another output")

@@ -1,7 +1,7 @@
 """Writing files and folders: whole or not at all, with errors that say what to do.
 
 A writer fills a scratch file beside the real one and renames it. Whoever is killed in between
-leaves the old file as it was, and at most a ``.tmp`` that the next writer replaces.
+leaves the old file as it was, and at most a ``.rekd.tmp`` that the next writer replaces.
 """
 
 import contextlib
@@ -16,7 +16,8 @@ from typing import Any
 
 FULL_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """Error numbers that mean there is no room."""
-SCRATCH_SUFFIX = ".tmp"
+SCRATCH_SUFFIX, OLD_SUFFIX = ".rekd.tmp", ".rekd.old"
+"""Of names that no file of a user has."""
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -102,7 +103,7 @@ def replace_folder(path: Path, scratch: Path) -> None:
     Raises:
         OSError: a folder cannot be renamed or deleted.
     """
-    old = beside(path, ".old")
+    old = beside(path, OLD_SUFFIX)
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         path.rename(old)

@@ -248,7 +248,7 @@ def _sound_journal(path):
 def _resume(content, folder):
     path = folder / "store.h5"
     path.unlink(missing_ok=True)
-    path.with_name("store.h5.tmp").unlink(missing_ok=True)
+    path.with_name("store.h5.rekd.tmp").unlink(missing_ok=True)
     path.with_name("store.h5.journal").write_bytes(content)
     bad, value = flaw(odd_text.resume_store, path, "store.h5.journal")
     assert bad is None

@@ -88,7 +88,7 @@ def test_a_kill_at_each_step_of_closing(moment, tmp_path, monkeypatch):
     real = getattr(place, name)
     monkeypatch.setattr(place, name, lambda *args: (copy(), real(*args))[1])
     store.close()
-    left = {"f.h5", "f.h5.journal"} | ({"f.h5.tmp"} if moment != "remove" else set())
+    left = {"f.h5", "f.h5.journal"} | ({"f.h5.rekd.tmp"} if moment != "remove" else set())
     assert {file.name for file in folder.iterdir()} == left
     with FeatureStore.resume(folder / "f.h5", MADE_WITH) as resumed:
         assert resumed.names() == ["a.jpg", "b.jpg"]

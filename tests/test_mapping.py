@@ -255,7 +255,7 @@ def test_separate_scenes_become_models_largest_first(tmp_path):
     assert [model.num_reg_images() for model in written] == [5, 3]
 
 
-def test_without_a_model_the_old_one_goes(scene, tmp_path):
+def test_without_a_model_the_old_one_stays(scene, tmp_path):
     pairs = scene.pairs[:1]
     empty = tmp_path / "empty.h5"
     with MatchStore.resume(empty, {}) as store:
@@ -263,9 +263,10 @@ def test_without_a_model_the_old_one_goes(scene, tmp_path):
     path = make_database(scene, tmp_path / "d.db", pairs, empty)
     verify(path, pairs, seed=0)
     (tmp_path / "sparse" / "0").mkdir(parents=True)
+    (tmp_path / "sparse" / "0" / "images.bin").write_bytes(b"of an earlier run")
     assert map_scene(path, tmp_path, tmp_path / "sparse") == []
-    assert not (tmp_path / "sparse").exists()
-    assert not (tmp_path / "sparse.tmp").exists()
+    assert (tmp_path / "sparse" / "0" / "images.bin").read_bytes() == b"of an earlier run"
+    assert not list(tmp_path.glob("sparse*.tmp"))
 
 
 def test_a_failed_run_keeps_the_old_model_and_leaves_no_scraps(verified, tmp_path, monkeypatch):
@@ -280,7 +281,7 @@ def test_a_failed_run_keeps_the_old_model_and_leaves_no_scraps(verified, tmp_pat
     with pytest.raises(OSError, match=words):
         map_scene(verified, tmp_path, tmp_path / "sparse", seed=1)
     assert (tmp_path / "sparse" / "0" / "points3D.bin").read_bytes() == before
-    assert not (tmp_path / "sparse.tmp").exists()
+    assert not list(tmp_path.glob("sparse*.tmp"))
 
 
 def test_a_model_that_is_not_whole_on_disk_is_noticed(verified, tmp_path):

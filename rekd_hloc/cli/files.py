@@ -13,6 +13,7 @@ from rekd_hloc.cli.options import (
     IgnoreExif,
     Intrinsics,
     Json,
+    Replace,
     print_result,
     read_numbers,
 )
@@ -41,6 +42,7 @@ def export(
     sift_descriptors: Annotated[
         bool, typer.Option(help="Store descriptors as bytes for COLMAP's own matchers.")
     ] = False,
+    overwrite: Replace = False,
     json_output: Json = False,
 ) -> None:
     """Write features and matches into a new COLMAP database."""
@@ -70,6 +72,7 @@ def export(
             cameras=cameras,
             patch_size_px=stored_patch_size_px(store),
             quantise_descriptors=sift_descriptors,
+            overwrite=overwrite,
             progress=True,
         )
     record = {"num_images": len(ids), "num_pairs": len(pairs), "output": str(database)}
@@ -84,6 +87,7 @@ def plot(
         list[str] | None, typer.Option(help="Names to draw; default is all. May be repeated.")
     ] = None,
     matches: Annotated[Path | None, typer.Option(help="Draw the matches of these images.")] = None,
+    overwrite: Replace = False,
     json_output: Json = False,
 ) -> None:
     """Draw keypoints and matches as PNG files.
@@ -92,7 +96,9 @@ def plot(
     """
     from rekd_hloc.viz.draw import plot_files
 
-    written = plot_files(features, images, output, names=image, matches_path=matches)
+    written = plot_files(
+        features, images, output, names=image, matches_path=matches, overwrite=overwrite
+    )
     record = {"files": [str(path) for path in written]}
     print_result(json_output, record, f"{len(written)} pictures in {output}")
 
@@ -138,6 +144,7 @@ def export_weights(
     pixel_range: Annotated[
         float, typer.Option(help="Value of white in the images that the release was trained on.")
     ] = 1.0,
+    overwrite: Replace = False,
 ) -> None:
     """Convert a training checkpoint into weights to run.
 
@@ -145,7 +152,9 @@ def export_weights(
     """
     from rekd_hloc.features.convert import convert_checkpoint
 
-    convert_checkpoint(checkpoint, output, group_order=group_order, pixel_range=pixel_range)
+    convert_checkpoint(
+        checkpoint, output, group_order=group_order, pixel_range=pixel_range, overwrite=overwrite
+    )
     typer.echo(f"wrote {output}")
 
 

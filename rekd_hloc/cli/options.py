@@ -54,6 +54,17 @@ Overwrite = Annotated[
 Strict = Annotated[
     bool, typer.Option("--strict", help="End with status 3 if photos were left out.")
 ]
+Replace = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is there, though it is not of rekd-hloc.")
+]
+Redo = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace results of other options, from the first stage that differs, "
+        "and files in OUTPUT that are not of rekd-hloc.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 Images = Annotated[Path, typer.Argument(help="Folder of photos, searched with its subfolders.")]

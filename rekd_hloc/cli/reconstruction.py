@@ -28,6 +28,8 @@ from rekd_hloc.cli.options import (
     PairsSource,
     Quiet,
     Ratio,
+    Redo,
+    Replace,
     Seed,
     Settings,
     Strict,
@@ -102,6 +104,7 @@ def pairs(
     output: Annotated[Path, typer.Argument(help="Text file to write, two names a line.")],
     source: PairsSource = "exhaustive",
     overlap: Overlap = 10,
+    overwrite: Replace = False,
     json_output: Json = False,
 ) -> None:
     """List the image pairs to match."""
@@ -109,7 +112,7 @@ def pairs(
     from rekd_hloc.matching.pairs import make_pairs, write_pairs
 
     names = make_pairs(list_images(images), source, overlap=overlap)
-    write_pairs(output, names)
+    write_pairs(output, names, overwrite=overwrite)
     record = {"num_pairs": len(names), "output": str(output)}
     print_result(json_output, record, f"{len(names)} pairs in {output}")
 
@@ -193,7 +196,7 @@ def reconstruct(
     num_threads: Annotated[
         int, typer.Option(help="Of the mapper; 1 is repeatable to the bit, -1 takes all cores.")
     ] = 1,
-    overwrite: Overwrite = False,
+    overwrite: Redo = False,
     strict: Strict = False,
     quiet: Quiet = False,
 ) -> None:
@@ -225,11 +228,21 @@ def reconstruct(
         num_threads=num_threads,
         quantise_descriptors=sift_descriptors,
     )
+    if page:
+        from rekd_hloc.viz.page import check_page
+
+        check_page(output, overwrite=overwrite)
     report = run(images, output, options, overwrite=overwrite, progress=not quiet)
     if page:
         from rekd_hloc.viz.page import write_html_report
 
-        write_html_report(output, images, title=f"{images.name}: {name}", reference=reference)
+        write_html_report(
+            output,
+            images,
+            title=f"{images.name}: {name}",
+            reference=reference,
+            overwrite=overwrite,
+        )
     typer.echo(format_report(report))
     if report["num_registered"] == 0:
         raise typer.Exit(EXIT_FAILED)
@@ -242,6 +255,7 @@ def demo(
     conf: Conf = None,
     device: Device = "auto",
     seed: Seed = 0,
+    overwrite: Redo = False,
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct twelve packaged images of known poses.
@@ -252,7 +266,9 @@ def demo(
     from rekd_hloc.sfm.report import format_report
 
     name, _ = resolve_conf(conf, None, None, None, device)
-    report = run_demo(output, conf=name, device=device, seed=seed, progress=not quiet)
+    report = run_demo(
+        output, conf=name, device=device, seed=seed, overwrite=overwrite, progress=not quiet
+    )
     typer.echo(format_report(report))
     typer.echo(f"Open {output / 'report.html'} for keypoints and matches.")
     if report["num_registered"] < report["num_images"]:

@@ -8,6 +8,7 @@ e2cnn is needed only where a file holds the learned parameters alone.
 import hashlib
 import logging
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rekd_hloc.features.detector.frozen import FrozenBackbone
 from rekd_hloc.features.detector.network import Rekd, build_network
 from rekd_hloc.features.detector.steerable import SteerableBackbone
 from rekd_hloc.features.weights import parse_network_config, save_detector, write_detector
+from rekd_hloc.ownership import SAFETENSORS, refuse_kind, replace_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -31,19 +33,37 @@ BASIS_5X5 = 11
 
 
 def convert_checkpoint(
-    checkpoint: Path, out: Path, *, group_order: int | None = None, pixel_range: float = 1.0
+    checkpoint: Path,
+    out: Path,
+    *,
+    group_order: int | None = None,
+    pixel_range: float = 1.0,
+    overwrite: bool = False,
 ) -> None:
-    """Bake a checkpoint of either kind; the last two arguments are for REKD's release alone.
+    """Bake a checkpoint of either kind.
+
+    Args:
+        checkpoint: of this project's training, or of REKD's release.
+        out: the weights file to write. One that is there stays unless it holds the same.
+        group_order: for REKD's release, as for :func:`convert_rekd_release`.
+        pixel_range: likewise.
+        overwrite: replace weights that are another's.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
         ValueError: it is damaged, or of neither kind.
+        FileExistsError: a file with something else is there, or one that is no weights file.
+        OSError: the file cannot be written, or the disk is full.
     """
+    refuse_kind(out, SAFETENSORS)
     state = _read_checkpoint(checkpoint)
-    if {"backbone", "head", "network"} <= state.keys():
-        bake_training_checkpoint(checkpoint, out)
-    else:
-        convert_rekd_release(checkpoint, out, group_order=group_order, pixel_range=pixel_range)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "made.safetensors"
+        if {"backbone", "head", "network"} <= state.keys():
+            bake_training_checkpoint(checkpoint, made)
+        else:
+            convert_rekd_release(checkpoint, made, group_order=group_order, pixel_range=pixel_range)
+        replace_bytes(out, made.read_bytes(), SAFETENSORS, overwrite=overwrite)
 
 
 def bake_training_checkpoint(checkpoint: Path, out: Path) -> None:

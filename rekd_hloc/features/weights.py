@@ -22,6 +22,7 @@ from rekd_hloc.features.detector.frozen import FrozenBackbone
 from rekd_hloc.features.detector.network import DetectorNetwork, Rekd, build_frozen
 from rekd_hloc.features.detector.steerable import SteerableBackbone
 from rekd_hloc.files import write_bytes
+from rekd_hloc.ownership import SAFETENSORS, refuse_kind
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """Folder of the weights that ship with the package."""
@@ -69,7 +70,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file whole or not at all; equal content gives equal bytes."""
+    """Write a safetensors file whole or not at all; equal content gives equal bytes.
+
+    Raises:
+        FileExistsError: what is there can be no weights file.
+        OSError: the file cannot be written, or the disk is full.
+    """
+    refuse_kind(path, SAFETENSORS)
     data = save({name: t.contiguous() for name, t in tensors.items()}, metadata)
     # the library's order of the metadata is random; sorted, a file's hash says what is in it
     size = int.from_bytes(data[:8], "little")

@@ -11,13 +11,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rekd_hloc.files import beside, replace_folder
+from rekd_hloc.files import SCRATCH_SUFFIX, beside, replace_folder
+from rekd_hloc.ownership import FOLDER, refuse_kind
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.point_colors import color_black_points
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from rekd_hloc.sfm.verification import check_seed, require_database
 
 MAPPERS = ("incremental", "global")
+MODEL_FILES = frozenset(("cameras", "frames", "images", "points3D", "project", "rigs"))
+MODEL_SUFFIXES = frozenset((".bin", ".txt", ".ini", ".ply"))
 MIN_MODEL_IMAGES = 3
 """Smaller models beside the first one are dropped: two images constrain too little."""
 
@@ -41,7 +44,7 @@ def map_scene(
         database_path: with two-view geometries.
         image_dir: where COLMAP reads the points' colours; points without a file stay black.
         out: folder that is replaced by one with the models ``0``, ``1``, ..., largest first, once
-            they are complete; when there is no model, there is no folder.
+            they are complete. Until then, and when there is no model, it stays as it is.
         mapper: ``incremental`` or ``global``.
         seed: not negative.
         num_threads: 1 makes the models bit-identical for a seed, -1 uses all cores.
@@ -57,12 +60,14 @@ def map_scene(
     Raises:
         ValueError: unknown mapper, one this pycolmap lacks, or a negative seed.
         FileNotFoundError: there is no database.
+        FileExistsError: ``out`` holds something else than models.
         OSError: a model could not be written whole.
     """
     check_mapper(mapper)
     check_seed(seed)
     require_database(database_path)
-    scratch = beside(out, ".tmp")
+    _require_models_only(out)
+    scratch = beside(out, SCRATCH_SUFFIX)
     shutil.rmtree(scratch, ignore_errors=True)
     (scratch / "colmap").mkdir(parents=True)
     settings = _mapper_settings(seed, num_threads, refine_intrinsics)
@@ -82,8 +87,6 @@ def map_scene(
                 write_model(model, scratch / str(rank))
         if models:
             replace_folder(out, scratch)
-        else:
-            shutil.rmtree(out, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return models
@@ -102,6 +105,17 @@ def write_model(model: Any, folder: Path) -> None:
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected:
             raise OSError(errno.ENOSPC, f"{path} is not whole")
+
+
+def _require_models_only(folder: Path) -> None:
+    """Refuse to replace a folder that holds anything but COLMAP's models."""
+    refuse_kind(folder, FOLDER)
+    for path in folder.rglob("*"):
+        is_part = path.stem in MODEL_FILES and path.suffix in MODEL_SUFFIXES
+        if path.is_file() and not is_part:
+            raise FileExistsError(
+                f"{path} is no part of a model; choose another output, or move it"
+            )
 
 
 def _model_bytes(model: Any) -> dict[str, int]:

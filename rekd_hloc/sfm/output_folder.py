@@ -24,6 +24,8 @@ MODEL, PAIRS, REPORT, PAGE = "sparse", "pairs.txt", "report.json", "report.html"
 PREVIOUS = "sparse.previous"
 KINDS = {MODEL: FOLDER, PAIRS: TEXT, REPORT: TEXT, DATABASE_RECORD: TEXT, PAGE: TEXT}
 """What a run makes beside HDF5 files and the database, which tell themselves whose they are."""
+NAMES = (DATABASE, MODEL, PAIRS, REPORT, DATABASE_RECORD)
+"""What a run always writes."""
 MADE = "made"
 """Key of ``database.json`` that folders of version 0.1, which have no record, lack."""
 RECORD_KEYS = frozenset(("camera_model", "seed", "files", "names", "pairs"))
@@ -49,27 +51,27 @@ class OutputFolder:
     @classmethod
     @contextlib.contextmanager
     def hold(
-        cls, path: Path, *, overwrite: bool = False, spare: Collection[str] = (PAGE,)
+        cls, path: Path, *, names: Collection[str] = NAMES, overwrite: bool = False
     ) -> Iterator[Self]:
         """Make the folder, and keep other processes out of it for the time of a block.
 
         Args:
             path: the folder.
+            names: of ``NAMES`` and ``report.html``, those that the block may write.
             overwrite: replace what others made.
-            spare: names that the block does not write, or looks after itself.
 
         Raises:
             FileExistsError: something that is to be replaced was made by someone else.
             OSError: another process is writing the folder, or it cannot be written.
         """
-        cls(path, overwrite=overwrite).refuse_foreign(spare)  # before anything is written
+        cls(path, overwrite=overwrite).refuse_foreign(names)  # before anything is written
         with hold_folder(path):
             folder = cls(path, overwrite=overwrite)
-            folder.refuse_foreign(spare)
+            folder.refuse_foreign(names)
             folder._recover()
             yield folder
 
-    def refuse_foreign(self, spare: Collection[str] = ()) -> None:
+    def refuse_foreign(self, names: Collection[str] = NAMES) -> None:
         """Refuse to replace what someone else made or changed, before anything is written.
 
         Raises:
@@ -77,11 +79,13 @@ class OutputFolder:
         """
         if not self.path.is_dir() and self.path.exists():
             raise FileExistsError(f"output {self.path} is a file; name a folder")
-        self._refuse_foreign_database(overwrite=self.overwrite)
-        for name, kind in KINDS.items():
+        for name in names:
+            if name == DATABASE:
+                self._refuse_foreign_database(overwrite=self.overwrite)
+                continue
             is_record = name == DATABASE_RECORD and name in self.made.names()  # whatever it holds
-            if name not in spare and not is_record:
-                self.made.refuse_foreign(name, kind, overwrite=self.overwrite or self._is_old)
+            allowed = self.overwrite or self._is_old or is_record
+            self.made.refuse_foreign(name, KINDS[name], overwrite=allowed)
 
     def owns_database(self) -> bool:
         """Say whether the database is as a run left it."""

@@ -25,7 +25,7 @@ from rekd_hloc.sfm.extraction import extract_images, extraction_provenance
 from rekd_hloc.sfm.image_folder import check_still_there, find_images
 from rekd_hloc.sfm.image_work import ImageExtractor
 from rekd_hloc.sfm.mask_frames import AUTO
-from rekd_hloc.sfm.output_folder import PAIRS, OutputFolder
+from rekd_hloc.sfm.output_folder import NAMES, PAIRS, OutputFolder
 from rekd_hloc.sfm.stages import MappingOptions, Run, build_model
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.made_with import is_other, read_provenance
@@ -119,7 +119,7 @@ def reconstruct(
     plan_cameras(options.cameras, image_dir, names)  # raises what does not fit, before the work
     with Run.start(
         image_dir, output, options.mapping, reference=options.reference,
-        overwrite=overwrite, spare=_spare(options.pairs, output), progress=progress,
+        overwrite=overwrite, names=_writes(options.pairs, output), progress=progress,
     ) as run:  # fmt: skip
         return _run_all_stages(run, options, listing, pairs, extractor)
 
@@ -241,21 +241,21 @@ def reconstruct_from_files(
     }
     with Run.start(
         image_dir, output, options, reference=reference,
-        overwrite=overwrite, spare=_spare(pairs, output), progress=progress,
+        overwrite=overwrite, names=_writes(pairs, output), progress=progress,
     ) as run:  # fmt: skip
         _write_pairs(run.folder, image_pairs, pairs)
         return build_model(run, features, matches, image_pairs, counts, {}, configuration)
 
 
-def _spare(pairs: str | Path | None, output: Path) -> tuple[str, ...]:
-    """Return the pairs file if it is the user's own in the output folder, which stays as it is."""
+def _writes(pairs: str | Path | None, output: Path) -> tuple[str, ...]:
+    """Return what a run writes; a user's own pairs file in the output folder stays as it is."""
     is_own = pairs is not None and Path(pairs).resolve() == (output / PAIRS).resolve()
-    return (PAIRS,) if is_own else ()
+    return tuple(name for name in NAMES if not (is_own and name == PAIRS))
 
 
 def _write_pairs(folder: OutputFolder, pairs: Sequence[Pair], source: str | Path | None) -> None:
     """A by-product: a name that a pairs file cannot hold must not end the run."""
-    if _spare(source, folder.path):
+    if PAIRS not in _writes(source, folder.path):
         return
     try:
         folder.write_text(PAIRS, format_pairs(pairs, folder.path / PAIRS))

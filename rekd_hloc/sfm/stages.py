@@ -28,7 +28,7 @@ from rekd_hloc.sfm.output_folder import (
     DATABASE_RECORD,
     MADE,
     MODEL,
-    PAGE,
+    NAMES,
     REPORT,
     OutputFolder,
 )
@@ -102,12 +102,12 @@ class Run:
         *,
         reference: Path | None = None,
         overwrite: bool = False,
-        spare: Collection[str] = (),
+        names: Collection[str] = NAMES,
         progress: bool = False,
     ) -> Iterator[Self]:
         """Check and read all that could stop the run later, and hold the output folder.
 
-        Args as for ``reconstruct``, and ``spare``: files in ``output`` that are not written.
+        Args as for ``reconstruct``, and ``names``: of ``NAMES``, those that it writes.
 
         Raises:
             ValueError: the output is the image folder, or the reference cannot be read.
@@ -118,7 +118,7 @@ class Run:
         if output.resolve() == image_dir.resolve():
             raise ValueError(f"output {output} is the image folder itself; name a folder inside it")
         poses = read_reference(reference) if reference is not None else None
-        with OutputFolder.hold(output, overwrite=overwrite, spare=(PAGE, *spare)) as folder:
+        with OutputFolder.hold(output, names=names, overwrite=overwrite) as folder:
             yield cls(image_dir, folder, options, poses, progress)
 
     @property

@@ -1,8 +1,8 @@
 """An HDF5 file that is only ever replaced whole, and the journal beside it until then.
 
-Writers append to ``<file>.journal``. Closing copies the file to ``<file>.tmp``, adds the records,
-and renames it over the file. Whoever dies in between leaves the old file and the journal, and the
-next writer goes on with both. A file records what it was made with, and takes nothing else.
+Writers append to ``<file>.journal``. Closing copies the file to ``<file>.rekd.tmp``, adds the
+records, and renames it over the file. Whoever dies in between leaves the old file and the journal,
+and the next writer goes on with both. A file records what it was made with, and takes nothing else.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import h5py
 
-from rekd_hloc.files import atomic_write, beside, explain_os_error
+from rekd_hloc.files import SCRATCH_SUFFIX, atomic_write, beside, explain_os_error
 from rekd_hloc.locks import share_folder
 from rekd_hloc.ownership import HDF5, refuse_kind
 from rekd_hloc.storage.hdf5_groups import (
@@ -114,7 +114,7 @@ class Hdf5File:
             if self._file is not None:
                 self.provenance = text_attributes(self._file)  # as made, maybe in older names
                 refuse_other(path, self.provenance, provenance)
-            beside(path, ".tmp").unlink(missing_ok=True)
+            beside(path, SCRATCH_SUFFIX).unlink(missing_ok=True)
         except BaseException:
             if self._journal is not None and not len(self._journal):
                 self._journal.remove()

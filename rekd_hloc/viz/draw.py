@@ -5,10 +5,11 @@ points where its angle points, and the colour goes round the hues once as the an
 """
 
 import colorsys
+import contextlib
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -17,10 +18,12 @@ from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 
 from rekd_hloc.image_listing import list_images
-from rekd_hloc.images import ImageReadError, read_color, write_image
+from rekd_hloc.images import ImageReadError, encode_image, read_color
 from rekd_hloc.known_names import find_name, suggest
+from rekd_hloc.locks import hold_folder
+from rekd_hloc.ownership import PNG, MadeFiles
 from rekd_hloc.storage.features import FeatureStore, MatchStore
-from rekd_hloc.types import Keypoints, Matches
+from rekd_hloc.types import Keypoints, Matches, Pair
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +129,7 @@ def plot_files(
     *,
     names: Iterable[str] | None = None,
     matches_path: Path | None = None,
+    overwrite: bool = False,
 ) -> list[Path]:
     """Draw keypoints of images, and matches between them, into PNG files.
 
@@ -135,11 +139,13 @@ def plot_files(
         output: folder to write: ``keypoints/NAME.png`` and ``matches/NAME--NAME.png``.
         names: images to draw; all in the file when None.
         matches_path: HDF5 file; its pairs of two drawn images are drawn too.
+        overwrite: replace pictures of these names that this function did not draw.
 
     Returns:
         The files written.
 
     Raises:
+        FileExistsError: there is such a picture; none is written then.
         ValueError: a name is not in the file, or a file is damaged.
         FileNotFoundError: a file, or the image folder, does not exist.
         OSError: a picture cannot be written.
@@ -149,31 +155,34 @@ def plot_files(
         chosen = _find_names(features, known if names is None else names)
         images = _read_images(image_dir, chosen)
         keypoints = {name: features.read_keypoints(name) for name in images}
-    written = []
-    for name, image in images.items():
-        written.append(output / "keypoints" / _file_name(name))
-        write_image(written[-1], draw_keypoints(image, keypoints[name]))
-    if matches_path is not None:
-        written += _plot_pairs(matches_path, known, images, keypoints, output)
-    return written
+    with contextlib.ExitStack() as stack:
+        pairs: dict[str, Pair] = {}
+        if matches_path is not None:
+            store = stack.enter_context(MatchStore(matches_path))
+            drawn = [pair for pair in store.pairs(known) if images.keys() >= set(pair)]
+            pairs = {f"matches/{_file_name(_join(*pair))}": pair for pair in drawn}
+        singles = {f"keypoints/{_file_name(name)}": name for name in images}
+        made = stack.enter_context(_hold_pictures(output, (*singles, *pairs), overwrite))
+        for file, name in singles.items():
+            picture = draw_keypoints(images[name], keypoints[name])
+            made.write(file, encode_image(picture, ".png"))
+        for file, (a, b) in pairs.items():
+            matches = store.read(a, b)
+            picture = draw_matches(images[a], images[b], keypoints[a], keypoints[b], matches)
+            made.write(file, encode_image(picture, ".png"))
+    return [output / file for file in (*singles, *pairs)]
 
 
-def _plot_pairs(
-    matches_path: Path,
-    known: Sequence[str],
-    images: Mapping[str, RgbImage],
-    keypoints: Mapping[str, Keypoints],
-    output: Path,
-) -> list[Path]:
-    written: list[Path] = []
-    with MatchStore(matches_path) as store:
-        for a, b in store.pairs(known):
-            if a in images and b in images:
-                matches = store.read(a, b)
-                written.append(output / "matches" / _file_name(_join(a, b)))
-                picture = draw_matches(images[a], images[b], keypoints[a], keypoints[b], matches)
-                write_image(written[-1], picture)
-    return written
+@contextlib.contextmanager
+def _hold_pictures(folder: Path, names: Iterable[str], overwrite: bool) -> Iterator[MadeFiles]:
+    """Hold a folder for pictures of these names, unless someone else's are there."""
+    for is_held in (False, True):
+        with hold_folder(folder) if is_held else contextlib.nullcontext():
+            made = MadeFiles(folder)
+            for name in names:
+                made.refuse_foreign(name, PNG, overwrite=overwrite)
+            if is_held:
+                yield made
 
 
 def _read_images(image_dir: Path, names: Sequence[str]) -> dict[str, RgbImage]:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rekd_hloc.files import write_text
 from rekd_hloc.sfm.alignment import Pose, PoseErrors, read_reference
+from rekd_hloc.sfm.output_folder import PAGE, OutputFolder
 from rekd_hloc.sfm.skipped import shorten_skipped
 from rekd_hloc.viz import page_pictures as pictures
 from rekd_hloc.viz.draw import RADIUS_PER_SCALE
@@ -22,7 +22,12 @@ Rows = list[tuple[str, ...]]
 
 
 def write_html_report(
-    output: Path, image_dir: Path, *, title: str, reference: Path | None = None
+    output: Path,
+    image_dir: Path,
+    *,
+    title: str,
+    reference: Path | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write ``report.html`` about the reconstruction in a folder; it needs no other file.
 
@@ -33,22 +38,35 @@ def write_html_report(
         image_dir: folder of the images.
         title: of the page.
         reference: true poses, as for ``reconstruct``; they are drawn beside the estimated ones.
+        overwrite: replace a ``report.html`` that this function did not write.
 
     Returns:
         The page.
 
     Raises:
+        FileExistsError: there is such a page.
         FileNotFoundError: no ``report.json`` in ``output``, or no such reference.
         ValueError: a file in ``output`` is damaged.
         OSError: the page cannot be written.
     """
+    check_page(output, overwrite=overwrite)
     run = RunFiles.read(output, image_dir)
     poses = read_reference(reference) if reference is not None else None
-    path = output / "report.html"
     lead = _describe_configuration(run.report)
     values = {"title": title, "lead": lead, **_read_text(run.report), **_draw(run, poses)}
-    write_text(path, render_template(TEMPLATE, **values))
-    return path
+    text = render_template(TEMPLATE, **values)
+    with OutputFolder.hold(output, names=(PAGE,), overwrite=overwrite) as folder:
+        folder.write_text(PAGE, text)
+    return output / PAGE
+
+
+def check_page(output: Path, *, overwrite: bool = False) -> None:
+    """Refuse to write a page where someone else's is.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    OutputFolder(output, overwrite=overwrite).refuse_foreign((PAGE,))
 
 
 def _read_text(report: Mapping[str, Any]) -> dict[str, object]:
