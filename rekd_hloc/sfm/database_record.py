@@ -35,7 +35,7 @@ def refuse_foreign_database(path: Path, *, overwrite: bool, is_known: bool = Fal
     if overwrite or kind_of(path) in (None, EMPTY):
         return
     stored = _read_digest(path)
-    if stored in (BEING_WRITTEN, digest(path) if stored else ""):
+    if stored == BEING_WRITTEN or (stored and stored == digest(path)):
         return
     if stored:
         raise FileExistsError(f"{path} was changed since rekd-hloc made it; {REMEDY}")
