@@ -17,6 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from evaluation.extractors.classical import unit_rows
+from rekd_hloc.features.tensor_files import load_tensors
 from rekd_hloc.types import Features, Keypoints
 
 KEYNET = "keynet"
@@ -139,7 +140,7 @@ def _build_aliked(name: str, num_keypoints: int) -> nn.Module:
 
 
 def _read_state(path: Path, key: str | None) -> dict[str, Tensor]:
-    content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    content: Any = load_tensors(path, "a file of weights")
     if key is not None and key not in content:
         raise ValueError(f"{path} holds {', '.join(list(content)[:5])}, no {key!r}")
     state: dict[str, Tensor] = content[key] if key is not None else content

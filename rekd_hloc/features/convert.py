@@ -21,6 +21,7 @@ from rekd_hloc.config import NetworkConfig
 from rekd_hloc.features.detector.frozen import FrozenBackbone
 from rekd_hloc.features.detector.network import Rekd, build_network
 from rekd_hloc.features.detector.steerable import SteerableBackbone
+from rekd_hloc.features.tensor_files import load_tensors
 from rekd_hloc.features.weights import parse_network_config, save_detector, write_detector
 from rekd_hloc.ownership import SAFETENSORS, refuse_kind, replace_bytes
 
@@ -154,11 +155,7 @@ def convert_rekd_release(
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is no checkpoint, or a damaged one: {reason}") from error
+    state = load_tensors(path, "a checkpoint")
     if not isinstance(state, Mapping):
         raise ValueError(f"{path} holds a {type(state).__name__}, a checkpoint is a dictionary")
     inner = state.get("state_dict")

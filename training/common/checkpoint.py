@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import rekd_hloc
+from rekd_hloc.features.tensor_files import load_tensors
 from rekd_hloc.features.weights import (
     detector_config,
     learned_tensors,
@@ -219,11 +220,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a training checkpoint: {reason}") from error
+    state = load_tensors(path, "a training checkpoint")
     if not isinstance(state, dict) or "step" not in state:
         raise ValueError(f"{path} is not a training checkpoint: it holds no step")
     return state

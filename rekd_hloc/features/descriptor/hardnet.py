@@ -22,6 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rekd_hloc.features.descriptor.tfeat import TFeat
 from rekd_hloc.features.precision import full_precision
+from rekd_hloc.features.tensor_files import load_tensors
 from rekd_hloc.features.weights import PRETRAINED, read_weights, write_weights
 from rekd_hloc.files import atomic_write
 
@@ -202,11 +203,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
                 f"{DESCRIPTOR_FORMAT!r}"
             )
         return tensors
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is not a weights file: {reason}") from error
+    content = load_tensors(path, "a weights file")
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
