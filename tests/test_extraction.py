@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from rekd_hloc.sfm import image_work
 from rekd_hloc.sfm.extraction import extract_images
@@ -233,15 +232,6 @@ def test_what_is_finished_is_kept_when_a_run_ends_early(tmp_path, error):
     summary = extract_images(SiftExtractor(), folder, tmp_path / "f.h5")
     assert summary.num_resumed == 2
     assert summary.names == names
-
-
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA")])
-def test_an_image_too_large_for_the_memory_is_skipped(tmp_path, error):
-    folder = write_images(tmp_path / "in", ["a.png", "b.png", "c.png"])
-    summary = extract_images(Failing(1, error), folder, tmp_path / "f.h5")
-    assert summary.names == ["a.png", "c.png"]
-    assert "96x72" in summary.skipped["b.png"]
-    assert "max_side_px" in summary.skipped["b.png"]
 
 
 KILLED = """

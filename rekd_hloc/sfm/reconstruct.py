@@ -24,7 +24,7 @@ from rekd_hloc.sfm.cameras import plan_cameras
 from rekd_hloc.sfm.extraction import extract_images, extraction_provenance
 from rekd_hloc.sfm.image_folder import check_still_there, find_images
 from rekd_hloc.sfm.image_work import ImageExtractor
-from rekd_hloc.sfm.mask_frames import AUTO
+from rekd_hloc.sfm.mask_frames import AUTO, check_mask_frame
 from rekd_hloc.sfm.output_folder import NAMES, PAIRS, OutputFolder
 from rekd_hloc.sfm.stages import MappingOptions, Run, build_model
 from rekd_hloc.storage.features import FeatureStore, MatchStore
@@ -62,6 +62,10 @@ class ReconstructOptions(MappingOptions):
     mask_frame: str = AUTO
     reference: Path | None = None
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_mask_frame(self.mask_frame)
 
     @property
     def mapping(self) -> MappingOptions:
