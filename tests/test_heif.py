@@ -10,6 +10,7 @@ from rekd_hloc import image_decoding, image_kinds
 from rekd_hloc.image_kinds import explain_unused, is_image, register_heif
 from rekd_hloc.images import ImageReadError, read_color, read_image
 from rekd_hloc.sfm.extraction import extract_images
+from rekd_hloc.sfm.image_headers import read_header
 from rekd_hloc.sfm.point_colors import color_black_points
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from tests.helpers import textured_image
@@ -59,6 +60,22 @@ def test_heic_is_read_upright(orientation, red, tmp_path):
     np.testing.assert_allclose(upright, read_color(tmp_path / "a.heic", apply_exif=True))
     shown = read_color(tmp_path / "a.jpg", apply_exif=True)
     assert np.abs(upright.astype(int) - shown).mean() < 8
+
+
+@needs_heif
+def test_cameras_know_the_focal_length_in_heic(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif.get_ifd(0x8769)[0xA405] = 26  # mm on 35 mm film
+    stream = io.BytesIO()
+    Image.fromarray(corners()).save(stream, "HEIF", exif=exif.tobytes())
+    (tmp_path / "a.heic").write_bytes(stream.getvalue())
+    for registered in (Image.OPEN, Image.EXTENSION):
+        monkeypatch.delitem(registered, "HEIF", raising=False)
+    register_heif.cache_clear()  # as if nothing had been read before
+    header = read_header(tmp_path / "a.heic")
+    assert (header.size, header.orientation) == ((48, 64), 1)
+    assert header.focal_px == pytest.approx(26 / np.hypot(36, 24) * 80)
 
 
 @needs_avif

@@ -13,6 +13,8 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
+from rekd_hloc.image_kinds import register_heif
+
 Size = tuple[int, int]
 """Width and height in pixels, as they are stored."""
 
@@ -87,6 +89,7 @@ def read_header(path: Path) -> ImageHeader | None:
 
     What is damaged in EXIF counts as absent.
     """
+    register_heif()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about size and odd metadata
