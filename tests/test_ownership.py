@@ -21,6 +21,7 @@ from rekd_hloc.ownership import (
     stamp,
 )
 from rekd_hloc.sfm.database import export_database
+from rekd_hloc.sfm.database_record import RECONSTRUCTION as OWNER
 from rekd_hloc.sfm.database_record import refuse_foreign_database, write_database
 from rekd_hloc.sfm.mapping import map_scene
 from rekd_hloc.sfm.pycolmap_compat import make_camera, pycolmap
@@ -161,6 +162,19 @@ def test_a_database_is_replaced_as_long_as_it_is_only_ours(scene, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.db"]
 
 
+def test_a_database_of_other_features_or_of_a_reconstruction_stays(scene, tmp_path):
+    path = tmp_path / "d.db"
+    export(scene, path)
+    other = make_scene(tmp_path / "other", num_images=2, num_points=30)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match=r"database of the features in .*h5; choose"):
+        export(other, path)
+    assert path.read_bytes() == before
+    export(other, path, overwrite=True, owner=OWNER)
+    with pytest.raises(FileExistsError, match=r"is the database of a reconstruction; choose"):
+        export(other, path)
+
+
 def change_camera(path, scene):
     with pycolmap.Database.open(str(path)) as database:
         (camera, *_) = database.read_all_cameras()
@@ -207,13 +221,13 @@ def test_a_database_that_was_being_written_when_its_run_was_killed_is_ours(scene
     export(scene, path)
 
     def run():
-        with write_database(path):
+        with write_database(path, owner=OWNER):
             change_camera(path, scene)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run()
-    refuse_foreign_database(path, overwrite=False)
+    refuse_foreign_database(path, owner=OWNER, overwrite=False)
 
 
 @pytest.mark.parametrize("name", ["p.jpg", "f.h5", "t.txt", "folder"])

@@ -126,14 +126,15 @@ def export_database(
     cameras: CameraOptions = DEFAULT_CAMERAS,
     patch_size_px: float = SIFT_PATCH_SIZE,
     quantise_descriptors: bool = False,
+    owner: str = "",
     overwrite: bool = False,
     progress: bool = False,
     **changes: Any,
 ) -> dict[str, int]:
     """Write a new COLMAP database with cameras, images, 4-column keypoints and matches.
 
-    The file appears whole or not at all. One that this function wrote is replaced, if nobody has
-    verified, matched or calibrated in it since.
+    The file appears whole or not at all. One that this function wrote from the same file of
+    features is replaced, if nobody has verified, matched or calibrated in it since.
 
     Args:
         database_path: the file to write.
@@ -145,7 +146,8 @@ def export_database(
         cameras: what is known of the cameras.
         patch_size_px: see :func:`colmap_keypoints`.
         quantise_descriptors: also write descriptors, by :func:`quantise`.
-        overwrite: replace a database that others made or changed.
+        owner: what the database belongs to; the file of features when empty.
+        overwrite: replace a database that others made or changed, or that has another owner.
         progress: show bars on stderr.
         **changes: options of cameras by their names, in place of those in ``cameras``:
             ``camera_mode="single"``.
@@ -160,7 +162,8 @@ def export_database(
         FileExistsError: a database that others made or changed, or a file that can be none.
         OSError: the database could not be written; the message says where and why.
     """
-    refuse_foreign_database(database_path, overwrite=overwrite)
+    owner = owner or f"the features in {features.path.resolve()}"
+    refuse_foreign_database(database_path, owner=owner, overwrite=overwrite)
     names = sorted(features.names() if names is None else names)
     try:
         pairs = unique_pairs(pairs, names)
@@ -196,9 +199,9 @@ def export_database(
                 for pair in pairs:
                     index = _read_index(matches, pair, counts)
                     database.write_matches(ids[pair[0]], ids[pair[1]], index)
-        with write_database(scratch):
+        with write_database(scratch, owner=owner):
             pass
-        refuse_foreign_database(database_path, overwrite=overwrite)
+        refuse_foreign_database(database_path, owner=owner, overwrite=overwrite)
         replace_database(database_path.resolve(), scratch)
     return ids
 

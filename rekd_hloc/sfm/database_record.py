@@ -20,11 +20,18 @@ BEING_WRITTEN = "being written"
 SUFFIXES = ("-wal", "-shm", "-journal")
 
 
-def refuse_foreign_database(path: Path, *, overwrite: bool, is_known: bool = False) -> None:
+RECONSTRUCTION = "a reconstruction"
+"""Whose a database is that a run makes and verifies."""
+
+
+def refuse_foreign_database(
+    path: Path, *, owner: str, overwrite: bool, is_known: bool = False
+) -> None:
     """Refuse to replace a database that someone else made, or went on with.
 
     Args:
         path: the database to be written.
+        owner: what it is made from; one that we made from something else stays too.
         overwrite: the user has asked for it.
         is_known: another record says that we made it; for databases without the table.
 
@@ -34,16 +41,17 @@ def refuse_foreign_database(path: Path, *, overwrite: bool, is_known: bool = Fal
     refuse_kind(path, SQLITE)
     if overwrite or kind_of(path) in (None, EMPTY):
         return
-    stored = _read_digest(path)
-    if stored == BEING_WRITTEN or (stored and stored == digest(path)):
-        return
-    if stored:
+    stored, stored_owner = _read_record(path)
+    if not stored:
+        refuse_foreign(path, SQLITE, overwrite=False, is_ours=is_known)
+    elif stored_owner != owner:
+        raise FileExistsError(f"{path} is the database of {stored_owner}; {REMEDY}")
+    elif stored not in (BEING_WRITTEN, digest(path)):
         raise FileExistsError(f"{path} was changed since rekd-hloc made it; {REMEDY}")
-    refuse_foreign(path, SQLITE, overwrite=False, is_ours=is_known)
 
 
 @contextlib.contextmanager
-def write_database(path: Path) -> Iterator[None]:
+def write_database(path: Path, *, owner: str) -> Iterator[None]:
     """Change a database within a block; what it holds at the end is on record as ours.
 
     After a kill within the block it counts as ours too.
@@ -51,9 +59,9 @@ def write_database(path: Path) -> Iterator[None]:
     Raises:
         OSError: it cannot be written.
     """
-    _write_digest(path, BEING_WRITTEN)
+    _write_record(path, BEING_WRITTEN, owner)
     yield
-    _write_digest(path, digest(path))
+    _write_record(path, digest(path), owner)
 
 
 def replace_database(path: Path, scratch: Path) -> None:
@@ -103,22 +111,22 @@ def _summary(table: str, columns: list[str]) -> str:
     return f'SELECT count(*), {", ".join(sizes + numbers)} FROM "{table}"'
 
 
-def _read_digest(path: Path) -> str:
-    """Return what is on record; empty where nothing is, as in databases of others."""
+def _read_record(path: Path) -> tuple[str, str]:
+    """Return digest and owner on record; empty where nothing is, as in databases of others."""
     try:
         with contextlib.closing(_connect_to_read(path)) as database:
-            row = database.execute(f"SELECT content FROM {TABLE}").fetchone()
+            row = database.execute(f"SELECT content, owner FROM {TABLE}").fetchone()
     except sqlite3.Error:
-        return ""
-    return str(row[0]) if row else ""
+        return "", ""
+    return (str(row[0]), str(row[1])) if row else ("", "")
 
 
-def _write_digest(path: Path, value: str) -> None:
+def _write_record(path: Path, content: str, owner: str) -> None:
     try:
         with contextlib.closing(_connect(path)) as database, database:
-            database.execute(f"CREATE TABLE IF NOT EXISTS {TABLE} (content TEXT NOT NULL)")
+            database.execute(f"CREATE TABLE IF NOT EXISTS {TABLE} (content TEXT, owner TEXT)")
             database.execute(f"DELETE FROM {TABLE}")
-            database.execute(f"INSERT INTO {TABLE} VALUES (?)", (value,))
+            database.execute(f"INSERT INTO {TABLE} VALUES (?, ?)", (content, owner))
     except sqlite3.Error as error:
         number = errno.ENOSPC if "full" in str(error) else errno.EIO
         raise explain_os_error(OSError(number, str(error)), path, path.parent) from error

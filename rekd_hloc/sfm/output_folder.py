@@ -15,7 +15,7 @@ from rekd_hloc.files import encode_json
 from rekd_hloc.json_text import read_json
 from rekd_hloc.locks import RECORD_FOLDER, hold_folder
 from rekd_hloc.ownership import FOLDER, TEXT, MadeFiles
-from rekd_hloc.sfm.database_record import refuse_foreign_database
+from rekd_hloc.sfm.database_record import RECONSTRUCTION, refuse_foreign_database
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,9 @@ class OutputFolder:
 
     def _refuse_foreign_database(self, *, overwrite: bool) -> None:
         path = self.path / DATABASE
-        refuse_foreign_database(path, overwrite=overwrite, is_known=self._is_old)
+        refuse_foreign_database(
+            path, owner=RECONSTRUCTION, overwrite=overwrite, is_known=self._is_old
+        )
 
     def _recover(self) -> None:
         """Finish what a killed run began, and take over a folder of version 0.1."""

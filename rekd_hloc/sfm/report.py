@@ -175,6 +175,8 @@ def format_report(report: Mapping[str, Any]) -> str:
     lines.append(f"seconds       {stages}; peak memory {report['peak_memory_mib']:.0f} MiB")
     for name, reason in shorten_skipped(report["skipped"], "report.json lists all"):
         lines.append(f"skipped       {name}: {reason}")
+    if report.get("previous_model"):
+        lines.append(f"model         the one before is in {report['previous_model']} now")
     if report["diagnosis"]:
         lines.append(f"diagnosis     {report['diagnosis']}")
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from rekd_hloc.sfm.alignment import Pose, read_reference
 from rekd_hloc.sfm.camera_report import describe_cameras
 from rekd_hloc.sfm.cameras import CameraOptions
 from rekd_hloc.sfm.database import export_database, stored_patch_size_px
-from rekd_hloc.sfm.database_record import write_database
+from rekd_hloc.sfm.database_record import RECONSTRUCTION, write_database
 from rekd_hloc.sfm.diagnosis import connected_groups, diagnose
 from rekd_hloc.sfm.mapping import check_mapper, map_scene
 from rekd_hloc.sfm.output_folder import (
@@ -161,7 +161,7 @@ def build_model(
     database = run.output / DATABASE
     with run.watch.stage("database"):
         provenance = _update_database(run, database, features_path, matches_path, pairs, names)
-    with run.watch.stage("verify"), write_database(database):
+    with run.watch.stage("verify"), write_database(database, owner=RECONSTRUCTION):
         counts = verify(database, pairs, options.seed, progress=run.progress)
     with run.watch.stage("map"):
         models, attempts, previous = _map(run, database, names, counts)
@@ -264,6 +264,7 @@ def _update_database(
             matches,
             pairs,
             names=names,
+            owner=RECONSTRUCTION,
             overwrite=run.folder.overwrite or run.folder.owns_database(),
             progress=run.progress,
             **how,
