@@ -162,8 +162,11 @@ def test_a_read_only_folder_and_a_read_only_file(tmp_path):
     with FeatureStore.resume(folder / "f.h5", MADE_WITH) as store:
         store.write("a.jpg", random_features(5))
     (folder / "f.h5").chmod(0o444)
-    with pytest.raises(PermissionError, match="choose another output"):
-        FeatureStore.resume(folder / "f.h5", MADE_WITH)
+    with (
+        FeatureStore.resume(folder / "f.h5", MADE_WITH) as store,
+        pytest.raises(PermissionError, match="choose another output"),
+    ):
+        store.write("b.jpg", random_features(5))
     folder.chmod(0o555)
     with pytest.raises(PermissionError, match="choose another output"):
         FeatureStore.resume(folder / "g.h5", MADE_WITH)

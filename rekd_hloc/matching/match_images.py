@@ -103,6 +103,8 @@ def match_images(
         counts: dict[Pair, int] = {}
         with MatchStore.resume(out, provenance, overwrite=overwrite) as store:
             missing = _order_for_cache([pair for pair in unique if pair not in store])
+            if missing:
+                store.require_writable()
             cache = _FeatureCache(features, torch_device)
             work = _PairWork(features_path, matcher, torch_device, cache)
             bar = tqdm(missing, unit="pair", desc="match", disable=not progress)

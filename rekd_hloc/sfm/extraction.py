@@ -151,6 +151,8 @@ def extract_files(
     with FeatureStore.resume(out, made_with, overwrite=overwrite) as store:
         missing = [image for image in images if image.name not in store]
         resumed = [image.name for image in images if image.name in store]
+        if missing:
+            store.require_writable()
         bar = tqdm(missing, label, unit=" images", disable=None if progress else True)
         work = ImageWork(extractor)
         results = work.read_ahead(missing) if map_images is map else map_images(work, missing)

@@ -160,6 +160,14 @@ class FeatureStore:
             attrs[""] = dict(attributes)
         self._file.append(Record(name, arrays, attrs))
 
+    def require_writable(self) -> None:
+        """Say before long work that its results cannot be kept.
+
+        Raises:
+            OSError: the file or its folder cannot be written.
+        """
+        self._file.require_writable()
+
     def close(self) -> None:
         """Bring the file up to date with all that was written.
 

@@ -61,6 +61,7 @@ class Hdf5File:
         self._file = file
         self._journal = journal
         self._is_writable = is_writable
+        self._obstacle: OSError | None = None
         self._shared = contextlib.ExitStack()
 
     @classmethod
@@ -89,6 +90,9 @@ class Hdf5File:
     def resume(cls, path: Path, provenance: Mapping[str, str], *, overwrite: bool = False) -> Self:
         """Open to write: a new file, or one made with the same provenance.
 
+        A file that is there and cannot be written is opened as well, since there may be nothing to
+        add; :meth:`require_writable` says.
+
         Raises:
             ValueError: the file was made with something else, or is no HDF5 file.
             OSError: the folder cannot be written, or another process is writing the file.
@@ -96,10 +100,13 @@ class Hdf5File:
         journal_path = beside(path, ".journal")
         try:
             journal_path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and not os.access(path, os.W_OK):
-                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             raise explain_os_error(error, path) from error
+        obstacle = _find_obstacle(path)
+        if obstacle is not None and not overwrite:
+            return cls._open_finished(path, provenance, obstacle)
+        if obstacle is not None:
+            raise obstacle
         self = cls(path, None, None, dict(provenance), is_writable=True)
         try:
             if overwrite:
@@ -121,6 +128,26 @@ class Hdf5File:
             self.release()
             raise
         return self
+
+    @classmethod
+    def _open_finished(cls, path: Path, provenance: Mapping[str, str], obstacle: OSError) -> Self:
+        self = cls.open(path)
+        self._obstacle = obstacle
+        try:
+            refuse_other(path, self.provenance, provenance)
+        except BaseException:
+            self.release()
+            raise
+        return self
+
+    def require_writable(self) -> None:
+        """Say before long work that its results cannot be kept.
+
+        Raises:
+            OSError: the file or its folder cannot be written.
+        """
+        if self._obstacle is not None:
+            raise self._obstacle
 
     def __contains__(self, group: str) -> bool:
         if self._journal is not None and group in self._journal:
@@ -179,6 +206,7 @@ class Hdf5File:
             ValueError: the file was opened to read.
             OSError: the disk is full or gone.
         """
+        self.require_writable()
         if self._journal is None or not self._is_writable:
             raise ValueError(f"{self.path} is not open for writing; open it with resume")
         self._journal.append(record)
@@ -252,6 +280,15 @@ class Hdf5File:
                 f"{self.path} is damaged ({error}); move it away: what this run wrote is in "
                 f"{journal.path}, and the same command goes on from there"
             ) from error
+
+
+def _find_obstacle(path: Path) -> OSError | None:
+    """Say why a file that is there cannot be replaced; None if it can, or is not there."""
+    for place in (path, path.resolve().parent) if path.exists() else ():
+        if not os.access(place, os.W_OK):
+            code = errno.EACCES
+            return explain_os_error(OSError(code, os.strerror(code)), path)
+    return None
 
 
 def close_after(file: Hdf5File, error: BaseException | None) -> None:

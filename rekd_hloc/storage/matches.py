@@ -136,6 +136,14 @@ class MatchStore:
             raise ValueError(f"pair ({a!r}, {b!r}): {error}") from error
         self._file.append(Record(group, arrays, {"": {"name0": a, "name1": b}}))
 
+    def require_writable(self) -> None:
+        """Say before long work that its results cannot be kept.
+
+        Raises:
+            OSError: the file or its folder cannot be written.
+        """
+        self._file.require_writable()
+
     def close(self) -> None:
         """Bring the file up to date with all that was written.
 
