@@ -5,15 +5,20 @@ This module lists the commands and turns their errors into exit codes.
 
 import contextlib
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rekd_hloc import __version__
 from rekd_hloc.cli import files, reconstruction
-from rekd_hloc.cli.options import EXIT_INTERRUPTED, EXIT_MISTAKE, EXIT_STATUSES
+from rekd_hloc.cli.failures import MISTAKES, SHOW_TRACEBACK, describe_failure
+from rekd_hloc.cli.interrupts import how_to_go_on, run_interruptibly
+from rekd_hloc.cli.options import EXIT_FAILED, EXIT_MISTAKE, EXIT_STATUSES
 from rekd_hloc.names import one_line
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
@@ -55,19 +60,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 if all went well, 1 if the command ran but gave nothing, 2 for a mistake that the message
-        on stderr names, 3 with ``--strict`` if photos were left out, 130 if interrupted.
+        on stderr names, 3 with ``--strict`` if photos were left out, 130 or 143 if Ctrl-C or
+        SIGTERM ended it.
     """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return run_interruptibly(lambda: _run(arguments), how_to_go_on(arguments))
+
+
+def _run(arguments: list[str]) -> int:
     with _logging():
         try:
-            app(args=list(sys.argv[1:] if argv is None else argv), prog_name="rekd-hloc")
+            try:
+                app(args=arguments, prog_name="rekd-hloc")
+            finally:
+                sys.stdout.flush()  # here, where a pipe that was closed can be met
         except SystemExit as end:
             return int(end.code or 0)
-        except KeyboardInterrupt:
-            typer.echo("rekd-hloc: interrupted; the same command goes on from here", err=True)
-            return EXIT_INTERRUPTED
-        except (ValueError, OSError, ImportError) as error:
-            typer.echo(f"rekd-hloc: error: {one_line(str(error))}", err=True)
-            return EXIT_MISTAKE
+        except BrokenPipeError:
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (takes what is yet to be flushed)
+            return EXIT_FAILED
+        except Exception as error:
+            failure = describe_failure(error)
+            if failure is None:
+                raise
+            if os.environ.get(SHOW_TRACEBACK):
+                traceback.print_exc()
+            typer.echo(f"rekd-hloc: error: {one_line(failure)}", err=True)
+            return EXIT_MISTAKE if isinstance(error, MISTAKES) else EXIT_FAILED
     return 0
 
 

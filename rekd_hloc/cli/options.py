@@ -22,10 +22,9 @@ EXIT_MISTAKE = 2
 """The command could not run as it was asked to."""
 EXIT_LEFT_OUT = 3
 """The command was asked to be strict, and finished without some of the photos."""
-EXIT_INTERRUPTED = 130
 EXIT_STATUSES = (
     "Exit status: 0 if done, 1 if nothing came out, 2 for a mistake that the message names, "
-    "3 with --strict if photos were left out, 130 if interrupted."
+    "3 with --strict if photos were left out, 130 or 143 if interrupted."
 )
 
 DEFAULT_MATCHING = MatchConfig()
@@ -46,7 +45,7 @@ Settings = Annotated[
     typer.Option("--set", help="key=value, for example detector.border_px=20; may be repeated."),
 ]
 MaxKeypoints = Annotated[int | None, typer.Option(help="Best keypoints kept in an image.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:0.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, mps or xpu.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start anew instead of going on with what is there.")
@@ -142,7 +141,7 @@ def resolve_conf(
     chosen = choose_device(device)
     name = conf
     if name is None:
-        name = "rekd" if chosen.type == "cuda" else "rekd-fast"
+        name = "rekd-fast" if chosen.type == "cpu" else "rekd"
         typer.echo(f"conf {name} on {chosen} (choose with --conf)", err=True)
     resolved = load_config(preset(name), config, settings or [])
     if max_keypoints is not None:
