@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rekd_hloc.sfm import stages as model_stages
+from rekd_hloc.sfm.attempts import ATTEMPTS
 from rekd_hloc.sfm.output_folder import OutputFolder
 from rekd_hloc.sfm.reconstruct import reconstruct_from_files
 from rekd_hloc.sfm.stages import MappingOptions
@@ -25,7 +26,14 @@ class StubModel:
 
 @pytest.mark.parametrize(
     ("sizes", "kept", "attempts"),
-    [([4], 4, 1), ([0, 9], 9, 2), ([2, 3, 0], 3, 3), ([3, 2, 2], 3, 3), ([0, 0, 0], 0, 3)],
+    [
+        ([4], 4, 1),
+        ([0, 9], 9, 2),
+        ([2, 3, 0, 0], 3, 4),
+        ([3, 2, 2, 5], 5, 4),
+        ([0, 0, 0, 0], 0, 4),
+        ([3, 2, 2], 3, 3),
+    ],
 )
 def test_a_bad_start_of_the_mapper_is_tried_again(tmp_path, monkeypatch, sizes, kept, attempts):
     seeds = []
@@ -45,12 +53,18 @@ def test_a_bad_start_of_the_mapper_is_tried_again(tmp_path, monkeypatch, sizes, 
     options = MappingOptions(seed=2**31 - 1)
     folder = OutputFolder(tmp_path)
     state = model_stages.Run(tmp_path, folder, options, None, False)
-    models, tried, previous = model_stages._map(state, tmp_path / "d.db", names, counts)
+    tried, previous = model_stages._map(
+        state, tmp_path / "d.db", names, counts, may_relax=len(sizes) > ATTEMPTS
+    )
     assert previous is None
-    assert tried == len(seeds) == attempts
-    assert len(set(seeds)) == attempts
+    assert len(tried.records) == len(seeds) == attempts
+    assert len(set(seeds)) == min(attempts, ATTEMPTS)
+    assert ["relaxed" in record for record in tried.records] == [
+        i == ATTEMPTS for i in range(attempts)
+    ]
+    assert tried.relaxed == (kept == 5)
     assert all(0 <= seed < 2**31 for seed in seeds)
-    assert [model.num_images for model in models] == ([kept] if kept else [])
+    assert [model.num_images for model in tried.models] == ([kept] if kept else [])
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
     made = {".rekd_hloc/made.jsonl", "sparse", "sparse/size"} if kept else set()
     assert left == {".rekd_hloc", *made}

@@ -5,7 +5,7 @@ On one thread the models are bit-identical for one seed.
 
 import errno
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ MODEL_FILES = frozenset(("cameras", "frames", "images", "points3D", "project", "
 MODEL_SUFFIXES = frozenset((".bin", ".txt", ".ini", ".ply"))
 MIN_MODEL_IMAGES = 3
 """Smaller models beside the first one are dropped: two images constrain too little."""
+RELAXED = {"init_min_tri_angle": 1.5, "init_max_forward_motion": 1.0, "init_min_num_inliers": 50}
+"""COLMAP's options of a relaxed start, for cameras that move forward or little: the median angle of
+the first pair's points in degrees (COLMAP: 16), how much of its motion may be along the view (0.95)
+and its inliers (100)."""
 
 
 def map_scene(
@@ -35,6 +39,7 @@ def map_scene(
     num_threads: int = 1,
     refine_intrinsics: bool = True,
     structure_less: bool = True,
+    relaxed: bool = False,
     names: Collection[str] = (),
     progress: bool = False,
 ) -> list[Any]:
@@ -51,11 +56,13 @@ def map_scene(
         refine_intrinsics: let bundle adjustment change focal length and distortion.
         structure_less: register an image that sees too few scene points from two-view matches
             alone, which may take minutes an image; no release before pycolmap 3.12 does it.
+        relaxed: start from pairs with little parallax too, by the options of ``RELAXED``.
         names: images of the database to use; all for none.
         progress: show a bar on stderr.
 
     Returns:
         The reconstructions, most registered images first, then most points; empty if none.
+        Those without a point, and those whose images are all in a larger one, are left out.
 
     Raises:
         ValueError: unknown mapper, one this pycolmap lacks, or a negative seed.
@@ -72,6 +79,8 @@ def map_scene(
     (scratch / "colmap").mkdir(parents=True)
     settings = _mapper_settings(seed, num_threads, refine_intrinsics)
     settings["structure_less_registration_fallback"] = structure_less
+    if relaxed:
+        settings |= {f"mapper__{name}": value for name, value in RELAXED.items()}
     if names:
         settings["image_names"] = list(names)
     images = image_dir if image_dir.is_dir() else scratch
@@ -161,9 +170,23 @@ def _run_mapper(
             numbered = pycolmap.incremental_mapping(
                 *paths, options, next_image_callback=count_image
             )
-    models = [model for model in numbered.values() if model.num_reg_images() >= 2]
-    models.sort(key=lambda model: (model.num_reg_images(), model.num_points3D()), reverse=True)
-    return models
+    return select_models(numbered.values())
+
+
+def select_models(models: Iterable[Any]) -> list[Any]:
+    """Sort models by registered images, then points, and drop those that add nothing.
+
+    A model without points fixes no pose. COLMAP lets models share images, so a smaller one may be a
+    leftover of a trial that a larger one has overtaken.
+    """
+    usable = [m for m in models if m.num_reg_images() >= 2 and m.num_points3D() > 0]
+    usable.sort(key=lambda model: (model.num_reg_images(), model.num_points3D()), reverse=True)
+    selected: list[tuple[set[str], Any]] = []
+    for model in usable:
+        names = {model.images[image_id].name for image_id in model.reg_image_ids()}
+        if not any(names <= larger for larger, _ in selected):
+            selected.append((names, model))
+    return [model for _, model in selected]
 
 
 def _mapper_settings(seed: int, num_threads: int, refine: bool) -> dict[str, Any]:

@@ -177,6 +177,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         lines.append(f"skipped       {name}: {reason}")
     if report.get("previous_model"):
         lines.append(f"model         the one before is in {report['previous_model']} now")
+    lines += [f"note          {note}" for note in report.get("geometry", {}).get("notes", ())]
     if report["diagnosis"]:
         lines.append(f"diagnosis     {report['diagnosis']}")
     return "\n".join(lines)

@@ -17,10 +17,12 @@ from rekd_hloc.json_text import read_json
 from rekd_hloc.locks import RECORD_FOLDER
 from rekd_hloc.renamed_options import translate_config
 from rekd_hloc.sfm.alignment import Pose, read_reference
+from rekd_hloc.sfm.attempts import Attempts, try_to_map
 from rekd_hloc.sfm.camera_report import describe_cameras
 from rekd_hloc.sfm.cameras import CameraOptions
 from rekd_hloc.sfm.database import export_database, stored_patch_size_px
 from rekd_hloc.sfm.database_record import RECONSTRUCTION, write_database
+from rekd_hloc.sfm.degeneracy import describe_geometry
 from rekd_hloc.sfm.diagnosis import connected_groups, diagnose
 from rekd_hloc.sfm.mapping import check_mapper, map_scene
 from rekd_hloc.sfm.output_folder import (
@@ -39,21 +41,17 @@ from rekd_hloc.sfm.report import (
     describe_models,
     describe_pairs,
     describe_run,
-    num_registered,
     registered_names,
 )
-from rekd_hloc.sfm.verification import MAX_ERROR_PX, MAX_SEED, Counts, check_seed, verify
+from rekd_hloc.sfm.scene_motion import find_motions, lacks_parallax
+from rekd_hloc.sfm.verification import MAX_ERROR_PX, Counts, check_seed, verify
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Pair
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 3
-"""Mappings tried at most; one in five starts from a bad pair on hard images."""
 ENOUGH = 0.5
 """Share of the images that verified pairs tie together; a model with fewer is tried again."""
-SEED_STEP = 1_000_003
-"""From one attempt's seed to the next: far from the seeds that people choose."""
 
 
 @dataclass(frozen=True)
@@ -163,15 +161,24 @@ def build_model(
         provenance = _update_database(run, database, features_path, matches_path, pairs, names)
     with run.watch.stage("verify"), write_database(database, owner=RECONSTRUCTION):
         counts = verify(database, pairs, options.seed, progress=run.progress)
+        motions, configurations = find_motions(database, pairs)
     with run.watch.stage("map"):
-        models, attempts, previous = _map(run, database, names, counts)
+        may_relax = options.mapper == "incremental" and not lacks_parallax(motions)
+        tried, previous = _map(run, database, names, counts, may_relax=may_relax)
+    models = tried.models
+    geometry = describe_geometry(motions, configurations, models, relaxed=tried.relaxed)
     cameras = describe_cameras(database, run.image_dir, options.cameras, models)
+    reasons = list(geometry["warnings"])
+    if geometry["has_parallax"] or not reasons:  # else it is the reason
+        reasons.insert(0, diagnose(num_keypoints, counts, registered_names(models), cameras))
     report: dict[str, Any] = {
         "num_images": len(names) + len(skipped),
         **describe_models(models, names),
-        "num_attempts": attempts,
+        "num_attempts": len(tried.records),
+        "attempts": tried.records,
         "previous_model": previous,
-        "diagnosis": diagnose(num_keypoints, counts, registered_names(models), cameras),
+        "diagnosis": " ".join(filter(None, reasons)),
+        "geometry": geometry,
         "pairs": describe_pairs(counts),
         "cameras": [camera.to_json() for camera in cameras],
         "num_keypoints": sum(num_keypoints.values()),
@@ -191,38 +198,37 @@ def build_model(
 
 
 def _map(
-    run: Run, database: Path, names: Sequence[str], counts: Counts
-) -> tuple[list[Any], int, str | None]:
+    run: Run, database: Path, names: Sequence[str], counts: Counts, *, may_relax: bool
+) -> tuple[Attempts, str | None]:
     """Put a model of most images in the place of the old one, or the old one aside.
 
     Returns:
-        The models of the best attempt, how many attempts it took, and where the old model is now.
+        What was tried, with the models of the best attempt, and where the old model is now.
     """
-    best: list[Any] = []
     if not any(inliers for _, inliers in counts.values()):
-        return best, 0, run.folder.set_model_aside()
+        return Attempts(), run.folder.set_model_aside()
+
+    def map_once(folder: Path, seed: int, relaxed: bool) -> list[Any]:
+        return map_scene(
+            database,
+            run.image_dir,
+            folder,
+            mapper=run.options.mapper,
+            seed=seed,
+            num_threads=run.options.num_threads,
+            refine_intrinsics=run.options.intrinsics is None,
+            relaxed=relaxed,
+            progress=run.progress,
+        )
+
     wanted = ENOUGH * len(connected_groups(names, counts)[0])
     with write_errors(run.output / MODEL), run.folder.scratch() as scratch:
-        chosen = scratch
-        for attempt in range(ATTEMPTS):
-            models = map_scene(
-                database,
-                run.image_dir,
-                scratch / str(attempt),
-                mapper=run.options.mapper,
-                seed=(run.options.seed + attempt * SEED_STEP) % (MAX_SEED + 1),
-                num_threads=run.options.num_threads,
-                refine_intrinsics=run.options.intrinsics is None,
-                progress=run.progress,
-            )
-            if num_registered(models) > num_registered(best):
-                best, chosen = models, scratch / str(attempt)
-            if num_registered(best) >= wanted:
-                break
-            logger.info("attempt %d registered %d images", attempt + 1, num_registered(models))
-        if best:
-            return best, attempt + 1, run.folder.replace_model(chosen)
-    return best, attempt + 1, run.folder.set_model_aside()
+        tried = try_to_map(
+            map_once, scratch, seed=run.options.seed, wanted=wanted, may_relax=may_relax
+        )
+        if tried.folder is not None:
+            return tried, run.folder.replace_model(tried.folder)
+    return tried, run.folder.set_model_aside()
 
 
 def _update_database(

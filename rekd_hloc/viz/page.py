@@ -76,6 +76,7 @@ def _read_text(report: Mapping[str, Any]) -> dict[str, object]:
     return {
         "tiles": _headline(report),
         "diagnosis": str(report.get("diagnosis") or ""),
+        "notes": _list_notes(report),
         "summary": _summary(report),
         "weakest_pairs": _list_weakest_pairs(report),
         "skipped": shorten_skipped(skipped, "report.json lists all"),
@@ -96,6 +97,13 @@ def _draw(run: RunFiles, reference: Mapping[str, Pose] | None) -> dict[str, obje
         "cameras": pictures.draw_cameras(model, reference),
         "camera_errors": _list_camera_errors(model.errors if model else None),
     }
+
+
+def _list_notes(report: Mapping[str, Any]) -> list[str]:
+    """Return what to know about the scene's geometry."""
+    geometry = report.get("geometry")
+    notes = geometry.get("notes") if isinstance(geometry, Mapping) else None
+    return [str(note) for note in notes] if isinstance(notes, list) else []
 
 
 def _headline(report: Mapping[str, Any]) -> dict[str, str]:
