@@ -54,8 +54,10 @@ def correct_focals(database: Any, plan: CameraPlan) -> None:
             else:
                 continue
         _replace_focal(database, camera, guess)
-    _warn(impossible, f"it is not {MIN_FOCAL_RATIO:g} to {MAX_FOCAL_RATIO:g} times the longer side")
-    _warn(cropped, "it was for an image of another shape")
+    _warn(
+        impossible, f"which is not {MIN_FOCAL_RATIO:g} to {MAX_FOCAL_RATIO:g} times the longer side"
+    )
+    _warn(cropped, "which was cropped since")
 
 
 def _replace_focal(database: Any, camera: Any, focal: float | None) -> None:
@@ -78,9 +80,9 @@ def _describe_crop(name: str, header: ImageHeader) -> str:
 
 def _warn(images: Sequence[str], reason: str) -> None:
     if images:
-        more = ", ..." if len(images) > LISTED else ""
+        some = ", ".join(images[:LISTED]) + (", ..." if len(images) > LISTED else "")
         logger.warning(
-            "EXIF's focal length of %d images is not used, %s (%s%s): they start from 1.2 times "
-            "the longer side; --focal-guess names another",
-            len(images), reason, ", ".join(images[:LISTED]), more,
+            "EXIF's focal length is not used for %d image%s (%s), %s: starting from 1.2 times the "
+            "longer side; --focal-guess names another",
+            len(images), "s" * (len(images) > 1), some, reason,
         )  # fmt: skip

@@ -18,8 +18,8 @@ from rekd_hloc.image_kinds import register_heif
 Size = tuple[int, int]
 """Width and height in pixels, as they are stored."""
 
-FILM_DIAGONAL_MM = math.hypot(36.0, 24.0)
-"""Of the film to which EXIF's 35 mm equivalent refers; COLMAP takes the diagonal too."""
+FILM_DIAGONAL_MM = 43.27
+"""Of the film to which EXIF's 35 mm equivalent refers, rounded as in COLMAP."""
 MAX_ASPECT_CHANGE = 0.05
 """A photo whose aspect ratio differs by more from the one in EXIF was cropped."""
 
