@@ -192,9 +192,9 @@ class MatchConfig:
 
     ratio: float = 1.0
     """Largest allowed distance ratio best/second; 1 switches the test off."""
-    filter: Literal["none", "paper", "density", "adalam"] = "density"
-    """Orientation filter: none, the paper's mode of whole degrees, or circular density; adalam is
-    another matcher, with a ratio test and a filter of its own."""
+    filter: Literal["none", "paper", "density", "consensus", "adalam"] = "density"
+    """Orientation filter: none, the paper's mode of whole degrees, circular density, or consensus
+    of neighbours; adalam is another matcher, with a ratio test and a filter of its own."""
     tolerance_deg: float = 30.0
     """Half width of the band of accepted rotations about a mode (paper: 30)."""
     max_modes: int = 1

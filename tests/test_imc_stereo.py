@@ -268,7 +268,7 @@ def test_no_keypoint_lies_outside_a_rotated_image(scene, method, tmp_path):
 
 @pytest.mark.parametrize("config", [
     match_config(), match_config(0.8), match_config(1.0, "paper"), match_config(1.0, "ours"),
-    match_config(1.0, "scale"), match_config(1.0, "adalam"),
+    match_config(1.0, "scale"), match_config(1.0, "consensus"), match_config(1.0, "adalam"),
 ], ids=match_label)  # fmt: skip
 def test_every_matcher_finds_the_same_image(config):
     features = random_features(300)

@@ -14,7 +14,7 @@ from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Pair
 
-FILTERS = ("none", "paper", "density", "scale", "adalam")
+FILTERS = ("none", "paper", "density", "scale", "consensus", "adalam")
 """Those of ``MatchConfig``, and ``scale``: density of rotations and scale ratios together."""
 OLD_FILTERS = {"ours": "density"}
 """Names that filters had before; they are still read."""

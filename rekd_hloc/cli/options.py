@@ -82,7 +82,8 @@ Filter = Annotated[
     str,
     typer.Option(
         "--filter",
-        help="Orientation filter: density, paper or none; or adalam, a matcher with its own.",
+        help="Filter of matches: density or paper of rotations, consensus of neighbours, none; "
+        "or adalam, a matcher with its own.",
     ),
 ]
 Ratio = Annotated[
@@ -152,12 +153,14 @@ def resolve_conf(
 def read_match_config(
     filter_name: str, ratio: float | None, defaults: MatchConfig = DEFAULT_MATCHING
 ) -> MatchConfig:
-    """Return matching options from the command line; AdaLAM takes none but its name.
+    """Return matching options from the command line.
+
+    AdaLAM has a ratio test of its own, and consensus does better without one.
 
     Raises:
         ValueError: no such filter, or a ratio out of range.
     """
-    if filter_name == "adalam":
+    if filter_name in ("adalam", "consensus"):
         defaults = DEFAULT_MATCHING
     ratios = [] if ratio is None else [f"ratio={ratio}"]
     return load_config(defaults, None, [f"filter={filter_name}", *ratios])

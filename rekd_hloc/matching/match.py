@@ -4,17 +4,25 @@ A matcher is any :class:`Matcher`. To add one, write its file, add its name to t
 ``MatchConfig.filter`` and one line to :data:`MATCHERS`.
 """
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from rekd_hloc.config import MatchConfig, config_hash, config_json
 from rekd_hloc.matching.adalam import match_adalam
+from rekd_hloc.matching.consensus import filter_by_consensus
 from rekd_hloc.matching.consistency import filter_by_orientation, filter_paper
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.types import Features, Keypoints, Matches
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_CONFIG = MatchConfig()
+MIN_CONSENSUS = 8
+"""Matches with support below which consensus says nothing of an image pair."""
+FALLBACK_RATIO = 0.9
+"""Of the ratio test that then takes its place."""
 
 
 @runtime_checkable
@@ -59,6 +67,38 @@ class NearestMatcher:
 
 
 @dataclass(frozen=True)
+class ConsensusMatcher:
+    """Mutual nearest neighbours with enough support; see :mod:`rekd_hloc.matching.consensus`.
+
+    Where fewer than ``MIN_CONSENSUS`` matches have it, as in pairs with few matches, a ratio test
+    and the density filter decide instead.
+    """
+
+    config: MatchConfig
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Return the configuration and its hash."""
+        return {"config": config_json(self.config), "config_hash": config_hash(self.config)}
+
+    @property
+    def needs(self) -> tuple[Literal["angles", "scales"], ...]:
+        """Consensus needs angles and scales."""
+        return ("angles", "scales")
+
+    def __call__(self, a: Features, b: Features) -> Matches:
+        """Match two images."""
+        matches = match_nearest(a.descriptors, b.descriptors, ratio=self.config.ratio)
+        supported = filter_by_consensus(matches, a.keypoints, b.keypoints)
+        if len(supported) >= MIN_CONSENSUS:
+            return supported
+        logger.debug("%d of %d matches have support: ratio test", len(supported), len(matches))
+        ratio = min(self.config.ratio, FALLBACK_RATIO)
+        matches = match_nearest(a.descriptors, b.descriptors, ratio=ratio)
+        return filter_by_orientation(matches, a.keypoints.angle, b.keypoints.angle)
+
+
+@dataclass(frozen=True)
 class AdalamMatcher:
     """AdaLAM, which takes none of the other options; see :mod:`rekd_hloc.matching.adalam`."""
 
@@ -86,6 +126,7 @@ MATCHERS: dict[str, Callable[[MatchConfig], Matcher]] = {
     "none": NearestMatcher,
     "paper": NearestMatcher,
     "density": NearestMatcher,
+    "consensus": ConsensusMatcher,
     "adalam": AdalamMatcher,
 }
 """What makes the matcher of a configuration, for each of the choices of ``MatchConfig.filter``."""
@@ -117,7 +158,8 @@ def match(a: Features, b: Features, config: MatchConfig = DEFAULT_CONFIG) -> Mat
 def filter_matches(
     matches: Matches, a: Keypoints, b: Keypoints, config: MatchConfig = DEFAULT_CONFIG
 ) -> Matches:
-    """Return the matches that the configured orientation filter keeps.
+    """Return the matches that the configured filter keeps; fewer than ``MIN_CONSENSUS`` of
+    consensus are left to the density filter.
 
     Raises:
         ValueError: as :func:`rekd_hloc.matching.consistency.filter_by_orientation`, or the filter
@@ -129,6 +171,10 @@ def filter_matches(
         return filter_paper(matches, a.angle, b.angle, tolerance_deg=config.tolerance_deg)
     if config.filter == "adalam":
         raise ValueError("filter adalam finds matches itself; to filter others use density")
+    if config.filter == "consensus":
+        supported = filter_by_consensus(matches, a, b)
+        if len(supported) >= MIN_CONSENSUS:
+            return supported
     return filter_by_orientation(
         matches,
         a.angle,

@@ -55,6 +55,10 @@ def matcher_confs() -> dict[str, Conf]:
             "output": "matches-NN-rekd-ratio.95",
             "model": {"name": "rekd", "ratio": RECONSTRUCTION_MATCHING.ratio},
         },
+        "NN-rekd-consensus": {
+            "output": "matches-NN-rekd-consensus",
+            "model": {"name": "rekd", "filter": "consensus"},
+        },
         "adalam-rekd": {
             "output": "matches-adalam-rekd",
             "model": {"name": "rekd", "filter": "adalam"},

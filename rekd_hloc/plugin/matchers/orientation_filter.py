@@ -30,6 +30,8 @@ class OrientationFilter(BaseModel):  # type: ignore[misc]  # hloc carries no typ
         self.matcher = dynamic_load(matchers, inner["name"])(dict(inner)).eval()
         name = f"orientation_filter on {inner['name']}"
         needs = ["keypoints", "oris"] if self.config.filter != "none" else []
+        if self.config.filter == "consensus":
+            needs.append("scales")
         self.safe_matcher = SafeMatcher(name, needs)
 
     def _forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
