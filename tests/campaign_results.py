@@ -28,6 +28,10 @@ def differences(output: Path, reference: Path) -> None:
     left = sorted(path.name for path in output.iterdir() if path.name.endswith(SCRATCH))
     if left:
         raise ValueError(f"left over: {left}")
+    private = output / ".rekd_hloc"
+    left = sorted({path.name for path in private.glob("*")} - {"lock", "made.jsonl"})
+    if left:
+        raise ValueError(f"left over in {private.name}: {left}")
     missing = {path.name for path in reference.iterdir()} - {p.name for p in output.iterdir()}
     if missing - {"messages"}:
         raise ValueError(f"not there: {sorted(missing)}")

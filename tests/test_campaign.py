@@ -78,3 +78,10 @@ def test_killed_runs_survive(stage, capsys):
     assert main(["--kills", "8", "--stage", stage, "--seed", "3"]) == 0
     assert f"{stage:<12}      8         8     0" in capsys.readouterr().out
     assert KEYPOINTS > campaign.OTHER_KEYPOINTS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", campaign.STAGES)
+def test_two_runs_at_once_lose_nothing(stage, capsys):
+    assert main(["--kills", "6", "--concurrent", "--stage", stage, "--seed", "3"]) == 0
+    assert f"{stage:<12}      6         6     0" in capsys.readouterr().out

@@ -7,9 +7,18 @@ import h5py
 import pytest
 
 from rekd_hloc import locks
+from rekd_hloc.matching.match_images import match_images
+from rekd_hloc.sfm import database, stages
+from rekd_hloc.sfm import reconstruct as reconstruction
+from rekd_hloc.sfm.database import export_database
+from rekd_hloc.sfm.extraction import extract_images
+from rekd_hloc.sfm.reconstruct import reconstruct
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.storage.journal import Journal
+from rekd_hloc.viz.page import write_html_report
+from tests.corner_scene import make_photos
 from tests.helpers import random_features
+from tests.sift_extractor import SiftExtractor
 from tests.store_helpers import (
     MADE_WITH,
     files,
@@ -195,3 +204,69 @@ def test_a_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypat
     with locks.hold_folder(tmp_path):
         overwrite_store(tmp_path / "f.h5")
     assert files(tmp_path) == [".rekd_hloc", "f.h5"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    make_photos(folder, 4)
+    return folder / "images"
+
+
+def run(images, out, **options):
+    return reconstruct(images, out, extractor=SiftExtractor(250), device="cpu", **options)
+
+
+def export(out):
+    with FeatureStore(out / "features.h5") as features:
+        export_database(out / "database.db", None, features, None, [], overwrite=True)
+
+
+def match(out):
+    pairs = [("view 00.png", "view 01.png")]
+    match_images(out / "features.h5", out / "matches.h5", pairs, overwrite=True)
+
+
+def extract(images, out):
+    extract_images(SiftExtractor(50, keypoints="50"), images, out / "features.h5", overwrite=True)
+
+
+@pytest.mark.parametrize("stage", ["extract_images", "map_scene"])
+def test_whatever_a_run_is_at_no_other_writes_its_folder(stage, images, tmp_path, monkeypatch):
+    out, said = tmp_path / "out", []
+    place = reconstruction if hasattr(reconstruction, stage) else stages
+    real = getattr(place, stage)
+
+    def with_others(*args, **options):
+        if not said:
+            said.append(another_process(run, images, out))
+            said.append(another_process(extract, images, out))
+            if (out / "features.h5").exists():
+                said.append(another_process(export, out))
+                said.append(another_process(match, out))
+            (out / "report.json").write_text("{}")
+            said.append(another_process(write_page, images, out))
+            (out / "report.json").unlink()
+        return real(*args, **options)
+
+    monkeypatch.setattr(place, stage, with_others)
+    assert run(images, out)["num_registered"] == 4
+    assert said == [f"{out} {BUSY}"] * (3 if stage == "extract_images" else 5)
+
+
+def write_page(images, out):
+    write_html_report(out, images, title="of another")
+
+
+def test_two_exports_of_one_database_do_not_share_their_scratch(images, tmp_path, monkeypatch):
+    run(images, tmp_path)
+    said = []
+    replace = database.replace_database
+
+    def with_another(path, scratch):
+        said.append(another_process(export, tmp_path))
+        replace(path, scratch)
+
+    monkeypatch.setattr(database, "replace_database", with_another)
+    export(tmp_path)
+    assert said == [f"{tmp_path / 'database.db'} {BUSY}"]
