@@ -255,6 +255,16 @@ def test_a_header_says_what_exif_knows_and_survives_damage(tmp_path):
     read_header(tmp_path / "d.jpg")
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".jpg", ".webp", ".png"])
+def test_a_size_is_that_of_the_pixels_as_they_are_stored(tmp_path, suffix):
+    for orientation in (1, 3, 6, 8):
+        path = tmp_path / f"{orientation}{suffix}"
+        write_photo(path, (64, 48), {TAGS.Orientation: orientation}, FocalLengthIn35mmFilm=28)
+        header = read_header(path)
+        assert (header.size, header.orientation) == ((64, 48), orientation)
+        assert suffix == ".tif" or header.focal_35mm == 28  # Pillow writes no more into a TIFF
+
+
 KNOWN = {"camera_model": "PINHOLE", "intrinsics": [FOCAL, FOCAL, SIZE[0] / 2, SIZE[1] / 2]}
 NUM_VIEWS = 5
 

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 
 from rekd_hloc.image_kinds import register_heif
 
+TAGS = ExifTags.Base
 Size = tuple[int, int]
 """Width and height in pixels, as they are stored."""
 
@@ -94,20 +95,22 @@ def read_header(path: Path) -> ImageHeader | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about size and odd metadata
             with Image.open(path) as image:
-                size = (int(image.width), int(image.height))
                 main, details = _read_exif(image)
+                size = (int(image.width), int(image.height))
+                if image.format == "TIFF":  # Pillow gives the size as it is shown
+                    size = int(main[TAGS.ImageWidth]), int(main[TAGS.ImageLength])
     except Exception:  # Pillow raises whatever its parsing meets
         return None
     if min(size) < 1:
         return None
-    orientation = _number(main.get(ExifTags.Base.Orientation)) or 1
+    orientation = _number(main.get(TAGS.Orientation)) or 1
     return ImageHeader(
         size=size,
         orientation=int(orientation) if orientation in range(1, 9) else 1,
-        make=_text(main.get(ExifTags.Base.Make)),
-        model=_text(main.get(ExifTags.Base.Model)),
-        focal_mm=_number(details.get(ExifTags.Base.FocalLength)),
-        focal_35mm=_number(details.get(ExifTags.Base.FocalLengthIn35mmFilm)),
+        make=_text(main.get(TAGS.Make)),
+        model=_text(main.get(TAGS.Model)),
+        focal_mm=_number(details.get(TAGS.FocalLength)),
+        focal_35mm=_number(details.get(TAGS.FocalLengthIn35mmFilm)),
         taken_size=_taken_size(details),
     )
 
@@ -123,8 +126,8 @@ def _read_exif(image: Image.Image) -> tuple[dict[int, Any], dict[int, Any]]:
 
 
 def _taken_size(details: dict[int, Any]) -> Size | None:
-    width = _number(details.get(ExifTags.Base.ExifImageWidth))
-    height = _number(details.get(ExifTags.Base.ExifImageHeight))
+    width = _number(details.get(TAGS.ExifImageWidth))
+    height = _number(details.get(TAGS.ExifImageHeight))
     return (int(width), int(height)) if width and height else None
 
 
