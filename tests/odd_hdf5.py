@@ -135,6 +135,16 @@ LOOPS: dict[str, Change] = {
     "soft link to the root": _link("loop", h5py.SoftLink("/"), "/"),
 }
 """Files that have no end, or a far one."""
+LINKS_TO_THEMSELVES: dict[str, Change] = {
+    "a group": _link("self", h5py.SoftLink("/self"), "/"),
+    "a dataset": _link("scores", h5py.SoftLink("/a.jpg/scores")),
+    "two groups": lambda file: [
+        _link("one", h5py.SoftLink("/two"), "/")(file),
+        _link("two", h5py.SoftLink("/one"), "/")(file),
+    ],
+    "an image of an image": _link("inside", h5py.SoftLink("/a.jpg")),
+}
+"""Links that lead nowhere but to themselves, or to what they are in."""
 SMUGGLED: dict[str, Change] = {
     "external link to a group": _external_group,
     "external link to a dataset": lambda file: [
@@ -147,6 +157,13 @@ SMUGGLED: dict[str, Change] = {
 }
 """What is read comes from another file."""
 WRONG_FEATURES: dict[str, Change] = {
+    "a size with half pixels": put("image_size", np.array([64.5, 48.0])),
+    "a size beyond 32 bits": put("image_size", np.array([2**40, 48])),
+    "a size of truths": put("image_size", np.array([True, True])),
+    "scales below zero": _spoiled("scales", -1.0),
+    "scores that are NaN": _spoiled("scores", np.nan),
+    "keypoints beyond single precision": put("keypoints", np.full((COUNT, 2), 1e300)),
+    "keypoints of truths": put("keypoints", np.ones((COUNT, 2), bool)),
     "huge and empty keypoints": shaped("keypoints", (2**44, 2), chunks=(1024, 2)),
     "huge descriptors": shaped("descriptors", (2**22, 2**22), chunks=(64, 64)),
     "keypoints without a value": put("keypoints", h5py.Empty("f4")),
@@ -202,6 +219,13 @@ HARMLESS: dict[str, Change] = {
 }
 """A right value or a refusal: both will do."""
 WRONG_MATCHES: dict[str, Change] = {
+    "unsigned": put("matches0", np.full(COUNT, 2**64 - 1, np.uint64), PAIR),
+    "truths": put("matches0", np.ones(COUNT, bool), PAIR),
+    "infinite scores": put("matching_scores0", np.full(COUNT, np.inf), PAIR),
+    "a name that is a number": _attribute("name0", 5, PAIR),
+    "names of other images": lambda file: [
+        _attribute(key, "../../etc/passwd", PAIR)(file) for key in ("name0", "name1")
+    ],
     "float matches": put("matches0", np.full(COUNT, 0.5), PAIR),
     "NaN matches": put("matches0", np.full(COUNT, np.nan), PAIR),
     "text matches": put("matches0", ["a"] * COUNT, PAIR, dtype=h5py.string_dtype()),
@@ -218,17 +242,14 @@ WRONG_MATCHES: dict[str, Change] = {
 }
 ODD_MATCHES: dict[str, Change] = {
     "one pair in two groups": lambda file: file.copy(PAIR, "sub-b.jpg/a.jpg"),
-    "unsigned": put("matches0", np.full(COUNT, 2**64 - 1, np.uint64), PAIR),
-    "names that are numbers": _attribute("name0", 5, PAIR),
     "names that are lists": lambda file: [
         _attribute(key, np.arange(3), PAIR)(file) for key in ("name0", "name1")
     ],
     "names that are references": lambda file: [
         _references(key, PAIR)(file) for key in ("name0", "name1")
     ],
-    "names of other images": lambda file: [
-        _attribute(key, "../../etc/passwd", PAIR)(file) for key in ("name0", "name1")
-    ],
+    "indices beyond the keypoints": put("matches0", np.full(COUNT, 99), PAIR),
+    "indices beyond 32 bits": put("matches0", np.full(COUNT, 2**40), PAIR),
     "a group that cannot be split": lambda file: file.copy(PAIR, "ab"),
     "a pair of one image": lambda file: file.copy(PAIR, "a.jpg/a.jpg"),
 }
@@ -312,3 +333,32 @@ def export(path: Path, matches: Path | None = None) -> list[str]:
     with pycolmap.Database.open(str(out)) as database:
         rows = {name: np.asarray(database.read_keypoints(ids[name])) for name in ids}
     return [f"{name}: not finite" for name, row in rows.items() if not np.isfinite(row).all()]
+
+
+def plot(path: Path) -> list[str]:
+    """Draw the keypoints of a features file on grey images."""
+    from rekd_hloc.images import write_image
+    from rekd_hloc.viz.draw import plot_files
+
+    for name in NAMES:
+        picture = np.full((*SIZE[::-1], 3), 128, np.uint8)
+        write_image(path.parent / "images" / name, picture)
+    written = plot_files(path, path.parent / "images", path.parent / "plots")
+    return [] if written else ["no picture"]
+
+
+def page(path: Path) -> list[str]:
+    """Read keypoints as the page of a run does."""
+    from rekd_hloc.viz.run_files import read_keypoints
+
+    found = read_keypoints(path, list(NAMES)).values()
+    return [] if all(bool(points.xy.isfinite().all()) for points in found) else ["not finite"]
+
+
+def reconstruct(path: Path) -> list[str]:
+    """Reconstruct from a features file and sound matches."""
+    from rekd_hloc.sfm.reconstruct import reconstruct_from_files
+
+    matches = write_matches(path.with_name("sound matches.h5"))
+    report = reconstruct_from_files(path, matches, None, path.parent, path.parent / "out")
+    return [] if report["num_images"] <= MOST_IMAGES else [f"{report['num_images']} images"]

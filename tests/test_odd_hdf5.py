@@ -6,6 +6,7 @@ from tests import odd_hdf5 as odd
 from tests.isolated import call
 
 READERS = ("read_features", "match", "export")
+OTHER_READERS = ("plot", "page", "reconstruct")
 TIME_LIMIT_S = 10.0
 
 
@@ -49,6 +50,25 @@ def test_sound_files_are_read_by_every_reader(tmp_path):
 def test_features_that_are_refused(reader, change, tmp_path):
     path = odd.write_features(tmp_path / "features.h5", change)
     assert read(reader, path).kind == "error"
+
+
+@pytest.mark.parametrize(
+    ("reader", "change"),
+    cases(OTHER_READERS, dict(list(odd.SMUGGLED.items())[1:3]))
+    + cases(["plot", "page"], {"virtual": odd.SMUGGLED["virtual dataset"]})
+    + cases(["reconstruct"], odd.SMUGGLED, odd.WRONG_FEATURES, slow=True),
+)
+def test_nothing_is_drawn_or_mapped_that_is_refused(reader, change, tmp_path):
+    path = odd.write_features(tmp_path / "features.h5", change)
+    is_used = change in odd.SMUGGLED.values() or reader != "reconstruct"
+    assert read(reader, path).kind == "error" or not is_used
+
+
+@pytest.mark.parametrize("change", odd.LINKS_TO_THEMSELVES.values(), ids=odd.LINKS_TO_THEMSELVES)
+def test_links_that_lead_to_themselves(change, tmp_path):
+    path = odd.write_features(tmp_path / "features.h5", change)
+    for reader in ("read_features", "export", "page", "check"):
+        read(reader, path)
 
 
 @pytest.mark.parametrize(
