@@ -23,6 +23,7 @@ from rekd_hloc.config import MatchConfig
 from rekd_hloc.devices import choose_device
 from rekd_hloc.matching.match import DEFAULT_CONFIG, Matcher, make_matcher
 from rekd_hloc.matching.pairs import unique_pairs
+from rekd_hloc.storage.feature_arrays import NO_DESCRIPTORS
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.names import names_by_key
 from rekd_hloc.types import Features, Matches, Pair
@@ -227,6 +228,8 @@ def _features_hash(provenance: Mapping[str, str]) -> str:
 
 def _require_needs(matcher: Matcher, features: FeatureStore, pairs: Sequence[Pair]) -> None:
     for name in dict.fromkeys(name for pair in pairs for name in pair):
+        if not features.has_descriptors(name):
+            raise ValueError(f"image {name!r} in {features.path} {NO_DESCRIPTORS}")
         lacks = []
         if "angles" in matcher.needs and not features.has_orientation(name):
             lacks.append("orientation")

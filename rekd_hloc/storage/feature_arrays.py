@@ -19,6 +19,10 @@ SCORES = ("scores", "keypoint_scores", "score")
 """Names that hloc's extractors and dense matchers give to detector responses."""
 KEYPOINT_DATASETS = ("keypoints", "scales", "oris", *SCORES)
 FEATURE_DATASETS = (*KEYPOINT_DATASETS, "descriptors", "image_size")
+NO_DESCRIPTORS = (
+    "has no descriptors, as files of dense matchers like LoFTR have none; matching needs them: "
+    "extract it again"
+)
 MAX_SIDE_PX = 2**31 - 1
 """Of an image; COLMAP counts pixels in 64 bits, image formats in 32."""
 
@@ -76,10 +80,7 @@ def features_of(arrays: Arrays) -> Features:
     """
     keypoints = keypoints_of(arrays)
     if "descriptors" not in arrays:
-        raise ValueError(
-            "has no descriptors, as files of dense matchers like LoFTR have none; matching needs "
-            "them: extract it again"
-        )
+        raise ValueError(NO_DESCRIPTORS)
     size, descriptors = image_size_of(arrays), arrays["descriptors"]
     if size is None:
         raise ValueError("has no image_size; extract it again")

@@ -97,6 +97,10 @@ class FeatureStore:
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and "keypoints" in self._file.datasets(name)
 
+    def has_descriptors(self, name: str) -> bool:
+        """Say whether the image's keypoints have descriptors; those of dense matchers have none."""
+        return "descriptors" in self._file.datasets(name)
+
     def has_orientation(self, name: str) -> bool:
         """Say whether the extractor gave the image's keypoints angles."""
         return "oris" in self._file.datasets(name)

@@ -59,8 +59,8 @@ def text_attributes(file: h5py.File) -> dict[str, str]:
     return {key: value for key, value in values.items() if isinstance(value, str)}
 
 
-def group_attributes(group: h5py.Group) -> dict[str, str | int | float | None]:
-    """Return a group's attributes that are text or one number; None in the place of all others.
+def group_attributes(group: h5py.Group | h5py.Dataset) -> dict[str, str | int | float | None]:
+    """Return attributes that are text or one number; None in the place of all others.
 
     Raises:
         ValueError: they are damaged.
@@ -71,7 +71,7 @@ def group_attributes(group: h5py.Group) -> dict[str, str | int | float | None]:
         raise ValueError(f"the attributes of {group.name!r} cannot be read: {error}") from error
 
 
-def _attribute(item: h5py.Group, key: str) -> str | int | float | None:
+def _attribute(item: h5py.Group | h5py.Dataset, key: str) -> str | int | float | None:
     handle = item.attrs.get_id(key)
     is_text = h5py.check_string_dtype(handle.dtype) is not None
     is_one = handle.get_space().get_simple_extent_type() == h5py.h5s.SCALAR
