@@ -66,6 +66,7 @@ def extract(
     The file has the form that hloc writes. A run that was stopped goes on with what is there.
     """
     from rekd_hloc.features.extractor import Extractor
+    from rekd_hloc.sfm.changed_images import describe_changes
     from rekd_hloc.sfm.extraction import extract_images
     from rekd_hloc.sfm.image_notes import describe_upright_masks
 
@@ -86,10 +87,14 @@ def extract(
     rotated = describe_upright_masks(summary.mask_frames)
     if rotated:
         typer.echo(rotated, err=True)
+    for line in describe_changes(summary.changed, summary.removed):
+        typer.echo(line, err=True)
+    changed = f", {summary.num_changed} changed since and were extracted again"
     print_result(
         json_output,
-        {**asdict(summary), "output": str(output)},
-        f"{len(summary.names)} images in {output} ({summary.num_resumed} were there already), "
+        {**asdict(summary), "num_changed": summary.num_changed, "output": str(output)},
+        f"{len(summary.names)} images in {output} ({summary.num_resumed} were there already"
+        f"{changed if summary.changed else ''}), "
         f"{median} keypoints in the median image, {len(summary.skipped)} files skipped, "
         f"{summary.seconds:.1f} s",
     )
@@ -148,12 +153,15 @@ def match(
     record = {
         **_count_matches(summary.num_matches),
         "num_resumed": summary.num_resumed,
+        "num_rematched": summary.num_rematched,
         "seconds": summary.seconds,
         "output": str(output),
     }
+    again = f", {summary.num_rematched} of images that changed since were matched again"
     text = (
         f"{record['num_matches']} matches of {record['num_pairs']} pairs in {output} "
-        f"({summary.num_resumed} were there already), {summary.seconds:.1f} s"
+        f"({summary.num_resumed} were there already{again if summary.num_rematched else ''}), "
+        f"{summary.seconds:.1f} s"
     )
     print_result(json_output, record, text)
 

@@ -46,13 +46,16 @@ class MatchingSummary:
 
     Attributes:
         num_matches: of each pair, in the order asked for.
-        num_resumed: pairs that were in the file before.
+        num_resumed: pairs that were in the file before, of the same features.
+        num_rematched: pairs that were in the file before and are matched again, because features
+            of an image are of another file now.
         seconds: this run took.
     """
 
     num_matches: dict[Pair, int]
     num_resumed: int
     seconds: float
+    num_rematched: int = 0
 
 
 def match_images(
@@ -68,8 +71,9 @@ def match_images(
 ) -> MatchingSummary:
     """Match pairs of the images of a features file into an HDF5 file of hloc's form.
 
-    Pairs that are in ``out`` already, in either direction, are not matched again. Each pair is safe
-    as soon as it is matched: after an interruption the same call goes on.
+    Pairs that are in ``out`` already, in either direction, are not matched again, unless an image
+    was extracted anew from another file or mask. Each pair is safe as soon as it is matched: after
+    an interruption the same call goes on.
 
     Args:
         features_path: file of this package or of hloc; it must have what the matcher needs.
@@ -103,7 +107,11 @@ def match_images(
         provenance = matching_provenance(matcher, features.provenance)
         counts: dict[Pair, int] = {}
         with MatchStore.resume(out, provenance, overwrite=overwrite) as store:
-            missing = _order_for_cache([pair for pair in unique if pair not in store])
+            names = {name for pair in unique for name in pair}
+            sources = {name: features.source_digest(name) for name in names}
+            lacking = [pair for pair in unique if not store.fits(*pair, _of_pair(sources, pair))]
+            num_rematched = sum(pair in store for pair in lacking)
+            missing = _order_for_cache([store.stored_order(*pair) for pair in lacking])
             if missing:
                 store.require_writable()
             cache = _FeatureCache(features, torch_device)
@@ -111,14 +119,18 @@ def match_images(
             bar = tqdm(missing, unit="pair", desc="match", disable=not progress)
             for pair, (index, score, count) in zip(bar, map_pairs(work, missing), strict=True):
                 matches = Matches(torch.from_numpy(index), torch.from_numpy(score))
-                store.write(*pair, matches, count)
+                store.write(*pair, matches, count, sources=_of_pair(sources, pair))
                 counts[pair] = len(matches)
             for pair in unique:
                 if pair not in counts:
                     counts[pair] = len(store.read(*pair))
     num_matches = {pair: counts[pair] for pair in unique}
     seconds = time.perf_counter() - start
-    return MatchingSummary(num_matches, len(unique) - len(missing), seconds)
+    return MatchingSummary(num_matches, len(unique) - len(missing), seconds, num_rematched)
+
+
+def _of_pair(sources: Mapping[str, str], pair: Pair) -> Pair:
+    return sources[pair[0]], sources[pair[1]]
 
 
 def matching_provenance(matcher: Matcher, features: Mapping[str, str]) -> dict[str, str]:

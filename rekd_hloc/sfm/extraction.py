@@ -1,8 +1,9 @@
 """A folder of images becomes one file of features.
 
 One bad file never ends a run: it is skipped, and the summary says why. What is finished is kept
-whenever and however a run ends, and the next one goes on from there. Images may be extracted by
-many workers, while this process alone writes the file.
+whenever and however a run ends, and the next one goes on from there; images that changed since, or
+whose masks did, are extracted again. Images may be extracted by many workers, while this process
+alone writes the file.
 """
 
 import logging
@@ -10,11 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from rekd_hloc.names import one_line
+from rekd_hloc.sfm.changed_images import find_changed, find_removed
 from rekd_hloc.sfm.image_folder import check_names, check_still_there, find_mask, is_there
 from rekd_hloc.sfm.image_notes import ImageNotes, warn_of_notes
 from rekd_hloc.sfm.image_work import FeatureArrays, ImageExtractor, ImageFile, ImageWork
@@ -40,12 +43,15 @@ class ExtractionSummary:
     Attributes:
         names: images whose features are in the file now, in their order.
         skipped: images without features, and photos that are not used; why, and what to do.
-        num_resumed: of ``names``, how many were in the file before.
+        num_resumed: of ``names``, how many were in the file before, and have not changed since.
         seconds: this run took.
         num_keypoints: of each image in ``names``.
         value_ranges: the values that became black and white, of images that are not of 8 bits.
         mask_frames: of images that EXIF rotates, the pixel grid that their masks were taken to
             have: ``file``, ``upright``, or ``either`` where both fit and the file's was taken.
+        changed: of ``names``, those that were extracted again because the image or its mask is
+            another than before.
+        removed: images in the file that are not in the folder any more, and not in ``names``.
     """
 
     names: list[str]
@@ -55,6 +61,18 @@ class ExtractionSummary:
     num_keypoints: dict[str, int]
     value_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     mask_frames: dict[str, str] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+
+    @property
+    def num_changed(self) -> int:
+        """Return how many images were extracted again."""
+        return len(self.changed)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """Return what is other than in the run before, for a report."""
+        return {"num_changed": self.num_changed, "changed": self.changed, "removed": self.removed}
 
 
 def extract_images(
@@ -102,7 +120,7 @@ def extract_images(
             for name in listing.images
         ],
         out,
-        provenance=_mask_provenance(mask_dir, mask_frame),
+        folder=image_dir,
         overwrite=overwrite,
         progress=progress,
         map_images=map_images,
@@ -116,6 +134,7 @@ def extract_files(
     out: Path,
     *,
     provenance: Mapping[str, str] | None = None,
+    folder: Path | None = None,
     overwrite: bool = False,
     progress: bool = False,
     label: str = "extract",
@@ -123,11 +142,15 @@ def extract_files(
 ) -> ExtractionSummary:
     """Extract features of image files, wherever they lie, into an HDF5 file of hloc's form.
 
+    An image in ``out`` is kept if its file and its mask are those that its features were made from,
+    by their stamps (:mod:`rekd_hloc.storage.stamps`).
+
     Args:
         extractor: image to features.
         images: each with a name of its own.
         out: file to write, or to go on with if it was made with the same options.
         provenance: what else the features depend on; recorded beside the extractor's own.
+        folder: of the images; those in ``out`` that are not in it any more are reported.
         overwrite: replace ``out`` instead of going on with it.
         progress: show a bar on stderr.
         label: of the bar.
@@ -149,8 +172,11 @@ def extract_files(
     notes: dict[str, ImageNotes] = {}
     made_with = {**extractor.provenance, **(provenance or {})}
     with FeatureStore.resume(out, made_with, overwrite=overwrite) as store:
-        missing = [image for image in images if image.name not in store]
-        resumed = [image.name for image in images if image.name in store]
+        stored = [image for image in images if image.name in store]
+        changed = dict.fromkeys(find_changed(store, stored))
+        resumed = dict.fromkeys(i.name for i in stored if i.name not in changed)
+        missing = [image for image in images if image.name not in resumed]
+        removed = find_removed(store, {i.name for i in images}, folder) if folder else []
         if missing:
             store.require_writable()
         bar = tqdm(missing, label, unit=" images", disable=None if progress else True)
@@ -158,13 +184,13 @@ def extract_files(
         results = work.read_ahead(missing) if map_images is map else map_images(work, missing)
         for image, result in zip(bar, results, strict=True):
             if isinstance(result, str):
-                skipped[image.name] = one_line(result)
+                skipped[image.name] = one_line(_explain(result, image.name in changed, out))
                 if not is_there(image.path):
                     check_still_there([other.path for other in images], out)
                 logger.info("skipped %s: %s", image.name, skipped[image.name])
             else:
                 features = _to_features(result)
-                store.write(image.name, features, attributes=result.notes.attributes)
+                store.write(image.name, features, attributes=result.attributes)
                 counts[image.name] = len(features)
                 notes[image.name] = result.notes
         warn_of_notes(notes)
@@ -177,19 +203,15 @@ def extract_files(
         names, skipped, len(resumed), seconds, num_keypoints,
         value_ranges={name: limits for name in names if (limits := notes[name].value_range)},
         mask_frames={name: frame for name in names if (frame := notes[name].mask_frame)},
+        changed=[name for name in changed if name in counts], removed=removed,
     )  # fmt: skip
 
 
-def extraction_provenance(
-    extractor: ImageExtractor, mask_dir: Path | None, mask_frame: str = AUTO
-) -> dict[str, str]:
-    """Return what :func:`extract_images` records of a file that it makes."""
-    return {**extractor.provenance, **_mask_provenance(mask_dir, mask_frame)}
-
-
-def _mask_provenance(mask_dir: Path | None, mask_frame: str) -> dict[str, str]:
-    used = "used" if mask_frame == AUTO else f"used as {mask_frame}"
-    return {"masks": "none" if mask_dir is None else used}
+def _explain(reason: str, has_changed: bool, out: Path) -> str:
+    """What was computed is never deleted, and never passes for the image of now."""
+    if not has_changed:
+        return reason
+    return f"{reason}; it changed since, and its features in {out.name} are of what it was before"
 
 
 def _warn_of_collision(names: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from rekd_hloc.names import printable
 from rekd_hloc.sfm.image_notes import ImageNotes
 from rekd_hloc.sfm.mask_frames import AUTO, MaskError, check_mask_frame, fit_mask
 from rekd_hloc.storage.names import check_name
+from rekd_hloc.storage.stamps import SourceStamps
 from rekd_hloc.types import Features
 
 SKIPPED_ERRORS = (ImageReadError, MaskError, FileNotFoundError, PermissionError)
@@ -35,6 +36,9 @@ OUT_OF_MEMORY = (
     "cannot allocate memory",
 )
 """What plain errors of torch, CUDA, MPS, oneDNN and C++ say in lower case when memory is short."""
+
+READINGS = 2
+"""Of a file that is written while it is read, before the image is skipped."""
 
 Pixels = Tensor | NDArray[np.uint8]
 """Grey floats (height, width) in 0..1, or RGB bytes (height, width, 3)."""
@@ -101,9 +105,17 @@ class FeatureArrays:
     descriptors: NDArray[np.float32]
     image_size: tuple[int, int]
     notes: ImageNotes = ImageNotes()
+    stamps: SourceStamps | None = None
+
+    @property
+    def attributes(self) -> dict[str, str | float]:
+        """Return what a features file records of the image beside its features."""
+        stamps = {} if self.stamps is None else self.stamps.attributes
+        return {**stamps, **self.notes.attributes}
 
 
-_Loaded = tuple[Pixels, NDArray[np.bool_] | None, ImageNotes]
+_Content = tuple[Pixels, NDArray[np.bool_] | None, ImageNotes]
+_Loaded = tuple[Pixels, NDArray[np.bool_] | None, ImageNotes, SourceStamps]
 
 
 class ImageWork:
@@ -123,7 +135,7 @@ class ImageWork:
         except ValueError as error:
             return str(error)
         try:
-            return self._load(image)
+            return self._load_at_rest(image)
         except SKIPPED_ERRORS as error:
             return str(error)
         except (MemoryError, OSError, cv2.error) as error:
@@ -135,9 +147,9 @@ class ImageWork:
         """Return the features of what :meth:`load` gave."""
         if isinstance(loaded, str):
             return loaded
-        pixels, mask, notes = loaded
+        pixels, mask, notes, stamps = loaded
         try:
-            return _to_arrays(self._extractor(pixels, mask), notes)
+            return _to_arrays(self._extractor(pixels, mask), notes, stamps)
         except (MemoryError, RuntimeError, OSError, cv2.error) as error:
             if not is_out_of_memory(error):
                 raise
@@ -156,7 +168,22 @@ class ImageWork:
             while ahead:
                 yield self.extract(ahead.popleft().result())
 
-    def _load(self, image: ImageFile) -> _Loaded | str:
+    def _load_at_rest(self, image: ImageFile) -> _Loaded | str:
+        """Read what one state of the files holds, not what one of them becomes meanwhile."""
+        for _ in range(READINGS):
+            stamps = _stamp(image)
+            content = self._load(image)
+            if isinstance(content, str):
+                return content
+            if stamps is not None and stamps.fit(image.path, image.mask, image.mask_frame):
+                return (*content, stamps)
+            del content
+        return (
+            f"{printable(image.path)} or its mask changed while it was read; give the same command "
+            "again when it is written"
+        )
+
+    def _load(self, image: ImageFile) -> _Content | str:
         if image.mask is not None and not image.mask.is_file() and image.path.is_file():
             return f"no mask {printable(image.mask)}; make one, white to use the whole image"
         loaded = load_image(image.path, color=self._extractor.needs_color)
@@ -178,6 +205,14 @@ class ImageWork:
         return loaded.pixels, usable, notes
 
 
+def _stamp(image: ImageFile) -> SourceStamps | None:
+    """None where a file cannot be read: reading it as an image says why."""
+    try:
+        return SourceStamps.of(image.path, image.mask, image.mask_frame)
+    except OSError:
+        return None
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that memory was short, whichever library raised it."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -191,7 +226,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _to_arrays(features: Features, notes: ImageNotes) -> FeatureArrays:
+def _to_arrays(features: Features, notes: ImageNotes, stamps: SourceStamps) -> FeatureArrays:
     keypoints = features.keypoints
     return FeatureArrays(
         xy=keypoints.xy.numpy(),
@@ -201,4 +236,5 @@ def _to_arrays(features: Features, notes: ImageNotes) -> FeatureArrays:
         descriptors=features.descriptors.numpy(),
         image_size=features.image_size,
         notes=notes,
+        stamps=stamps,
     )

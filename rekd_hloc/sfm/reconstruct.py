@@ -21,7 +21,7 @@ from rekd_hloc.matching.match import make_matcher
 from rekd_hloc.matching.match_images import match_images, matching_provenance
 from rekd_hloc.matching.pairs import EXHAUSTIVE, SEQUENTIAL, format_pairs, make_pairs
 from rekd_hloc.sfm.cameras import plan_cameras
-from rekd_hloc.sfm.extraction import extract_images, extraction_provenance
+from rekd_hloc.sfm.extraction import extract_images
 from rekd_hloc.sfm.image_folder import check_still_there, find_images
 from rekd_hloc.sfm.image_work import ImageExtractor
 from rekd_hloc.sfm.mask_frames import AUTO, check_mask_frame
@@ -151,7 +151,7 @@ def _run_all_stages(
     pairs = [pair for pair in pairs if usable.issuperset(pair)]
     _write_pairs(run.folder, pairs, options.pairs)
     with run.watch.stage("match"):
-        match_images(
+        matched = match_images(
             features_path, matches_path, pairs, options.matching,
             overwrite=matches_path in anew, device=options.device, progress=run.progress,
         )  # fmt: skip
@@ -161,6 +161,7 @@ def _run_all_stages(
         "value_ranges": summary.value_ranges,
         "mask_frames": summary.mask_frames,
     }
+    run.changes = {**summary.changes, "num_rematched": matched.num_rematched}
     counts, skipped = summary.num_keypoints, summary.skipped
     return build_model(
         run, features_path, matches_path, pairs, counts, skipped, configuration,
@@ -181,7 +182,7 @@ def _find_other_settings(
         ValueError: there are some, and the user has not allowed to replace them.
     """
     anew = set()
-    made_with = extraction_provenance(extractor, options.mask_dir, options.mask_frame)
+    made_with: Mapping[str, str] = extractor.provenance
     if is_other(features_path, made_with, overwrite=run.folder.overwrite):
         anew.add(features_path)
     else:

@@ -14,6 +14,7 @@ import psutil
 from rekd_hloc import __version__
 from rekd_hloc.sfm.alignment import Pose, align_to_reference
 from rekd_hloc.sfm.camera_report import describe_changed_focals
+from rekd_hloc.sfm.changed_images import describe_changes
 from rekd_hloc.sfm.image_notes import describe_upright_masks, describe_value_ranges
 from rekd_hloc.sfm.skipped import shorten_skipped
 from rekd_hloc.sfm.verification import Counts
@@ -173,6 +174,10 @@ def format_report(report: Mapping[str, Any]) -> str:
     lines += _describe_inputs(report)
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in report["seconds"].items())
     lines.append(f"seconds       {stages}; peak memory {report['peak_memory_mib']:.0f} MiB")
+    changes = describe_changes(
+        report.get("changed", ()), report.get("removed", ()), report.get("num_rematched", 0)
+    )
+    lines += [f"changed       {line}" for line in changes]
     for name, reason in shorten_skipped(report["skipped"], "report.json lists all"):
         lines.append(f"skipped       {name}: {reason}")
     if report.get("previous_model"):

@@ -81,7 +81,7 @@ class MappingOptions(CameraOptions):
 
 @dataclass
 class Run:
-    """Hold what the stages of one reconstruction share."""
+    """Hold what the stages of one reconstruction share, and what changed since the run before."""
 
     image_dir: Path
     folder: OutputFolder
@@ -89,6 +89,7 @@ class Run:
     reference: Mapping[str, Pose] | None
     progress: bool
     watch: Stopwatch = field(default_factory=Stopwatch)
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     @contextmanager
@@ -183,6 +184,7 @@ def build_model(
         "cameras": [camera.to_json() for camera in cameras],
         "num_keypoints": sum(num_keypoints.values()),
         "skipped": {**skipped, **(unused or {})},
+        **run.changes,
     }
     if run.reference is not None:
         with run.watch.stage("align"):

@@ -25,6 +25,7 @@ from rekd_hloc.storage.hdf5 import Hdf5File, close_after
 from rekd_hloc.storage.journal import Record
 from rekd_hloc.storage.matches import MatchStore
 from rekd_hloc.storage.names import check_name
+from rekd_hloc.storage.stamps import source_digest
 from rekd_hloc.types import Features, Keypoints
 
 __all__ = ["FeatureStore", "MatchStore"]
@@ -136,6 +137,10 @@ class FeatureStore:
     def attributes(self, name: str) -> dict[str, Any]:
         """Return what is recorded with an image; empty if there is nothing or no such image."""
         return self._file.attributes(name)
+
+    def source_digest(self, name: str) -> str:
+        """Return a digest of the files that features were made from; empty if that is unknown."""
+        return source_digest(self._file.attributes(name))
 
     def write(
         self,

@@ -117,6 +117,7 @@ class Hdf5File:
                 refuse_kind(path, HDF5)
                 path.resolve().unlink(missing_ok=True)
             refuse_other(path, self._journal.provenance, provenance)
+            self.provenance = dict(self._journal.provenance)
             self._file = open_hdf5(path) if path.exists() else None
             if self._file is not None:
                 self.provenance = text_attributes(self._file)  # as made, maybe in older names

@@ -22,10 +22,12 @@ sector of a disk, which is as large at most, must not take a whole array with it
 
 
 def write_group(file: h5py.File, record: Record) -> None:
-    """Write a record in place of the datasets that its group has."""
+    """Write a record in place of the datasets and attributes that its group has."""
     group = file.require_group(record.group)
     for name in [name for name in group if isinstance(group[name], h5py.Dataset)]:
         del group[name]
+    for key in list(group.attrs):
+        del group.attrs[key]
     for name, array in record.arrays.items():
         write_dataset(group, name, array)
     for name, attributes in record.attrs.items():

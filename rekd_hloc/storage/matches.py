@@ -19,6 +19,8 @@ from rekd_hloc.storage.names import check_name, names_by_key, pair_group, split_
 from rekd_hloc.types import Matches, Pair
 
 MATCH_DATASETS = ("matches0", "matching_scores0")
+SOURCES = ("source0", "source1")
+"""Attributes of a pair: digests of what the features of both images were made from."""
 MAX_INDEX = 2**31 - 1
 """No image has more keypoints."""
 INT16_MAX = 32_767
@@ -103,7 +105,36 @@ class MatchStore:
         except ValueError as error:
             raise ValueError(f"pair ({a!r}, {b!r}) in {self.path}: {error}") from error
 
-    def write(self, a: str, b: str, matches: Matches, num_keypoints_a: int) -> None:
+    def stored_order(self, a: str, b: str) -> Pair:
+        """Return the two names in the order in which the pair is in the file, if it is."""
+        location = self._find(a, b)
+        return (b, a) if location is not None and location[1] else (a, b)
+
+    def fits(self, a: str, b: str, sources: Pair) -> bool:
+        """Say whether a pair is in the file, and its images' features are still the same.
+
+        Args:
+            a: name of the first image.
+            b: name of the second image.
+            sources: of both, :meth:`rekd_hloc.storage.features.FeatureStore.source_digest` now.
+        """
+        location = self._find(a, b)
+        if location is None:
+            return False
+        group, is_reversed = location
+        attributes = self._file.attributes(group)
+        stored = [attributes.get(key, "") for key in SOURCES]
+        return stored == list(sources[::-1] if is_reversed else sources)
+
+    def write(
+        self,
+        a: str,
+        b: str,
+        matches: Matches,
+        num_keypoints_a: int,
+        *,
+        sources: Pair = ("", ""),
+    ) -> None:
         """Add a pair, or replace it.
 
         Args:
@@ -111,6 +142,8 @@ class MatchStore:
             b: name of the second image.
             matches: each keypoint of ``a`` at most once.
             num_keypoints_a: how many keypoints image ``a`` has.
+            sources: digests of what the features of ``a`` and ``b`` were made from; empty where
+                that is not known.
 
         Raises:
             ValueError: indices out of range or repeated; the pair is there the other way round;
@@ -134,7 +167,8 @@ class MatchStore:
             arrays = _match_arrays(matches, num_keypoints_a)
         except ValueError as error:
             raise ValueError(f"pair ({a!r}, {b!r}): {error}") from error
-        self._file.append(Record(group, arrays, {"": {"name0": a, "name1": b}}))
+        known = {key: digest for key, digest in zip(SOURCES, sources, strict=True) if digest}
+        self._file.append(Record(group, arrays, {"": {"name0": a, "name1": b, **known}}))
 
     def require_writable(self) -> None:
         """Say before long work that its results cannot be kept.

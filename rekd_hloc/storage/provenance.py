@@ -25,6 +25,8 @@ MAX_SHOWN = 4
 """Settings named in an error."""
 MAX_LETTERS = 60
 """Of a value in an error."""
+WHOLE_FILE_MASKS = ("none", "used")
+"""What older files record under ``masks``; now each image has a stamp of its own mask."""
 FEATURES_HASH = "features_hash"
 """Attribute of matches: a hash of what the features record."""
 
@@ -77,6 +79,8 @@ def stored_config(provenance: Mapping[str, str]) -> dict[str, Any]:
 def translate_provenance(provenance: Mapping[str, str]) -> dict[str, str]:
     """Return what a file records, with its configuration and the hash of it in today's names."""
     config = stored_config(provenance)
+    if provenance.get("masks") in WHOLE_FILE_MASKS:
+        provenance = {key: value for key, value in provenance.items() if key != "masks"}
     if not config or config == parse_json(provenance["config"]):
         return dict(provenance)
     translated = {**provenance, "config": json.dumps(config, sort_keys=True)}

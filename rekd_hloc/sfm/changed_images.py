@@ -1,0 +1,126 @@
+"""Which images or masks changed since their features were extracted."""
+
+import logging
+import warnings
+from collections.abc import Collection, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from rekd_hloc.image_kinds import register_heif
+from rekd_hloc.names import printable
+from rekd_hloc.sfm.image_folder import is_there
+from rekd_hloc.sfm.image_work import ImageFile
+from rekd_hloc.sfm.skipped import NUM_NAMED
+from rekd_hloc.storage.features import FeatureStore
+from rekd_hloc.storage.stamps import SourceStamps
+
+logger = logging.getLogger(__name__)
+
+NUM_READERS = 8
+"""Threads that look at files; on a network drive each waits for its own."""
+
+
+def find_changed(store: FeatureStore, images: Sequence[ImageFile]) -> list[str]:
+    """Return names of images whose features are of another file or mask than the one of now.
+
+    An image or mask that cannot be read counts as changed. Files from before stamps were recorded
+    are compared by what there is: the image's size, and whether all images had masks.
+
+    Args:
+        store: of features.
+        images: that are in it.
+
+    Raises:
+        ValueError: the store is damaged.
+    """
+    stamps = [SourceStamps.from_attributes(store.attributes(image.name)) for image in images]
+    unstamped = [image for image, stamp in zip(images, stamps, strict=True) if stamp is None]
+    if unstamped:
+        logger.warning(
+            "%s in %s from before it recorded their files: that one has changed is noticed only if "
+            "its size in pixels did; overwrite (--overwrite) where it may be so",
+            _number(unstamped), printable(store.path),
+        )  # fmt: skip
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        are_same = list(readers.map(_fits, stamps, images))
+    changed = {image.name for image, same in zip(images, are_same, strict=True) if not same}
+    changed.update(image.name for image in unstamped if _is_other(store, image))
+    return [image.name for image in images if image.name in changed]
+
+
+def find_removed(store: FeatureStore, names: Collection[str], folder: Path) -> list[str]:
+    """Return images of a store that are not among ``names`` and not in the folder any more."""
+    others = sorted(set(store.names()).difference(names))
+    return [name for name in others if not is_there(folder / name)]
+
+
+def describe_changes(
+    changed: Collection[str], removed: Collection[str], num_rematched: int = 0
+) -> list[str]:
+    """Return lines about what changed since the run before; none if nothing did.
+
+    Args:
+        changed: images that were extracted again.
+        removed: images that are not in the folder any more.
+        num_rematched: pairs that were matched again.
+    """
+    lines = []
+    if changed:
+        lines.append(
+            f"{_number(changed)} changed since and {_verb(changed, 'was', 'were')} extracted "
+            f"again: {_list(changed)}"
+        )
+    if num_rematched:
+        pairs = "1 pair was" if num_rematched == 1 else f"{num_rematched} pairs were"
+        lines.append(f"{pairs} matched again, as features changed since")
+    if removed:
+        lines.append(
+            f"{_number(removed)} {_verb(removed, 'is', 'are')} no longer in the folder, and "
+            f"{_verb(removed, 'takes', 'take')} no part: {_list(removed)}"
+        )
+    return lines
+
+
+def _fits(stamps: SourceStamps | None, image: ImageFile) -> bool:
+    return stamps is None or stamps.fit(image.path, image.mask, image.mask_frame)
+
+
+def _is_other(store: FeatureStore, image: ImageFile) -> bool:
+    """Say whether an image without stamps has another size now, or its use of masks is another."""
+    recorded = store.provenance.get("masks")
+    if recorded == "none" and image.mask is not None:
+        return True
+    if recorded == "used" and image.mask is None:
+        return True
+    size, sizes_now = store.image_size(image.name), _read_sizes(image.path)
+    return size is not None and bool(sizes_now) and size not in sizes_now
+
+
+def _read_sizes(path: Path) -> set[tuple[int, int]]:
+    """The (width, height) that a file's header says; both ways round for TIFF, whose orientation
+    Pillow may have applied; none if it says nothing.
+    """
+    register_heif()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large sizes and odd metadata
+            with Image.open(path) as image:
+                return {image.size, image.size[::-1]} if image.format == "TIFF" else {image.size}
+    except Exception:  # Pillow's parsers raise whatever they meet; extraction says what is wrong
+        return set()
+
+
+def _number(images: Sized) -> str:
+    return f"{len(images)} {_verb(images, 'image', 'images')}"
+
+
+def _verb(images: Sized, one: str, many: str) -> str:
+    return one if len(images) == 1 else many
+
+
+def _list(names: Collection[str]) -> str:
+    shown = [printable(name) for name in names]
+    more = f" and {len(shown) - NUM_NAMED} more" if len(shown) > NUM_NAMED else ""
+    return ", ".join(shown[:NUM_NAMED]) + more
