@@ -215,7 +215,7 @@ def test_matches_of_other_features_are_refused(features_path, tmp_path, pairs):
     with FeatureStore.resume(features_path, {"config_hash": "new"}, overwrite=True) as store:
         for name, features in make_features().items():
             store.write(name, features)
-    with pytest.raises(ValueError, match=r"features_hash.*overwrite"):
+    with pytest.raises(ValueError, match=r"features were made with other settings.*overwrite"):
         match_images(features_path, out, pairs)
     assert match_images(features_path, out, pairs, overwrite=True).num_resumed == 0
 
