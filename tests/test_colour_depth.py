@@ -244,7 +244,7 @@ def test_black_and_white_are_recorded_and_told_once(tmp_path, caplog):
         assert store.attributes("a.tif")["white"] == white
         assert "white" not in store.attributes("c.png")
         assert len(store.read("a.tif")) > 20
-    assert any("3 images are not of 8 bits" in issue.message for issue in check_files(out))
+    assert any("3 images not of 8 bits" in issue.message for issue in check_files(out))
 
 
 def test_nothing_is_said_of_8_bits(tmp_path, caplog):

@@ -7,6 +7,7 @@ from typing import Any
 
 from rekd_hloc.names import printable
 from rekd_hloc.sfm.mask_frames import EITHER, FILE, UPRIGHT
+from rekd_hloc.storage.feature_arrays import value_range_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +37,8 @@ class ImageNotes:
     def from_attributes(cls, attributes: Mapping[str, Any]) -> "ImageNotes":
         """Return what an image's attributes say; those of other programs say nothing."""
         frame = attributes.get("mask_frame")
-        try:
-            limits = float(attributes["black"]), float(attributes["white"])
-        except (KeyError, TypeError, ValueError):
-            limits = None
-        return cls(limits, frame if frame in (FILE, UPRIGHT, EITHER) else None)
+        is_known = isinstance(frame, str) and frame in (FILE, UPRIGHT, EITHER)
+        return cls(value_range_of(attributes), frame if is_known else None)
 
 
 def warn_of_notes(notes: Mapping[str, ImageNotes]) -> None:

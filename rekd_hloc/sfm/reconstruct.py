@@ -156,16 +156,13 @@ def _run_all_stages(
             overwrite=matches_path in anew, device=options.device, progress=run.progress,
         )  # fmt: skip
     check_still_there([run.image_dir / name for name in listing.images], run.output)
-    configuration = {
-        **_configuration(options, extractor.provenance),
-        "value_ranges": summary.value_ranges,
-        "mask_frames": summary.mask_frames,
-    }
+    configuration = _configuration(options, extractor.provenance)
     run.changes = {**summary.changes, "num_rematched": matched.num_rematched}
+    notes = {"value_ranges": summary.value_ranges, "mask_frames": summary.mask_frames}
     counts, skipped = summary.num_keypoints, summary.skipped
     return build_model(
         run, features_path, matches_path, pairs, counts, skipped, configuration,
-        unused=listing.unused,
+        unused=listing.unused, image_notes=notes,
     )  # fmt: skip
 
 

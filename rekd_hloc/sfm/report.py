@@ -190,11 +190,10 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 def _describe_inputs(report: Mapping[str, Any]) -> list[str]:
     """Return lines about images, masks and cameras that are not as one would expect."""
-    configuration = report["configuration"]
-    ranges = configuration.get("value_ranges")
+    ranges = report.get("value_ranges")
     notes = {
         "depth": describe_value_ranges(ranges) if ranges else "",
-        "masks": describe_upright_masks(configuration.get("mask_frames") or {}),
+        "masks": describe_upright_masks(report.get("mask_frames", {})),
         "focal length": describe_changed_focals(report.get("cameras", [])),
     }
     return [f"{label:<14}{text}" for label, text in notes.items() if text]

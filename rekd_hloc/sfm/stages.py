@@ -136,6 +136,7 @@ def build_model(
     configuration: Mapping[str, Any],
     *,
     unused: Mapping[str, str] | None = None,
+    image_notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write database, models and report into the run's output folder.
 
@@ -148,6 +149,7 @@ def build_model(
         skipped: images that do not, and why.
         configuration: of the stages before, for the report.
         unused: what looks like a photo and is no image that can be read, and why.
+        image_notes: how files were read where there was a choice, for the report.
 
     Returns:
         The report.
@@ -185,6 +187,7 @@ def build_model(
         "num_keypoints": sum(num_keypoints.values()),
         "skipped": {**skipped, **(unused or {})},
         **run.changes,
+        **(image_notes or {}),
     }
     if run.reference is not None:
         with run.watch.stage("align"):

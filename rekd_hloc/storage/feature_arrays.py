@@ -134,3 +134,15 @@ def _radians(degrees: NDArray[Any]) -> Tensor:
 def _degrees(angle: Tensor) -> NDArray[np.float32]:
     degrees = np.mod(np.rad2deg(_array(angle).astype(np.float64)), 360.0).astype(np.float32)
     return np.where(degrees >= 360.0, np.float32(0.0), degrees)  # rounding up to a full circle
+
+
+def value_range_of(attributes: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the values that became black and white when an image's file was read.
+
+    Args:
+        attributes: of the image's group; None is returned where they say nothing, as for 8 bits.
+    """
+    black, white = attributes.get("black"), attributes.get("white")
+    if not isinstance(black, float) or not isinstance(white, float):
+        return None
+    return float(black), float(white)

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from rekd_hloc.storage.feature_arrays import SCORES, image_size_of, keypoints_of
+from rekd_hloc.storage.feature_arrays import SCORES, image_size_of, keypoints_of, value_range_of
 from rekd_hloc.storage.hdf5_groups import (
     HDF5_ERRORS,
     dataset_names,
@@ -53,7 +53,7 @@ def check_features(path: Path, issues: ValidationIssues, *, deep: bool = False) 
     counts: dict[str, int] = {}
     present: dict[str, frozenset[str]] = {}
     channels: dict[int, str] = {}
-    ranges: dict[str, str] = {}
+    ranges: dict[str, tuple[float, float]] = {}
     file = open_to_check(path, issues)
     if file is None:
         return counts
@@ -72,9 +72,9 @@ def check_features(path: Path, issues: ValidationIssues, *, deep: bool = False) 
                 counts[name] = len(arrays["keypoints"])
                 _check_values(arrays, report)
                 present[name] = frozenset(arrays)
-                attributes = group_attributes(group)
-                if "black" in attributes and "white" in attributes:
-                    ranges[name] = f"{attributes['black']} to {attributes['white']}"
+                limits = value_range_of(group_attributes(group))
+                if limits is not None:
+                    ranges[name] = limits
                 if "descriptors" in arrays:
                     channels.setdefault(len(arrays["descriptors"]), name)
     all_bytes.close()
@@ -82,8 +82,10 @@ def check_features(path: Path, issues: ValidationIssues, *, deep: bool = False) 
         issues.add("error", path.name, "none", "", "no image with keypoints in it")
     _check_lacking(path.name, present, issues)
     if ranges:
-        name, limits = next(iter(ranges.items()))
-        message = f"{len(ranges)} images are not of 8 bits; {name} was read from {limits}"
+        name, (black, white) = next(iter(ranges.items()))
+        message = (
+            f"{len(ranges)} images not of 8 bits; {name!r} was read from {black:g} to {white:g}"
+        )
         issues.add("info", path.name, "depth", "", message)
     _check_whole(path.name, counts, present, channels, issues)
     return counts
