@@ -23,7 +23,8 @@ def shorten_skipped(skipped: Mapping[str, str], full_list: str) -> list[tuple[st
     for name, reason in skipped.items():
         shown, text = printable(name), one_line(str(reason))
         kind = text.replace(shown, "").replace(one_line(name), "")
-        groups.setdefault((PurePath(name).suffix, kind), []).append((shown, text))
+        own = text.removeprefix(f"{shown} is ")  # the name stands before it
+        groups.setdefault((PurePath(name).suffix, kind), []).append((shown, own))
     lines = []
     for (suffix, _), photos in groups.items():
         is_long = len(photos) > NUM_NAMED + 1
