@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 
@@ -73,11 +74,13 @@ def test_reconstruct_names_them_in_the_report_and_on_the_page(photos, tmp_path):
     assert sorted(report["skipped"]) == sorted(LEFT_OUT)
     assert report["num_images"] == 3  # those that could be read
     assert json.loads((tmp_path / "out" / "report.json").read_text())["skipped"]
-    text = format_report(report)
+    text = format_report({**report, "diagnosis": "see 'a\nb.jpg'"})
+    assert r"see 'a\nb.jpg'" in text
     assert "skipped       IMG_1.dng: camera raw: develop" in text
     page = write_html_report(tmp_path / "out", photos, title="x").read_text(encoding="utf-8")
     assert "&lt;b&gt;bold &amp; odd.nef" in page
     assert "<b>bold" not in page
+    assert re.search(r"Photos left out</td>\s*<td[^>]*>5<", page)
     assert "a pipe, not a file" in page
 
 

@@ -120,7 +120,7 @@ def test_missing_parts_are_left_out(run, tmp_path):
     few |= {"skipped": {"broken <1>.jpg": "the file is empty"}, "diagnosis": "Add images."}
     (tmp_path / "report.json").write_text(json.dumps(few))
     page = read_page(write_html_report(tmp_path, tmp_path / "no images", title="x"))
-    assert page.headings == ["What went wrong", "Time", "Skipped files"]
+    assert page.headings == ["What went wrong", "Summary", "Time", "Skipped files"]
     assert "broken <1>.jpg" in page.text
     assert "Add images." in page.text
 

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 
 from rekd_hloc import __version__
+from rekd_hloc.names import one_line
 from rekd_hloc.sfm.alignment import Pose, align_to_reference
 from rekd_hloc.sfm.camera_report import describe_changed_focals
 from rekd_hloc.sfm.changed_images import describe_changes
@@ -185,7 +186,7 @@ def format_report(report: Mapping[str, Any]) -> str:
     lines += [f"note          {note}" for note in report.get("geometry", {}).get("notes", ())]
     if report["diagnosis"]:
         lines.append(f"diagnosis     {report['diagnosis']}")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _describe_inputs(report: Mapping[str, Any]) -> list[str]:

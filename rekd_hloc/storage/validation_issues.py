@@ -4,6 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rekd_hloc.names import one_line
+
 Level = Literal["error", "warning", "info"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "info")
 """An error stops or spoils the run, a warning makes it worse, an info only tells."""
@@ -60,7 +62,7 @@ class ValidationIssues:
 def format_issues(issues: list[ValidationIssue]) -> str:
     """Return a table for the terminal, and a last line with the totals."""
     width = max((len(issue.place) for issue in issues), default=0)
-    lines = [f"{f.level:<7}  {f.place:<{width}}  {f.message}" for f in issues]
+    lines = [one_line(f"{f.level:<7}  {f.place:<{width}}  {f.message}") for f in issues]
     count = Counter(issue.level for issue in issues)
     totals = [
         f"{count[level]} {level}{'' if count[level] == 1 or level == 'info' else 's'}"

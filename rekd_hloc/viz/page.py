@@ -131,6 +131,7 @@ def _summary(report: Mapping[str, Any]) -> Rows:
         ("Centre error, % of extent", _median_and_max(report.get("center_error_rel"), 3, 100.0)),
         ("Not compared with true poses", report.get("alignment_failure")),
         ("Images not registered", ", ".join(report.get("unregistered") or ()) or None),
+        ("Photos left out", len(report.get("skipped") or ()) or None),
         ("Peak memory, MiB", _number(report.get("peak_memory_mib"), 0)),
         ("Seed", report.get("seed")),
     ]
