@@ -27,6 +27,7 @@ from evaluation.relative_pose.estimators import ESTIMATORS, RansacOptions, estim
 from evaluation.reporting.report import Cell, Table, format_markdown
 from rekd_hloc.config import MatchConfig
 from rekd_hloc.matching.match import match
+from rekd_hloc.ownership import TEXT, refuse_foreign, replace_text
 
 COLUMNS = ("method", "keypoints", "matches", "inliers", "mAA(10)", "AUC@5", "AUC@10", "AUC@20")
 
@@ -117,13 +118,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threshold-px", type=float, default=0.5)
     parser.add_argument("--num-pairs", type=int, help="the first ones only")
     parser.add_argument("--weights", type=Path, help="folder of the peers' weights")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     options = vars(parser.parse_args(argv))
     out: Path = options.pop("out")
+    overwrite: bool = options.pop("overwrite")
 
     def work() -> None:
+        refuse_foreign(out, TEXT, overwrite=overwrite)
         text = format_markdown(run(options.pop("data"), **options))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
+        replace_text(out, text, overwrite=overwrite)
         sys.stdout.write(text)
 
     return exit_status(work)

@@ -13,6 +13,7 @@ from typing import Any
 from evaluation.command_line import exit_status, make_parser
 from rekd_hloc import plugin
 from rekd_hloc.image_listing import list_images
+from rekd_hloc.sfm.output_folder import OutputFolder
 from rekd_hloc.sfm.reconstruct import reconstruct, reconstruct_from_files
 from rekd_hloc.sfm.report import format_report
 from rekd_hloc.sfm.stages import MappingOptions
@@ -35,8 +36,8 @@ def run(
         conf: hloc's name of the features.
         matcher: hloc's name of the matcher.
         seed: of verification and mapping.
-        overwrite: extract and match anew. hloc goes on with files it finds there, even if they
-            were made with another conf.
+        overwrite: extract and match anew, and replace what others made in ``out``. hloc goes on
+            with files it finds there, even if they were made with another conf.
 
     Returns:
         What is in report.json.
@@ -44,6 +45,7 @@ def run(
     Raises:
         FileNotFoundError: there is no such folder of images.
         ValueError: it holds no image, or hloc has no such conf.
+        FileExistsError: ``out`` holds files that others made.
         ImportError: hloc is not installed.
     """
     plugin.register()
@@ -51,6 +53,8 @@ def run(
     from hloc.utils.io import list_h5_names
 
     list_images(images)
+    folder = OutputFolder(out, overwrite=overwrite)
+    folder.refuse_foreign()  # a project of someone else stays as it is
 
     features = extract_features.main(
         plugin.pick(extract_features.confs, conf),
@@ -62,6 +66,7 @@ def run(
     # Every image with every other: right for some hundred. For more, hloc.pairs_from_retrieval.
     pairs = out / "pairs.txt"
     pairs_from_exhaustive.main(pairs, image_list=sorted(list_h5_names(features)))
+    folder.made.add(pairs.name, pairs)
 
     matches = match_features.main(
         plugin.pick(match_features.confs, matcher),
@@ -74,7 +79,13 @@ def run(
     # hloc.reconstruction.main(out, images, pairs, features, matches) does the same, but draws
     # other random numbers each time, and keeps neither scale nor angle of the keypoints.
     return reconstruct_from_files(
-        features, matches, pairs, images, out, options=MappingOptions(seed=seed)
+        features,
+        matches,
+        pairs,
+        images,
+        out,
+        options=MappingOptions(seed=seed),
+        overwrite=overwrite,
     )
 
 

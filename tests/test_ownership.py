@@ -6,8 +6,11 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from rekd_hloc.cli.main import main
+from rekd_hloc.features import convert
+from rekd_hloc.features.weights import write_weights
 from rekd_hloc.matching.pairs import write_pairs
 from rekd_hloc.ownership import (
     HDF5,
@@ -322,3 +325,36 @@ def test_a_folder_with_notes_is_no_folder_of_models(scene, tmp_path):
     with pytest.raises(FileExistsError, match=r"notes\.txt is no part of a model"):
         map_scene(tmp_path / "d.db", tmp_path, out)
     assert (out / "0" / "notes.txt").read_text() == "mine"
+
+
+def test_weights_replace_no_others_and_no_other_kind(tmp_path, monkeypatch, capsys):
+    parts = dict.fromkeys(("backbone", "head", "network"))
+    monkeypatch.setattr(convert, "_read_checkpoint", lambda path: parts)
+    monkeypatch.setattr(
+        convert,
+        "bake_training_checkpoint",
+        lambda path, out: write_weights(out, {"w": torch.ones(2)}, {"from": path.name}),
+    )
+    out = tmp_path / "w.safetensors"
+    for _ in range(2):
+        assert main(["export-weights", "one.pt", str(out)]) == 0
+    before = out.read_bytes()
+    assert main(["export-weights", "two.pt", str(out)]) == 2
+    assert "w.safetensors is there and holds something else" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert main(["export-weights", "two.pt", str(out), "--overwrite"]) == 0
+    for name in ("p.jpg", "f.h5", "a.zip", "folder"):
+        THINGS[name](tmp_path / name)
+        before = content(tmp_path / name)
+        assert main(["export-weights", "one.pt", str(tmp_path / name), "--overwrite"]) == 2
+        assert content(tmp_path / name) == before
+
+
+@pytest.mark.parametrize("place", ["mine.jpg", "view_00.jpg", "sub/view_00.jpg"])
+def test_the_demo_joins_no_photos_of_a_user(place, tmp_path, capsys):
+    make_photo(tmp_path / "images" / place)
+    before = stamp(tmp_path)
+    for more in ([], ["--overwrite"]):
+        assert main(["demo", str(tmp_path), "--conf", "rekd-fast", *more]) == 2
+    assert f"{place} is no image of the demo; choose another output" in capsys.readouterr().err
+    assert stamp(tmp_path) == before

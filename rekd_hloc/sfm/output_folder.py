@@ -46,7 +46,8 @@ class OutputFolder:
         self.path = path
         self.made = MadeFiles(path)
         self.overwrite = overwrite
-        self._is_old = not self.made.names() and _is_of_first_version(path / DATABASE_RECORD)
+        is_recorded = not self.made.names().isdisjoint(KINDS)
+        self._is_old = not is_recorded and _is_of_first_version(path / DATABASE_RECORD)
 
     @classmethod
     @contextlib.contextmanager
