@@ -52,7 +52,7 @@ def run_demo(
         ValueError, OSError: as ``reconstruct``.
         FileExistsError: ``out/images`` holds other images, which the demo's must not join.
     """
-    name = conf or (FULL if choose_device(device).type == "cuda" else FAST)
+    name = conf or (FAST if choose_device(device).type == "cpu" else FULL)
     _require_demo_images(out / "images")
     with OutputFolder.hold(out, names=(*NAMES, PAGE), overwrite=overwrite) as folder:
         images = copy_images(out / "images")

@@ -6,26 +6,37 @@ import torch
 
 WITH_FLOAT64 = ("cpu", "cuda")
 """Kinds of device that surely compute in float64; Apple's do not, and Intel's not all."""
+ACCELERATORS = ("cuda", "mps", "xpu")
+"""Kinds of device that ``auto`` takes, the first that is there; else the CPU."""
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the torch device of a name; ``auto`` is CUDA where there is one, else the CPU.
+    """Return the torch device of a name; ``auto`` is CUDA, Apple's MPS or Intel's XPU, or the CPU.
 
     Raises:
-        ValueError: torch does not know the device, or this machine lacks it.
+        ValueError: torch does not know the device, this machine lacks it, or it cannot compute.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(next((kind for kind in ACCELERATORS if _is_there(kind)), "cpu"))
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"no device {name!r}; use auto, cpu, cuda or cuda:0") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} asked for, but torch sees no CUDA here; use cpu")
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"no device {name!r}; {_usable()}") from error
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type not in ACCELERATORS:
+        raise ValueError(f"device {name!r} cannot run this; {_usable()}")
+    if not _is_there(device.type):
+        raise ValueError(
+            f"device {name!r} asked for, but torch sees no {device.type.upper()} here; {_usable()}"
+        )
     try:
-        torch.zeros(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {name!r} here; use auto, cpu, cuda or cuda:0") from error
+        probe = torch.ones(1, device=device) + 1
+        works = float(probe.cpu()) == 2.0
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(f"no device {name!r} here; {_usable()}") from error
+    if not works:
+        raise ValueError(f"device {name!r} computes wrongly here; {_usable()}")
     return device
 
 
@@ -39,3 +50,18 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _is_there(kind: str) -> bool:
+    """Say whether torch sees a device of a kind; old releases lack some kinds."""
+    holder = getattr(torch.backends, kind, None) if kind == "mps" else getattr(torch, kind, None)
+    return holder is not None and bool(holder.is_available())
+
+
+def _usable() -> str:
+    """Name the devices of this machine."""
+    there = [kind for kind in ACCELERATORS if _is_there(kind)]
+    if "cuda" in there:
+        numbers = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+        there = [*there, *numbers] if len(numbers) > 1 else there
+    return f"use {', '.join(['auto', *there])} or cpu"

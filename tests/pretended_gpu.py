@@ -1,7 +1,8 @@
 """A GPU for machines that have none: tensors that say they are there, and refuse to be mixed.
 
-What runs below :class:`PretendedGpu` takes ``cuda`` for a device, goes the ways that are for GPUs
-only, and fails as it would there when tensors of two devices meet; the CPU does the work.
+What runs below :class:`PretendedGpu` takes ``cuda`` (or another kind) for a device, goes the ways
+that are for GPUs only, and fails as it would there when tensors of two devices meet; the CPU does
+the work.
 """
 
 import contextlib
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-GPU = torch.device("cuda", 0)
+KINDS = ("cuda", "mps", "xpu")
+WITHOUT_FLOAT64 = ("mps", "xpu")
+"""XPU: some of them."""
 CPU = torch.device("cpu")
 MAY_MIX = frozenset(
     ("to", "cpu", "cuda", "copy_", "__setitem__", "type_as", "__set__")
@@ -30,7 +33,15 @@ def is_there(value: object) -> bool:
 
 
 class PretendedGpu(TorchFunctionMode):
-    """While it is active, ``cuda`` is a device whose tensors lie in the CPU's memory."""
+    """While it is active, ``cuda`` is a device whose tensors lie in the CPU's memory.
+
+    Args:
+        kind: of the device, one of ``KINDS``; some of them refuse float64.
+    """
+
+    def __init__(self, kind: str = "cuda") -> None:
+        super().__init__()
+        self.gpu = torch.device(kind, 0)
 
     def __torch_function__(
         self, function: Callable[..., Any], types: object, args: Any = (), kwargs: Any = None
@@ -39,9 +50,9 @@ class PretendedGpu(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         name = getattr(function, "__name__", "")
         if name == "__get__" and getattr(function, "__self__", None) is Tensor.device:
-            return GPU if is_there(args[0]) else CPU
+            return self.gpu if is_there(args[0]) else CPU
         if name == "__get__" and getattr(function, "__self__", None) is Tensor.is_cuda:
-            return is_there(args[0])
+            return is_there(args[0]) and self.gpu.type == "cuda"
         if function is torch.device or name == "_parse_to":  # these make devices, not tensors
             return function(*args, **kwargs)
         if name in READS and is_there(args[0]):
@@ -49,7 +60,7 @@ class PretendedGpu(TorchFunctionMode):
         given = list(_tensors((args, kwargs)))
         if name not in MAY_MIX:
             _refuse_mixture(name, given, args)
-        wanted = _wanted_device(name, args, kwargs)
+        wanted = self._wanted_device(name, args, kwargs)
         if name == "cuda":
             return _mark(args[0].clone(), True)
         args, kwargs = _on_cpu(args), _on_cpu(kwargs)
@@ -57,20 +68,40 @@ class PretendedGpu(TorchFunctionMode):
         if name == "__set__" and len(args) == 2:
             _mark(args[0], is_there(args[1]))
             return result
-        there = wanted.type == "cuda" if wanted is not None else any(map(is_there, given))
+        there = wanted.type != "cpu" if wanted is not None else any(map(is_there, given))
         if name in ("__getitem__", "copy_"):
             there = is_there(args[0])
         if name in ("to", "cpu") and wanted is not None and result is args[0]:
             if there == is_there(result):
                 return result
             result = result.clone()  # another device is another tensor
+        if there and self.gpu.type in WITHOUT_FLOAT64:
+            _refuse_float64(result)
         return _mark(result, there)
+
+    def _wanted_device(self, name: str, args: Any, kwargs: dict[str, Any]) -> torch.device | None:
+        """The device that a call asks for; None if it asks for none."""
+        if name == "cpu":
+            return CPU
+        if kwargs.get("device") is not None:
+            return torch.device(kwargs["device"])
+        if name == "to":
+            for value in args[1:]:
+                if isinstance(value, Tensor):
+                    return self.gpu if is_there(value) else CPU
+                if _is_device(value):
+                    return torch.device(value)
+        return None
 
 
 @contextlib.contextmanager
-def pretended_gpu() -> Iterator[None]:
-    """A machine with such a GPU."""
-    with mock.patch("torch.cuda.is_available", return_value=True), PretendedGpu():
+def pretended_gpu(kind: str = "cuda") -> Iterator[None]:
+    """A machine with such a GPU, and none of another kind."""
+    with contextlib.ExitStack() as stack:
+        for other, name in zip(KINDS, ("cuda", "backends.mps", "xpu"), strict=True):
+            answer = mock.patch(f"torch.{name}.is_available", return_value=other == kind)
+            stack.enter_context(answer)
+        stack.enter_context(PretendedGpu(kind))
         yield
 
 
@@ -87,29 +118,19 @@ def _refuse_mixture(name: str, given: list[Tensor], args: Any) -> None:
         )
 
 
-def _wanted_device(name: str, args: Any, kwargs: dict[str, Any]) -> torch.device | None:
-    """The device that a call asks for; None if it asks for none."""
-    if name == "cpu":
-        return CPU
-    if kwargs.get("device") is not None:
-        return torch.device(kwargs["device"])
-    if name == "to":
-        for value in args[1:]:
-            if isinstance(value, Tensor):
-                return GPU if is_there(value) else CPU
-            if _is_device(value):
-                return torch.device(value)
-    return None
+def _refuse_float64(result: Any) -> None:
+    if any(tensor.dtype in (torch.float64, torch.complex128) for tensor in _tensors(result)):
+        raise TypeError("Cannot convert a tensor to float64: the device doesn't support float64")
 
 
 def _is_device(value: object) -> bool:
     return isinstance(value, torch.device) or (
-        isinstance(value, str) and value.partition(":")[0] in ("cpu", "cuda")
+        isinstance(value, str) and value.partition(":")[0] in ("cpu", *KINDS)
     )
 
 
 def _on_cpu(value: Any) -> Any:
-    if _is_device(value) and torch.device(value).type == "cuda":
+    if _is_device(value) and torch.device(value).type != "cpu":
         return CPU
     if isinstance(value, dict):
         return {key: _on_cpu(item) for key, item in value.items()}

@@ -19,11 +19,14 @@ def describe_environment() -> dict[str, Any]:
     """
     import torch
 
+    from rekd_hloc.devices import choose_device
+
+    device = choose_device("auto")
     versions = {"rekd_hloc": __version__, "python": platform.python_version()}
     return {
         "versions": versions | package_versions(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "device_name": torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name(),
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name() if device.type == "cuda" else _cpu_name(),
         "threads": torch.get_num_threads(),
         "presets": {
             name: {"config_hash": config_hash(preset), **asdict(preset)}

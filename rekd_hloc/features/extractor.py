@@ -68,7 +68,7 @@ class Extractor:
 
         Args:
             preset: ``rekd``, ``rekd-upright``, ``rekd-fast``, ``rekd-c36`` or ``rekd-paper``.
-            device: ``auto`` (CUDA where there is one), or any torch device.
+            device: ``auto`` (CUDA, MPS or XPU where there is one), or one of them, or ``cpu``.
             config: options in place of the preset's own.
 
         Raises:

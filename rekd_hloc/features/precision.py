@@ -12,21 +12,22 @@ import torch
 
 TF32 = "tf32"
 FLOAT32 = "ieee"
+WITH_AUTOCAST = ("cpu", "cuda", "xpu")
 
 
 @contextlib.contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Convolutions in float32 proper: no autocast, no TF32."""
-    with torch.autocast(device.type, enabled=False), _tf32(device, allowed=False):
+    with _autocast(device, enabled=False), _tf32(device, allowed=False):
         yield
 
 
 @contextlib.contextmanager
 def low_precision(device: torch.device) -> Iterator[None]:
-    """Convolutions in what the device does fast: TF32 on a GPU, bfloat16 elsewhere."""
+    """Convolutions in what the device does fast: TF32 on CUDA, bfloat16 on a CPU or an XPU."""
     is_gpu = device.type == "cuda"
     with (
-        torch.autocast(device.type, torch.bfloat16, enabled=not is_gpu),
+        _autocast(device, enabled=not is_gpu),
         _tf32(device, allowed=True),
     ):
         yield
@@ -38,6 +39,16 @@ def rounds_to_tf32() -> bool:
     if convolution is None:
         return torch.backends.cudnn.allow_tf32
     return str(convolution.fp32_precision) == TF32
+
+
+def _autocast(device: torch.device, *, enabled: bool) -> contextlib.AbstractContextManager[None]:
+    """bfloat16 or not; Apple's GPU always computes in what it is given."""
+    if device.type not in WITH_AUTOCAST:
+        return contextlib.nullcontext()
+    autocast: contextlib.AbstractContextManager[None] = torch.autocast(
+        device.type, torch.bfloat16, enabled=enabled
+    )
+    return autocast
 
 
 @contextlib.contextmanager
