@@ -202,14 +202,17 @@ def test_a_mask_that_does_not_fit_is_named_with_exif(orientation, frame, shape, 
     assert re.search(words, summary.skipped["a.jpg"])
 
 
-def test_features_of_another_frame_are_refused(tmp_path):
+def test_features_of_another_frame_are_extracted_again(tmp_path):
     extract(tmp_path, LEFT, 3)
-    for frame in ("file", "upright"):
-        with pytest.raises(ValueError, match=f"masks used in .*, used as {frame} now"):
-            extract_images(
-                SiftExtractor(), tmp_path / "in", tmp_path / "f.h5",
-                mask_dir=tmp_path / "masks", mask_frame=frame,
-            )  # fmt: skip
+    for frame, expected in (("upright", to_file_grid(LEFT, 3)), ("file", LEFT)):
+        extractor = SiftExtractor()
+        summary = extract_images(
+            extractor, tmp_path / "in", tmp_path / "f.h5",
+            mask_dir=tmp_path / "masks", mask_frame=frame,
+        )  # fmt: skip
+        assert summary.changed == ["a.jpg"]
+        assert summary.mask_frames == {"a.jpg": frame}
+        assert np.array_equal(extractor.seen[0], expected)
 
 
 def test_an_unknown_frame_is_refused(tmp_path, capsys):

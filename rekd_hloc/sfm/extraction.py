@@ -70,9 +70,15 @@ class ExtractionSummary:
         return len(self.changed)
 
     @property
-    def changes(self) -> dict[str, Any]:
-        """Return what is other than in the run before, for a report."""
-        return {"num_changed": self.num_changed, "changed": self.changed, "removed": self.removed}
+    def notes(self) -> dict[str, Any]:
+        """Return how images were read, and what is other than in the run before, for a report."""
+        return {
+            "value_ranges": self.value_ranges,
+            "mask_frames": self.mask_frames,
+            "num_changed": self.num_changed,
+            "changed": self.changed,
+            "removed": self.removed,
+        }
 
 
 def extract_images(

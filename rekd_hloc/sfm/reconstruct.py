@@ -157,12 +157,11 @@ def _run_all_stages(
         )  # fmt: skip
     check_still_there([run.image_dir / name for name in listing.images], run.output)
     configuration = _configuration(options, extractor.provenance)
-    run.changes = {**summary.changes, "num_rematched": matched.num_rematched}
-    notes = {"value_ranges": summary.value_ranges, "mask_frames": summary.mask_frames}
+    run.image_report = {**summary.notes, "num_rematched": matched.num_rematched}
     counts, skipped = summary.num_keypoints, summary.skipped
     return build_model(
         run, features_path, matches_path, pairs, counts, skipped, configuration,
-        unused=listing.unused, image_notes=notes,
+        unused=listing.unused,
     )  # fmt: skip
 
 

@@ -81,7 +81,7 @@ class MappingOptions(CameraOptions):
 
 @dataclass
 class Run:
-    """Hold what the stages of one reconstruction share, and what changed since the run before."""
+    """Hold what the stages of one reconstruction share, and what the report tells of images."""
 
     image_dir: Path
     folder: OutputFolder
@@ -89,7 +89,7 @@ class Run:
     reference: Mapping[str, Pose] | None
     progress: bool
     watch: Stopwatch = field(default_factory=Stopwatch)
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    image_report: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     @contextmanager
@@ -136,7 +136,6 @@ def build_model(
     configuration: Mapping[str, Any],
     *,
     unused: Mapping[str, str] | None = None,
-    image_notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write database, models and report into the run's output folder.
 
@@ -149,7 +148,6 @@ def build_model(
         skipped: images that do not, and why.
         configuration: of the stages before, for the report.
         unused: what looks like a photo and is no image that can be read, and why.
-        image_notes: how files were read where there was a choice, for the report.
 
     Returns:
         The report.
@@ -186,8 +184,7 @@ def build_model(
         "cameras": [camera.to_json() for camera in cameras],
         "num_keypoints": sum(num_keypoints.values()),
         "skipped": {**skipped, **(unused or {})},
-        **run.changes,
-        **(image_notes or {}),
+        **run.image_report,
     }
     if run.reference is not None:
         with run.watch.stage("align"):
