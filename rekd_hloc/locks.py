@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import sys
+import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -26,6 +27,8 @@ LOCK_NAME = "lock"
 
 _held: ContextVar[frozenset[tuple[int, Path]]] = ContextVar("_held", default=frozenset())
 """Process and folder of the locks that the running thread has: what it calls needs no other."""
+_locked: "weakref.WeakSet[BinaryIO]" = weakref.WeakSet()
+"""Files that this process has locked."""
 
 
 def lock_file(path: Path, *, about: Path | None = None) -> BinaryIO:
@@ -125,7 +128,19 @@ def _lock(file: BinaryIO, about: Path, *, shared: bool) -> None:
     if sys.platform != "win32":
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            _locked.add(file)
         except BlockingIOError as error:
             raise BlockingIOError(f"{about} is being written by another process") from error
         except OSError:
             logger.debug("no file locks on the file system of %s", about)
+
+
+def _forget_locks() -> None:
+    """Close, in a new worker, what it shares with its parent: it may outlive a parent killed."""
+    for file in tuple(_locked):
+        with contextlib.suppress(OSError):
+            file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)

@@ -1,7 +1,10 @@
 """Two runs on one output: the second one is refused at once, and destroys nothing of the first."""
 
 import multiprocessing
+import os
+import signal
 import sys
+import time
 
 import h5py
 import pytest
@@ -194,6 +197,33 @@ def test_no_file_is_written_into_a_folder_that_a_run_holds(tmp_path):
         with FeatureStore.resume(tmp_path / "g.h5", MADE_WITH):  # the run's own
             pass
     assert another_process(overwrite_store, tmp_path / "f.h5") is None
+
+
+def die_and_leave_a_worker(folder, pipe):
+    with locks.hold_folder(folder), FeatureStore.resume(folder / "f.h5", MADE_WITH):
+        worker = os.fork()
+        if worker == 0:
+            time.sleep(30)
+            os._exit(0)
+        os.write(pipe, f"{worker}\n".encode())
+        os._exit(0)
+
+
+def test_a_worker_that_outlives_its_run_holds_no_lock(tmp_path):
+    reading, writing = os.pipe()
+    process = multiprocessing.get_context("fork").Process(
+        target=die_and_leave_a_worker, args=(tmp_path, writing)
+    )
+    process.start()
+    process.join()
+    worker = int(os.read(reading, 20))
+    try:
+        hold(tmp_path)
+        overwrite_store(tmp_path / "f.h5")
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.close(reading)
+        os.close(writing)
 
 
 def test_a_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypatch):
