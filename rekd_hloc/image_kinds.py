@@ -45,7 +45,7 @@ VIDEO_SUFFIXES = frozenset(
     )
 )
 HEIF = (
-    'an HEIC photo, for which pillow-heif is missing: `pip install "rekd-hloc[heif]"`, '
+    'a HEIC photo, for which pillow-heif is missing: `pip install "rekd-hloc[heif]"`, '
     "or convert it to JPEG"
 )
 AVIF = "an AVIF photo, which this Pillow cannot read: `pip install -U pillow`, or convert it to PNG"

@@ -192,8 +192,9 @@ class _Search:
     def _report_folder(self, name: str, error: OSError) -> None:
         reason = error.strerror or str(error)
         if not name:
+            folder = printable(self.root)
             raise type(error)(
-                error.errno, f"cannot search the image folder: {reason}", str(self.root)
+                f"cannot search the image folder {folder}: {reason}; make it readable"
             ) from error
         self._leave_out(
             name, f"a folder that cannot be searched: {reason}; make it readable, or rename it"

@@ -75,7 +75,7 @@ def test_cameras_know_the_focal_length_in_heic(tmp_path, monkeypatch):
     register_heif.cache_clear()  # as if nothing had been read before
     header = read_header(tmp_path / "a.heic")
     assert (header.size, header.orientation) == ((48, 64), 1)
-    assert header.focal_px == pytest.approx(26 / np.hypot(36, 24) * 80)
+    assert header.focal_px == pytest.approx(26 / np.hypot(36, 24) * 80, rel=1e-3)
 
 
 @needs_avif
@@ -107,7 +107,7 @@ def test_without_a_decoder_the_remedy_is_named_whatever_the_name(brand, tmp_path
     monkeypatch.setattr(Image, "open", lambda path: Image.new("L", (0, 0)) and fail(path))
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"\0\0\0\x18ftyp" + brand.encode() + bytes(99))
-    with pytest.raises(ImageReadError, match=r"photo\.jpg: it is an (HEIC|AVIF) .*pip install"):
+    with pytest.raises(ImageReadError, match=r"photo\.jpg: it is an? (HEIC|AVIF) .*pip install"):
         read_image(path)
     assert "rekd-hloc[heif]" in explain_unused("a.HEIC")
 

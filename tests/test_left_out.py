@@ -9,9 +9,11 @@ import sys
 import cv2
 import pytest
 
+from rekd_hloc import images
 from rekd_hloc.cli.main import main
 from rekd_hloc.cli.options import EXIT_FAILED, EXIT_LEFT_OUT, EXIT_MISTAKE
 from rekd_hloc.features.extractor import Extractor
+from rekd_hloc.names import printable
 from rekd_hloc.sfm.extraction import extract_images
 from rekd_hloc.sfm.image_folder import check_still_there
 from rekd_hloc.sfm.reconstruct import reconstruct
@@ -151,6 +153,23 @@ def test_many_of_one_kind_are_counted():
     assert [name for name, _ in lines if name.startswith("and")][1:] == [
         "and 7 more .jpg files"
     ] * 2
+
+
+@pytest.mark.parametrize("name", ["b.png", "new\nline.png"])
+def test_a_photo_that_may_not_be_read_is_named_with_the_remedy(name, tmp_path, monkeypatch):
+    photos = write_photos(tmp_path / "photos", ["a.png", name])
+
+    def refuse(path):
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return decode(path)
+
+    decode = images.decode
+    monkeypatch.setattr(images, "decode", refuse)
+    summary = extract_images(SiftExtractor(50), photos, tmp_path / "f.h5")
+    assert summary.names == ["a.png"]
+    shown = printable(photos / name)
+    assert summary.skipped[name] == f"cannot read {shown}: Permission denied; make it readable"
 
 
 class Vanishing(SiftExtractor):

@@ -25,7 +25,7 @@ from rekd_hloc.storage.names import check_name
 from rekd_hloc.storage.stamps import SourceStamps
 from rekd_hloc.types import Features
 
-SKIPPED_ERRORS = (ImageReadError, MaskError, FileNotFoundError, PermissionError)
+SKIPPED_ERRORS = (ImageReadError, MaskError, FileNotFoundError)
 """Of an image or its mask: these concern one file, any other ends the run."""
 OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -136,6 +136,9 @@ class ImageWork:
             return str(error)
         try:
             return self._load_at_rest(image)
+        except PermissionError as error:
+            path = printable(error.filename or image.path)
+            return f"cannot read {path}: {error.strerror}; make it readable"
         except SKIPPED_ERRORS as error:
             return str(error)
         except (MemoryError, OSError, cv2.error) as error:

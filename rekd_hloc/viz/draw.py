@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 
-from rekd_hloc.image_listing import list_images
+from rekd_hloc.image_listing import list_folder
 from rekd_hloc.images import ImageReadError, encode_image, read_color
 from rekd_hloc.known_names import find_name, suggest
 from rekd_hloc.locks import hold_folder
@@ -186,7 +186,7 @@ def _hold_pictures(folder: Path, names: Iterable[str], overwrite: bool) -> Itera
 
 
 def _read_images(image_dir: Path, names: Sequence[str]) -> dict[str, RgbImage]:
-    list_images(image_dir)
+    list_folder(image_dir).require_images(image_dir)
     images = {}
     for name in names:
         try:
