@@ -134,6 +134,14 @@ def explain_os_error(error: OSError, path: Path, kept_in: Path | None = None) ->
     return OSError(error.errno or errno.EIO, f"{reason}; {remedy}")
 
 
+def find_obstacle(path: Path) -> OSError | None:
+    """Say why a file that is there cannot be replaced; None if it can be, or is not there."""
+    for place in (path, path.resolve().parent) if path.exists() else ():
+        if not os.access(place, os.W_OK):
+            return explain_os_error(OSError(errno.EACCES, os.strerror(errno.EACCES)), path)
+    return None
+
+
 def sync(path: Path) -> None:
     """Force a file's content, or a folder's names, to the disk."""
     if path.is_dir() and os.name == "nt":

@@ -4,6 +4,7 @@ The readers run in a second process (:mod:`tests.isolated`), so they take paths 
 values: what is wrong with what was read, empty where nothing is.
 """
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,39 @@ LOOPS: dict[str, Change] = {
     "soft link to the root": _link("loop", h5py.SoftLink("/"), "/"),
 }
 """Files that have no end, or a far one."""
+
+
+def _doubled(file: h5py.File) -> None:
+    """Each group has two links to the next: as many paths as grains on a chessboard."""
+    group = file
+    for _ in range(40):
+        below = group.create_group("l")
+        group["r"] = below
+        group = below
+    group["keypoints"] = np.zeros((1, 2), np.float32)
+
+
+def _pipe(file: h5py.File) -> Path:
+    path = Path(file.filename).with_name("pipe.h5")
+    if not path.exists():
+        os.mkfifo(path)
+    return path
+
+
+WITHOUT_END: dict[str, Change] = {
+    "two ways into each group": _doubled,
+    "external link to a pipe": lambda file: _link(
+        "c.jpg", h5py.ExternalLink(_pipe(file).name, "/"), "/"
+    )(file),
+    "scores in a pipe": lambda file: _link("scores", h5py.ExternalLink(_pipe(file).name, "/x"))(
+        file
+    ),
+    "keypoints by a soft link to a pipe": lambda file: [
+        _link("zzz", h5py.ExternalLink(_pipe(file).name, "/"), "/")(file),
+        _link("keypoints", h5py.SoftLink("/zzz/x"))(file),
+    ],
+}
+"""Files that would be read for ever."""
 LINKS_TO_THEMSELVES: dict[str, Change] = {
     "a group": _link("self", h5py.SoftLink("/self"), "/"),
     "a dataset": _link("scores", h5py.SoftLink("/a.jpg/scores")),

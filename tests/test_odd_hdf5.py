@@ -64,6 +64,15 @@ def test_nothing_is_drawn_or_mapped_that_is_refused(reader, change, tmp_path):
     assert read(reader, path).kind == "error" or not is_used
 
 
+@pytest.mark.parametrize("change", odd.WITHOUT_END.values(), ids=odd.WITHOUT_END)
+def test_files_that_would_be_read_for_ever(change, tmp_path):
+    path = odd.write_features(tmp_path / "features.h5", change)
+    for reader in ("read_features", "page"):
+        outcome = read(reader, path)
+        assert outcome.kind == "error" or reader == "page"
+    assert "error" in read("check", path).value
+
+
 @pytest.mark.parametrize("change", odd.LINKS_TO_THEMSELVES.values(), ids=odd.LINKS_TO_THEMSELVES)
 def test_links_that_lead_to_themselves(change, tmp_path):
     path = odd.write_features(tmp_path / "features.h5", change)

@@ -16,18 +16,18 @@ from typing import Any, Self
 
 import h5py
 
-from rekd_hloc.files import SCRATCH_SUFFIX, atomic_write, beside, explain_os_error
+from rekd_hloc.files import SCRATCH_SUFFIX, atomic_write, beside, explain_os_error, find_obstacle
 from rekd_hloc.locks import share_folder
 from rekd_hloc.ownership import HDF5, refuse_kind
 from rekd_hloc.storage.hdf5_groups import (
     HDF5_ERRORS,
-    dataset_names,
     group_attributes,
+    is_external,
     open_hdf5,
     read_dataset,
     text_attributes,
-    walk,
 )
+from rekd_hloc.storage.hdf5_links import dataset_names, find_group, walk
 from rekd_hloc.storage.hdf5_writing import ADDITIONS, NEW_FILE, write_attributes, write_group
 from rekd_hloc.storage.journal import Journal, Record
 from rekd_hloc.storage.provenance import OtherSettingsError, differs, refuse_other
@@ -102,7 +102,7 @@ class Hdf5File:
             journal_path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise explain_os_error(error, path) from error
-        obstacle = _find_obstacle(path)
+        obstacle = find_obstacle(path)
         if obstacle is not None and not overwrite:
             return cls._open_finished(path, provenance, obstacle)
         if obstacle is not None:
@@ -195,7 +195,7 @@ class Hdf5File:
         if stored is None:
             return None
         try:
-            present = [name for name in names if name in stored]
+            present = [name for name in names if is_external(stored, name) or name in stored]
             return Record(group, {name: read_dataset(stored, name) for name in present})
         except HDF5_ERRORS as error:
             raise ValueError(f"{self.path}: {group!r} cannot be read: {error}") from error
@@ -247,14 +247,9 @@ class Hdf5File:
         if self._file is None or not group:
             return None
         try:
-            stored = self._file.get(group)
-        except HDF5_ERRORS:  # damaged, or a name that no HDF5 file can hold
-            return None
-        if not isinstance(stored, h5py.Group):
-            return None
-        if stored.file.filename != self._file.filename:
-            raise ValueError(f"{self.path}: {group!r} lies in another file, which is not followed")
-        return stored
+            return find_group(self._file, group)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
 
     def _merge(self, journal: Journal, is_new: bool) -> None:
         if is_new == self.path.exists():
@@ -281,15 +276,6 @@ class Hdf5File:
                 f"{self.path} is damaged ({error}); move it away: what this run wrote is in "
                 f"{journal.path}, and the same command goes on from there"
             ) from error
-
-
-def _find_obstacle(path: Path) -> OSError | None:
-    """Say why a file that is there cannot be replaced; None if it can, or is not there."""
-    for place in (path, path.resolve().parent) if path.exists() else ():
-        if not os.access(place, os.W_OK):
-            code = errno.EACCES
-            return explain_os_error(OSError(code, os.strerror(code)), path)
-    return None
 
 
 def close_after(file: Hdf5File, error: BaseException | None) -> None:

@@ -1,7 +1,5 @@
 """Reading groups of HDF5 files, some of which other programs have made or damaged."""
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +7,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-logger = logging.getLogger(__name__)
-
-DATASETS = frozenset(
-    ("keypoints", "descriptors", "scores", "scales", "oris", "image_size")
-    + ("matches0", "matching_scores0")
-)
-"""Names in a group of features or matches that need no look whether they are groups."""
+MAX_HOPS = 16
+"""Soft links that lead to soft links."""
 MAX_COMPRESSION = 1_100
 """No compression that HDF5 has makes numbers smaller than by this factor."""
 MAX_DATASET_BYTES = 8 << 30
@@ -85,47 +78,24 @@ def _attribute(item: h5py.Group | h5py.Dataset, key: str) -> str | int | float |
     return value if isinstance(value, str) else value.item()
 
 
-def walk(
-    group: h5py.Group, marker: str, prefix: str = "", above: tuple[h5py.Group, ...] = ()
-) -> Iterator[str]:
-    """Paths of the groups below that hold a dataset named ``marker``; damaged ones are left out.
-
-    Example:
-        >>> list(walk(h5py.File("features.h5"), "keypoints"))  # doctest: +SKIP
-        ['a.jpg', 'folder/b.jpg']
-    """
-    names = member_names(group)
-    if prefix and marker in names and member_kind(group, marker) is h5py.Dataset:
-        yield prefix
-        names = [name for name in names if name not in DATASETS]
-    for name in names:
-        below = open_group(group, name)
-        if below is not None:
-            path = f"{prefix}/{name}" if prefix else name
-            if flaw := link_flaw(group, name, below, (*above, group)):
-                raise ValueError(f"{group.file.filename}: {path!r} {flaw}")
-            yield from walk(below, marker, path, (*above, group))
-
-
-def link_flaw(
-    group: h5py.Group, name: str, below: h5py.Group, above: tuple[h5py.Group, ...]
-) -> str | None:
-    """Say why a member of a group must not be followed: out of the file, or round in a circle.
-
-    Args:
-        group: that holds the member.
-        name: of the member.
-        below: the group that it leads to.
-        above: all groups on the way to it, from the file's root.
-    """
-    if is_external(group, name):
-        return "is a link to another file, which is not followed"
-    return "is a link back to a group around it" if below in above else None
-
-
-def is_external(group: h5py.Group, name: str) -> bool:
-    """Say whether a member of a group is a link to another file."""
-    return isinstance(group.get(name, getlink=True), h5py.ExternalLink)
+def is_external(group: h5py.Group, name: str, hops: int = 0) -> bool:
+    """Say whether a member of a group is a link to another file, or to such a link."""
+    link = group.get(name, getlink=True)
+    if not isinstance(link, h5py.SoftLink):
+        return isinstance(link, h5py.ExternalLink)
+    place = group.file if link.path.startswith("/") else group
+    for part in link.path.split("/") if hops < MAX_HOPS else ():
+        if part in ("", "."):
+            continue
+        if is_external(place, part, hops + 1):
+            return True
+        try:
+            place = place.get(part)
+        except HDF5_ERRORS:  # damaged, or links that lead to one another
+            return False
+        if not isinstance(place, h5py.Group):
+            return False
+    return False
 
 
 def read_dataset(group: h5py.Group, name: str) -> NDArray[Any]:
@@ -136,8 +106,10 @@ def read_dataset(group: h5py.Group, name: str) -> NDArray[Any]:
             or are damaged; the message names the dataset.
         OSError, RuntimeError, KeyError, TypeError: the file is damaged there.
     """
+    if is_external(group, name):
+        raise ValueError(f"`{name}` lies in another file, which is not read")
     dataset = group[name]
-    if is_external(group, name) or dataset.is_virtual or dataset.external:
+    if dataset.is_virtual or dataset.external:
         raise ValueError(f"`{name}` lies in another file, which is not read")
     if dataset.dtype.kind not in "fiu":
         raise ValueError(f"`{name}` holds values of type {dataset.dtype}, not numbers")
@@ -151,38 +123,3 @@ def read_dataset(group: h5py.Group, name: str) -> NDArray[Any]:
     except OSError as error:
         reason = "its checksum fails" if dataset.fletcher32 else f"it cannot be read ({error})"
         raise ValueError(f"`{name}` is damaged: {reason}") from error
-
-
-def member_names(group: h5py.Group) -> list[str]:
-    """Return names in a group; none if it is damaged."""
-    try:
-        return [name for name in group if isinstance(name, str)]
-    except HDF5_ERRORS as error:
-        logger.debug("damaged group: %s", error)
-        return []
-
-
-def member_kind(group: h5py.Group, name: str) -> type | None:
-    """``h5py.Group``, ``h5py.Dataset`` or another; None if it cannot be read."""
-    try:
-        kind: type | None = group.get(name, getclass=True)
-    except HDF5_ERRORS as error:
-        logger.debug("damaged member %s: %s", name, error)
-        return None
-    return kind
-
-
-def open_group(group: h5py.Group, name: str) -> h5py.Group | None:
-    """Return the group of that name; None if it is none, or cannot be read."""
-    if member_kind(group, name) is not h5py.Group:
-        return None
-    try:
-        return group[name]
-    except HDF5_ERRORS as error:
-        logger.debug("damaged group %s: %s", name, error)
-        return None
-
-
-def dataset_names(group: h5py.Group) -> set[str]:
-    """Return names of the datasets in a group that can be read."""
-    return {name for name in member_names(group) if member_kind(group, name) is h5py.Dataset}

@@ -2,7 +2,8 @@
 
 import h5py
 
-from rekd_hloc.storage.hdf5_groups import HDF5_ERRORS, dataset_names, group_attributes, read_dataset
+from rekd_hloc.storage.hdf5_groups import HDF5_ERRORS, group_attributes, read_dataset
+from rekd_hloc.storage.hdf5_links import dataset_names
 from rekd_hloc.storage.hdf5_writing import has_checksum
 from rekd_hloc.storage.validation_issues import ValidationIssues
 

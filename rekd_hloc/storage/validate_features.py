@@ -1,27 +1,24 @@
 """Check a features file of hloc's form, image by image."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from rekd_hloc.storage.feature_arrays import SCORES, image_size_of, keypoints_of, value_range_of
 from rekd_hloc.storage.hdf5_groups import (
     HDF5_ERRORS,
-    dataset_names,
     group_attributes,
-    link_flaw,
-    member_kind,
-    open_group,
-    open_hdf5,
     read_dataset,
+)
+from rekd_hloc.storage.hdf5_links import (
+    dataset_names,
 )
 from rekd_hloc.storage.matches import INT16_MAX
 from rekd_hloc.storage.names import check_name, names_by_key
 from rekd_hloc.storage.validate_deep import DeepCheck
+from rekd_hloc.storage.validate_groups import open_to_check, walk_groups
 from rekd_hloc.storage.validation_issues import ValidationIssues
 
 NORM_TOLERANCE = 0.02
@@ -89,49 +86,6 @@ def check_features(path: Path, issues: ValidationIssues, *, deep: bool = False) 
         issues.add("info", path.name, "depth", "", message)
     _check_whole(path.name, counts, present, channels, issues)
     return counts
-
-
-def open_to_check(path: Path, issues: ValidationIssues) -> h5py.File | None:
-    """Return the open file; None, and an issue noted, if it is none."""
-    if not path.is_file():
-        issues.add("error", path.name, "missing", "", f"no file {path}")
-        return None
-    if path.with_name(path.name + ".journal").is_file():
-        message = "a run that writes it was interrupted; start the same command again to finish it"
-        issues.add("warning", path.name, "journal", "", message)
-    try:
-        return open_hdf5(path)
-    except HDF5_ERRORS as error:
-        issues.add("error", path.name, "hdf5", "", str(error).replace(f"{path} ", "", 1))
-        return None
-
-
-def walk_groups(
-    group: h5py.Group,
-    path: Path,
-    issues: ValidationIssues,
-    prefix: str = "",
-    above: tuple[h5py.Group, ...] = (),
-) -> Iterator[tuple[str, h5py.Group]]:
-    """Return every group that holds datasets, with its path; damaged ones become issues."""
-    try:
-        names = [str(name) for name in group]
-    except HDF5_ERRORS as error:
-        issues.add("error", path.name, "damaged", prefix or "/", f"cannot be read: {error}")
-        return
-    kinds = {name: member_kind(group, name) for name in names}
-    if prefix and h5py.Dataset in kinds.values():
-        yield prefix, group
-    for name, kind in kinds.items():
-        path_in_file = f"{prefix}/{name}" if prefix else name
-        below = open_group(group, name)
-        flaw = link_flaw(group, name, below, (*above, group)) if below is not None else None
-        if flaw is not None:
-            issues.add("error", path.name, "link", path_in_file, flaw)
-        elif below is not None:
-            yield from walk_groups(below, path, issues, path_in_file, (*above, group))
-        elif kind is None or kind is h5py.Group:
-            issues.add("error", path.name, "damaged", path_in_file, "cannot be read")
 
 
 class _Report:

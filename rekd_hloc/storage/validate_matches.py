@@ -13,7 +13,7 @@ from rekd_hloc.storage.hdf5_groups import HDF5_ERRORS, group_attributes, read_da
 from rekd_hloc.storage.matches import INT16_MAX, MATCH_DATASETS, stored_names
 from rekd_hloc.storage.names import split_group
 from rekd_hloc.storage.validate_deep import DeepCheck
-from rekd_hloc.storage.validate_features import open_to_check, walk_groups
+from rekd_hloc.storage.validate_groups import open_to_check, walk_groups
 from rekd_hloc.storage.validation_issues import ValidationIssues
 from rekd_hloc.types import Pair
 

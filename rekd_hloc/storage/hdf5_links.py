@@ -1,0 +1,137 @@
+"""What a group of an HDF5 file holds, where links may lead out of the file or round in circles.
+
+No link to another file is followed: opening a pipe or a device would wait for ever.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import h5py
+
+from rekd_hloc.storage.hdf5_groups import HDF5_ERRORS, is_external
+
+logger = logging.getLogger(__name__)
+
+DATASETS = frozenset(
+    ("keypoints", "descriptors", "scores", "scales", "oris", "image_size")
+    + ("matches0", "matching_scores0")
+)
+"""Names in a group of features or matches that need no look whether they are groups."""
+MAX_DEPTH = 64
+"""Groups in one another; folders of photos have a few."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """Remember the groups on the way to one, and all that were met before, by their addresses."""
+
+    above: tuple[int, ...] = ()
+    seen: set[int] = field(default_factory=set)
+
+    def into(self, group: h5py.Group) -> Self:
+        """Return the way to what is in a group."""
+        address = _address(group)
+        self.seen.add(address)
+        return replace(self, above=(*self.above, address))
+
+    def flaw(self, below: h5py.Group) -> str | None:
+        """Say why a group must not be followed; None if it may."""
+        address = _address(below)
+        if address in self.above:
+            return "is a link back to a group around it"
+        if len(self.above) >= MAX_DEPTH:
+            return f"is more than {MAX_DEPTH} groups deep"
+        holds_groups = any(member_kind(below, name) is h5py.Group for name in member_names(below))
+        if address in self.seen and holds_groups:
+            return "is one more link to a group of groups, which could go on without end"
+        return None
+
+
+EXTERNAL_FLAW = "is a link to another file, which is not followed"
+
+
+def walk(group: h5py.Group, marker: str, prefix: str = "", way: Way | None = None) -> Iterator[str]:
+    """Paths of the groups below that hold a dataset named ``marker``; damaged ones are left out.
+
+    Raises:
+        ValueError: a link leads out of the file or to a group that holds it, or there is no end.
+
+    Example:
+        >>> list(walk(h5py.File("features.h5"), "keypoints"))  # doctest: +SKIP
+        ['a.jpg', 'folder/b.jpg']
+    """
+    way = (way or Way()).into(group)
+    names = member_names(group)
+    if prefix and marker in names and marker in dataset_names(group):
+        yield prefix
+        names = [name for name in names if name not in DATASETS]
+    for name in names:
+        path = f"{prefix}/{name}" if prefix else name
+        below = open_group(group, name)
+        flaw = EXTERNAL_FLAW if is_external(group, name) else None
+        if below is not None:
+            flaw = way.flaw(below)
+        if flaw is not None:
+            shown = path if len(path) < 200 else f"{path[:200]}..."
+            raise ValueError(f"{group.file.filename}: {shown!r} {flaw}")
+        if below is not None:
+            yield from walk(below, marker, path, way)
+
+
+def member_names(group: h5py.Group) -> list[str]:
+    """Return names in a group; none if it is damaged."""
+    try:
+        return [name for name in group if isinstance(name, str)]
+    except HDF5_ERRORS as error:
+        logger.debug("damaged group: %s", error)
+        return []
+
+
+def member_kind(group: h5py.Group, name: str) -> type | None:
+    """``h5py.Group``, ``h5py.Dataset``, ``h5py.ExternalLink`` or another; None if damaged."""
+    try:
+        external: type = h5py.ExternalLink
+        kind: type | None = external if is_external(group, name) else group.get(name, getclass=True)
+    except HDF5_ERRORS as error:
+        logger.debug("damaged member %s: %s", name, error)
+        return None
+    return kind
+
+
+def open_group(group: h5py.Group, name: str) -> h5py.Group | None:
+    """Return the group of that name; None if it is none, or cannot be read."""
+    if member_kind(group, name) is not h5py.Group:
+        return None
+    try:
+        return group[name]
+    except HDF5_ERRORS as error:
+        logger.debug("damaged group %s: %s", name, error)
+        return None
+
+
+def find_group(file: h5py.File, path: str) -> h5py.Group | None:
+    """Return the group at a path; None if there is none, or it is damaged.
+
+    Raises:
+        ValueError: it lies in another file.
+    """
+    group: h5py.Group | None = file
+    for part in path.split("/"):
+        if group is None or not part:
+            return None
+        if member_kind(group, part) is h5py.ExternalLink:
+            raise ValueError(f"{path!r} lies in another file, which is not followed")
+        group = open_group(group, part)
+    return group
+
+
+def dataset_names(group: h5py.Group) -> set[str]:
+    """Return names of the datasets in a group, and of links to other files, which are not read."""
+    kinds = (h5py.Dataset, h5py.ExternalLink)
+    return {name for name in member_names(group) if member_kind(group, name) in kinds}
+
+
+def _address(group: h5py.Group) -> int:
+    return int(h5py.h5o.get_info(group.id).addr)
