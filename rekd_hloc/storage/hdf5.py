@@ -102,11 +102,8 @@ class Hdf5File:
             journal_path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise explain_os_error(error, path) from error
-        obstacle = find_obstacle(path)
-        if obstacle is not None and not overwrite:
-            return cls._open_finished(path, provenance, obstacle)
-        if obstacle is not None:
-            raise obstacle
+        if obstacle := find_obstacle(path):
+            return cls._open_finished(path, provenance, obstacle, overwrite=overwrite)
         self = cls(path, None, None, dict(provenance), is_writable=True)
         try:
             if overwrite:
@@ -131,22 +128,20 @@ class Hdf5File:
         return self
 
     @classmethod
-    def _open_finished(cls, path: Path, provenance: Mapping[str, str], obstacle: OSError) -> Self:
+    def _open_finished(
+        cls, path: Path, provenance: Mapping[str, str], obstacle: OSError, *, overwrite: bool
+    ) -> Self:
+        if overwrite:
+            raise obstacle
         self = cls.open(path)
         self._obstacle = obstacle
-        try:
-            refuse_other(path, self.provenance, provenance)
-        except BaseException:
+        if differs(self.provenance, provenance):
             self.release()
-            raise
+            refuse_other(path, self.provenance, provenance)
         return self
 
     def require_writable(self) -> None:
-        """Say before long work that its results cannot be kept.
-
-        Raises:
-            OSError: the file or its folder cannot be written.
-        """
+        """Raise the OSError that says why nothing can be added, before long work is in vain."""
         if self._obstacle is not None:
             raise self._obstacle
 
