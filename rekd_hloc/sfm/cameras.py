@@ -164,7 +164,7 @@ def plan_cameras(
 
 def is_possible_focal(focal: float, size: Size) -> bool:
     """Say whether COLMAP's mapper would keep an image with a focal length in pixels."""
-    return MIN_FOCAL_RATIO <= focal / max(size) <= MAX_FOCAL_RATIO
+    return bool(MIN_FOCAL_RATIO <= focal / max(size) <= MAX_FOCAL_RATIO)
 
 
 def image_ids(database: Any) -> dict[str, int]:
