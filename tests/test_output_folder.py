@@ -317,3 +317,13 @@ def test_damaged_features_are_made_anew_when_asked_and_their_matches_too(images,
         patch.setattr(reconstruction, "match_images", match)
         assert run(images, out, overwrite=True)["num_registered"] == NUM_VIEWS
     assert calls == [True]
+
+
+def test_files_of_the_single_commands_are_gone_on_with(images, finished, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("features.h5", "matches.h5", "pairs.txt"):
+        shutil.copy(finished / name, out)
+    extractor = SiftExtractor(250)
+    assert run(images, out, extractor)["num_registered"] == NUM_VIEWS
+    assert extractor.seen == []

@@ -7,7 +7,7 @@ A finished model takes the place of the old one, which stays until then.
 import contextlib
 import logging
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from rekd_hloc.json_text import read_json
 from rekd_hloc.locks import RECORD_FOLDER, hold_folder
 from rekd_hloc.ownership import FOLDER, TEXT, MadeFiles
 from rekd_hloc.sfm.database_record import RECONSTRUCTION, refuse_foreign_database
+from rekd_hloc.types import Pair
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +42,13 @@ class OutputFolder:
         overwrite: the user allows to replace what others made.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
-        """Read the record; nothing is written."""
+    def __init__(self, path: Path, *, overwrite: bool = False, pairs: Sequence[Pair] = ()) -> None:
+        """Read the record; nothing is written.
+
+        A ``pairs.txt`` with just these ``pairs`` counts as ours, whoever made it.
+        """
         self.path = path
+        self._pairs = "".join(f"{a} {b}\n" for a, b in pairs).encode("utf-8", "surrogateescape")
         self.made = MadeFiles(path)
         self.overwrite = overwrite
         is_recorded = not self.made.names().isdisjoint(KINDS)
@@ -52,7 +57,12 @@ class OutputFolder:
     @classmethod
     @contextlib.contextmanager
     def hold(
-        cls, path: Path, *, names: Collection[str] = NAMES, overwrite: bool = False
+        cls,
+        path: Path,
+        *,
+        names: Collection[str] = NAMES,
+        overwrite: bool = False,
+        pairs: Sequence[Pair] = (),
     ) -> Iterator[Self]:
         """Make the folder, and keep other processes out of it for the time of a block.
 
@@ -60,14 +70,15 @@ class OutputFolder:
             path: the folder.
             names: of ``NAMES`` and ``report.html``, those that the block may write.
             overwrite: replace what others made.
+            pairs: a ``pairs.txt`` with just these counts as ours, as one of the command ``pairs``.
 
         Raises:
             FileExistsError: something that is to be replaced was made by someone else.
             OSError: another process is writing the folder, or it cannot be written.
         """
-        cls(path, overwrite=overwrite).refuse_foreign(names)  # before anything is written
+        cls(path, overwrite=overwrite, pairs=pairs).refuse_foreign(names)  # before any writing
         with hold_folder(path):
-            folder = cls(path, overwrite=overwrite)
+            folder = cls(path, overwrite=overwrite, pairs=pairs)
             folder.refuse_foreign(names)
             folder._recover()
             yield folder
@@ -86,6 +97,7 @@ class OutputFolder:
                 continue
             is_record = name == DATABASE_RECORD and name in self.made.names()  # whatever it holds
             allowed = self.overwrite or self._is_old or is_record
+            allowed = allowed or (name == PAIRS and self._has_equal_pairs())
             self.made.refuse_foreign(name, KINDS[name], overwrite=allowed)
 
     def owns_database(self) -> bool:
@@ -171,12 +183,18 @@ class OutputFolder:
             path, owner=RECONSTRUCTION, overwrite=overwrite, is_known=self._is_old
         )
 
+    def _has_equal_pairs(self) -> bool:
+        path = self.path / PAIRS
+        return path.is_file() and path.read_bytes() == self._pairs
+
     def _recover(self) -> None:
         """Finish what a killed run began, and take over a folder of version 0.1."""
         old, target = self._private / "old", self.path / MODEL
         if old.exists() and not target.exists():
             old.rename(target)
         _discard(old)
+        if self._has_equal_pairs():
+            self.made.add(PAIRS, self._pairs)
         if self._is_old:
             for name in KINDS:
                 if (self.path / name).exists():

@@ -123,7 +123,7 @@ def reconstruct(
     plan_cameras(options.cameras, image_dir, names)  # raises what does not fit, before the work
     with Run.start(
         image_dir, output, options.mapping, reference=options.reference,
-        overwrite=overwrite, names=_writes(options.pairs, output), progress=progress,
+        overwrite=overwrite, names=_writes(options.pairs, output), pairs=pairs, progress=progress,
     ) as run:  # fmt: skip
         return _run_all_stages(run, options, listing, pairs, extractor)
 
@@ -242,7 +242,7 @@ def reconstruct_from_files(
     }
     with Run.start(
         image_dir, output, options, reference=reference,
-        overwrite=overwrite, names=_writes(pairs, output), progress=progress,
+        overwrite=overwrite, names=_writes(pairs, output), pairs=image_pairs, progress=progress,
     ) as run:  # fmt: skip
         _write_pairs(run.folder, image_pairs, pairs)
         return build_model(run, features, matches, image_pairs, counts, {}, configuration)

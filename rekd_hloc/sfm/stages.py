@@ -7,7 +7,7 @@ files in the same way; ``database.json`` records that. Mapping always starts ane
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,7 +30,6 @@ from rekd_hloc.sfm.output_folder import (
     DATABASE_RECORD,
     MADE,
     MODEL,
-    NAMES,
     REPORT,
     OutputFolder,
 )
@@ -100,13 +99,12 @@ class Run:
         options: MappingOptions,
         *,
         reference: Path | None = None,
-        overwrite: bool = False,
-        names: Collection[str] = NAMES,
         progress: bool = False,
+        **writes: Any,
     ) -> Iterator[Self]:
         """Check and read all that could stop the run later, and hold the output folder.
 
-        Args as for ``reconstruct``, and ``names``: of ``NAMES``, those that it writes.
+        Args as for ``reconstruct``, and ``writes``, as for :meth:`OutputFolder.hold`.
 
         Raises:
             ValueError: the output is the image folder, or the reference cannot be read.
@@ -117,7 +115,7 @@ class Run:
         if output.resolve() == image_dir.resolve():
             raise ValueError(f"output {output} is the image folder itself; name a folder inside it")
         poses = read_reference(reference) if reference is not None else None
-        with OutputFolder.hold(output, names=names, overwrite=overwrite) as folder:
+        with OutputFolder.hold(output, **writes) as folder:
             yield cls(image_dir, folder, options, poses, progress)
 
     @property
