@@ -31,7 +31,7 @@ def run(
     """Reconstruct a folder of images by hloc.
 
     Args:
-        images: folder, also with subfolders; hloc takes .jpg, .jpeg and .png, names without spaces.
+        images: folder, also with subfolders; names without spaces.
         out: folder for features.h5, pairs.txt, matches.h5, database.db, sparse/ and report.json.
         conf: hloc's name of the features.
         matcher: hloc's name of the matcher.
@@ -52,13 +52,15 @@ def run(
     from hloc import extract_features, match_features, pairs_from_exhaustive
     from hloc.utils.io import list_h5_names
 
-    list_images(images)
+    names = list_images(images)
     folder = OutputFolder(out, overwrite=overwrite)
     folder.refuse_foreign()  # a project of someone else stays as it is
 
+    # The list of names is given: by itself hloc finds .jpg, .jpeg and .png only.
     features = extract_features.main(
         plugin.pick(extract_features.confs, conf),
         images,
+        image_list=names,
         feature_path=out / "features.h5",
         overwrite=overwrite,
     )

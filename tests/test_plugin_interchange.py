@@ -1,7 +1,10 @@
 """Files and models pass between hloc and this package in both directions."""
 
+import contextlib
 import importlib
+import json
 import shutil
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,7 +224,7 @@ def test_hlocs_reconstruction_runs_on_our_files(real_hloc, scene, tmp_path):
 
 
 def test_the_recipes_make_a_model_and_find_a_new_image_in_it(
-    real_hloc, scene, tmp_path, monkeypatch, capsys
+    real_hloc, scene, tmp_path, monkeypatch, capsys, caplog
 ):
     plugin.register()
     extract_features = importlib.import_module("hloc.extract_features")
@@ -231,20 +234,53 @@ def test_the_recipes_make_a_model_and_find_a_new_image_in_it(
         (tmp_path / "images").mkdir(exist_ok=True)
         shutil.copy(scene.images / name, tmp_path / "images" / f"{number}.png")
     (tmp_path / "new").mkdir()
-    shutil.copy(scene.images / query, tmp_path / "new" / "new.png")
+    for name in ("a.JPEG", "b.tif", "new.png"):
+        grey = cv2.imread(str(scene.images / query), cv2.IMREAD_GRAYSCALE)
+        assert cv2.imwrite(str(tmp_path / "new" / name), grey)
+    (tmp_path / "new" / "broken.jpg").write_bytes(b"no image")
     images, queries, map_dir, out = (str(tmp_path / n) for n in ("images", "new", "map", "out"))
     assert sfm.main([images, map_dir, "--conf", "made_up"]) == 0
     assert (tmp_path / "map" / "report.json").is_file()
     capsys.readouterr()
-    assert localize.main([queries, map_dir, out, "--conf", "made_up"]) == 0
-    name, inliers = capsys.readouterr().out.splitlines()[-1].split(": ")
-    assert name == "new.png"
-    assert int(inliers.removesuffix(" inliers")) > 30
+    with at_most(seconds=120):
+        assert localize.main([queries, map_dir, out, "--conf", "made_up"]) == 0
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split(":")[0] for line in lines] == ["a.JPEG", "b.tif", "new.png"]
+    for line in lines:
+        assert int(line.split(": ")[1].split(" inliers")[0]) > 30
+        assert "(map)" in line
+    assert "broken.jpg is skipped" in caplog.text
+    record = json.loads((tmp_path / "out" / "localization.json").read_text())
+    assert list(record) == ["a.JPEG", "b.tif", "new.png"]
+    assert record["b.tif"]["position_std_rel"] < 0.01
+    assert len((tmp_path / "out" / "poses.txt").read_text().splitlines()) == 3
+    assert not list((tmp_path / "out").glob("*.pkl"))
     model = pycolmap.Reconstruction(str(tmp_path / "map" / "sparse" / "0"))
     assert model.num_reg_images() == len(mapped)
     shutil.copy(scene.images / query, tmp_path / "new" / "0.png")
     with pytest.raises(ValueError, match=r"'0.png' is a query and an image of the map"):
         localize.run(Path(queries), Path(map_dir), Path(out), conf="made_up")
+    (tmp_path / "new" / "0.png").unlink()
+    (tmp_path / "retrieval.txt").write_text("new.png 1.png\nnew.png gone.png\n")
+    retrieval = tmp_path / "retrieval.txt"
+    with pytest.raises(ValueError, match=r"retrieval.txt:2 is no query and image of the map"):
+        localize.run(Path(queries), Path(map_dir), Path(out), conf="made_up", retrieval=retrieval)
+
+
+@contextlib.contextmanager
+def at_most(seconds):
+    """Fail in place of waiting for ever."""
+
+    def give_up(signum, frame):
+        raise TimeoutError(f"not done after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_the_recipe_for_models_works_without_hloc(monkeypatch, tmp_path, caplog):

@@ -193,7 +193,7 @@ def _improve(
     for index in range(6):
         moved = np.zeros(6)
         moved[index] = STEP
-        stepped = _residuals(rays_a, rays_b, _turn(moved[:3]) @ rotation, state + moved[3:])
+        stepped = _residuals(rays_a, rays_b, rotate_by(moved[:3]) @ rotation, state + moved[3:])
         columns.append((stepped - base).ravel() / STEP)
     jacobian = np.stack(columns, axis=1)
     weight = 1 / (1 + (np.linalg.norm(base, axis=1) / tolerance) ** 2)
@@ -203,11 +203,11 @@ def _improve(
     gradient[3:] += pull * (state - USUAL_LENS)
     normal = weighted.T @ jacobian + np.diag([0.0, 0.0, 0.0, *pull])
     step = -np.linalg.solve(normal, gradient)
-    return state + step[3:], _turn(step[:3]) @ rotation
+    return state + step[3:], rotate_by(step[:3]) @ rotation
 
 
-def _turn(vector: Array) -> Array:
-    """Rotation matrix of a rotation vector (Rodrigues)."""
+def rotate_by(vector: Array) -> Array:
+    """Rotation matrix of a rotation vector in radians (Rodrigues)."""
     angle = float(np.linalg.norm(vector))
     x, y, z = vector
     skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])

@@ -1,0 +1,130 @@
+"""Which intrinsics a new image has: those of the model it is looked for in, EXIF's, or none yet.
+
+A pose is no better than the focal length behind it. COLMAP's guess of 1.2 times the longer side may
+be off by a quarter, which moves the camera by a tenth of the scene and leaves the inliers as many.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rekd_hloc.sfm import pycolmap_compat as compat
+from rekd_hloc.sfm.cameras import is_possible_focal
+from rekd_hloc.sfm.pycolmap_compat import pycolmap
+
+MAP, EXIF, ESTIMATED, GIVEN = "map", "exif", "estimated", "given"
+SAME_FOCAL = 0.05
+"""Share by which the focal lengths of a model's cameras of one size may differ from their median
+for the median one to stand for a new image."""
+ROTATABLE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL")
+"""Camera models whose distortion does not tell width from height."""
+CENTRED = 0.005
+"""Largest offset of a principal point that counts as none, as a share of the longer side."""
+
+
+@dataclass(frozen=True)
+class QueryCamera:
+    """A new image's camera before its pose is known.
+
+    Attributes:
+        camera: the ``pycolmap.Camera``.
+        source: where its intrinsics come from: ``map``, ``exif``, ``estimated`` or ``given``.
+    """
+
+    camera: Any
+    source: str
+
+
+def choose_camera(model: Any, size: tuple[int, int], exif: Any | None = None) -> QueryCamera:
+    """Choose the intrinsics of a new image.
+
+    Args:
+        model: a ``pycolmap.Reconstruction``.
+        size: (width, height) of the image in pixels.
+        exif: camera with a focal length from EXIF, None where EXIF has none.
+
+    Returns:
+        The model's camera where it has one of that size, or else one of that shape made smaller,
+        larger or upright, and all such cameras agree. Else the camera of EXIF. Else one whose focal
+        length is to be estimated.
+    """
+    used = {model.images[i].camera_id for i in model.reg_image_ids()}
+    cameras = [model.cameras[camera_id] for camera_id in sorted(used)]
+    same = [camera for camera in cameras if (camera.width, camera.height) == size]
+    others = [*cameras, *filter(None, map(_rotate, cameras))]
+    fitting = same or [_rescale(camera, size) for camera in others if _has_shape(camera, size)]
+    known = _find_typical(fitting)
+    if known is not None and not _contradicts(known, exif):
+        return QueryCamera(known, MAP)
+    if exif is not None:
+        return QueryCamera(exif, EXIF)
+    return QueryCamera(compat.make_camera("SIMPLE_RADIAL", *size, []), ESTIMATED)
+
+
+def read_exif_camera(path: Path, size: tuple[int, int]) -> Any | None:
+    """Return the camera of an image's EXIF, None where that gives no possible focal length.
+
+    Args:
+        path: of the image.
+        size: (width, height) of the image as its features were made.
+    """
+    try:
+        with compat.quiet():
+            camera = pycolmap.infer_camera_from_image(str(path))
+    except (RuntimeError, ValueError):  # a format that COLMAP does not read
+        return None
+    fits = (camera.width, camera.height) == size and camera.has_prior_focal_length
+    return camera if fits and is_possible_focal(camera.mean_focal_length(), size) else None
+
+
+def _find_typical(cameras: Sequence[Any]) -> Any | None:
+    """Return the camera of median focal length if all are alike, None if they differ."""
+    if not cameras or len({camera.model.name for camera in cameras}) > 1:
+        return None
+    ordered = sorted(cameras, key=lambda camera: float(camera.mean_focal_length()))
+    typical = ordered[len(ordered) // 2]
+    focal = typical.mean_focal_length()
+    alike = all(abs(c.mean_focal_length() - focal) <= SAME_FOCAL * focal for c in cameras)
+    return pycolmap.Camera(typical.todict()) if alike else None
+
+
+def _has_shape(camera: Any, size: tuple[int, int]) -> bool:
+    """Say whether an image of this size may be the camera's, made smaller or larger."""
+    width, height = size
+    wanted = camera.height * width / camera.width
+    return bool(abs(height - wanted) <= max(1.0, 0.002 * height))
+
+
+def _rotate(camera: Any) -> Any | None:
+    """Return the camera held upright in place of level, or the reverse; None if it is not known.
+
+    The two ways to rotate it differ where the principal point is not the centre.
+    """
+    size = np.array([camera.width, camera.height])
+    middle = np.array([camera.principal_point_x, camera.principal_point_y])
+    if camera.model.name not in ROTATABLE or np.abs(middle - size / 2).max() > CENTRED * size.max():
+        return None
+    rotated = pycolmap.Camera(camera.todict())
+    params = list(camera.params)
+    for idxs in (camera.focal_length_idxs(), camera.principal_point_idxs()):
+        for to, source in zip(idxs, reversed(idxs), strict=True):
+            params[to] = camera.params[source]
+    rotated.width, rotated.height, rotated.params = camera.height, camera.width, params
+    return rotated
+
+
+def _rescale(camera: Any, size: tuple[int, int]) -> Any:
+    scaled = pycolmap.Camera(camera.todict())
+    scaled.rescale(*size)
+    return scaled
+
+
+def _contradicts(known: Any, exif: Any | None) -> bool:
+    """Say whether EXIF gives another focal length, as of another zoom."""
+    if exif is None:
+        return False
+    focal = known.mean_focal_length()
+    return bool(abs(exif.mean_focal_length() - focal) > 2 * SAME_FOCAL * focal)
