@@ -5,12 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from rekd_hloc.sfm.localization import (
-    MAX_POSITION_STD,
-    collect_points,
-    compute_deviations,
-    localize,
-)
+from rekd_hloc.sfm.localization import MAX_POSITION_STD, collect_points, localize
+from rekd_hloc.sfm.pose_refinement import compute_deviations
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from rekd_hloc.sfm.query_camera import QueryCamera, choose_camera, read_exif_camera
 from rekd_hloc.storage.features import FeatureStore, MatchStore
@@ -128,6 +124,21 @@ def test_an_unknown_focal_length_is_found_with_the_pose(world, focal):
     assert found.to_json()["focal_px"] == pytest.approx(found.camera.mean_focal_length())
 
 
+@pytest.mark.parametrize("cut", [(0, 0), (-90, 30), (100, 60)])
+def test_an_image_cut_from_a_larger_one_is_found(world, cut):
+    image = world.images[next(iter(world.reg_image_ids()))]
+    params = [450.0, 260 + cut[0], 200 + cut[1], 0]
+    used = pycolmap.Camera(
+        {"model": "SIMPLE_RADIAL", "width": 520, "height": 400, "params": params}
+    )
+    xy, ids = observe(world, image, used)
+    found = localize(world, choose_camera(world, (520, 400)), xy, ids)
+    position, angle = errors(world, image, found)
+    assert position < max(4 * found.position_std_rel, 2e-3)
+    assert angle < max(4 * found.rotation_std_deg, 0.1)
+    assert angle < 1.5
+
+
 def test_a_wrong_focal_length_of_exif_is_refined(world):
     image = world.images[next(iter(world.reg_image_ids()))]
     xy, ids = observe(world, image, camera(480.0))
@@ -165,7 +176,7 @@ def test_a_pose_that_rests_on_little_is_called_unreliable(world):
     assert found.position_std_rel > MAX_POSITION_STD or "position" not in text
     assert localize(world, choose_camera(world, SIZE), xy[:3], ids[:3]) is None
     nothing = compute_deviations(
-        camera(), image.cam_from_world(), xy[:3], np.zeros((3, 3)), refined=True
+        camera(), image.cam_from_world(), xy[:3], np.zeros((3, 3)), num_intrinsics=1
     )
     assert nothing == (float("inf"), float("inf"))
 

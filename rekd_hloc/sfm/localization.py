@@ -9,29 +9,30 @@ from numpy.typing import NDArray
 
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.alignment import compute_extent
-from rekd_hloc.sfm.pair_motion import rotate_by
+from rekd_hloc.sfm.pose_refinement import (
+    MAX_ERROR_PX,
+    MIN_INLIERS,
+    compute_cost,
+    compute_deviations,
+    project,
+    refine_with_principal_point,
+)
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
-from rekd_hloc.sfm.query_camera import ESTIMATED, EXIF, QueryCamera
+from rekd_hloc.sfm.query_camera import ESTIMATED, EXIF, GIVEN, MAP, QueryCamera, with_focal
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 
 Array = NDArray[np.float64]
 
-MAX_ERROR_PX = 12.0
-"""Largest reprojection error of an inlier, as hloc's."""
 FOCALS = (0.6, 0.8, 1.0, 1.2, 1.6, 2.4)
 """Tried for an unknown camera, in units of the longer side."""
-MIN_INLIERS = 30
-"""Fewer do not prove a pose; COLMAP registers no image with fewer."""
 MIN_SPREAD = 0.1
 """Least spread of the inliers over the image, as a share of its area."""
 MAX_POSITION_STD = 0.02
 """Largest standard deviation of the position, as a share of the extent of the model's cameras."""
 MAX_ROTATION_STD_DEG = 1.0
-REFINED = (EXIF, ESTIMATED)
-"""Sources of focal lengths that the pose's own matches improve."""
-DERIVATIVE_STEP = 1e-6
-MAX_CONDITION = 1e14
-"""Of the normal equations, beyond which a pose counts as not fixed."""
+NUM_INTRINSICS = {MAP: 0, GIVEN: 0, EXIF: 1, ESTIMATED: 3}
+"""Intrinsics that are estimated with the pose: the focal length, and the principal point too where
+nothing is known of an image, which may be cut from a larger one."""
 
 
 @dataclass(frozen=True)
@@ -151,13 +152,15 @@ def localize(
     side = max(query.camera.width, query.camera.height)
     cameras = [query.camera]
     if query.source == ESTIMATED:
-        cameras = [_with_focal(query.camera, share * side) for share in FOCALS]
-    refine = query.source in REFINED
+        cameras = [with_focal(query.camera, share * side) for share in FOCALS]
+    refine = NUM_INTRINSICS[query.source] > 0
     found = [(camera, _solve(camera, xy, points, refine, seed)) for camera in cameras]
     solved = [(camera, pose) for camera, pose in found if pose is not None]
     if not solved:
         return None
-    camera, pose = min(solved, key=lambda item: _cost(item[0], item[1], xy, points))
+    camera, pose = min(solved, key=lambda item: compute_cost(item[0], item[1], xy, points))
+    if query.source == ESTIMATED:
+        camera, pose = refine_with_principal_point(camera, pose, xy, points)
     return _describe(model, query, camera, pose, xy, points)
 
 
@@ -177,11 +180,12 @@ def _solve(camera: Any, xy: Array, points: Array, refine: bool, seed: int) -> An
 def _describe(
     model: Any, query: QueryCamera, camera: Any, pose: Any, xy: Array, points: Array
 ) -> Localization:
-    errors = np.linalg.norm(_project(camera, pose, points) - xy, axis=1)
+    errors = np.linalg.norm(project(camera, pose, points) - xy, axis=1)
     inliers = errors <= MAX_ERROR_PX
     covers = np.ptp(xy[inliers], axis=0).prod() if inliers.any() else 0.0
-    refined = query.source in REFINED
-    deviations = compute_deviations(camera, pose, xy[inliers], points[inliers], refined=refined)
+    deviations = compute_deviations(
+        camera, pose, xy[inliers], points[inliers], num_intrinsics=NUM_INTRINSICS[query.source]
+    )
     centres = np.array([model.images[i].projection_center() for i in model.reg_image_ids()])
     extent = compute_extent(centres)
     return Localization(
@@ -195,75 +199,6 @@ def _describe(
         position_std_rel=deviations[1] / extent if extent else float("inf"),
         rotation_std_deg=deviations[0],
     )
-
-
-def compute_deviations(
-    camera: Any, pose: Any, xy: Array, points: Array, *, refined: bool
-) -> tuple[float, float]:
-    """Return the standard deviations of a pose from its residuals and their derivatives.
-
-    COLMAP's own covariance takes every residual for 1 px, and its rotation has half the angle.
-
-    Args:
-        camera: with the intrinsics that fit.
-        pose: cam_from_world.
-        xy: positions of the inliers, shape (match, 2), COLMAP pixels.
-        points: what they show, shape (match, 3).
-        refined: the focal length was estimated with the pose.
-
-    Returns:
-        Degrees of the orientation and units of the model of the position; infinite where the
-        matches do not fix the pose.
-    """
-    rotation = np.asarray(pose.rotation.matrix(), dtype=np.float64)
-    centre = -rotation.T @ np.asarray(pose.translation, dtype=np.float64)
-    depth = float(np.median(np.linalg.norm(points - centre, axis=1))) if len(points) else 1.0
-
-    def residuals(change: Array) -> Array:
-        moved = (points - centre - change[3:6] * depth) @ (rotate_by(change[:3]) @ rotation).T
-        focal = float(camera.mean_focal_length()) * float(np.exp(change[6]))
-        changed = _with_focal(camera, focal) if change[6] else camera
-        return np.asarray(changed.img_from_cam(moved) - xy, dtype=np.float64).ravel()
-
-    num_unknown = 7 if refined else 6
-    if 2 * len(xy) <= num_unknown:
-        return float("inf"), float("inf")
-    steps = DERIVATIVE_STEP * np.eye(7)[:num_unknown]
-    jacobian = np.stack(
-        [(residuals(step) - residuals(-step)) / (2 * DERIVATIVE_STEP) for step in steps], axis=1
-    )
-    variance = float((residuals(np.zeros(7)) ** 2).sum()) / (2 * len(xy) - num_unknown)
-    normal = jacobian.T @ jacobian
-    if not np.isfinite(normal).all() or np.linalg.cond(normal) > MAX_CONDITION:
-        return float("inf"), float("inf")
-    covariance = variance * np.linalg.inv(normal)
-    rotation_std = float(np.degrees(np.sqrt(np.trace(covariance[:3, :3]))))
-    return rotation_std, depth * float(np.sqrt(np.trace(covariance[3:6, 3:6])))
-
-
-def _project(camera: Any, pose: Any, points: Array) -> Array:
-    """Where points appear; infinitely far for those behind the camera."""
-    rotation = np.asarray(pose.rotation.matrix(), dtype=np.float64)
-    seen = points @ rotation.T + np.asarray(pose.translation, dtype=np.float64)
-    ahead = seen[:, 2] > 1e-9
-    projected = np.full((len(points), 2), np.inf)
-    projected[ahead] = camera.img_from_cam(seen[ahead])
-    return projected
-
-
-def _cost(camera: Any, pose: Any, xy: Array, points: Array) -> float:
-    """Truncated sum of squared errors: fewer for more inliers and for smaller errors."""
-    squared = ((_project(camera, pose, points) - xy) ** 2).sum(1)
-    return float(np.minimum(squared, MAX_ERROR_PX**2).sum())
-
-
-def _with_focal(camera: Any, focal: float) -> Any:
-    changed = pycolmap.Camera(camera.todict())
-    params = np.array(changed.params, dtype=np.float64)
-    indices = list(changed.focal_length_idxs())
-    params[indices] *= focal / params[indices].mean()
-    changed.params = params.tolist()
-    return changed
 
 
 def _finite(value: float) -> float | None:

@@ -80,6 +80,16 @@ def read_exif_camera(path: Path, size: tuple[int, int]) -> Any | None:
     return camera if fits and is_possible_focal(camera.mean_focal_length(), size) else None
 
 
+def with_focal(camera: Any, focal: float) -> Any:
+    """Return a copy of a camera with another mean focal length, in pixels."""
+    changed = pycolmap.Camera(camera.todict())
+    params = np.array(changed.params, dtype=np.float64)
+    indices = list(changed.focal_length_idxs())
+    params[indices] *= focal / params[indices].mean()
+    changed.params = params.tolist()
+    return changed
+
+
 def _find_typical(cameras: Sequence[Any]) -> Any | None:
     """Return the camera of median focal length if all are alike, None if they differ."""
     if not cameras or len({camera.model.name for camera in cameras}) > 1:
