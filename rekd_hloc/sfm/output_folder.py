@@ -52,7 +52,8 @@ class OutputFolder:
         self.made = MadeFiles(path)
         self.overwrite = overwrite
         is_recorded = not self.made.names().isdisjoint(KINDS)
-        self._is_old = not is_recorded and _is_of_first_version(path / DATABASE_RECORD)
+        is_of_first = _is_record(path / DATABASE_RECORD, of_first_version=True)
+        self._is_old = is_of_first and not is_recorded
 
     @classmethod
     @contextlib.contextmanager
@@ -95,8 +96,9 @@ class OutputFolder:
             if name == DATABASE:
                 self._refuse_foreign_database(overwrite=self.overwrite)
                 continue
-            is_record = name == DATABASE_RECORD and name in self.made.names()  # whatever it holds
-            allowed = self.overwrite or self._is_old or is_record
+            allowed = self.overwrite or self._is_old
+            if name == DATABASE_RECORD:  # of which users change nothing
+                allowed = allowed or name in self.made.names() or _is_record(self.path / name)
             allowed = allowed or (name == PAIRS and self._has_equal_pairs())
             self.made.refuse_foreign(name, KINDS[name], overwrite=allowed)
 
@@ -209,9 +211,11 @@ def _discard(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_of_first_version(path: Path) -> bool:
+def _is_record(path: Path, *, of_first_version: bool = False) -> bool:
+    """Say whether a file is the record of a run's database."""
     try:
         content = read_json(path)
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and content.keys() >= RECORD_KEYS and MADE not in content
+    is_ours = isinstance(content, dict) and content.keys() >= RECORD_KEYS
+    return is_ours and not (of_first_version and MADE in content)
