@@ -78,8 +78,11 @@ def decode(path: Path) -> DecodedImage:
         decoded = replace(decoded, orientation=tags.orientation)
     if tags.no_data is None or decoded.values.dtype == np.uint8:
         return decoded
-    is_known = decoded.values != tags.no_data
-    return replace(decoded, has_value=_both(decoded.has_value, is_known))
+    nothing: Any = tags.no_data
+    if decoded.values.dtype.kind == "f":  # as rounded as the values are
+        with np.errstate(over="ignore"):
+            nothing = np.asarray(nothing).astype(decoded.values.dtype)
+    return replace(decoded, has_value=_both(decoded.has_value, decoded.values != nothing))
 
 
 def _why_unidentified(path: Path, tags: TiffTags | None) -> str:
@@ -126,11 +129,13 @@ def _load(path: Path, content: bytes | None) -> tuple[Image.Image, int, bool]:
                 is_deep = any(";16" in str(tile[3]) for tile in image.tile)
                 is_tiff = image.format == "TIFF"
                 orientation = _take_orientation(image) if is_tiff else 1
+                if getattr(image, "tag_v2", {}).get(ORIENTATION_TAG) in tuple(range(2, 9)):
+                    raise ImageReadError("its orientation is no whole number")
                 image.load()
                 return image, orientation if is_tiff else _take_orientation(image), is_deep
     except Image.DecompressionBombError as error:
         raise ImageReadError(f"claims more than {MAX_PIXELS // 10**6} megapixels") from error
-    except (UnidentifiedImageError, PermissionError, MemoryError):
+    except (ImageReadError, UnidentifiedImageError, PermissionError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise whatever their parsing meets
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -17,7 +17,7 @@ ALPHAS = (1, 2)
 """Of ``EXTRA_SAMPLES``: premultiplied or not; 0 is any other channel, such as infrared."""
 MOST_TAGS, MOST_BYTES = 4096, 256
 """Read of a directory, and of a tag: a damaged file can claim any number."""
-_CODES = {1: "B", 2: "c", 3: "H", 4: "I", 16: "Q"}
+_CODES = {1: "B", 2: "c", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TiffTags:
         no_data: the value of pixels that have none.
         orientation: as in EXIF, 1 to 8.
         orientation_place: where in the file the orientation is; None without one.
-        byte_order: ``<`` if the low byte comes first, else ``>``.
+        orientation_form: the number's byte order and kind, as :mod:`struct` writes them.
     """
 
     bits: int
@@ -40,11 +40,12 @@ class TiffTags:
     no_data: float | None
     orientation: int
     orientation_place: int | None
-    byte_order: str
+    orientation_form: str
 
 
 class _Tag(NamedTuple):
     place: int
+    form: str
     values: tuple[int, ...]
     text: bytes
 
@@ -67,7 +68,7 @@ def read_tiff_tags(path: Path) -> TiffTags | None:
             return None
         try:
             tags = _read_directory(file, order, long_start if magic == 43 else start, magic == 43)
-        except (struct.error, ValueError, OverflowError):
+        except (struct.error, ValueError, OverflowError, OSError):  # seek refuses huge places
             return None
     orientation = tags.get(ORIENTATION)
     value = orientation.values[0] if orientation and orientation.values else 1
@@ -78,7 +79,7 @@ def read_tiff_tags(path: Path) -> TiffTags | None:
         no_data=_number(tags[NO_DATA].text) if NO_DATA in tags else None,
         orientation=value if 1 <= value <= 8 else 1,
         orientation_place=orientation.place if orientation else None,
-        byte_order=order,
+        orientation_form=orientation.form if orientation else "",
     )
 
 
@@ -90,8 +91,8 @@ def read_unrotated(path: Path, tags: TiffTags) -> bytes:
     """
     content = bytearray(path.read_bytes())
     place = tags.orientation_place
-    if place is not None and place + 2 <= len(content):
-        struct.pack_into(f"{tags.byte_order}H", content, place, 1)
+    if place is not None and place + struct.calcsize(tags.orientation_form) <= len(content):
+        struct.pack_into(tags.orientation_form, content, place, 1)
     return bytes(content)
 
 
@@ -112,7 +113,8 @@ def _read_directory(file: BinaryIO, order: str, start: int, is_big: bool) -> dic
         if kind not in _CODES:
             continue
         data_place = place + entry.size - len(inline)
-        size = struct.calcsize(order + _CODES[kind])
+        form = order + _CODES[kind]
+        size = struct.calcsize(form)
         wanted = min(num_values, MOST_BYTES // size) * size
         if num_values * size > len(inline):
             (data_place,) = struct.unpack(order + ("Q" if is_big else "I"), inline)
@@ -120,7 +122,7 @@ def _read_directory(file: BinaryIO, order: str, start: int, is_big: bool) -> dic
             inline = file.read(wanted)
         data = inline[:wanted]
         values = () if kind == 2 else struct.unpack(f"{order}{wanted // size}{_CODES[kind]}", data)
-        tags[number] = _Tag(data_place, values, data)
+        tags[number] = _Tag(data_place, form, values, data)
     return tags
 
 

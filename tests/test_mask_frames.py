@@ -2,22 +2,26 @@
 
 import logging
 import re
+import struct
 
 import numpy as np
 import pycolmap
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from rekd_hloc import Extractor
 from rekd_hloc.cli.main import main
 from rekd_hloc.config import get_preset, with_max_keypoints
 from rekd_hloc.image_orientation import from_file_grid, to_file_grid
-from rekd_hloc.images import load_image, read_image
+from rekd_hloc.images import ImageReadError, load_image, read_image
 from rekd_hloc.sfm.extraction import extract_images
 from rekd_hloc.sfm.mask_frames import EITHER, FILE, UPRIGHT
 from rekd_hloc.sfm.reconstruct import ReconstructOptions
 from rekd_hloc.storage.features import FeatureStore
+from rekd_hloc.tiff_tags import read_tiff_tags
 from tests import odd_bytes as made
 from tests.helpers import textured_image
 from tests.sift_extractor import SiftExtractor
@@ -78,6 +82,39 @@ def test_that_grid_is_colmap_s(kind, tmp_path):
     assert bitmap is not None
     shown = np.asarray(bitmap.to_array()).reshape(made.HEIGHT, made.WIDTH)
     np.testing.assert_allclose(load_image(path).pixels.numpy() * 255, shown, atol=1.1)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("kind", "code"), [(4, "I"), (9, "i"), (1, "B3x")])
+def test_the_orientation_of_a_tiff_may_be_any_whole_number(order, kind, code, tmp_path):
+    content = made.tiff(made.scene(), order=order, orientation=6)
+    entry = struct.pack(f"{order}HHIH2x", made.ORIENTATION_TAG, 3, 1, 6)
+    other = struct.pack(f"{order}HHI{code}", made.ORIENTATION_TAG, kind, 1, 6)
+    (tmp_path / "a.tif").write_bytes(made.patched(content, entry, other))
+    loaded = load_image(tmp_path / "a.tif")
+    assert loaded.orientation == 6
+    np.testing.assert_allclose(loaded.pixels, made.scene() / 255, atol=1e-6)
+
+
+def test_an_orientation_that_is_no_whole_number_is_refused_by_name(tmp_path):
+    content = made.tiff(made.scene(), orientation=6)
+    entry = struct.pack("<HHIH2x", made.ORIENTATION_TAG, 3, 1, 6)
+    six = struct.pack("<HHII", made.ORIENTATION_TAG, 5, 1, len(content))  # a fraction
+    fraction = struct.pack("<II", 6, 1)
+    (tmp_path / "a.tif").write_bytes(made.patched(content, entry, six) + fraction)
+    with pytest.raises(ImageReadError, match=r"a\.tif: its orientation is no whole number"):
+        load_image(tmp_path / "a.tif")
+
+
+@given(
+    head=st.sampled_from([b"II*\0", b"MM\0*", b"II+\0\b\0\0\0", b""]),
+    body=st.binary(min_size=4, max_size=80),
+)
+def test_tags_of_any_bytes_are_tags_or_none(head, body, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "any.tif"
+    path.write_bytes(head + body)
+    tags = read_tiff_tags(path)
+    assert tags is None or 1 <= tags.orientation <= 8
 
 
 def save_mask(path, usable, orientation=None):
