@@ -19,6 +19,8 @@ DATASETS = frozenset(
     + ("matches0", "matching_scores0")
 )
 """Names in a group of features or matches that need no look whether they are groups."""
+DAMAGED = "is damaged and cannot be read; make the file again, or see `rekd-hloc check --deep`"
+EXTERNAL_FLAW = "is a link to another file, which is not followed"
 MAX_DEPTH = 64
 """Groups in one another; folders of photos have a few."""
 
@@ -36,8 +38,20 @@ class Way:
         self.seen.add(address)
         return replace(self, above=(*self.above, address))
 
-    def flaw(self, below: h5py.Group) -> str | None:
-        """Say why a group must not be followed; None if it may."""
+    def flaw(self, group: h5py.Group, name: str, below: h5py.Group | None) -> str | None:
+        """Say why a member of a group must not be followed, or cannot be read; None if it may.
+
+        Args:
+            group: that holds the member.
+            name: of the member.
+            below: the group that it is; None for data, links to nothing, and what is damaged.
+        """
+        try:
+            return _unread_flaw(group, name) if below is None else self._group_flaw(below)
+        except HDF5_ERRORS:
+            return DAMAGED
+
+    def _group_flaw(self, below: h5py.Group) -> str | None:
         address = _address(below)
         if address in self.above:
             return "is a link back to a group around it"
@@ -49,35 +63,43 @@ class Way:
         return None
 
 
-EXTERNAL_FLAW = "is a link to another file, which is not followed"
-
-
 def walk(group: h5py.Group, marker: str, prefix: str = "", way: Way | None = None) -> Iterator[str]:
-    """Paths of the groups below that hold a dataset named ``marker``; damaged ones are left out.
+    """Paths of the groups below that hold a dataset named ``marker``.
 
     Raises:
-        ValueError: a link leads out of the file or to a group that holds it, or there is no end.
+        ValueError: a link leads out of the file or to a group that holds it, there is no end, or a
+            group is damaged; none is left out without a word.
 
     Example:
         >>> list(walk(h5py.File("features.h5"), "keypoints"))  # doctest: +SKIP
         ['a.jpg', 'folder/b.jpg']
     """
-    way = (way or Way()).into(group)
-    names = member_names(group)
+    try:
+        way = (way or Way()).into(group)
+        names = [name for name in group if isinstance(name, str)]
+    except HDF5_ERRORS as error:
+        raise ValueError(f"{group.file.filename}: {prefix or '/'!r} {DAMAGED}: {error}") from error
     if prefix and marker in names and marker in dataset_names(group):
         yield prefix
         names = [name for name in names if name not in DATASETS]
     for name in names:
         path = f"{prefix}/{name}" if prefix else name
         below = open_group(group, name)
-        flaw = EXTERNAL_FLAW if is_external(group, name) else None
-        if below is not None:
-            flaw = way.flaw(below)
+        flaw = way.flaw(group, name, below)
         if flaw is not None:
             shown = path if len(path) < 200 else f"{path[:200]}..."
             raise ValueError(f"{group.file.filename}: {shown!r} {flaw}")
         if below is not None:
             yield from walk(below, marker, path, way)
+
+
+def _unread_flaw(group: h5py.Group, name: str) -> str | None:
+    """Say what is wrong with a member that is no group; None for data, and links to nothing."""
+    kind = member_kind(group, name)
+    if kind is h5py.ExternalLink:
+        return EXTERNAL_FLAW
+    is_lost = kind is None and not isinstance(group.get(name, getlink=True), h5py.SoftLink)
+    return DAMAGED if is_lost or kind is h5py.Group else None
 
 
 def member_names(group: h5py.Group) -> list[str]:

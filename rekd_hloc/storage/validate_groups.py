@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 
 from rekd_hloc.storage.hdf5_groups import HDF5_ERRORS, open_hdf5
-from rekd_hloc.storage.hdf5_links import DATASETS, EXTERNAL_FLAW, Way, member_kind, open_group
+from rekd_hloc.storage.hdf5_links import DATASETS, Way, member_kind, open_group
 from rekd_hloc.storage.validation_issues import ValidationIssues
 
 
@@ -34,23 +34,19 @@ def walk_groups(
 ) -> Iterator[tuple[str, h5py.Group]]:
     """Return every group that holds datasets, with its path; damaged ones become issues."""
     try:
-        names = [str(name) for name in group]
+        way = (way or Way()).into(group)
+        kinds = {str(name): member_kind(group, str(name)) for name in group}
     except HDF5_ERRORS as error:
         issues.add("error", path.name, "damaged", prefix or "/", f"cannot be read: {error}")
         return
-    way = (way or Way()).into(group)
-    kinds = {name: member_kind(group, name) for name in names}
     if prefix and h5py.Dataset in kinds.values():
         yield prefix, group
     for name, kind in kinds.items():
+        if name in DATASETS and kind is h5py.ExternalLink:
+            continue  # whoever reads it says so
         path_in_file = f"{prefix}/{name}" if prefix else name
         below = open_group(group, name)
-        flaw = way.flaw(below) if below is not None else None
-        if kind is h5py.ExternalLink and name not in DATASETS:
-            flaw = EXTERNAL_FLAW
-        if flaw is not None:
-            issues.add("error", path.name, "link", path_in_file, flaw)
+        if flaw := way.flaw(group, name, below):
+            issues.add("error", path.name, f"flaw of {path_in_file}", path_in_file, flaw)
         elif below is not None:
             yield from walk_groups(below, path, issues, path_in_file, way)
-        elif kind is None or kind is h5py.Group:
-            issues.add("error", path.name, "damaged", path_in_file, "cannot be read")
