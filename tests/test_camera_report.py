@@ -6,8 +6,8 @@ import pytest
 
 from rekd_hloc.sfm.camera_report import (
     CameraSummary,
-    describe_changed_focals,
     describe_focals,
+    describe_odd_focals,
 )
 from rekd_hloc.sfm.diagnosis import diagnose
 
@@ -34,7 +34,7 @@ def make(**changes):
     [
         (
             make(),
-            ["12 images started at 768 px, a field of view of 45 degrees, COLMAP's default"]
+            ["12 images started at 768 px, a field of view of 45 degrees, the default"]
             + ["--focal-guess", "--intrinsics", "SIMPLE_RADIAL does not fit it", "OPENCV_FISHEYE"],
             ["--ignore-exif"],
         ),
@@ -111,7 +111,23 @@ def test_no_camera_is_blamed_where_there_was_nothing_to_match():
 )
 def test_a_refined_focal_length_far_from_exif_is_told(source, start, refined, words):
     camera = make(source=source, start_focal_px=start, refined_focal_px=refined)
-    text = describe_changed_focals([camera.to_json(), make().to_json()])
+    text = describe_odd_focals([camera.to_json(), make().to_json()])
     assert bool(text) == bool(words)
     for word in words:
         assert word in text
+
+
+@pytest.mark.parametrize(
+    ("model", "refined", "is_told"),
+    [
+        ("SIMPLE_RADIAL", 250.0, True),
+        ("OPENCV", 100.0, True),
+        ("SIMPLE_RADIAL", 300.0, False),
+        ("OPENCV_FISHEYE", 250.0, False),
+        ("FOV", 250.0, False),
+    ],
+)
+def test_a_lens_too_wide_for_its_camera_model_is_told(model, refined, is_told):
+    camera = make(model=model, refined_focal_px=refined).to_json()
+    assert ("--camera-model OPENCV_FISHEYE" in describe_odd_focals([camera])) == is_told
+    assert describe_odd_focals([{**camera, "source": "intrinsics"}]) == ""

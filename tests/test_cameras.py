@@ -112,7 +112,6 @@ def test_a_focal_length_that_can_be_is_trusted_as_colmap_does(tmp_path, caplog, 
         ({"focal_guess": 0.8}, 0.8 * 64),
         ({"focal_guess": 55.0}, 55.0),
         ({"focal_guess": 55.0, "ignore_exif": True}, 55.0),
-        ({"focal_guess": 0.8, "camera_model": "OPENCV_FISHEYE"}, 0.8 * 64),
         ({"focal_guess": 0.8, "camera_mode": "single"}, 0.8 * 64),
     ],
 )
@@ -127,6 +126,23 @@ def test_guess_and_default_go_before_exif_and_cameras_are_shared_as_before(
     assert cameras["a.jpg"].camera_id == cameras["b.jpg"].camera_id
     is_single = options.get("camera_mode") == "single"
     assert (cameras["c.jpg"].camera_id == cameras["a.jpg"].camera_id) == is_single
+
+
+@pytest.mark.parametrize("model", ["OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE"])
+@pytest.mark.parametrize(
+    ("options", "focal"),
+    [({}, 0.5 * 64), ({"focal_guess": 0.4}, 0.4 * 64), ({"ignore_exif": True}, 0.5 * 64)],
+)
+def test_a_fisheye_starts_wide_and_counts_as_known(tmp_path, model, options, focal):
+    """COLMAP 4.2 verifies no pair of fisheyes whose focal length is not marked as known."""
+    photos = {"a.jpg": {}, "b.jpg": {"FocalLengthIn35mmFilm": 1}}
+    for camera in export(tmp_path, photos, camera_model=model, **options).values():
+        assert camera.mean_focal_length() == pytest.approx(focal)
+        assert camera.has_prior_focal_length
+    trusted = export(tmp_path / "2", {"a.jpg": {"FocalLengthIn35mmFilm": 15}}, camera_model=model)[
+        "a.jpg"
+    ]
+    assert trusted.mean_focal_length() == pytest.approx(15 / 43.27 * 80, rel=1e-3)
 
 
 def test_photos_that_colmap_cannot_read_get_their_focal_length_from_exif_too(tmp_path, monkeypatch):

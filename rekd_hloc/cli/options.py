@@ -113,7 +113,8 @@ FocalGuess = Annotated[
     ),
 ]
 IgnoreExif = Annotated[
-    bool, typer.Option("--ignore-exif", help="Start from a focal length of 1.2 longer sides.")
+    bool,
+    typer.Option("--ignore-exif", help="Start from the default focal length instead of EXIF's."),
 ]
 PairsSource = Annotated[
     str, typer.Option("--pairs", help="exhaustive, sequential, or a file of image name pairs.")

@@ -15,7 +15,9 @@ from rekd_hloc.sfm.pycolmap_compat import pycolmap
 
 MAX_CHANGE = 0.25
 """Share by which a refined focal length may differ from EXIF's, or a guess, without a word."""
-FISHEYE = ("FISHEYE", "FOV", "EUCM", "DIVISION", "EQUIRECTANGULAR")
+MAX_VIEW_DEG = 100.0
+"""Along the longer side; wider lenses are fisheyes more often than not."""
+WIDE_MODELS = ("FISHEYE", "FOV", "EUCM", "DIVISION", "EQUIRECTANGULAR")
 """Parts of the names of camera models that are made for wide lenses."""
 WIDE_CAMERAS = re.compile(
     r"gopro|\bhero ?\d|insta ?360|theta|gear 360|osmo action|virb|fisheye|samyang 8mm|360fly",
@@ -26,7 +28,7 @@ SOURCES = {
     "intrinsics": "from the intrinsics",
     "guess": "the guess",
     "exif": "from EXIF",
-    "default": "COLMAP's default of 1.2 times the longer side",
+    "default": "the default",
 }
 """Where focal lengths come from, in words."""
 LISTED = 3
@@ -66,9 +68,9 @@ class CameraSummary:
         return {**asdict(self), "size": list(self.size)}
 
     @property
-    def is_fisheye(self) -> bool:
+    def is_wide(self) -> bool:
         """Say whether the camera model is made for wide lenses."""
-        return any(part in self.model for part in FISHEYE)
+        return _is_for_wide_lenses(self.model)
 
     @property
     def field_of_view_deg(self) -> float | None:
@@ -76,7 +78,7 @@ class CameraSummary:
         if not self.start_focal_px:
             return None
         half = max(self.size) / 2 / self.start_focal_px
-        angle = min(half, math.pi) if "FISHEYE" in self.model else math.atan(half)
+        angle = min(half, math.pi) if compat.is_fisheye(self.model) else math.atan(half)
         return math.degrees(2 * angle)
 
 
@@ -126,27 +128,48 @@ def describe_focals(cameras: Sequence[CameraSummary]) -> str:
     return " ".join([*parts, *remedies])
 
 
-def describe_changed_focals(cameras: Sequence[Mapping[str, Any]]) -> str:
-    """Return a line about refined focal lengths that differ much from where they started; empty if
-    there is none. The cameras are those of ``report.json``.
+def describe_odd_focals(cameras: Sequence[Mapping[str, Any]]) -> str:
+    """Return a line about refined focal lengths that are far from where they started, or that mean
+    a wider lens than the camera model is made for; empty if there is none. The cameras are those
+    of ``report.json``.
     """
-    changed = [
-        camera
-        for camera in cameras
-        if camera["source"] in ("exif", "guess")
-        and camera["refined_focal_px"]
-        and abs(camera["refined_focal_px"] / camera["start_focal_px"] - 1) > MAX_CHANGE
-    ]
-    if not changed:
-        return ""
-    worst = max(changed, key=lambda c: abs(math.log(c["refined_focal_px"] / c["start_focal_px"])))
-    source = {"exif": "EXIF", "guess": "the guess"}[worst["source"]]
-    remedy = "--ignore-exif or --focal-guess" if worst["source"] == "exif" else "another guess"
-    return (
-        f"{len(changed)} of {len(cameras)} cameras ended more than {MAX_CHANGE:.0%} from where "
-        f"they started: {worst['refined_focal_px']:.0f} px for {worst['example']}, "
-        f"{worst['start_focal_px']:.0f} px by {source}; if the model is bent, try {remedy}"
-    )
+    refined = [camera for camera in cameras if camera["refined_focal_px"]]
+    changed = [camera for camera in refined if _change(camera) > MAX_CHANGE]
+    notes = []
+    if changed:
+        worst = max(changed, key=_change)
+        is_exif = worst["source"] == "exif"
+        notes.append(
+            f"{len(changed)} of {len(cameras)} cameras ended more than {MAX_CHANGE:.0%} from where "
+            f"they started: {worst['refined_focal_px']:.0f} px for {worst['example']}, "
+            f"{worst['start_focal_px']:.0f} px by {'EXIF' if is_exif else 'the guess'}; if the "
+            f"model is bent, try {'--ignore-exif or --focal-guess' if is_exif else 'another guess'}"
+        )
+    wide = [camera for camera in refined if _is_too_wide(camera)]
+    if wide:
+        notes.append(
+            f"{len(wide)} of {len(cameras)} cameras see more than {MAX_VIEW_DEG:.0f} degrees: if "
+            f"the model is bent, --camera-model OPENCV_FISHEYE fits better than {wide[0]['model']}"
+        )
+    return "; ".join(notes)
+
+
+def _change(camera: Mapping[str, Any]) -> float:
+    """Return the share by which a focal length changed that was known before, more or less."""
+    if camera["source"] not in ("exif", "guess"):
+        return 0.0
+    return float(abs(camera["refined_focal_px"] / camera["start_focal_px"] - 1))
+
+
+def _is_too_wide(camera: Mapping[str, Any]) -> bool:
+    if camera["source"] == "intrinsics" or _is_for_wide_lenses(camera["model"]):
+        return False
+    half = max(camera["size"]) / 2 / camera["refined_focal_px"]
+    return math.degrees(2 * math.atan(half)) > MAX_VIEW_DEG
+
+
+def _is_for_wide_lenses(model: str) -> bool:
+    return any(part in model for part in WIDE_MODELS)
 
 
 def _describe_group(source: str, cameras: Sequence[CameraSummary]) -> str:
@@ -162,7 +185,7 @@ def _describe_group(source: str, cameras: Sequence[CameraSummary]) -> str:
 def _list_remedies(cameras: Sequence[CameraSummary], sources: Collection[str]) -> list[str]:
     """Return sentences that name the options, most likely ones first."""
     remedies = []
-    wide = [c for c in cameras if WIDE_CAMERAS.search(c.name) and not c.is_fisheye]
+    wide = [c for c in cameras if WIDE_CAMERAS.search(c.name) and not c.is_wide]
     if wide:
         remedies.append(
             f"EXIF names {wide[0].name}, a camera with a fisheye: use "
@@ -177,7 +200,7 @@ def _list_remedies(cameras: Sequence[CameraSummary], sources: Collection[str]) -
     remedies.append(
         f"If that is wrong, use {ignore}--focal-guess, or --intrinsics if they are known."
     )
-    if cameras and not wide and not all(c.is_fisheye for c in cameras):
+    if cameras and not wide and not all(c.is_wide for c in cameras):
         remedies.append(
             f"If the lens is wide or a fisheye, {cameras[0].model} does not fit it: use "
             "--camera-model OPENCV_FISHEYE."
@@ -220,7 +243,10 @@ def _source(camera: Any, options: CameraOptions) -> str:
         return "intrinsics"
     if options.focal_guess is not None:
         return "guess"
-    return "exif" if camera.has_prior_focal_length else "default"
+    size = (int(camera.width), int(camera.height))
+    focal = compat.default_focal(camera.model.name, size)
+    is_default = len(camera.focal_length_idxs()) and camera.mean_focal_length() == focal
+    return "exif" if camera.has_prior_focal_length and not is_default else "default"
 
 
 def _refined(models: Sequence[Any]) -> tuple[dict[int, float], set[str]]:

@@ -41,7 +41,8 @@ class CameraOptions:
             same camera that are rotated by 90 degrees or scaled get theirs from them.
         focal_guess: focal length to start from, in pixels if above 10, else as a factor of the
             longer side. It goes before EXIF and is refined.
-        ignore_exif: start from COLMAP's default, 1.2 times the longer side, whatever EXIF says.
+        ignore_exif: start from the default, 1.2 times the longer side, or 0.5 for fisheye models,
+            whatever EXIF says.
 
     Raises:
         ValueError: an option that COLMAP does not know or cannot take.

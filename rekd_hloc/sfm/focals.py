@@ -26,7 +26,8 @@ LISTED = 3
 
 def correct_focals(database: Any, plan: CameraPlan) -> None:
     """Replace the focal lengths of imported cameras by a guess, or by the default where the options
-    or the values ask for it; neither counts as known, so COLMAP may change it freely.
+    or the values ask for it; neither counts as known, so COLMAP may change it freely. Fisheyes are
+    the exception: see :func:`rekd_hloc.sfm.pycolmap_compat.make_camera`.
 
     Args:
         database: open, with the images that COLMAP imported.
@@ -42,10 +43,10 @@ def correct_focals(database: Any, plan: CameraPlan) -> None:
         if not len(camera.focal_length_idxs()):
             continue
         names, size = members[int(camera.camera_id)], (int(camera.width), int(camera.height))
-        guess = options.guess_px(size)
-        if guess is None and not camera.has_prior_focal_length:
+        guess, is_known = options.guess_px(size), bool(camera.has_prior_focal_length)
+        if guess is None and not is_known and not compat.is_fisheye(camera.model.name):
             continue
-        if guess is None and not options.ignore_exif:
+        if guess is None and is_known and not options.ignore_exif:
             focal = float(camera.mean_focal_length())
             if not is_possible_focal(focal, size):
                 impossible += [f"{name!r} {focal:.0f} px of {size[0]}x{size[1]}" for name in names]
@@ -61,7 +62,7 @@ def correct_focals(database: Any, plan: CameraPlan) -> None:
 
 
 def _replace_focal(database: Any, camera: Any, focal: float | None) -> None:
-    """Give a camera a focal length that does not count as known; None is the default."""
+    """Give a camera another focal length; None is the default."""
     size = (int(camera.width), int(camera.height))
     new = compat.make_camera(camera.model.name, *size, [], focal)
     new.camera_id = camera.camera_id
@@ -82,7 +83,7 @@ def _warn(images: Sequence[str], reason: str) -> None:
     if images:
         some = ", ".join(images[:LISTED]) + (", ..." if len(images) > LISTED else "")
         logger.warning(
-            "EXIF's focal length is not used for %d image%s (%s), %s: starting from 1.2 times the "
-            "longer side; --focal-guess names another",
+            "EXIF's focal length is not used for %d image%s (%s), %s: starting from the "
+            "default; --focal-guess names another",
             len(images), "s" * (len(images) > 1), some, reason,
         )  # fmt: skip

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from rekd_hloc.files import explain_os_error
 
 GLOG_FATAL = 3
+FISHEYE_FOCAL_FACTOR = 0.5
+"""Of the longer side, which then sees 115 degrees; action cameras have 0.45 to 0.5."""
 FULL_BYTES = 1 << 20
 """With less free space than this, a failed write is taken for a full disk."""
 
@@ -124,16 +126,36 @@ def has_geometry(database: Any, id_a: int, id_b: int) -> bool:
 def make_camera(
     model: str, width: int, height: int, params: list[float], focal: float | None = None
 ) -> Any:
-    """Make a camera; without parameters, with a focal length, or with that which COLMAP assumes."""
+    """Make a camera; without parameters, with a focal length, or with :func:`default_focal`.
+
+    Parameters count as known, and any focal length of a fisheye: COLMAP 4.2 verifies no pair of
+    fisheyes otherwise.
+    """
     camera = pycolmap.Camera({"model": model, "width": width, "height": height, "params": params})
     if params:
         camera.has_prior_focal_length = True
         return camera
     if focal is None:
-        focal = pycolmap.ImageReaderOptions().default_focal_length_factor * max(width, height)
+        focal = default_focal(model, (width, height))
     # 4.2 renamed it
     create = getattr(pycolmap.Camera, "create_from_model_id", None) or pycolmap.Camera.create
-    return create(0, camera.model, focal, width, height)
+    created = create(0, camera.model, focal, width, height)
+    created.has_prior_focal_length = is_fisheye(model)
+    return created
+
+
+def default_focal(model: str, size: tuple[int, int]) -> float:
+    """Return the focal length in pixels that a camera starts from of which nothing is known.
+
+    It is COLMAP's, but for fisheyes, for which COLMAP's would mean 48 degrees of view.
+    """
+    factor = pycolmap.ImageReaderOptions().default_focal_length_factor
+    return float(FISHEYE_FOCAL_FACTOR if is_fisheye(model) else factor) * max(size)
+
+
+def is_fisheye(model: str) -> bool:
+    """Say whether the focal length of a camera model is pixels a radian."""
+    return "FISHEYE" in model
 
 
 def add_image(database: Any, name: str, camera_id: int) -> int:

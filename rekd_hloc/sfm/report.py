@@ -14,7 +14,7 @@ import psutil
 from rekd_hloc import __version__
 from rekd_hloc.names import one_line
 from rekd_hloc.sfm.alignment import Pose, align_to_reference
-from rekd_hloc.sfm.camera_report import describe_changed_focals
+from rekd_hloc.sfm.camera_report import describe_odd_focals
 from rekd_hloc.sfm.changed_images import describe_changes
 from rekd_hloc.sfm.image_notes import describe_upright_masks, describe_value_ranges
 from rekd_hloc.sfm.skipped import shorten_skipped
@@ -195,7 +195,7 @@ def _describe_inputs(report: Mapping[str, Any]) -> list[str]:
     notes = {
         "depth": describe_value_ranges(ranges) if ranges else "",
         "masks": describe_upright_masks(report.get("mask_frames", {})),
-        "focal length": describe_changed_focals(report.get("cameras", [])),
+        "focal length": describe_odd_focals(report.get("cameras", [])),
     }
     return [f"{label:<14}{text}" for label, text in notes.items() if text]
 
