@@ -15,6 +15,7 @@ from evaluation.command_line import exit_status, make_parser
 from rekd_hloc import plugin
 from rekd_hloc.files import write_json, write_text
 from rekd_hloc.image_listing import list_images
+from rekd_hloc.ownership import HDF5, TEXT, MadeFiles, refuse_foreign
 from rekd_hloc.sfm.localization import Localization, collect_points, localize
 from rekd_hloc.sfm.pycolmap_compat import read_reconstruction
 from rekd_hloc.sfm.query_camera import choose_camera, read_exif_camera
@@ -23,6 +24,16 @@ from rekd_hloc.storage.features import FeatureStore, MatchStore
 logger = logging.getLogger(__name__)
 
 Poses = dict[str, Localization | None]
+
+REPORT = "localization.json"
+OUTPUTS = {
+    "queries.h5": HDF5,
+    "matches.h5": HDF5,
+    "pairs.txt": TEXT,
+    "poses.txt": TEXT,
+    REPORT: TEXT,
+}
+"""What is written into OUT, and of which kind."""
 
 
 def run(
@@ -34,6 +45,7 @@ def run(
     matcher: str = "NN-rekd",
     retrieval: Path | None = None,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> Poses:
     """Localise images; writes their poses to OUT/poses.txt (name, qw qx qy qz, tx ty tz).
 
@@ -43,11 +55,12 @@ def run(
     Args:
         queries: folder of new images, whose names are not those of the map's.
         map_dir: with the features and the model of the map.
-        out: folder to write; what is there already is made anew.
+        out: folder to write; what an earlier run left there is made anew.
         conf: hloc's name of the features; the same that the map was made with.
         matcher: hloc's name of the matcher.
         retrieval: pairs file, a query and a map image on each line; all with all when None.
         seed: of RANSAC.
+        overwrite: replace files in ``out`` that others made.
 
     Returns:
         The pose of each query, None where none was found.
@@ -56,6 +69,7 @@ def run(
         ImportError: hloc is not installed.
         FileNotFoundError: there is no such folder, or no model in the map's.
         ValueError: a query has the name of an image of the map, or hloc has no such conf.
+        FileExistsError: ``out`` holds files of these names that others made.
     """
     plugin.register()
     from hloc import extract_features, match_features
@@ -67,6 +81,7 @@ def run(
         raise ValueError(f"{shared[0]!r} is a query and an image of the map; rename the query")
     pairs = read_retrieval(retrieval, names, mapped) if retrieval else dict.fromkeys(names, mapped)
 
+    claim_folder(out, overwrite=overwrite)
     # The list of names is given: by itself hloc finds .jpg, .jpeg and .png only.
     features = extract_features.main(
         plugin.pick(extract_features.confs, conf),
@@ -103,6 +118,15 @@ def run(
             poses[name] = localize(model, camera, xy, points, seed=seed)
     write_poses(poses, out)
     return poses
+
+
+def claim_folder(out: Path, *, overwrite: bool) -> None:
+    """Refuse to write among files of others, as the map's are; else note that it is ours."""
+    made = MadeFiles(out)
+    is_ours = REPORT in made.names()
+    for name, kind in OUTPUTS.items():
+        refuse_foreign(out / name, kind, overwrite=overwrite, is_ours=is_ours)
+    made.add(REPORT, b"")
 
 
 def list_readable(queries: Path) -> list[str]:
@@ -171,7 +195,7 @@ def write_poses(poses: Mapping[str, Localization | None], out: Path) -> None:
             lines.append(" ".join([name, *map(repr, record["qvec_wxyz"] + record["tvec"])]))
     write_text(out / "poses.txt", "".join(f"{line}\n" for line in lines))
     write_json(
-        out / "localization.json",
+        out / REPORT,
         {name: found.to_json() if found else None for name, found in poses.items()},
         kept_in=out,
     )
@@ -200,6 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--matcher", default="NN-rekd", help="hloc's name of the matcher")
     parser.add_argument("--retrieval", type=Path, help="pairs file: query and map image")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overwrite", action="store_true", help="replace what others made in OUT")
     options = vars(parser.parse_args(argv))
 
     def work() -> int:

@@ -257,6 +257,10 @@ def test_the_recipes_make_a_model_and_find_a_new_image_in_it(
     assert not list((tmp_path / "out").glob("*.pkl"))
     model = pycolmap.Reconstruction(str(tmp_path / "map" / "sparse" / "0"))
     assert model.num_reg_images() == len(mapped)
+    before = (tmp_path / "map" / "matches.h5").read_bytes()
+    with pytest.raises(FileExistsError, match=r"matches\.h5 is there and was not made by"):
+        localize.run(Path(queries), Path(map_dir), Path(map_dir), conf="made_up")
+    assert (tmp_path / "map" / "matches.h5").read_bytes() == before
     shutil.copy(scene.images / query, tmp_path / "new" / "0.png")
     with pytest.raises(ValueError, match=r"'0.png' is a query and an image of the map"):
         localize.run(Path(queries), Path(map_dir), Path(out), conf="made_up")
