@@ -55,6 +55,17 @@ def write_errors(path: Path) -> Iterator[None]:
         raise OSError(f"cannot write {path}: {reason.splitlines()[0]}") from error
 
 
+@contextlib.contextmanager
+def open_database(path: Path) -> Iterator[Any]:
+    """Open a database to read it; COLMAP writes beside it for that, and needs room.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    with quiet(), write_errors(path), pycolmap.Database.open(str(path)) as database:
+        yield database
+
+
 def require_space(path: Path, num_bytes: int) -> None:
     """Refuse to start on a file for which the disk has no room.
 

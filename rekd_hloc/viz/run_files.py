@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float64, Int64
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.alignment import Pose, PoseErrors, align_to_reference, read_poses
 from rekd_hloc.sfm.cameras import image_ids
-from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from rekd_hloc.sfm.verification import Counts
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Keypoints, Matches, Pair
@@ -92,7 +91,7 @@ def read_counts(database_path: Path) -> Counts:
     counts: Counts = {}
     if not database_path.is_file():
         return counts
-    with compat.quiet(), pycolmap.Database.open(str(database_path)) as database:
+    with compat.open_database(database_path) as database:
         ids = image_ids(database)
         for a, b in itertools.combinations(sorted(ids), 2):
             if not database.exists_matches(ids[a], ids[b]):
@@ -104,7 +103,7 @@ def read_counts(database_path: Path) -> Counts:
 
 def read_pair(database_path: Path, pair: Pair) -> tuple[Matches, Bool[np.ndarray, " match"]]:
     """Read a pair's matches, and which of them agree with its two-view geometry."""
-    with compat.quiet(), pycolmap.Database.open(str(database_path)) as database:
+    with compat.open_database(database_path) as database:
         ids = image_ids(database)
         id_a, id_b = (ids[name] for name in pair)
         index = np.asarray(database.read_matches(id_a, id_b), dtype=np.int64).reshape(-1, 2)
