@@ -70,6 +70,7 @@ def test_the_command_line_refuses_in_one_line(name, tmp_path, capsys, no_gpu):
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_on_a_pretended_device_are_those_of_the_cpu(kind, whole_pixels, monkeypatch):
     monkeypatch.setattr(tiles, "WHOLE_PIXELS", whole_pixels)
+    monkeypatch.setattr(tiles, "TILE_PX", 37)
     image, mask = textured_image(60, 80, seed=3), torch.ones(60, 80)
     mask[:4, :4] = 0
     config = load_config(get_preset("rekd-fast"), overrides=["detector.levels_down=1"])

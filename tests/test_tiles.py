@@ -1,5 +1,7 @@
 """What is computed in tiles is what is computed at once: maps, levels, keypoints, features."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -14,20 +16,21 @@ from rekd_hloc.features.detector.pyramid import iterate_levels
 from rekd_hloc.features.detector.resample import aligned_source, resize_region
 from rekd_hloc.features.detector.tiles import Region, StoredPixels, iterate_tiles
 from rekd_hloc.features.extractor import Extractor
-from tests.helpers import SMALL_NETWORK, baked_network, textured_image
+from tests.helpers import ROOT, SMALL_NETWORK, baked_network, textured_image
 
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Levels of more than 2000 pixels fall into tiles of 37 px; returns the tiles that were run."""
+    """Levels of more than a tile of 37 px fall into such tiles; returns those that were run."""
     count = []
 
     def iterate(size):
-        for tile in iterate_tiles(size, 37):
+        for tile in iterate_tiles(size):
             count.append(tile)
             yield tile
 
     monkeypatch.setattr(tiles, "WHOLE_PIXELS", 2000)
+    monkeypatch.setattr(tiles, "TILE_PX", 37)
     monkeypatch.setattr(tiles, "iterate_tiles", iterate)
     monkeypatch.setattr(paper_tiles, "STRIP_ROWS", 11)
     return count
@@ -102,6 +105,7 @@ def test_enlarged_levels_are_read_in_parts(monkeypatch):
     image = image_of(41, 55)[None, None]
     whole = {level.number: level.image for level in iterate_levels(image, DetectorConfig())}
     monkeypatch.setattr(tiles, "WHOLE_PIXELS", 100)
+    monkeypatch.setattr(tiles, "TILE_PX", 10)
     for level in iterate_levels(image, DetectorConfig()):
         size = level.pixels.size
         for tile in iterate_tiles(size, 19):
@@ -192,3 +196,36 @@ def test_a_network_of_another_runtime_runs_on_the_whole(small_tiles):
     other = make_detector(Whole(), config).detect(image)
     assert small_tiles == []
     agree(make_detector(baked_network(), config).detect(image), other)
+
+
+MEMORY_OF_A_LARGE_IMAGE = """
+import resource, sys
+import cv2, numpy as np
+from rekd_hloc import Extractor
+from rekd_hloc.config import get_preset, load_config
+from rekd_hloc.features.detector import tiles
+preset, path, every = sys.argv[1], sys.argv[2], int(sys.argv[3])
+config = load_config(get_preset(preset), overrides=["max_side_px=0"])
+iterate = tiles.iterate_tiles
+tiles.iterate_tiles = lambda size: [*iterate(size)][::every]
+features = Extractor.from_pretrained(preset, device="cpu", config=config)(path)
+assert len(features) > 1000 and features.image_size == (11600, 8700)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+"""Runs one tile in so many: the peak is that of all tiles, the time is not."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="units of ru_maxrss")
+@pytest.mark.parametrize("preset", ["rekd-fast", "rekd", "rekd-paper"])
+def test_a_hundred_megapixels_fit_into_four_gib(preset, tmp_path):
+    import cv2
+    import numpy as np
+
+    coarse = np.random.default_rng(0).integers(0, 255, (435, 580, 3), dtype=np.uint8)
+    path = tmp_path / "large.jpg"
+    assert cv2.imwrite(str(path), cv2.resize(coarse, (11600, 8700), interpolation=cv2.INTER_CUBIC))
+    command = [sys.executable, "-c", MEMORY_OF_A_LARGE_IMAGE, preset, str(path), "100"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) / 2**20 < 4

@@ -126,9 +126,9 @@ class Detector:
 
     def tiled_network(self, level: Level) -> TiledNetwork | None:
         """Return the network if the level is to be computed in tiles."""
-        height, width = level.pixels.size
-        is_large = height * width > tiles.WHOLE_PIXELS
-        return self.network if is_large and isinstance(self.network, TiledNetwork) else None
+        if level.in_tiles and isinstance(self.network, TiledNetwork):
+            return self.network
+        return None
 
     def find_in_maps(
         self,

@@ -116,9 +116,9 @@ def paper_levels(
     grey: Float[Tensor, "1 1 height width"], config: DetectorConfig
 ) -> Iterator[PaperLevel]:
     """Return the levels of an image of greys in 0..1, from the largest to the smallest."""
-    height, width = grey.shape[2:]
-    largest = height * width * config.factor ** (2 * config.levels_up)
-    if largest > tiles.WHOLE_PIXELS:
+    factor = config.factor**config.levels_up
+    largest = round(grey.shape[2] * factor), round(grey.shape[3] * factor)
+    if largest[0] * largest[1] > tiles.WHOLE_PIXELS:
         levels = _iterate_large_levels(grey, config)
     else:
         rounded = (grey.double() * 255).round()
@@ -127,7 +127,8 @@ def paper_levels(
         levels = ((number, StoredPixels(image)) for number, image in small)
     for number, pixels in levels:
         scale = config.factor**number
-        yield PaperLevel(pixels, number, scale, (scale, scale))
+        in_tiles = tiles.needs_tiles(pixels.size, largest)
+        yield PaperLevel(pixels, number, scale, (scale, scale), in_tiles)
 
 
 def iterate_paper_levels(

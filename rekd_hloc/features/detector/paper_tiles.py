@@ -15,7 +15,7 @@ from torch import Tensor
 from rekd_hloc.features.detector.resample import Taps, linear_taps, sample
 from rekd_hloc.features.detector.tiles import TILE_PX, Region, Size
 
-STRIP_ROWS = TILE_PX // 4
+STRIP_ROWS = TILE_PX // 2
 """Rows of a reduced level that are made at once."""
 
 ReadExact = Callable[[Region], Float64[Tensor, "1 1 height width"]]

@@ -13,9 +13,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rekd_hloc.config import DetectorConfig
-from rekd_hloc.features.detector import tiles
 from rekd_hloc.features.detector.resample import cubic_taps, sample
-from rekd_hloc.features.detector.tiles import Pixels, Region, Size, StoredPixels
+from rekd_hloc.features.detector.tiles import Pixels, Region, Size, StoredPixels, needs_tiles
 from rekd_hloc.types import Keypoints
 
 
@@ -28,12 +27,14 @@ class Level:
         number: l, negative for enlarged levels.
         scale: ``factor ** l``.
         ratio: image pixels for one level pixel, (x, y).
+        in_tiles: compute it in tiles, if the network can.
     """
 
     pixels: Pixels
     number: int
     scale: float
     ratio: tuple[float, float]
+    in_tiles: bool = False
 
     @property
     def image(self) -> Float[Tensor, "1 1 height width"]:
@@ -59,16 +60,19 @@ def iterate_levels(
 ) -> Iterator[Level]:
     """Return the levels from the largest to the smallest that still has room inside the border."""
     height, width = image.shape[2:]
+    largest = _size_at(image, config.factor**-config.levels_up)
     for number in range(-config.levels_up, config.levels_down + 1):
         scale = config.factor**number
-        size = max(round(height / scale), 1), max(round(width / scale), 1)
+        size = _size_at(image, scale)
         if min(size) <= 2 * config.border_px:
             continue
+        in_tiles = needs_tiles(size, largest)
         yield Level(
-            pixels=_resample(image.float(), size),
+            pixels=_resample(image.float(), size, in_parts=in_tiles),
             number=number,
             scale=scale,
             ratio=(width / size[1], height / size[0]),
+            in_tiles=in_tiles,
         )
 
 
@@ -134,11 +138,16 @@ class EnlargedPixels:
         return sample(self.source, Region.whole((height, width)), rows, columns).clamp(0, 1)
 
 
-def _resample(image: Tensor, size: Size) -> Pixels:
+def _size_at(image: Tensor, scale: float) -> Size:
+    height, width = image.shape[2:]
+    return max(round(height / scale), 1), max(round(width / scale), 1)
+
+
+def _resample(image: Tensor, size: Size, *, in_parts: bool) -> Pixels:
     if image.shape[2:] == torch.Size(size):
         return StoredPixels(image)
     enlarge = size[0] > image.shape[2]
-    if enlarge and size[0] * size[1] > tiles.WHOLE_PIXELS:
+    if enlarge and in_parts:
         return EnlargedPixels(image, size)
     mode = "bicubic" if enlarge else "bilinear"
     resampled = F.interpolate(image, size, mode=mode, antialias=not enlarge, align_corners=False)

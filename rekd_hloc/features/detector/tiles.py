@@ -14,9 +14,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 WHOLE_PIXELS = 3200 * 3200
-"""Larger levels are computed in tiles; no preset but the paper's has one, see ``max_side_px``."""
-TILE_PX = 1024
-"""Side of a tile without its margin; a network of 36 rotations takes 0.7 GiB for it."""
+"""An image whose largest level has more is computed in tiles; only the preset of the paper has such
+images, others make them smaller (``max_side_px``)."""
+TILE_PX = 512
+"""Side of a tile without its margin; a network of 36 rotations takes 0.3 GiB for it."""
 Size = tuple[int, int]
 """(height, width)."""
 
@@ -66,6 +67,11 @@ class Region:
         """Say which points lie on its pixels."""
         x, y = xy.unbind(dim=1)
         return (x >= self.left) & (x < self.right) & (y >= self.top) & (y < self.bottom)
+
+
+def needs_tiles(size: Size, largest: Size) -> bool:
+    """Say whether a level is computed in tiles: one of a large image that is more than a tile."""
+    return largest[0] * largest[1] > WHOLE_PIXELS and size[0] * size[1] > TILE_PX**2
 
 
 def iterate_tiles(size: Size, side: int | None = None) -> Iterator[Region]:
