@@ -1,17 +1,21 @@
 """Images and masks that change between two runs, or while one lasts, are never passed over."""
 
+import json
 import os
 import shutil
+import types
 
 import cv2
 import h5py
 import numpy as np
 import pytest
 
+from rekd_hloc.cli.main import main
 from rekd_hloc.config import MatchConfig
 from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.sfm import image_work
 from rekd_hloc.sfm.changed_images import describe_changes
+from rekd_hloc.sfm.database import export_database
 from rekd_hloc.sfm.extraction import extract_images
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.stamps import FileStamp, SourceStamps
@@ -248,6 +252,38 @@ def test_pairs_of_changed_images_are_matched_again(scene, tmp_path):
     assert match_images(scene.file, out, PAIRS, ANY).num_resumed == 3
 
 
+def test_matches_of_features_that_were_replaced_are_not_exported(scene, tmp_path):
+    scene.extract()
+    match_images(scene.file, tmp_path / "m.h5", PAIRS, ANY)
+    rotate(scene.images / "b.png")
+    scene.extract()
+    with FeatureStore(scene.file) as features, MatchStore(tmp_path / "m.h5") as matches:
+        with pytest.raises(
+            ValueError, match="'b.png' changed and was extracted again.*match again"
+        ):
+            export_database(tmp_path / "d.db", scene.images, features, matches, PAIRS)
+        assert not (tmp_path / "d.db").exists()
+    match_images(scene.file, tmp_path / "m.h5", PAIRS, ANY)
+    with FeatureStore(scene.file) as features, MatchStore(tmp_path / "m.h5") as matches:
+        export_database(tmp_path / "d.db", scene.images, features, matches, PAIRS)
+
+
+def test_the_command_line_names_what_changed(scene, capsys, monkeypatch):
+    stub = types.SimpleNamespace(from_pretrained=lambda *_, **__: SiftExtractor())
+    monkeypatch.setattr("rekd_hloc.features.extractor.Extractor", stub)
+    command = ["extract", str(scene.images), str(scene.file), "--quiet"]
+    assert main(command) == 0
+    rotate(scene.images / "b.png")
+    enlarge(scene.images / "a.png")
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "(1 were there already, 2 changed since and were extracted again)" in text
+    assert main([*command, "--json", "--mask-dir", str(scene.masks)]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["num_changed"], record["changed"]) == (2, ["b.png", "sub/c.png"])
+    assert list(record["skipped"]) == ["a.png"]  # its mask is of the old size
+
+
 def test_matches_of_older_files_are_kept_until_an_image_changes(scene, tmp_path):
     scene.extract()
     without_stamps(scene.file)
@@ -311,6 +347,6 @@ def test_what_changed_is_said_in_the_plural_and_in_the_singular():
     assert describe_changes(["a"], ["b", "c"], 1) == [
         "1 image changed since and was extracted again: a",
         "1 pair was matched again, as features changed since",
-        "2 images are no longer in the folder, and take no part: b, c",
+        "2 images of the run before are no longer in the folder: b, c",
     ]
     assert describe_changes(list("abcde"), [])[0].endswith(": a, b, c and 2 more")

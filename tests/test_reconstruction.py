@@ -196,6 +196,31 @@ def test_a_new_image_joins_what_is_there(photos, tmp_path):
     assert report["pairs"]["num_pairs"] == 10
 
 
+def test_a_changed_photo_is_made_again_and_a_removed_one_leaves_the_model(photos, copy, tmp_path):
+    images = shutil.copytree(photos / "images", tmp_path / "images")
+    first, second, *others = sorted(path.name for path in images.iterdir())
+    shutil.copyfile(images / second, images / first)
+    (images / second).unlink()
+    report = run(photos, copy, images=images, reference=None)
+    assert (report["num_changed"], report["changed"], report["removed"]) == (1, [first], [second])
+    assert report["num_rematched"] == NUM_VIEWS - 2
+    with pycolmap.Database.open(str(copy / "database.db")) as database:
+        assert sorted(i.name for i in database.read_all_images()) == sorted([first, *others])
+    text = format_report(report)
+    assert f"1 image changed since and was extracted again: {first}" in text
+    assert f"no longer in the folder: {second}" in text
+    with FeatureStore(copy / "features.h5") as store:
+        assert second in store
+    fresh = run(photos, tmp_path / "fresh", images=images, reference=None)
+    for key in ("num_points3D", "mean_reprojection_error_px", "num_keypoints"):
+        assert report[key] == fresh[key]
+    (images / first).write_bytes(b"half of a photo")
+    report = run(photos, copy, images=images, reference=None)
+    assert "its features in features.h5 are of what it was before" in report["skipped"][first]
+    with pycolmap.Database.open(str(copy / "database.db")) as database:
+        assert sorted(i.name for i in database.read_all_images()) == others
+
+
 def test_options_of_old_files_are_not_mixed_but_overwritten_on_request(photos, copy):
     with pytest.raises(ValueError, match=r"features\.h5 was made with other settings.*overwrite"):
         run(photos, copy, SiftExtractor(200, size="small"))

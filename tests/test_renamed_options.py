@@ -114,7 +114,7 @@ def test_a_file_is_read_and_gone_on_with(tmp_path, preset):
         assert store.names() == ["a.jpg", "b.jpg"]
         assert store.provenance == provenance_then(preset)
     other = "rekd-paper" if preset == "rekd" else "rekd"
-    with pytest.raises(ValueError, match="config.detector.protocol"):
+    with pytest.raises(ValueError, match=r"descriptor\.antialias \w+ in features\.h5"):
         FeatureStore.resume(path, provenance_now(other))
 
 

@@ -77,8 +77,8 @@ def describe_changes(
         lines.append(f"{pairs} matched again, as features changed since")
     if removed:
         lines.append(
-            f"{_number(removed)} {_verb(removed, 'is', 'are')} no longer in the folder, and "
-            f"{_verb(removed, 'takes', 'take')} no part: {_list(removed)}"
+            f"{_number(removed)} of the run before {_verb(removed, 'is', 'are')} no longer in the "
+            f"folder: {_list(removed)}"
         )
     return lines
 

@@ -197,7 +197,7 @@ def export_database(
                     compat.write_descriptor_codes(database, ids[name], codes)
             if matches is not None:
                 for pair in pairs:
-                    index = _read_index(matches, pair, counts)
+                    index = _read_index(matches, features, pair, counts)
                     database.write_matches(ids[pair[0]], ids[pair[1]], index)
         with write_database(scratch, owner=owner):
             pass
@@ -218,8 +218,16 @@ def _refuse_unsized(features: FeatureStore, name: str, image_dir: Path | None) -
     raise ValueError(f"image {name!r} in {features.path} has no image_size; {remedy}")
 
 
-def _read_index(matches: MatchStore, pair: Pair, counts: dict[str, int]) -> NDArray[np.uint32]:
+def _read_index(
+    matches: MatchStore, features: FeatureStore, pair: Pair, counts: dict[str, int]
+) -> NDArray[np.uint32]:
     """Matches that surely exist: COLMAP reads what lies beyond its keypoints without asking."""
+    for name, source in zip(pair, matches.sources(*pair) or (), strict=False):
+        if source and source != features.source_digest(name):
+            raise ValueError(
+                f"{name!r} changed and was extracted again since {pair} was matched in "
+                f"{matches.path}; match again"
+            )
     index = matches.read(*pair).index.numpy()
     for name, column in zip(pair, index.T, strict=True):
         largest = int(column.max(initial=-1))

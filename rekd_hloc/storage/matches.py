@@ -118,13 +118,20 @@ class MatchStore:
             b: name of the second image.
             sources: of both, :meth:`rekd_hloc.storage.features.FeatureStore.source_digest` now.
         """
+        return self.sources(a, b) == sources
+
+    def sources(self, a: str, b: str) -> Pair | None:
+        """Return digests of what the features of ``a`` and ``b`` were made from when matched.
+
+        They are empty where that is not recorded, as in files of hloc; None without such a pair.
+        """
         location = self._find(a, b)
         if location is None:
-            return False
+            return None
         group, is_reversed = location
         attributes = self._file.attributes(group)
-        stored = [attributes.get(key, "") for key in SOURCES]
-        return stored == list(sources[::-1] if is_reversed else sources)
+        first, second = (str(attributes.get(key) or "") for key in SOURCES)
+        return (second, first) if is_reversed else (first, second)
 
     def write(
         self,
