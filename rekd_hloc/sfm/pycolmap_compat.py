@@ -9,6 +9,8 @@ Modules that need no numpy import pycolmap from here.
 import contextlib
 import errno
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,10 @@ import pycolmap as pycolmap
 from numpy.typing import NDArray
 
 from rekd_hloc.files import explain_os_error
+
+if threading.current_thread() is threading.main_thread():  # no other may
+    # COLMAP's log takes SIGTERM over when it is loaded, and answers with a trace of its own
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
 
 GLOG_FATAL = 3
 FISHEYE_FOCAL_FACTOR = 0.5
