@@ -166,7 +166,9 @@ def test_an_interrupted_reconstruction_goes_on(tmp_path):
         process.send_signal(signal.SIGINT)
         status, _, error = end(process)
         if status:  # else it was done before the signal came
-            assert (status, error) == (130, LINE)
+            assert status == 130
+            assert error.endswith(LINE)  # a warning may stand above it
+            assert "Traceback" not in error
     assert end(command(*arguments, "--quiet"))[0] == 0
 
 
