@@ -285,6 +285,7 @@ KNOWN = {"camera_model": "PINHOLE", "intrinsics": [FOCAL, FOCAL, SIZE[0] / 2, SI
 NUM_VIEWS = 5
 
 
+@pytest.mark.slow
 def test_intrinsics_help_where_half_of_the_photos_are_rotated(tmp_path):
     """Centres do not depend on the rotation of the pixels, so the reference holds."""
     make_photos(tmp_path, NUM_VIEWS)

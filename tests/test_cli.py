@@ -75,6 +75,7 @@ def test_the_version_is_shown(capsys):
     assert capsys.readouterr().out == f"rekd-hloc {__version__}\n"
 
 
+@pytest.mark.slow
 def test_the_package_runs_as_a_program():
     command = [sys.executable, "-m", "rekd_hloc", "pairs", "no-such-folder", "p.txt"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -3,6 +3,7 @@
 import xml.etree.ElementTree as ET
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from evaluation.reporting.curves import COLORS, Plot, assign_colors, draw, draw_panels
@@ -83,6 +84,7 @@ BUNDLES = [
 """Curves of a training's variants, most of them on top of each other, in three panels."""
 
 
+@pytest.mark.slow
 def test_panels_keep_the_colours_of_lines_that_are_mostly_hidden(tmp_path):
     plots = [
         Plot(

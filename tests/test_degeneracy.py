@@ -93,6 +93,7 @@ def test_sound_scenes_are_not_warned_of(tmp_path, kind):
     assert report["rotation_error_deg"]["max"] < 2
 
 
+@pytest.mark.slow
 def test_the_half_of_a_scene_that_is_a_panorama_is_named(tmp_path):
     centres = np.concatenate([np.zeros((4, 3)), along_x(4, 4)])
     looks = np.concatenate([directions(4), np.tile(FORWARD, (4, 1))])

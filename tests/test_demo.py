@@ -31,6 +31,7 @@ def test_every_packaged_image_has_a_true_pose():
     assert sum(path.stat().st_size for path in DEMO_DATA.rglob("*")) < 1_300_000
 
 
+@pytest.mark.slow
 def test_demo_registers_all_views_and_writes_all_files(quick, tmp_path):
     out = tmp_path / "demo"
     report = run_demo(out, device="cpu", progress=False)

@@ -15,6 +15,9 @@ from rekd_hloc.matching.match import match
 from tests.helpers import textured_image
 from tests.pretended_gpu import KINDS, pretended_gpu
 
+QUICK = {("mps", "tiles"), ("cuda", "whole")}
+"""Of the pretended devices and ways; the others are marked slow."""
+
 
 @pytest.fixture
 def no_gpu():
@@ -66,8 +69,19 @@ def test_the_command_line_refuses_in_one_line(name, tmp_path, capsys, no_gpu):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("whole_pixels", [10**9, 1500], ids=["whole", "tiles"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "whole_pixels"),
+    [
+        pytest.param(
+            kind,
+            pixels,
+            marks=[] if (kind, way) in QUICK else pytest.mark.slow,
+            id=f"{kind}-{way}",
+        )
+        for kind in KINDS
+        for way, pixels in (("whole", 10**9), ("tiles", 1500))
+    ],
+)
 def test_features_on_a_pretended_device_are_those_of_the_cpu(kind, whole_pixels, monkeypatch):
     monkeypatch.setattr(tiles, "WHOLE_PIXELS", whole_pixels)
     monkeypatch.setattr(tiles, "TILE_PX", 37)

@@ -84,6 +84,7 @@ def test_pairs_are_verified_with_colmaps_own_defaults(made, tmp_path, monkeypatc
     assert given["min_inlier_ratio"] == ransac.min_inlier_ratio
 
 
+@pytest.mark.slow
 def test_wrong_matches_score_lower(made, tmp_path):
     rng = np.random.default_rng(0)
 

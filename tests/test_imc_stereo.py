@@ -366,6 +366,7 @@ def test_old_names_of_options_are_read_and_recorded_by_the_new_ones(tmp_path):
         read_plan(mixed)
 
 
+@pytest.mark.slow
 def test_the_program_rotates_images(part, tmp_path):
     assert run_cli(part, tmp_path, "--rotated", "3", "--num-pairs", "3") == 0
     record = json.loads((tmp_path / "results.json").read_text())
@@ -373,6 +374,7 @@ def test_the_program_rotates_images(part, tmp_path):
     assert record["methods"]["sift"]["scenes"][0]["num_pairs"] == 3
 
 
+@pytest.mark.slow
 def test_the_program_runs_multiview_with_its_own_matching(part, tmp_path):
     sizes = ["--bag-sizes", "3", "5", "--num-bags", "4"]
     tasks = ["--task", "stereo,multiview", *sizes, "--ratio", "none", "0.9", "--seeds", "1"]
@@ -393,6 +395,7 @@ def test_the_program_runs_multiview_with_its_own_matching(part, tmp_path):
     assert submitted["config_phototourism_multiview"]["custom_matches_name"] == label
 
 
+@pytest.mark.slow
 def test_multiview_can_be_run_alone(part, tmp_path, capsys, caplog, monkeypatch):
     task = ["--task", "multiview", "--bag-sizes", "4", "--num-bags", "2", "--seeds", "1"]
     monkeypatch.setitem(sys.modules, "pydegensac", None)
@@ -414,6 +417,7 @@ def test_multiview_can_be_run_alone(part, tmp_path, capsys, caplog, monkeypatch)
     assert "pip install pydegensac" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_submission_has_the_matches_of_each_task(part, scene, tmp_path, monkeypatch):
     """Multiview is made to choose all mutual neighbours, stereo has a ratio test."""
     all_of_them = match_config()

@@ -88,6 +88,7 @@ def test_nothing_in_the_border_counts():
     assert torch.allclose(keypoint_loss(a, b, IDENTITY), keypoint_loss(a, a, IDENTITY))
 
 
+@pytest.mark.slow
 def test_descent_brings_a_point_to_its_partner():
     target = spots([(52, 44)], sigma=3)
     place = torch.tensor([46.0, 50.0], requires_grad=True)

@@ -55,6 +55,7 @@ class ProcessExtractor(SiftExtractor):
         return features
 
 
+@pytest.mark.slow
 def test_processes_extract_the_file_of_one_process(images, processes, tmp_path):
     one = extract_images(SiftExtractor(), images, tmp_path / "one.h5")
     many = extract_images(SiftExtractor(), images, tmp_path / "many.h5", map_images=processes.map)

@@ -291,7 +291,7 @@ def test_wrong_pairs_are_named_before_anything_is_written(features_path, tmp_pat
 
 def test_other_mistakes_are_named(features_path, tmp_path, pairs):
     out = tmp_path / "m.h5"
-    with pytest.raises(ValueError, match="no device 'tpu9'; use auto, cpu"):
+    with pytest.raises(ValueError, match="no device 'tpu9'; use auto or cpu"):
         match_images(features_path, out, pairs, device="tpu9")
     with pytest.raises(FileNotFoundError, match=r"none.h5"):
         match_images(tmp_path / "none.h5", out, pairs)

@@ -108,6 +108,7 @@ def test_a_log_of_other_matches_is_not_taken(tmp_path):
     assert facts.rows[0][1] < 50
 
 
+@pytest.mark.slow
 def test_tables_hold_every_sampling(tmp_path):
     log = TrialLog(tmp_path / "log.jsonl")
     options = StudyOptions(budgets=(0.01, 0.03), num_scenes=1)

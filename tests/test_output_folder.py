@@ -72,6 +72,7 @@ def write_text(name):
     return lambda project, finished: (project / name).write_text(MINE)
 
 
+OTHER_STEPS = ("verify", "describe_models")
 THINGS = {
     "database.db": write_database,
     "sparse": write_model,
@@ -226,7 +227,10 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("error", [Killed, OSError])
-@pytest.mark.parametrize("step", ["verify", "map_scene", "describe_models"])
+@pytest.mark.parametrize(
+    "step",
+    ["map_scene", *(pytest.param(step, marks=pytest.mark.slow) for step in OTHER_STEPS)],
+)
 def test_a_run_that_fails_leaves_the_old_model_and_goes_on(step, error, images, out, monkeypatch):
     before = snapshot(out / "sparse")
     monkeypatch.setattr(stages, step, lambda *args, **options: (_ for _ in ()).throw(error("x")))
@@ -247,6 +251,7 @@ def test_a_kill_between_two_renames_leaves_the_old_model_where_it_is_found(image
     run(images, out)
 
 
+@pytest.mark.slow
 def test_a_model_of_an_earlier_run_is_not_taken_for_that_of_a_run_without_one(
     images, out, monkeypatch
 ):

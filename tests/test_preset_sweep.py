@@ -3,6 +3,7 @@ import logging
 
 import cv2
 import numpy as np
+import pytest
 import torch
 
 from rekd_hloc.types import Features, Keypoints
@@ -29,6 +30,7 @@ def test_the_figures_of_a_hand_worked_pair():
     assert result.error_px == 0.5
 
 
+@pytest.mark.slow
 def test_the_program_compares_variants_on_held_out_images(tmp_path, capsys, caplog):
     for number in range(12):
         grey = textured_image(120, 150, seed=number)

@@ -149,6 +149,7 @@ def test_preset_configuration_and_weights_are_taken_from_the_extractor(photos, t
     np.testing.assert_allclose(scale, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_model_and_another_seed_is_used(finished, photos, copy, tmp_path):
     output, report = finished
     again = run(photos, tmp_path / "again")
@@ -182,6 +183,7 @@ def test_a_second_run_goes_on_from_every_stage(finished, photos, copy, monkeypat
     assert without_times(report) == without_times(finished[1])
 
 
+@pytest.mark.slow
 def test_a_new_image_joins_what_is_there(photos, tmp_path):
     images = shutil.copytree(photos / "images", tmp_path / "images")
     last = sorted(images.iterdir())[-1]
@@ -263,6 +265,7 @@ def test_the_named_preset_is_loaded_when_no_extractor_is_given(photos, tmp_path,
     assert asked == [("rekd-fast", "cpu", None)]
 
 
+@pytest.mark.slow
 def test_options_in_one_object_and_by_name_are_the_same(photos, tmp_path):
     options = ReconstructOptions(overlap=2, pairs="sequential", seed=3, device="cpu")
     reports = [

@@ -198,8 +198,9 @@ def test_a_disk_that_fills_up_after_matching_loses_nothing(photos, tmp_path, mon
     with monkeypatch.context() as patch:
 
         def match_and_fill(*arguments, **options):
-            match_images(*arguments, **options)
+            summary = match_images(*arguments, **options)
             patch.setattr(shutil, "disk_usage", lambda _: full)
+            return summary
 
         patch.setattr(reconstruction, "match_images", match_and_fill)
         with pytest.raises(OSError, match=r"no space left for .*database\.db.*free some space"):

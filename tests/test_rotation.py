@@ -323,6 +323,7 @@ def test_roto360_averages_all_rotations_and_knows_methods_without_angles():
     assert table.rows[1][5:] == [None] * 4
 
 
+@pytest.mark.slow
 def test_the_program_writes_results_and_curves(photos, tmp_path, capsys):
     arguments = ["--data", str(photos), "--method", "orb", "--out", str(tmp_path)]
     options = ["--step-deg", "120", "--num-keypoints", "60", "--max-images", "1"]

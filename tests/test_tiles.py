@@ -144,7 +144,7 @@ DETECTORS = {
 
 
 @pytest.mark.parametrize("protocol", DETECTORS)
-@pytest.mark.parametrize("budget", [30, 5000])
+@pytest.mark.parametrize("budget", [30, pytest.param(5000, marks=pytest.mark.slow)])
 def test_keypoints_are_those_of_the_whole(protocol, budget, small_tiles):
     config = replace(DETECTORS[protocol], max_keypoints=budget)
     tiled, whole = both_ways(make_detector(baked_network(), config), image_of(61, 90))

@@ -319,6 +319,7 @@ def test_checkpoints_between_validations(arguments, trained, tmp_path, monkeypat
     assert saved == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_reconstruction_gives_tracks_too(arguments, tmp_path, caplog):
     out, images = make_wall(tmp_path / "wall")
     scenes = [f"scenes.folders=[{out}]", f"scenes.images=[{images}]"]

@@ -281,6 +281,7 @@ def test_a_loss_that_is_no_number_stops_and_names_step_and_losses(images, tmp_pa
         DetectorRun(config, "hash").advance(batch)
 
 
+@pytest.mark.slow
 def test_the_loss_falls(images, tmp_path):
     overrides = [f"output={tmp_path / 'r'}", "network.group_order=8", "learning_rate=0.005"]
     config = load_config(TrainDetectorConfig(), SMOKE, overrides)
@@ -354,6 +355,7 @@ def test_training_starts_from_weights_as_they_ship(whole, tmp_path):
             DetectorRun(replace(config, init=name), "hash")
 
 
+@pytest.mark.slow
 def test_a_finer_group_computes_nearly_the_same(tmp_path):
     torch.manual_seed(0)
     coarse = build_trainable(NetworkConfig(group_order=8, fields=(1, 1, 1))).eval()

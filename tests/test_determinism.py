@@ -1,0 +1,77 @@
+"""The same photo gives the same features, whatever the machine's threads and instructions."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rekd_hloc.storage.features import FeatureStore
+
+POSITION_PX = 1e-4
+PROGRAM = """
+import sys
+from pathlib import Path
+from rekd_hloc import Extractor
+extractor = Extractor.from_pretrained(sys.argv[3], device="cpu")
+extract_images(extractor, Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+OLD_INSTRUCTIONS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["rekd-fast", "rekd"])
+def test_threads_and_instruction_sets_move_keypoints_by_less_than_a_ten_thousandth(
+    tmp_path, preset
+):
+    images = photos(tmp_path)
+    runs = {
+        "again": {"OMP_NUM_THREADS": "1"},
+        "two threads": {"OMP_NUM_THREADS": "2"},
+        "old instructions": {"OMP_NUM_THREADS": "1", **OLD_INSTRUCTIONS},
+    }
+    first = features(images, tmp_path / "first.h5", preset, {"OMP_NUM_THREADS": "1"})
+    for name, environment in runs.items():
+        other = features(images, tmp_path / f"{name}.h5", preset, environment)
+        for image in first:
+            report = compare(first[image], other[image])
+            print(preset, name, image, json.dumps(report))
+            if name == "again":
+                assert report == {"only in one": 0, "px": 0.0, "descriptor": 0.0}
+            assert report["only in one"] <= 0.005 * len(first[image])
+            assert report["px"] <= POSITION_PX
+
+
+def photos(tmp_path):
+    """Two real photos of the demo, at a quarter of their area."""
+    from rekd_hloc.demo import DEMO_IMAGES
+    from rekd_hloc.images import read_color, write_image
+
+    folder = tmp_path / "photos"
+    for number, path in enumerate(sorted(DEMO_IMAGES.glob("*.jpg"))[:2]):
+        write_image(folder / f"{number}.png", read_color(path)[::2, ::2].copy())
+    return folder
+
+
+def features(images, out, preset, environment):
+    command = [sys.executable, "-c", PROGRAM, str(images), str(out), preset]
+    subprocess.run(command, check=True, env={**os.environ, **environment})
+    with FeatureStore(out) as store:
+        return {name: store.read(name) for name in store.names()}
+
+
+def compare(a, b):
+    """How far the keypoints of two extractions are apart, each from the nearest of the other."""
+    xy_a, xy_b = (f.keypoints.xy.double().numpy() for f in (a, b))
+    distance = np.linalg.norm(xy_a[:, None] - xy_b[None], axis=2)
+    nearest = distance.argmin(axis=1)
+    is_same = distance.min(axis=1) < 0.1
+    rows = np.nonzero(is_same)[0]
+    difference = (a.descriptors[rows] - b.descriptors[nearest[rows]]).abs()
+    return {
+        "only in one": int((~is_same).sum()) + abs(len(a) - len(b)),
+        "px": float(distance.min(axis=1)[is_same].max()),
+        "descriptor": float(difference.amax(dim=1).quantile(0.5)),
+    }
