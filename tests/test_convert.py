@@ -225,6 +225,7 @@ def test_a_truncated_release_is_refused(released, tmp_path):
         convert_checkpoint(path, tmp_path / "w.safetensors")
 
 
+@pytest.mark.slow
 def test_no_e2cnn_is_needed_where_the_file_holds_filters(released, tmp_path):
     program = (
         "import sys, pathlib\n"

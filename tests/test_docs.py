@@ -159,6 +159,7 @@ def run_python(page, folder, monkeypatch, marks):
 
 
 WITH_CODE = [page for page in PAGES if blocks_of(page, "python")]
+FIRST_READ = ("README.md", "quickstart.md")
 SLOW = [page for page in WITH_CODE if any(m == "slow" for _, m, _ in blocks_of(page, "python"))]
 
 
@@ -172,7 +173,14 @@ def small_images(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("page", WITH_CODE, ids=ids(WITH_CODE))
+@pytest.mark.parametrize(
+    "page",
+    [
+        page if page.name in FIRST_READ else pytest.param(page, marks=pytest.mark.slow)
+        for page in WITH_CODE
+    ],
+    ids=ids(WITH_CODE),
+)
 def test_python_runs(page, tmp_path, monkeypatch, small_images):
     monkeypatch.setattr(rekd_hloc.demo, "DEMO_IMAGES", small_images)
     run_python(page, tmp_path, monkeypatch, (None,))

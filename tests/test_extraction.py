@@ -247,6 +247,7 @@ extract_images(Killed(), Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     folder = write_images(tmp_path / "in", ["a.png", "b.png", "c.png"])

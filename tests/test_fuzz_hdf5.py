@@ -58,6 +58,7 @@ def matches_are_tidy(sound, content, folder):
     assert call("tests.odd_hdf5:check", features, matches).flaw(str(matches)) is None
 
 
+@pytest.mark.slow
 @FAST
 @given(changes=CHANGES, end=st.none() | st.integers(0, 10**6), hole=st.none() | st.integers(0))
 @example(changes=[], end=0, hole=None)

@@ -122,6 +122,7 @@ def test_split_ignores_the_order_of_a_pair_and_is_even():
     assert 0.4 < np.mean(one) < 0.6
 
 
+@pytest.mark.slow
 def test_nothing_is_done_twice(scene, method, tmp_path, monkeypatch):
     pairs = scene.pair_set()
     half = pairs.limit(4)
@@ -226,6 +227,7 @@ def test_rotated_images_follow_their_source(scene, tmp_path):
     assert after != before
 
 
+@pytest.mark.slow
 def test_features_are_known_by_the_bytes_of_images(scene, tmp_path):
     method = load_extractor("sift", 50)
     copies = {}

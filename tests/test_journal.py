@@ -15,6 +15,7 @@ from tests.store_helpers import (
 )
 
 
+@pytest.mark.slow
 def test_a_journal_cut_anywhere_holds_the_records_before(tmp_path):
     path = tmp_path / "whole.journal"
     whole = Journal.resume(path, MADE_WITH)

@@ -261,6 +261,7 @@ def extract(images, out):
     extract_images(SiftExtractor(50, keypoints="50"), images, out / "features.h5", overwrite=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["extract_images", "map_scene"])
 def test_whatever_a_run_is_at_no_other_writes_its_folder(stage, images, tmp_path, monkeypatch):
     out, said = tmp_path / "out", []

@@ -101,7 +101,12 @@ def test_other_errors_pass_unchanged(tmp_path):
         raise ValueError("mine")
 
 
-@pytest.mark.parametrize("module", ["cameras", "database", "mapping", "alignment"])
+OTHER_MODULES = ("cameras", "mapping", "alignment")
+
+
+@pytest.mark.parametrize(
+    "module", ["database", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHER_MODULES)]
+)
 def test_opencv_still_writes_png_after_our_imports(tmp_path, module):
     """pycolmap as a process's first extension would end it there, without an exception."""
     code = (

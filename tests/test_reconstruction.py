@@ -223,6 +223,7 @@ def test_a_changed_photo_is_made_again_and_a_removed_one_leaves_the_model(photos
         assert sorted(i.name for i in database.read_all_images()) == others
 
 
+@pytest.mark.slow
 def test_options_of_old_files_are_not_mixed_but_overwritten_on_request(photos, copy):
     with pytest.raises(ValueError, match=r"features\.h5 was made with other settings.*overwrite"):
         run(photos, copy, SiftExtractor(200, size="small"))

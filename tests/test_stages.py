@@ -135,6 +135,7 @@ def test_files_without_an_image_or_with_a_missing_pair_are_named(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_the_database_is_made_again_when_something_it_depends_on_changes(tmp_path):
     scene = make_scene(tmp_path / "scene", num_images=3, num_points=60)
     output = tmp_path / "out"

@@ -73,6 +73,7 @@ def weights(folder):
     return {**state["backbone"], **state["head"]}
 
 
+@pytest.mark.slow
 def test_every_configuration_loads():
     names = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
     assert "train_rekd.yaml" in names
