@@ -7,6 +7,7 @@ import evaluation.sfm as sfm
 from evaluation.rendering.scene import render_scene
 from evaluation.reporting.records import read_record
 from rekd_hloc.config import get_preset, reconstruction_preset, with_max_keypoints
+from rekd_hloc.demo import DEMO_IMAGES, DEMO_REFERENCE
 
 
 def record(method, seed, rotation):
@@ -47,8 +48,7 @@ def test_a_method_may_end_in_a_budget():
 
 
 def test_a_wrong_method_is_named_before_the_work(tmp_path, caplog):
-    scene = render_scene(tmp_path / "scene", num_views=2, size=(96, 72))
-    arguments = ["--images", str(scene / "images"), "--reference", str(scene / "reference")]
+    arguments = ["--images", str(DEMO_IMAGES), "--reference", str(DEMO_REFERENCE)]
     for name, message in (("rekd-n0", "max_keypoints"), ("rek", "no preset 'rek'")):
         out = tmp_path / name
         methods = ["--method", "rekd-fast", "--method", name]
