@@ -98,6 +98,7 @@ def test_a_wrong_convention_shows(scene, method, cache, spoil):
     assert worst_median(run) > 10
 
 
+@pytest.mark.slow
 def test_sweep_is_chosen_on_one_half_and_reported_on_the_other(scene, method, cache):
     pairs = scene.pair_set(0.0)
     coarse = replace(RANSAC, threshold_px=30.0)
@@ -201,6 +202,7 @@ def test_rotated_camera_sees_rotated_pixels(scene, angle_deg):
     np.testing.assert_allclose(rotated.pose.centre, camera.pose.centre)
 
 
+@pytest.mark.slow
 def test_rotated_scene_gives_true_poses(scene, method, tmp_path):
     rotated, masks = rotate_scene(scene, 5, tmp_path / "rotated")
     changed = [name for name in scene.images if rotated.images[name] != scene.images[name]]

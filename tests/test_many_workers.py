@@ -78,6 +78,7 @@ def test_other_processes_extract_and_this_one_writes(images, processes, tmp_path
     assert resumed.names == NAMES
 
 
+@pytest.mark.slow
 def test_threads_extract_the_file_of_one_thread(images, threads, tmp_path):
     config = ExtractConfig(
         weights=str(detector_weights()),

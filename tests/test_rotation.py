@@ -385,6 +385,7 @@ def test_images_are_spread_evenly(total, count, expected):
     assert [int(path.stem) for path in rotation.spread_evenly(paths, count)] == expected
 
 
+@pytest.mark.slow
 def test_experiments_share_features_and_have_folders_of_their_own(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(rotation, "make_plots", lambda *args: [])
     words = ["--data", str(photos), "--method", "orb", "--out", str(tmp_path), "--max-images", "1"]
