@@ -37,7 +37,6 @@ ONE_PLACE = {
 }
 SOUND = {
     "sideways": (room(), along_x(4, 6), FORWARD),
-    "slow, far": (room(), along_x(3, 8), FORWARD),
     "wall": (wall(), along_x(5, 6), 8 * FORWARD - along_x(2, 6)),
     "from the air": (
         wall(relief=0.2),
@@ -91,6 +90,15 @@ def test_sound_scenes_are_not_warned_of(tmp_path, kind):
     flat = [note for note in report["geometry"]["notes"] if "nearly flat" in note]
     assert len(flat) == (kind == "wall")
     assert report["rotation_error_deg"]["max"] < 2
+
+
+@pytest.mark.slow
+def test_a_wrong_focal_length_of_cameras_that_never_turn_is_told_once(tmp_path):
+    _, report = rebuild(tmp_path, (room(), along_x(3, 8), FORWARD))
+    (camera,) = report["cameras"]
+    is_right = abs(camera["refined_focal_px"] / FOCAL - 1) < 0.2
+    told = "impossible parameters to one camera (v00.png: focal length"
+    assert is_right or told in report["diagnosis"]
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ class ModelShape:
         p90_angle_deg: its 90th percentile.
         baseline_per_depth: largest distance between two cameras by the median depth of points.
         median_observations: points that the median image sees.
-        implausible: what is impossible about an image's camera, by the image's name.
+        implausible: what is impossible about a camera, by the name of its first image.
     """
 
     median_angle_deg: float
@@ -171,10 +171,11 @@ def measure_shape(model: Any) -> ModelShape:
     depth = float(np.median([np.median(np.linalg.norm(r, axis=1)) for r in rays])) if rays else 0.0
     places = np.array(list(centres.values()))
     extent = max((float(np.linalg.norm(places - c, axis=1).max()) for c in places), default=0.0)
+    examples: dict[int, str] = {}
+    for image in sorted(images, key=lambda image: str(image.name)):
+        examples.setdefault(image.camera_id, image.name)
     found = {
-        image.name: why
-        for image in images
-        if (why := _find_impossible(model.cameras[image.camera_id]))
+        name: why for key, name in examples.items() if (why := _find_impossible(model.cameras[key]))
     }
     return ModelShape(
         median_angle_deg=float(np.median(angles)),
