@@ -10,20 +10,8 @@ from PIL import features
 
 SUFFIXES = frozenset(
     (
-        *(
-            ".jpg",
-            ".jpeg",
-            ".jpe",
-            ".jfif",
-            ".mpo",
-            ".png",
-            ".tif",
-            ".tiff",
-            ".webp",
-            ".gif",
-            ".bmp",
-        ),
-        *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".j2c", ".jpx", ".jpf"),
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".tif", ".tiff", ".webp", ".gif"),
+        *(".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".j2c", ".jpx", ".jpf"),
     )
 )
 """Endings of files that are always taken for images, in lower case."""

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rekd_hloc.geometry import angle_difference
-from rekd_hloc.matching.rotations import values_of_matches
+from rekd_hloc.matching.rotations import scales_of_matches, values_of_matches
 from rekd_hloc.types import Keypoints, Matches
 
 NUM_NEIGHBOURS = 16
@@ -60,8 +60,8 @@ class _Side:
 
     @classmethod
     def of(cls, a: Keypoints, b: Keypoints, index_a: Tensor, index_b: Tensor) -> Self:
-        scale_a = _positive("scale_a", a.scale, index_a)
-        scale_b = _positive("scale_b", b.scale, index_b)
+        scale_a = scales_of_matches("scale_a", a.scale, index_a)
+        scale_b = scales_of_matches("scale_b", b.scale, index_b)
         rotation = values_of_matches("angle_b", b.angle, index_b) - values_of_matches(
             "angle_a", a.angle, index_a
         )
@@ -156,10 +156,3 @@ def _nearest(
     distance.masked_fill_(rows[:, None] == pool, math.inf)
     size = min(NUM_NEIGHBOURS, max(len(pool) - 1, 0))
     return pool[distance.topk(size, dim=1, largest=False).indices]
-
-
-def _positive(name: str, scale: Tensor, index: Tensor) -> Tensor:
-    values = values_of_matches(name, scale, index)
-    if bool((values <= 0).any()):
-        raise ValueError(f"{name} must be positive, got {float(values.min())}")
-    return values

@@ -18,7 +18,7 @@ from rekd_hloc.matching.rotations import (
     match_rotations,
     require_tolerance,
     rotation_modes,
-    values_of_matches,
+    scales_of_matches,
 )
 from rekd_hloc.types import Matches
 
@@ -129,11 +129,8 @@ def _log2_scale_ratios(
     if scale_a is None or scale_b is None:
         raise ValueError("scale_tolerance needs scale_a and scale_b; pass both, or set it to 0")
     index = matches.index.cpu()
-    a = values_of_matches("scale_a", scale_a, index[:, 0])
-    b = values_of_matches("scale_b", scale_b, index[:, 1])
-    for name, values in (("scale_a", a), ("scale_b", b)):
-        if bool((values <= 0).any()):
-            raise ValueError(f"{name} must be positive, got {float(values.min())}")
+    a = scales_of_matches("scale_a", scale_a, index[:, 0])
+    b = scales_of_matches("scale_b", scale_b, index[:, 1])
     return torch.log2(b / a)
 
 

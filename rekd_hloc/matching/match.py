@@ -45,8 +45,8 @@ class Matcher(Protocol):
 
 
 @dataclass(frozen=True)
-class NearestMatcher:
-    """Mutual nearest neighbours that pass the configured ratio test and orientation filter."""
+class _ConfiguredMatcher:
+    """What the matchers of a configuration have in common."""
 
     config: MatchConfig
 
@@ -54,6 +54,11 @@ class NearestMatcher:
     def provenance(self) -> dict[str, str]:
         """Return the configuration and its hash."""
         return {"config": config_json(self.config), "config_hash": config_hash(self.config)}
+
+
+@dataclass(frozen=True)
+class NearestMatcher(_ConfiguredMatcher):
+    """Mutual nearest neighbours that pass the configured ratio test and orientation filter."""
 
     @property
     def needs(self) -> tuple[Literal["angles"], ...]:
@@ -67,19 +72,12 @@ class NearestMatcher:
 
 
 @dataclass(frozen=True)
-class ConsensusMatcher:
+class ConsensusMatcher(_ConfiguredMatcher):
     """Mutual nearest neighbours with enough support; see :mod:`rekd_hloc.matching.consensus`.
 
     Where fewer than ``MIN_CONSENSUS`` matches have it, as in pairs with few matches, a ratio test
     and the density filter decide instead.
     """
-
-    config: MatchConfig
-
-    @property
-    def provenance(self) -> dict[str, str]:
-        """Return the configuration and its hash."""
-        return {"config": config_json(self.config), "config_hash": config_hash(self.config)}
 
     @property
     def needs(self) -> tuple[Literal["angles", "scales"], ...]:
@@ -99,18 +97,15 @@ class ConsensusMatcher:
 
 
 @dataclass(frozen=True)
-class AdalamMatcher:
+class AdalamMatcher(_ConfiguredMatcher):
     """AdaLAM, which takes none of the other options; see :mod:`rekd_hloc.matching.adalam`."""
-
-    config: MatchConfig
 
     @property
     def provenance(self) -> dict[str, str]:
         """Return the configuration and its hash, and the version of kornia."""
         import kornia
 
-        config = {"config": config_json(self.config), "config_hash": config_hash(self.config)}
-        return {**config, "kornia": kornia.__version__}
+        return {**super().provenance, "kornia": kornia.__version__}
 
     @property
     def needs(self) -> tuple[Literal["angles", "scales"], ...]:

@@ -139,6 +139,20 @@ def values_of_matches(
     return chosen
 
 
+def scales_of_matches(
+    name: str, scale: Float[Tensor, " keypoint"], index: Tensor
+) -> Float64[Tensor, " match"]:
+    """Return one scale for each match, as :func:`values_of_matches`.
+
+    Raises:
+        ValueError: also where one is not positive.
+    """
+    values = values_of_matches(name, scale, index)
+    if bool((values <= 0).any()):
+        raise ValueError(f"{name} must be positive, got {float(values.min())}")
+    return values
+
+
 def require_tolerance(tolerance_deg: float) -> None:
     """Refuse a half width of a band that is no part of the circle.
 

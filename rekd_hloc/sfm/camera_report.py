@@ -31,7 +31,6 @@ SOURCES = {
     "default": "the default",
 }
 """Where focal lengths come from, in words."""
-LISTED = 3
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +70,7 @@ class CameraOptions:
     @property
     def cameras(self) -> "CameraOptions":
         """Return the options of cameras alone."""
-        return CameraOptions(
-            self.camera_model,
-            self.camera_mode,
-            self.intrinsics,
-            self.focal_guess,
-            self.ignore_exif,
-        )
+        return CameraOptions(**{f.name: getattr(self, f.name) for f in fields(CameraOptions)})
 
     def guess_px(self, size: Size) -> float | None:
         """Return the guessed focal length in pixels of an image; None without a guess."""

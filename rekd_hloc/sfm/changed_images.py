@@ -1,18 +1,15 @@
 """Which images or masks changed since their features were extracted."""
 
 import logging
-import warnings
-from collections.abc import Collection, Sequence, Sized
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
-
-from rekd_hloc.image_kinds import register_heif
-from rekd_hloc.names import printable
+from rekd_hloc.image_orientation import SWAPS_SIDES
+from rekd_hloc.names import counted, list_names, printable
 from rekd_hloc.sfm.image_folder import is_there
+from rekd_hloc.sfm.image_headers import read_header
 from rekd_hloc.sfm.image_work import ImageFile
-from rekd_hloc.sfm.skipped import NUM_NAMED
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.storage.stamps import SourceStamps
 
@@ -41,7 +38,7 @@ def find_changed(store: FeatureStore, images: Sequence[ImageFile]) -> list[str]:
         logger.warning(
             "%s in %s from before it recorded their files: that one has changed is noticed only if "
             "its size in pixels did; overwrite (--overwrite) where it may be so",
-            _number(unstamped), printable(store.path),
+            counted(len(unstamped), "image"), printable(store.path),
         )  # fmt: skip
     with ThreadPoolExecutor(NUM_READERS) as readers:
         are_same = list(readers.map(_fits, stamps, images))
@@ -69,16 +66,16 @@ def describe_changes(
     lines = []
     if changed:
         lines.append(
-            f"{_number(changed)} changed since and {_verb(changed, 'was', 'were')} extracted "
-            f"again: {_list(changed)}"
+            f"{counted(len(changed), 'image')} changed since and "
+            f"{'was' if len(changed) == 1 else 'were'} extracted again: {list_names(changed)}"
         )
     if num_rematched:
-        pairs = "1 pair was" if num_rematched == 1 else f"{num_rematched} pairs were"
+        pairs = counted(num_rematched, "pair was", "pairs were")
         lines.append(f"{pairs} matched again, as features changed since")
     if removed:
         lines.append(
-            f"{_number(removed)} of the run before {_verb(removed, 'is', 'are')} no longer in the "
-            f"folder: {_list(removed)}"
+            f"{counted(len(removed), 'image')} of the run before "
+            f"{'is' if len(removed) == 1 else 'are'} no longer in the folder: {list_names(removed)}"
         )
     return lines
 
@@ -94,33 +91,8 @@ def _is_other(store: FeatureStore, image: ImageFile) -> bool:
         return True
     if recorded == "used" and image.mask is None:
         return True
-    size, sizes_now = store.image_size(image.name), _read_sizes(image.path)
-    return size is not None and bool(sizes_now) and size not in sizes_now
-
-
-def _read_sizes(path: Path) -> set[tuple[int, int]]:
-    """The (width, height) that a file's header says; both ways round for TIFF, whose orientation
-    Pillow may have applied; none if it says nothing.
-    """
-    register_heif()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large sizes and odd metadata
-            with Image.open(path) as image:
-                return {image.size, image.size[::-1]} if image.format == "TIFF" else {image.size}
-    except Exception:  # Pillow's parsers raise whatever they meet; extraction says what is wrong
-        return set()
-
-
-def _number(images: Sized) -> str:
-    return f"{len(images)} {_verb(images, 'image', 'images')}"
-
-
-def _verb(images: Sized, one: str, many: str) -> str:
-    return one if len(images) == 1 else many
-
-
-def _list(names: Collection[str]) -> str:
-    shown = [printable(name) for name in names]
-    more = f" and {len(shown) - NUM_NAMED} more" if len(shown) > NUM_NAMED else ""
-    return ", ".join(shown[:NUM_NAMED]) + more
+    size, header = store.image_size(image.name), read_header(image.path)
+    if size is None or header is None:
+        return False
+    is_on_its_side = header.orientation in SWAPS_SIDES  # which was applied to TIFF once
+    return size != header.size and not (is_on_its_side and size == header.size[::-1])

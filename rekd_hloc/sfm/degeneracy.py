@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rekd_hloc.names import list_names
 from rekd_hloc.sfm.mapping import RELAXED
 from rekd_hloc.sfm.pair_motion import Motion
 from rekd_hloc.sfm.scene_motion import (
@@ -144,7 +145,8 @@ def find_notes(motions: Motions) -> list[str]:
         within = [motion for pair, motion in motions.items() if set(place).issuperset(pair)]
         what = "show the same view" if _are_copies(within) else "were taken from one place"
         notes.append(
-            f"{len(place)} images {what} ({_list_names(place)}): what only they show has no depth."
+            f"{len(place)} images {what} ({list_names(place, LISTED)}): what only they show has "
+            "no depth."
         )
     planes = sum(motion == Motion.PLANE for motion in motions.values())
     if motions and planes >= PLANAR_PAIRS * len(motions):
@@ -201,22 +203,16 @@ def _describe_one_place(motions: Motions, *, has_model: bool) -> str:
 
 
 def _describe_impossible(implausible: Mapping[str, str]) -> str:
-    listed = "; ".join(f"{name}: {why}" for name, why in list(implausible.items())[:LISTED])
-    rest = "; ..." if len(implausible) > LISTED else ""
+    listed = list_names([f"{name}: {why}" for name, why in implausible.items()], LISTED)
     what = "one camera" if len(implausible) == 1 else f"{len(implausible)} cameras"
     return (
-        f"The refinement gave impossible parameters to {what} ({listed}{rest}): "
-        f"the model is wrong there. "
-        f"{ONE_CAMERA}"
+        f"The refinement gave impossible parameters to {what} ({listed}): "
+        f"the model is wrong there. {ONE_CAMERA}"
     )
 
 
 def _are_copies(motions: Sequence[Motion]) -> bool:
     return all(motion == Motion.SAME_VIEW for motion in motions)
-
-
-def _list_names(names: Sequence[str]) -> str:
-    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
 
 
 def _largest_angle_deg(rays: Array) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 
+from rekd_hloc.names import list_names
 from rekd_hloc.sfm.camera_report import CameraSummary, describe_focals
 from rekd_hloc.sfm.verification import MIN_INLIERS, Counts
 
@@ -70,7 +71,7 @@ def connected_groups(names: Sequence[str], counts: Counts) -> list[list[str]]:
 def _describe_missing(missing: Sequence[str], total: int) -> str:
     if len(missing) == total:
         return f"No model of the {total} images."
-    shown = ", ".join(missing[:LISTED]) + (", ..." if len(missing) > LISTED else "")
+    shown = list_names(missing, LISTED)
     return f"{len(missing)} of {total} images are not in the model: {shown}."
 
 

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from rekd_hloc.names import counted, list_names
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.cameras import (
     MAX_FOCAL_RATIO,
@@ -20,8 +21,6 @@ from rekd_hloc.sfm.cameras import (
 from rekd_hloc.sfm.image_headers import ImageHeader
 
 logger = logging.getLogger(__name__)
-
-LISTED = 3
 
 
 def correct_focals(database: Any, plan: CameraPlan) -> None:
@@ -81,9 +80,8 @@ def _describe_crop(name: str, header: ImageHeader) -> str:
 
 def _warn(images: Sequence[str], reason: str) -> None:
     if images:
-        some = ", ".join(images[:LISTED]) + (", ..." if len(images) > LISTED else "")
         logger.warning(
-            "EXIF's focal length is not used for %d image%s (%s), %s: starting from the "
+            "EXIF's focal length is not used for %s (%s), %s: starting from the "
             "default; --focal-guess names another",
-            len(images), "s" * (len(images) > 1), some, reason,
+            counted(len(images), "image"), list_names(images), reason,
         )  # fmt: skip

@@ -1,11 +1,11 @@
 """How files were read where there was a choice: stored with the features, and told to the user."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rekd_hloc.names import printable
+from rekd_hloc.names import counted, list_names, printable
 from rekd_hloc.sfm.mask_frames import EITHER, FILE, UPRIGHT
 from rekd_hloc.storage.feature_arrays import value_range_of
 
@@ -58,7 +58,7 @@ def warn_of_notes(notes: Mapping[str, ImageNotes]) -> None:
         logger.warning(
             "%s the image both as its file has it and upright as EXIF says: %s; taken as the file "
             "has it, as in COLMAP; --mask-frame upright takes it otherwise",
-            _number(len(either), "mask fits", "masks fit"), _list(either),
+            counted(len(either), "mask fits", "masks fit"), list_names(either),
         )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def describe_value_ranges(ranges: Mapping[str, Sequence[float]]) -> str:
     """
     name, (black, white) = next(iter(ranges.items()))
     return (
-        f"{_number(len(ranges), 'image is', 'images are')} not of 8 bits; each was read between a "
+        f"{counted(len(ranges), 'image is', 'images are')} not of 8 bits; each was read between a "
         f"black and a white of its own, {printable(name)} from {black:g} to {white:g}"
     )
 
@@ -85,20 +85,10 @@ def describe_upright_masks(mask_frames: Mapping[str, str | None]) -> str | None:
     if not names:
         return None
     return (
-        f"{_number(len(names), 'mask is', 'masks are')} upright as the EXIF of the image says, "
-        f"and rotated into the file's grid: {_list(names)}"
+        f"{counted(len(names), 'mask is', 'masks are')} upright as the EXIF of the image says, "
+        f"and rotated into the file's grid: {list_names(names)}"
     )
 
 
 def _named(notes: Mapping[str, ImageNotes], frame: str) -> list[str]:
     return [name for name, note in notes.items() if note.mask_frame == frame]
-
-
-def _list(names: Iterable[str], most: int = 3) -> str:
-    shown = [printable(name) for name in names]
-    more = f" and {len(shown) - most} more" if len(shown) > most else ""
-    return ", ".join(shown[:most]) + more
-
-
-def _number(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"

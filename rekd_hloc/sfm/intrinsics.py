@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rekd_hloc.names import counted, list_names
 from rekd_hloc.sfm.image_headers import ImageHeader, Size
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
 
@@ -26,7 +27,6 @@ MAX_OFFSET = 0.1
 cropped images."""
 ROUNDING_PX = 1.0
 """By which a side of an image that was scaled may differ."""
-LISTED = 3
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def reference_size(model: str, params: Sequence[float], sizes: Sequence[Size]) -
         return shown
     if len(counts) == 1 and _offset(model, params, stored) <= 0.5:
         return stored
-    some = ", ".join(f"{w}x{h}" for (w, h), _ in counts.most_common(LISTED))
+    some = list_names([f"{w}x{h}" for (w, h), _ in counts.most_common()])
     x, y = _principal_point(model, params)
     raise ValueError(
         f"the principal point ({x:g}, {y:g}) of the intrinsics is far from the centre of the "
@@ -150,17 +150,11 @@ def describe_fit(
         if names:
             unknown = any(fitted[name].is_approximate for name in names)
             lines.append(
-                f"the intrinsics are {change} for {list_names(names)}"
+                f"the intrinsics are {change} for {counted(len(names), 'image')} "
+                f"({list_names(names)})"
                 + ("; left or right is not known, so their centre is taken" if unknown else "")
             )
     return lines
-
-
-def list_names(names: Sequence[str]) -> str:
-    """Return how many images these are, and the first of them by name."""
-    some = ", ".join(repr(name) for name in names[:LISTED])
-    more = ", ..." if len(names) > LISTED else ""
-    return f"{len(names)} image{'s' * (len(names) != 1)} ({some}{more})"
 
 
 def _require_shape(size: Size, headers: Mapping[str, ImageHeader]) -> None:
@@ -171,10 +165,9 @@ def _require_shape(size: Size, headers: Mapping[str, ImageHeader]) -> None:
         if not (_is_scaled(size, header.size) or _is_scaled(size[::-1], header.size))
     ]
     if others:
-        more = f" and {len(others) - LISTED} more" if len(others) > LISTED else ""
         raise ValueError(
             f"the intrinsics are for {size[0]}x{size[1]} px, which neither rotated nor scaled "
-            f"gives {', '.join(others[:LISTED])}{more}; leave these images out, or give no "
+            f"gives {list_names(others)}; leave these images out, or give no "
             "intrinsics"
         )
 

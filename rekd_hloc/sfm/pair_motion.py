@@ -10,6 +10,7 @@ import itertools
 from dataclasses import dataclass
 from enum import StrEnum
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -208,14 +209,7 @@ def _improve(
 
 def rotate_by(vector: Array) -> Array:
     """Rotation matrix of a rotation vector in radians (Rodrigues)."""
-    angle = float(np.linalg.norm(vector))
-    x, y, z = vector
-    skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    if angle < 1e-12:
-        return np.asarray(np.eye(3) + skew)
-    return np.asarray(
-        np.eye(3) + np.sin(angle) / angle * skew + (1 - np.cos(angle)) / angle**2 * (skew @ skew)
-    )
+    return np.asarray(cv2.Rodrigues(vector)[0], dtype=np.float64)
 
 
 def _median_length(errors: Array) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 
 from rekd_hloc import __version__
-from rekd_hloc.names import one_line
+from rekd_hloc.names import counted, one_line
 from rekd_hloc.sfm.alignment import Pose, align_to_reference
 from rekd_hloc.sfm.camera_report import describe_odd_focals
 from rekd_hloc.sfm.changed_images import describe_changes
@@ -157,7 +157,7 @@ def format_report(report: Mapping[str, Any]) -> str:
     pairs = report["pairs"]
     lines = [
         f"images        {report['num_registered']} of {report['num_images']} registered, "
-        f"{report['num_models']} models",
+        f"{counted(report['num_models'], 'model')}",
         f"points        {report['num_points3D']}, {report['num_observations']} observations, "
         f"track length {report['mean_track_length']:.2f}",
         f"reprojection  {report['mean_reprojection_error_px']:.3f} px",

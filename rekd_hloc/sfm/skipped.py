@@ -3,10 +3,7 @@
 from collections.abc import Mapping
 from pathlib import PurePath
 
-from rekd_hloc.names import one_line, printable
-
-NUM_NAMED = 3
-"""Photos of one ending and one reason that are listed one by one."""
+from rekd_hloc.names import NUM_NAMED, one_line, printable
 
 
 def shorten_skipped(skipped: Mapping[str, str], full_list: str) -> list[tuple[str, str]]:
