@@ -102,8 +102,11 @@ def test_cameras_of_a_map_that_differ_stand_for_none(world):
     model.cameras = {0: camera(model="PINHOLE"), 1: camera(model="PINHOLE")}
     upright = choose_camera(model, SIZE[::-1]).camera
     assert upright.params.tolist() == [1.1 * FOCAL, FOCAL, 240, 320]
-    model.cameras = {0: camera(model="OPENCV"), 1: camera(model="OPENCV")}
-    assert choose_camera(model, SIZE[::-1]).source == "estimated"
+    for tangential, source in ((0.0, "map"), (0.02, "estimated")):
+        distorted = camera(model="OPENCV")
+        distorted.params = [*list(distorted.params)[:-1], tangential]
+        model.cameras = {0: distorted, 1: distorted}
+        assert choose_camera(model, SIZE[::-1]).source == source
 
 
 @pytest.mark.parametrize("focal", [FOCAL, 330.0, 900.0])

@@ -46,7 +46,7 @@ def parameter_names(model: str) -> list[str]:
 
 
 def rotate_parameters(
-    model: str, params: Sequence[float], size: Size, direction: int
+    model: str, params: Sequence[float], size: Size, direction: int | None
 ) -> tuple[float, ...]:
     """Return the parameters of an image after a rotation of its pixels by 90 degrees.
 
@@ -54,8 +54,11 @@ def rotate_parameters(
         model: COLMAP's name of the camera model.
         params: of the image before.
         size: width and height of the image before.
-        direction: ``RIGHT`` or ``LEFT``.
+        direction: ``RIGHT`` or ``LEFT``; the mean of both where it is not known.
     """
+    if direction is None:
+        both = (rotate_parameters(model, params, size, way) for way in (RIGHT, LEFT))
+        return tuple((a + b) / 2 for a, b in zip(*both, strict=True))
     names = parameter_names(model)
     old = dict(zip(names, params, strict=True))
     new = dict(old)
@@ -162,7 +165,7 @@ def _require_shape(size: Size, headers: Mapping[str, ImageHeader]) -> None:
     others = [
         f"{name!r} {header.size[0]}x{header.size[1]}"
         for name, header in headers.items()
-        if not (_is_scaled(size, header.size) or _is_scaled(size[::-1], header.size))
+        if not (is_scaled(size, header.size) or is_scaled(size[::-1], header.size))
     ]
     if others:
         raise ValueError(
@@ -175,13 +178,13 @@ def _require_shape(size: Size, headers: Mapping[str, ImageHeader]) -> None:
 def _fit_image(
     model: str, params: Sequence[float], size: Size, name: str, header: ImageHeader
 ) -> FittedIntrinsics:
-    if _is_scaled(size, header.size):
+    if is_scaled(size, header.size):
         changes = ["scaled"] * (header.size != size)
         return FittedIntrinsics(
             scale_parameters(model, params, size, header.size), " and ".join(changes)
         )
     direction = STORED_FROM_SHOWN.get(header.orientation)
-    shift = 0.0 if direction else _shift_px(model, params, size) / max(size)
+    shift = 0.0 if direction else direction_shift_px(model, params, size) / max(size)
     if shift > MAX_SHIFT:
         raise ValueError(
             f"the intrinsics are for {size[0]}x{size[1]} px, and {name!r} is "
@@ -189,9 +192,7 @@ def _fit_image(
             "in it depends on whether it was rotated left or right, which EXIF does not say; "
             "rotate such images back, or give no intrinsics"
         )
-    right, left = (rotate_parameters(model, params, size, way) for way in (RIGHT, LEFT))
-    both = [(a + b) / 2 for a, b in zip(right, left, strict=True)]
-    rotated = {RIGHT: right, LEFT: left}[direction] if direction else both
+    rotated = rotate_parameters(model, params, size, direction)
     changes = ["rotated"] + ["scaled"] * (header.size != size[::-1])
     return FittedIntrinsics(
         scale_parameters(model, rotated, size[::-1], header.size),
@@ -200,14 +201,14 @@ def _fit_image(
     )
 
 
-def _is_scaled(size: Size, other: Size) -> bool:
+def is_scaled(size: Size, other: Size) -> bool:
     """Say whether ``other`` has the aspect ratio of ``size``, up to the rounding of its sides."""
     (width, height), (w, h) = size, other
     slack = ROUNDING_PX * max(1.0, w / width, h / height)
     return abs(w - width * h / height) <= slack or abs(h - height * w / width) <= slack
 
 
-def _shift_px(model: str, params: Sequence[float], size: Size) -> float:
+def direction_shift_px(model: str, params: Sequence[float], size: Size) -> float:
     """Bound how far a rotation to the unknown side moves a point from the mean of both sides."""
     names = parameter_names(model)
     named = dict(zip(names, params, strict=True))

@@ -13,16 +13,21 @@ import numpy as np
 
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.cameras import is_possible_focal
+from rekd_hloc.sfm.image_headers import Size
+from rekd_hloc.sfm.intrinsics import (
+    direction_shift_px,
+    is_scaled,
+    parameter_names,
+    rotate_parameters,
+)
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
 
 MAP, EXIF, ESTIMATED, GIVEN = "map", "exif", "estimated", "given"
 SAME_FOCAL = 0.05
 """Share by which the focal lengths of a model's cameras of one size may differ from their median
 for the median one to stand for a new image."""
-ROTATABLE = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL")
-"""Camera models whose distortion does not tell width from height."""
 CENTRED = 0.005
-"""Largest offset of a principal point that counts as none, as a share of the longer side."""
+"""Largest shift between both ways to rotate a camera that counts as none, of the longer side."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def choose_camera(model: Any, size: tuple[int, int], exif: Any | None = None) ->
     cameras = [model.cameras[camera_id] for camera_id in sorted(used)]
     same = [camera for camera in cameras if (camera.width, camera.height) == size]
     others = [*cameras, *filter(None, map(_rotate, cameras))]
-    fitting = same or [_rescale(camera, size) for camera in others if _has_shape(camera, size)]
+    fitting = same or [_rescale(camera, size) for camera in others if _is_of_shape(camera, size)]
     known = _find_typical(fitting)
     if known is not None and not _contradicts(known, exif):
         return QueryCamera(known, MAP)
@@ -101,11 +106,8 @@ def _find_typical(cameras: Sequence[Any]) -> Any | None:
     return pycolmap.Camera(typical.todict()) if alike else None
 
 
-def _has_shape(camera: Any, size: tuple[int, int]) -> bool:
-    """Say whether an image of this size may be the camera's, made smaller or larger."""
-    width, height = size
-    wanted = camera.height * width / camera.width
-    return bool(abs(height - wanted) <= max(1.0, 0.002 * height))
+def _is_of_shape(camera: Any, size: Size) -> bool:
+    return is_scaled((camera.width, camera.height), size)
 
 
 def _rotate(camera: Any) -> Any | None:
@@ -113,16 +115,14 @@ def _rotate(camera: Any) -> Any | None:
 
     The two ways to rotate it differ where the principal point is not the centre.
     """
-    size = np.array([camera.width, camera.height])
-    middle = np.array([camera.principal_point_x, camera.principal_point_y])
-    if camera.model.name not in ROTATABLE or np.abs(middle - size / 2).max() > CENTRED * size.max():
+    model, params, size = camera.model.name, list(camera.params), (camera.width, camera.height)
+    if "cx" not in parameter_names(model):
+        return None
+    if direction_shift_px(model, params, size) > CENTRED * max(size):
         return None
     rotated = pycolmap.Camera(camera.todict())
-    params = list(camera.params)
-    for idxs in (camera.focal_length_idxs(), camera.principal_point_idxs()):
-        for to, source in zip(idxs, reversed(idxs), strict=True):
-            params[to] = camera.params[source]
-    rotated.width, rotated.height, rotated.params = camera.height, camera.width, params
+    rotated.width, rotated.height = camera.height, camera.width
+    rotated.params = rotate_parameters(model, params, size, None)
     return rotated
 
 
