@@ -9,7 +9,6 @@ have, is in :mod:`rekd_hloc.storage.feature_arrays`; matches are in
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from rekd_hloc.storage.feature_arrays import (
@@ -21,11 +20,11 @@ from rekd_hloc.storage.feature_arrays import (
     image_size_of,
     keypoints_of,
 )
-from rekd_hloc.storage.hdf5 import Hdf5File, close_after
 from rekd_hloc.storage.journal import Record
 from rekd_hloc.storage.matches import MatchStore
 from rekd_hloc.storage.names import check_name
 from rekd_hloc.storage.stamps import source_digest
+from rekd_hloc.storage.store import Store
 from rekd_hloc.types import Features, Keypoints
 
 __all__ = ["FeatureStore", "MatchStore"]
@@ -33,7 +32,7 @@ __all__ = ["FeatureStore", "MatchStore"]
 Value = TypeVar("Value")
 
 
-class FeatureStore:
+class FeatureStore(Store):
     """Features of many images in one file of hloc's schema; a context manager.
 
     What is written is safe at once, but other programs see it in the file only after closing.
@@ -47,14 +46,7 @@ class FeatureStore:
         ...     features = store.read(store.names()[0])
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open to read.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no HDF5 file, or a damaged one.
-        """
-        self._open(Hdf5File.open(path), half_descriptors=False)
+    _half_descriptors = False
 
     @classmethod
     def resume(
@@ -77,8 +69,8 @@ class FeatureStore:
             ValueError: the file holds features made with something else, or is no HDF5 file.
             OSError: the folder cannot be written, or another process is writing the file.
         """
-        self = cls.__new__(cls)
-        self._open(Hdf5File.resume(path, provenance, overwrite=overwrite), half_descriptors)
+        self = cls._resume(path, provenance, overwrite=overwrite)
+        self._half_descriptors = half_descriptors
         return self
 
     def names(self) -> list[str]:
@@ -169,30 +161,6 @@ class FeatureStore:
             attrs[""] = dict(attributes)
         self._file.append(Record(name, arrays, attrs))
 
-    def require_writable(self) -> None:
-        """Say before long work that its results cannot be kept.
-
-        Raises:
-            OSError: the file or its folder cannot be written.
-        """
-        self._file.require_writable()
-
-    def close(self) -> None:
-        """Bring the file up to date with all that was written.
-
-        Raises:
-            OSError: the disk is full or gone; nothing is lost, resume and close again.
-        """
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        close_after(self._file, error)
-
     def _read(
         self, name: str, datasets: tuple[str, ...], convert: Callable[[Arrays], Value]
     ) -> Value:
@@ -203,9 +171,3 @@ class FeatureStore:
             return convert(record.arrays)
         except ValueError as error:
             raise ValueError(f"image {name!r} in {self.path}: {error}") from error
-
-    def _open(self, file: Hdf5File, half_descriptors: bool) -> None:
-        self._file = file
-        self._half_descriptors = half_descriptors
-        self.path = file.path
-        self.provenance = file.provenance

@@ -6,16 +6,15 @@ group's path is made of both names with ``-`` for ``/``; hloc's older files join
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rekd_hloc.storage.hdf5 import Hdf5File, close_after
 from rekd_hloc.storage.journal import Record
 from rekd_hloc.storage.names import check_name, names_by_key, pair_group, split_group
+from rekd_hloc.storage.store import Store
 from rekd_hloc.types import Matches, Pair
 
 MATCH_DATASETS = ("matches0", "matching_scores0")
@@ -27,7 +26,7 @@ INT16_MAX = 32_767
 """hloc keeps matches as int16; larger indices are stored as int32 here, which hloc reads too."""
 
 
-class MatchStore:
+class MatchStore(Store):
     """Matches of many image pairs in one file of hloc's schema; a context manager.
 
     hloc's names of groups do not tell ``a/b.jpg`` from ``a-b.jpg``, so the true names are stored
@@ -38,17 +37,6 @@ class MatchStore:
         provenance: what the matches were made with; empty for files of other programs.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open to read.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no HDF5 file, or a damaged one.
-        """
-        self._file = Hdf5File.open(path)
-        self.path = path
-        self.provenance = self._file.provenance
-
     @classmethod
     def resume(cls, path: Path, provenance: Mapping[str, str], *, overwrite: bool = False) -> Self:
         """Open to write: a new file, or an old one to go on with, also after a kill.
@@ -57,11 +45,7 @@ class MatchStore:
             ValueError: the file holds matches made with something else, or is no HDF5 file.
             OSError: the folder cannot be written, or another process is writing the file.
         """
-        self = cls.__new__(cls)
-        self._file = Hdf5File.resume(path, provenance, overwrite=overwrite)
-        self.path = path
-        self.provenance = self._file.provenance
-        return self
+        return cls._resume(path, provenance, overwrite=overwrite)
 
     def pairs(self, names: Iterable[str] | None = None) -> list[Pair]:
         """Return all pairs in the file, sorted.
@@ -176,30 +160,6 @@ class MatchStore:
             raise ValueError(f"pair ({a!r}, {b!r}): {error}") from error
         known = {key: digest for key, digest in zip(SOURCES, sources, strict=True) if digest}
         self._file.append(Record(group, arrays, {"": {"name0": a, "name1": b, **known}}))
-
-    def require_writable(self) -> None:
-        """Say before long work that its results cannot be kept.
-
-        Raises:
-            OSError: the file or its folder cannot be written.
-        """
-        self._file.require_writable()
-
-    def close(self) -> None:
-        """Bring the file up to date with all that was written.
-
-        Raises:
-            OSError: the disk is full or gone; nothing is lost, resume and close again.
-        """
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        close_after(self._file, error)
 
     def _find(self, a: str, b: str) -> tuple[str, bool] | None:
         """The group that holds the pair, and whether as (b, a); hloc's older form comes last."""
