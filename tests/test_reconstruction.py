@@ -15,44 +15,11 @@ from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from rekd_hloc.sfm.reconstruct import ReconstructOptions, reconstruct
 from rekd_hloc.sfm.report import format_report
 from rekd_hloc.storage.features import FeatureStore, MatchStore
-from tests.corner_scene import FOCAL, SIZE, make_photos
+from tests.corner_reconstruction import NUM_VIEWS, run
+from tests.corner_scene import FOCAL, SIZE
 from tests.sift_extractor import SiftExtractor
 
-NUM_VIEWS = 5
-
-
 FILES = ["database.db", "database.json", "features.h5", "matches.h5", "pairs.txt", "report.json"]
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """``images`` and ``reference``; only to be read."""
-    folder = tmp_path_factory.mktemp("photos")
-    make_photos(folder, NUM_VIEWS)
-    return folder
-
-
-def run(photos, output, extractor=None, **options):
-    settings = {"reference": photos / "reference", "device": "cpu"} | options
-    return reconstruct(
-        settings.pop("images", photos / "images"),
-        output,
-        extractor=extractor or SiftExtractor(400),
-        **settings,
-    )
-
-
-@pytest.fixture(scope="module")
-def finished(photos, tmp_path_factory):
-    """Output folder and report of a run; only to be copied or read."""
-    output = tmp_path_factory.mktemp("finished") / "new" / "out"
-    return output, run(photos, output)
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    """A copy of the finished output that keeps the files' times."""
-    return shutil.copytree(finished[0], tmp_path / "out")
 
 
 def without_times(report):
@@ -239,7 +206,11 @@ def test_options_of_old_files_are_not_mixed_but_overwritten_on_request(photos, c
 def test_known_intrinsics_are_kept(photos, tmp_path):
     known = [FOCAL, FOCAL, SIZE[0] / 2, SIZE[1] / 2]
     report = run(
-        photos, tmp_path / "out", camera_model="PINHOLE", camera_mode="single", intrinsics=known
+        photos,
+        tmp_path / "out",
+        camera_model="PINHOLE",
+        camera_mode="single",
+        intrinsics=known,
     )
     model = pycolmap.Reconstruction(str(tmp_path / "out" / "sparse" / "0"))
     assert [camera.params.tolist() for camera in model.cameras.values()] == [known]

@@ -10,45 +10,12 @@ import pytest
 
 from rekd_hloc.sfm import reconstruct as reconstruction
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
-from rekd_hloc.sfm.reconstruct import reconstruct
 from rekd_hloc.sfm.report import format_report
 from rekd_hloc.storage.features import FeatureStore
-from tests.corner_scene import SIZE, make_photos
+from tests.corner_reconstruction import NUM_VIEWS, run
+from tests.corner_scene import SIZE
 from tests.helpers import textured_image
 from tests.sift_extractor import SiftExtractor
-
-NUM_VIEWS = 5
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """``images`` and ``reference``; only to be read."""
-    folder = tmp_path_factory.mktemp("photos")
-    make_photos(folder, NUM_VIEWS)
-    return folder
-
-
-def run(photos, output, extractor=None, **options):
-    settings = {"reference": photos / "reference", "device": "cpu"} | options
-    return reconstruct(
-        settings.pop("images", photos / "images"),
-        output,
-        extractor=extractor or SiftExtractor(400),
-        **settings,
-    )
-
-
-@pytest.fixture(scope="module")
-def finished(photos, tmp_path_factory):
-    """Output folder and report of a run; only to be copied or read."""
-    output = tmp_path_factory.mktemp("finished") / "new" / "out"
-    return output, run(photos, output)
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    """A copy of the finished output that keeps the files' times."""
-    return shutil.copytree(finished[0], tmp_path / "out")
 
 
 def add_bad_files(images):
