@@ -136,6 +136,7 @@ class _Search:
                 if identity in self.visited:
                     logger.info("%s is another name of a folder that is left out or read", name)
                     continue
+                (self.root / name / "..").stat()  # names can be read where files cannot be reached
                 with os.scandir(self.root / name) as entries:
                     found = sorted(entries, key=lambda entry: entry.name)
             except OSError as error:

@@ -77,7 +77,8 @@ def load_mask(path: Path) -> tuple[NDArray[np.bool_], int]:
     """
     decoded = decode(path)
     used = decoded.values > 0
-    return np.asarray(used.any(axis=2) if used.ndim == 3 else used), decoded.orientation
+    used = np.asarray(used.any(axis=2) if used.ndim == 3 else used)
+    return used if decoded.has_value is None else used & decoded.has_value, decoded.orientation
 
 
 def read_image(path: Path, *, apply_exif: bool = False) -> Float[Tensor, "height width"]:
@@ -111,6 +112,8 @@ def read_color(path: Path, *, apply_exif: bool = False) -> UInt8[np.ndarray, "he
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """Read a mask as COLMAP does: True where a pixel may be used, False where the file is zero.
+
+    False as well where the mask is fully transparent, whatever colour lies there.
 
     Raises:
         FileNotFoundError, PermissionError, ImageReadError: as :func:`load_image`.

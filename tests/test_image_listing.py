@@ -193,6 +193,23 @@ def test_a_subfolder_that_cannot_be_searched_is_named(tmp_path, monkeypatch):
 
 
 @linux
+def test_a_subfolder_whose_names_alone_can_be_read_is_named(tmp_path, monkeypatch):
+    """Mode r-- lets a folder be listed, but none of its files be reached."""
+    touch(tmp_path, "a.jpg", "closed/b.jpg")
+    stat = os.stat
+
+    def refuse(path, *args, **kwargs):
+        if os.fspath(path).endswith(("closed/..", "closed/b.jpg")):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return stat(path, *args, **kwargs)
+
+    monkeypatch.setattr(image_listing.os, "stat", refuse)
+    listing = list_folder(tmp_path)
+    assert listing.images == ["a.jpg"]
+    assert "make it readable" in listing.unused["closed"]
+
+
+@linux
 @pytest.mark.parametrize("name", [b"caf\xe9.jpg", b"\xff/a.jpg", b"\xc3.heic"])
 def test_names_that_are_no_unicode_are_shown_with_escapes(name, tmp_path):
     odd = os.fsdecode(name)

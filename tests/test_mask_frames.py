@@ -16,7 +16,7 @@ from rekd_hloc import Extractor
 from rekd_hloc.cli.main import main
 from rekd_hloc.config import get_preset, with_max_keypoints
 from rekd_hloc.image_orientation import from_file_grid, to_file_grid
-from rekd_hloc.images import ImageReadError, load_image, read_image
+from rekd_hloc.images import ImageReadError, load_image, read_image, read_mask
 from rekd_hloc.sfm.extraction import extract_images
 from rekd_hloc.sfm.mask_frames import EITHER, FILE, UPRIGHT
 from rekd_hloc.sfm.reconstruct import ReconstructOptions
@@ -336,6 +336,29 @@ def test_alpha_and_a_mask_are_joined(tmp_path):
     extractor = SiftExtractor()
     extract_images(extractor, tmp_path / "in", tmp_path / "f.h5", mask_dir=tmp_path / "masks")
     assert np.array_equal(extractor.seen[0], LEFT & upper)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_what_is_transparent_in_a_mask_is_ignored(mode, tmp_path):
+    """A program that paints with alpha may leave white below, or black."""
+    mask = Image.new(mode, (made.WIDTH, made.HEIGHT), "white")
+    mask.putalpha(Image.fromarray(np.where(LEFT, 255, 0).astype(np.uint8)))
+    mask.save(tmp_path / "a.png")
+    assert np.array_equal(read_mask(tmp_path / "a.png"), LEFT)
+
+
+@pytest.mark.parametrize(
+    ("mode", "color"), [("L", 0), ("RGBA", (0, 0, 0, 255)), ("RGBA", (255, 255, 255, 0))]
+)
+def test_a_mask_that_leaves_nothing_is_named(mode, color, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(made.encode(made.scene(), "PNG"))
+    Image.new(mode, (made.WIDTH, made.HEIGHT), color).save(tmp_path / "masks" / "a.png.png")
+    masks = tmp_path / "masks"
+    summary = extract_images(SiftExtractor(), tmp_path / "in", tmp_path / "f.h5", mask_dir=masks)
+    assert "a.png.png leaves no pixel of" in summary.skipped["a.png"]
+    assert "paint white" in summary.skipped["a.png"]
 
 
 def test_no_patch_touches_the_border_of_what_is_transparent(tmp_path):

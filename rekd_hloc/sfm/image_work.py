@@ -204,6 +204,11 @@ class ImageWork:
             )
             usable = mask.usable if usable is None else usable & mask.usable
             frame = mask.frame
+            if not usable.any():
+                return (
+                    f"mask {printable(image.mask)} leaves no pixel of {printable(image.path)}: "
+                    "zero and transparency are ignored; paint white what is to be used"
+                )
         notes = ImageNotes(None if limits is None else (limits.black, limits.white), frame)
         return loaded.pixels, usable, notes
 
