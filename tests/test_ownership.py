@@ -30,6 +30,7 @@ from rekd_hloc.sfm.mapping import map_scene
 from rekd_hloc.sfm.pycolmap_compat import make_camera, pycolmap
 from rekd_hloc.sfm.verification import verify
 from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.types import Matches
 from rekd_hloc.viz.draw import plot_files
 from tests.helpers import random_features, textured_image
 from tests.synthetic_scene import make_scene
@@ -284,6 +285,33 @@ def test_features_replace_no_other_kind_though_asked(name, tmp_path):
             store.resume(path, {"weights": "x"}, overwrite=True)
     assert content(path) == before
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def append(store, path, **options):
+    """Return a store with one image or pair in its journal, not closed."""
+    opened = store.resume(path, {"version": store.__name__}, **options)
+    if store is FeatureStore:
+        opened.write("a.png", random_features(5))
+    else:
+        opened.write("a.png", "b.png", Matches(torch.tensor([[0, 1]]), torch.ones(1)), 5)
+    return opened
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize(("old", "new"), [(FeatureStore, MatchStore), (MatchStore, FeatureStore)])
+def test_matches_never_replace_features_nor_these_matches(
+    old, new, overwrite, is_finished, tmp_path
+):
+    path = tmp_path / "a.h5"
+    store = append(old, path)
+    store.close() if is_finished else store._file.release()
+    before = content(tmp_path)
+    with pytest.raises(FileExistsError, match=r"a\.h5 holds (features|matches), where"):
+        append(new, path, overwrite=overwrite)
+    assert content(tmp_path) == before
+    with append(old, path, overwrite=overwrite):
+        pass
 
 
 @pytest.fixture

@@ -179,13 +179,15 @@ def _find_other_settings(
     """
     anew = set()
     made_with: Mapping[str, str] = extractor.provenance
-    if is_other(features_path, made_with, overwrite=run.folder.overwrite):
+    overwrite = run.folder.overwrite
+    if is_other(features_path, FeatureStore.MARKER, made_with, overwrite=overwrite):
         anew.add(features_path)
     else:
         made_with = read_provenance(features_path) or made_with
     matched_with = matching_provenance(make_matcher(options.matching), made_with)
     is_stale = features_path in anew and matches_path.exists()
-    if is_other(matches_path, matched_with, overwrite=run.folder.overwrite) or is_stale:
+    is_changed = is_other(matches_path, MatchStore.MARKER, matched_with, overwrite=overwrite)
+    if is_changed or is_stale:
         anew.add(matches_path)
     return anew
 

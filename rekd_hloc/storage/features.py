@@ -46,6 +46,7 @@ class FeatureStore(Store):
         ...     features = store.read(store.names()[0])
     """
 
+    MARKER = "keypoints"
     _half_descriptors = False
 
     @classmethod
@@ -67,6 +68,7 @@ class FeatureStore(Store):
 
         Raises:
             ValueError: the file holds features made with something else, or is no HDF5 file.
+            FileExistsError: the file holds matches; these are not even overwritten.
             OSError: the folder cannot be written, or another process is writing the file.
         """
         self = cls._resume(path, provenance, overwrite=overwrite)
@@ -79,7 +81,7 @@ class FeatureStore(Store):
         Raises:
             ValueError: a name leads out of the image folder, or a group cannot be followed.
         """
-        names = self._file.groups("keypoints")
+        names = self._file.groups(self.MARKER)
         try:
             for name in names:
                 check_name(name)

@@ -37,12 +37,15 @@ class MatchStore(Store):
         provenance: what the matches were made with; empty for files of other programs.
     """
 
+    MARKER = "matches0"
+
     @classmethod
     def resume(cls, path: Path, provenance: Mapping[str, str], *, overwrite: bool = False) -> Self:
         """Open to write: a new file, or an old one to go on with, also after a kill.
 
         Raises:
             ValueError: the file holds matches made with something else, or is no HDF5 file.
+            FileExistsError: the file holds features; these are not even overwritten.
             OSError: the folder cannot be written, or another process is writing the file.
         """
         return cls._resume(path, provenance, overwrite=overwrite)
@@ -62,7 +65,7 @@ class MatchStore(Store):
         try:
             return sorted(
                 stored_names(group, self._file.attributes(group)) or split_group(group, true_name)
-                for group in self._file.groups("matches0")
+                for group in self._file.groups(self.MARKER)
             )
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from error

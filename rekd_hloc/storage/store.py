@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from rekd_hloc.storage.hdf5 import Hdf5File, close_after
+from rekd_hloc.storage.made_with import refuse_content
 
 
 class Store:
@@ -18,6 +19,8 @@ class Store:
         provenance: what its content was made with; empty for files of other programs.
     """
 
+    MARKER: ClassVar[str]
+    """Dataset that each group of such a file has."""
     _file: Hdf5File
 
     def __init__(self, path: Path) -> None:
@@ -55,6 +58,7 @@ class Store:
 
     @classmethod
     def _resume(cls, path: Path, provenance: Mapping[str, str], *, overwrite: bool) -> Self:
+        refuse_content(path, cls.MARKER, provenance)
         self = cls.__new__(cls)
         self._attach(Hdf5File.resume(path, provenance, overwrite=overwrite))
         return self
