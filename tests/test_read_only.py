@@ -1,6 +1,8 @@
 """Finished files on a place that cannot be written: nothing to do is no error."""
 
+import json
 import os
+import shutil
 import subprocess
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from rekd_hloc.images import write_image
 from rekd_hloc.matching.match_images import match_images
+from rekd_hloc.sfm import reconstruct as reconstruction
 from rekd_hloc.sfm.extraction import extract_images
 from rekd_hloc.storage.features import FeatureStore
 from tests.sift_extractor import SiftExtractor
@@ -108,3 +111,49 @@ def test_a_file_system_that_is_read_only(scene):
             match_images(scene / "out" / "f.h5", scene / "out" / "new" / "m.h5", PAIRS)
     finally:
         subprocess.run(["umount", "--lazy", out], check=True)
+
+
+@pytest.fixture
+def archived(finished, tmp_path, monkeypatch):
+    """A finished reconstruction elsewhere, as a backup keeps it, which cannot be written."""
+    folder = tmp_path / "archive"
+    shutil.copytree(finished[0], folder)
+    forbid(monkeypatch, folder, *folder.rglob("*"))
+
+    def refuse(*arguments, **options):
+        raise OSError("cannot write")  # root could
+
+    monkeypatch.setattr(reconstruction.Run, "start", refuse)
+    return folder
+
+
+def run_again(photos, folder, **options):
+    return reconstruction.reconstruct(
+        options.pop("images", photos / "images"), folder,
+        extractor=SiftExtractor(400), device="cpu", **options,
+    )  # fmt: skip
+
+
+def test_a_finished_reconstruction_that_cannot_be_written_is_read(photos, archived):
+    before = {path: path.read_bytes() for path in archived.rglob("*") if path.is_file()}
+    report = run_again(photos, archived)
+    assert report == json.loads((archived / "report.json").read_text())
+    assert {path: path.read_bytes() for path in archived.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("change", ["seed", "photo", "removed", "model", "features", "overwrite"])
+def test_one_with_something_to_do_cannot_be_written(change, photos, archived, tmp_path):
+    options = {"seed": {"seed": 7}, "overwrite": {"overwrite": True}}.get(change, {})
+    images = tmp_path / "images"
+    shutil.copytree(photos / "images", images)
+    names = sorted(path.name for path in images.iterdir())
+    if change == "photo":
+        shutil.copy(images / names[1], images / names[0])
+    elif change == "removed":
+        (images / names[0]).unlink()
+    elif change == "model":
+        (archived / "sparse" / "0" / "points3D.bin").write_bytes(b"")
+    elif change == "features":
+        os.utime(archived / "features.h5", (1, 1))
+    with pytest.raises(OSError, match="cannot write"):
+        run_again(photos, archived, images=images, **options)

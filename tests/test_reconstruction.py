@@ -10,7 +10,7 @@ import pytest
 from rekd_hloc.config import MatchConfig, get_preset, with_max_keypoints
 from rekd_hloc.features.extractor import Extractor
 from rekd_hloc.sfm import reconstruct as reconstruction
-from rekd_hloc.sfm import stages as model_stages
+from rekd_hloc.sfm.database_sources import file_stamp
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from rekd_hloc.sfm.reconstruct import ReconstructOptions, reconstruct
 from rekd_hloc.sfm.report import format_report
@@ -134,7 +134,7 @@ def test_one_seed_gives_one_model_and_another_seed_is_used(finished, photos, cop
 def test_a_second_run_goes_on_from_every_stage(finished, photos, copy, monkeypatch):
     record_path = copy / "database.json"
     record = json.loads(record_path.read_text())  # names the files at their first place
-    record["files"] = [model_stages._stamp(copy / name) for name in ("features.h5", "matches.h5")]
+    record["files"] = [file_stamp(copy / name) for name in ("features.h5", "matches.h5")]
     record_path.write_text(json.dumps(record))
     names = ("features.h5", "matches.h5", "database.json")
     times = {name: (copy / name).stat().st_mtime_ns for name in names}

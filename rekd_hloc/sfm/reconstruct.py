@@ -22,6 +22,7 @@ from rekd_hloc.matching.match_images import match_images, matching_provenance
 from rekd_hloc.matching.pairs import EXHAUSTIVE, SEQUENTIAL, format_pairs, make_pairs
 from rekd_hloc.sfm.cameras import plan_cameras
 from rekd_hloc.sfm.extraction import extract_images
+from rekd_hloc.sfm.finished_run import is_read_only, read_finished
 from rekd_hloc.sfm.image_folder import check_still_there, find_images
 from rekd_hloc.sfm.image_work import ImageExtractor
 from rekd_hloc.sfm.mask_frames import AUTO, check_mask_frame
@@ -121,6 +122,11 @@ def reconstruct(
     names = listing.images
     pairs = _choose_pairs(options, image_dir, names)
     plan_cameras(options.cameras, image_dir, names)  # raises what does not fit, before the work
+    if is_read_only(output) and not overwrite:
+        extractor = extractor or _load_extractor(options)
+        asked = _configuration(options, extractor.provenance)
+        if done := read_finished(image_dir, output, options, listing, pairs, extractor, asked):
+            return done
     with Run.start(
         image_dir, output, options.mapping, reference=options.reference,
         overwrite=overwrite, names=_writes(options.pairs, output), pairs=pairs, progress=progress,

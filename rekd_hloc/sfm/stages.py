@@ -4,7 +4,6 @@ The database stays, with the pairs that are verified, as long as it would be mad
 files in the same way; ``database.json`` records that. Mapping always starts anew.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,15 +12,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from rekd_hloc.json_text import read_json
 from rekd_hloc.locks import RECORD_FOLDER
-from rekd_hloc.renamed_options import translate_config
 from rekd_hloc.sfm.alignment import Pose, read_reference
 from rekd_hloc.sfm.attempts import Attempts, try_to_map
 from rekd_hloc.sfm.camera_report import describe_cameras
 from rekd_hloc.sfm.cameras import CameraOptions
 from rekd_hloc.sfm.database import export_database, stored_patch_size_px
 from rekd_hloc.sfm.database_record import RECONSTRUCTION, write_database
+from rekd_hloc.sfm.database_sources import file_stamp, list_digest, read_sources
 from rekd_hloc.sfm.degeneracy import describe_geometry
 from rekd_hloc.sfm.diagnosis import connected_groups, diagnose
 from rekd_hloc.sfm.mapping import check_mapper, map_scene
@@ -253,11 +251,11 @@ def _update_database(
             "seed": options.seed,
             "max_error_px": MAX_ERROR_PX,
             "images": str(run.image_dir.resolve()),
-            "files": [_stamp(features_path), _stamp(matches_path)],
-            "names": _digest(names),
-            "pairs": _digest(pairs),
+            "files": [file_stamp(features_path), file_stamp(matches_path)],
+            "names": list_digest(names),
+            "pairs": list_digest(pairs),
         }
-        stored = _read_record(run.output / DATABASE_RECORD)
+        stored = read_sources(run.output / DATABASE_RECORD)
         is_current = stored == json.loads(json.dumps(sources))
         if database.is_file() and is_current and run.folder.owns_database():
             logger.info("%s is up to date", database)
@@ -277,21 +275,3 @@ def _update_database(
         )
         run.folder.write_json(DATABASE_RECORD, {**sources, MADE: RECORD_FOLDER})
         return features.provenance
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        content = read_json(path)
-    except (FileNotFoundError, ValueError):
-        return {}
-    known = translate_config(content) if isinstance(content, dict) else {}
-    return {key: value for key, value in known.items() if key != MADE}
-
-
-def _stamp(path: Path) -> list[Any]:
-    status = path.stat()
-    return [str(path.resolve()), status.st_size, status.st_mtime_ns]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
