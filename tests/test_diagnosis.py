@@ -38,7 +38,19 @@ def test_a_complete_model_needs_no_diagnosis():
         (MANY, chain("abcde", inliers=31), [], ["best pair has 31", "about 100", "overlap"]),
         (MANY, chain("abcde"), "abc", ["2 of 5 images are not in the model: d, e", "add photos"]),
         (MANY, chain("abc"), "abc", ["not in the model: d, e", "3 separate groups of 3, 1, 1"]),
-        (dict.fromkeys(NAMES, 30), chain(), [], ["median image has 30 keypoints, which is few"]),
+        (dict.fromkeys(NAMES, 0), chain(), [], ["median image has 0 keypoints", "blurred"]),
+        (
+            dict(zip(NAMES, (28, 29, 30, 31, 32), strict=True)),
+            chain(),
+            [],
+            ["median image has 30 keypoints, which is few: are the photos small"],
+        ),
+        (
+            dict(zip(NAMES, (30, 30, 17, 30, 4), strict=True)),
+            chain(),
+            [],
+            ["median image has 30 keypoints, which is few: most", "raise --max-keypoints"],
+        ),
     ],
 )
 def test_a_diagnosis_says_what_is_wrong_and_what_to_do(num_keypoints, counts, registered, words):

@@ -43,12 +43,8 @@ def diagnose(
     if not missing:
         return ""
     parts = [_describe_missing(missing, len(names))]
-    middle = median(num_keypoints.values())
-    if middle < FEW_KEYPOINTS:
-        parts.append(
-            f"The median image has {middle:.0f} keypoints, which is few: are the photos small, "
-            "blurred or masked? Use larger images or a lower score_threshold."
-        )
+    if median(num_keypoints.values()) < FEW_KEYPOINTS:
+        parts.append(_describe_few_keypoints(list(num_keypoints.values())))
     parts.append(_describe_pairs(names, counts, bool(registered)))
     if counts and cameras and len(registered) <= FEW_REGISTERED * len(names):
         parts.append(describe_focals(cameras))
@@ -73,6 +69,17 @@ def _describe_missing(missing: Sequence[str], total: int) -> str:
         return f"No model of the {total} images."
     shown = list_names(missing, LISTED)
     return f"{len(missing)} of {total} images are not in the model: {shown}."
+
+
+def _describe_few_keypoints(counts: Sequence[int]) -> str:
+    """Blame the budget if most images have equally many, and the photos otherwise."""
+    few = f"The median image has {median(counts):.0f} keypoints, which is few: "
+    most = max(counts)
+    if most and counts.count(most) > len(counts) / 2:
+        return few + "most images reach that limit, so raise --max-keypoints."
+    return few + (
+        "are the photos small, blurred or masked? Use larger images or a lower score_threshold."
+    )
 
 
 def _describe_pairs(names: Sequence[str], counts: Counts, has_model: bool) -> str:
