@@ -139,6 +139,11 @@ def test_tangential_distortion_is_not_guessed_either():
 def test_intrinsics_of_another_size_are_refused_and_those_of_cropped_images_are_not():
     (fitted,) = fit([500, 500, 200, 150], [SIZE])
     assert fitted.params == (500, 500, 200, 150)
-    for params, sizes in (([900, 900, 1000, 750], [SIZE]), ([500, 500, 100, 75], [SIZE, (99, 99)])):
+    for params, sizes in (
+        ([900, 900, 1000, 750], [SIZE]),
+        ([500, 500, 640, 480], [SIZE]),  # of photos twice as large
+        ([500, 640, 0, 0], [SIZE]),
+        ([500, 500, 100, 75], [SIZE, (99, 99)]),
+    ):
         with pytest.raises(ValueError, match=r"principal point .* far from the centre.*640x480"):
             fit(params, sizes)

@@ -116,7 +116,7 @@ def reference_size(model: str, params: Sequence[float], sizes: Sequence[Size]) -
 
     Raises:
         ValueError: the principal point is far from the centre of every size, and there are several
-            sizes, or it lies outside.
+            sizes, or it lies outside or on the border.
     """
     counts = Counter(sizes)
     stored = min(counts, key=lambda size: (_offset(model, params, size), -counts[size], size))
@@ -125,7 +125,7 @@ def reference_size(model: str, params: Sequence[float], sizes: Sequence[Size]) -
     shown = min((size[::-1] for size in counts), key=lambda size: _offset(model, params, size))
     if _offset(model, params, shown) <= MAX_OFFSET:  # for the photos as they are shown
         return shown
-    if len(counts) == 1 and _offset(model, params, stored) <= 0.5:
+    if len(counts) == 1 and _offset(model, params, stored) < 0.5:  # at a corner: of another size
         return stored
     some = list_names([f"{w}x{h}" for (w, h), _ in counts.most_common()])
     x, y = _principal_point(model, params)
