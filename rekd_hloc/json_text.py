@@ -1,6 +1,7 @@
 """Reading JSON that others may have written: whatever it holds, a value or one line of error."""
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,13 @@ def read_json(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no JSON, or a huge or deep one; the message does not name the file.
+        ValueError: no JSON, a huge or deep one, or a pipe or device, which is never opened; the
+            message does not name the file.
     """
-    size = path.stat().st_size
+    status = path.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise ValueError("is a device or a pipe")
+    size = status.st_size
     if size > MAX_BYTES:
         raise ValueError(f"holds {size} bytes; at most {MAX_BYTES} are read")
     return parse_json(path.read_text(encoding="utf-8"))

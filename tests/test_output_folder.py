@@ -1,11 +1,13 @@
 """A reconstruction's folder: what others made in it, old models, and what is made again."""
 
 import json
+import os
 import shutil
 
 import pytest
 
 from rekd_hloc.config import MatchConfig
+from rekd_hloc.json_text import read_json
 from rekd_hloc.sfm import reconstruct as reconstruction
 from rekd_hloc.sfm import stages
 from rekd_hloc.sfm.output_folder import OutputFolder
@@ -332,3 +334,13 @@ def test_files_of_the_single_commands_are_gone_on_with(images, finished, tmp_pat
     extractor = SiftExtractor(250)
     assert run(images, out, extractor)["num_registered"] == NUM_VIEWS
     assert extractor.seen == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes in folders")
+@pytest.mark.parametrize("name", ["database.json", "report.json", "pairs.txt"])
+def test_a_pipe_in_the_folder_is_refused_and_never_waited_for(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FileExistsError, match=f"{name} is a device or a pipe"):
+        OutputFolder(tmp_path).refuse_foreign()
+    with pytest.raises(ValueError, match="a device or a pipe"):
+        read_json(tmp_path / name)
