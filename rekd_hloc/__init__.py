@@ -17,6 +17,7 @@ __all__ = [
     "load_config",
     "match",
     "reconstruct",
+    "refine",
     "register",
 ]
 
@@ -29,6 +30,7 @@ _HOMES = {
     "load_config": "rekd_hloc.config",
     "match": "rekd_hloc.matching.match",
     "reconstruct": "rekd_hloc.sfm.reconstruct",
+    "refine": "rekd_hloc.refinement.pairs",
     "register": "rekd_hloc.plugin",
 }
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from rekd_hloc.matching.consistency import filter_by_orientation
     from rekd_hloc.matching.match import match
     from rekd_hloc.plugin import register
+    from rekd_hloc.refinement.pairs import refine
     from rekd_hloc.sfm.reconstruct import reconstruct
     from rekd_hloc.types import Features, Keypoints, Matches
 

@@ -21,11 +21,22 @@ WHEEL = {
     "storage": {"base"},
     "matching": {"base", "storage"},
     "features": {"base", "storage"},
-    "sfm": {"base", "storage", "matching", "features"},
-    "viz": {"base", "storage", "matching", "features", "sfm"},
-    "demo": {"base", "storage", "matching", "features", "sfm", "viz"},
-    "plugin": {"base", "storage", "matching", "features", "sfm", "viz"},
-    "cli": {"base", "storage", "matching", "features", "sfm", "viz", "plugin", "demo"},
+    "refinement": {"base", "storage", "matching"},
+    "sfm": {"base", "storage", "matching", "features", "refinement"},
+    "viz": {"base", "storage", "matching", "features", "refinement", "sfm"},
+    "demo": {"base", "storage", "matching", "features", "refinement", "sfm", "viz"},
+    "plugin": {"base", "storage", "matching", "features", "refinement", "sfm", "viz"},
+    "cli": {
+        "base",
+        "storage",
+        "matching",
+        "features",
+        "refinement",
+        "sfm",
+        "viz",
+        "plugin",
+        "demo",
+    },
 }
 """Rooms of the wheel, and those that each may import from; base is the modules outside rooms."""
 EVALUATION = {

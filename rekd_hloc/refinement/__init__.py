@@ -1,0 +1,1 @@
+"""Positions of matched keypoints, refined by comparing the images around them."""
