@@ -17,12 +17,14 @@ from torch import Tensor
 
 from rekd_hloc.features.detector.mask import patches_are_usable
 from rekd_hloc.images import LUMA, read_color, read_image
-from rekd_hloc.types import Features
+from rekd_hloc.types import Features, Keypoints
 
 Image = Float[Tensor, "height width"] | UInt8[np.ndarray, "height width 3"]
 
 LEVEL_PATCH_SIDE = 64.0
 """Side in pixels, for scale 1, of patches whose scale is that of a pyramid level, as REKD's."""
+REFINED = " + refinement"
+"""What the names of methods end in where the positions of their matches were refined."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class NamedExtractor:
     """False where all angles are zero, so that orientation filters do not apply."""
     patch_side: float = LEVEL_PATCH_SIDE
     """Side in pixels, for scale 1, of the patch that describes a keypoint."""
+    level_scale: float = 1.0
+    """Scale, in the extractor's own unit, of a keypoint found at the image's own size."""
     is_stored: bool = False
     """Whether features are read from a file, so that other images cannot be asked for."""
     needs_color: bool = False
@@ -71,6 +75,10 @@ class NamedExtractor:
     def describe(self) -> dict[str, Any]:
         """Return its entry in results.json."""
         return {"provenance": self.provenance, "weights": self.weights}
+
+    def in_levels(self, keypoints: Keypoints) -> Keypoints:
+        """Return keypoints with scales as this package has them: 1 at the image's own size."""
+        return replace(keypoints, scale=keypoints.scale / self.level_scale)
 
     def _drop_masked(self, features: Features, mask: NDArray[np.bool_]) -> Features:
         usable = patches_are_usable(

@@ -79,6 +79,15 @@ PATCH_SIDE = {
     KEYNET: 44.0,  # its frames have half sides of 22 px of their level
 }
 
+SIGMA_OF_LEVEL = 1.6
+"""Blur in pixels, as SIFT counts it, of what an extractor finds at the image's own size."""
+LEVEL_SCALE = {
+    **dict.fromkeys(CLASSICAL, SIGMA_OF_LEVEL),
+    "orb": 15.5,  # half of the 31 px that it describes at the image's own size
+    "akaze": 1.5 * SIGMA_OF_LEVEL,  # OpenCV multiplies its sigma by that
+}
+"""Scale at the image's own size, of extractors whose scale is not 1 there."""
+
 
 def load_extractor(
     name: str, num_keypoints: int, *, device: str = "auto", overrides: Sequence[str] = (),
@@ -154,7 +163,8 @@ def _peer_extractor(
     side = PATCH_SIDE.get(name, LEVEL_PATCH_SIDE)
     return NamedExtractor(
         name, extract, provenance, name not in WITHOUT_ORIENTATION, side,
-        needs_color=name in COLOUR, num_readers=1 if device.type == "cpu" else GPU_READERS,
+        level_scale=LEVEL_SCALE.get(name, 1.0), needs_color=name in COLOUR,
+        num_readers=1 if device.type == "cpu" else GPU_READERS,
     )  # fmt: skip
 
 
@@ -207,8 +217,21 @@ def _file_extractor(name: str, num_keypoints: int, image_root: Path | None) -> N
         "num_keypoints": str(num_keypoints),
     }
     return NamedExtractor(
-        name, extract, provenance, store.has_orientation(names[0]), is_stored=True
+        name,
+        extract,
+        provenance,
+        store.has_orientation(names[0]),
+        is_stored=True,
+        level_scale=_stored_level_scale(store, names[0]),
     )
+
+
+def _stored_level_scale(store: "FeatureStore", name: str) -> float:
+    """Files of this package hold scales of levels, others sigmas; without scales all are 1."""
+    from rekd_hloc.storage.provenance import stored_config
+
+    is_native = bool(stored_config(store.provenance))
+    return 1.0 if is_native or not store.has_scale(name) else SIGMA_OF_LEVEL
 
 
 def _stored_name(store: "FeatureStore", image: Path, image_root: Path) -> str:

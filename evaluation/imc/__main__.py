@@ -140,6 +140,11 @@ def _read_tasks(arguments: argparse.Namespace) -> list[str]:
         raise ValueError(f"no task {unknown[0]!r}; tasks are {', '.join(TASKS)}")
     if arguments.export and STEREO not in tasks:
         raise ValueError("a submission needs the stereo task; add it to --task, or leave --export")
+    if arguments.refine and (arguments.export or MULTIVIEW in tasks):
+        raise ValueError(
+            "--refine gives each pair positions of its own, which a model or submission cannot "
+            "have; leave --export and multiview out, or measure models by evaluation.sfm --refine"
+        )
     return tasks
 
 

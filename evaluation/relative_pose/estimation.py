@@ -6,7 +6,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from evaluation.relative_pose.estimators import (
     import_registering_modules,
     versions,
 )
+from evaluation.relative_pose.refined_store import RefinedStore
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Pair
 
@@ -136,7 +137,8 @@ class PairResult:
 
 def estimate_pairs(
     pairs: Sequence[PosePair], features_path: Path, matches_path: Path, options: RansacOptions,
-    seed: int, folder: Path, *, pool: Executor | None = None, label: str = "poses",
+    seed: int, folder: Path, *, refined_path: Path | None = None, pool: Executor | None = None,
+    label: str = "poses",
 ) -> list[PairResult]:  # fmt: skip
     """Return the estimated pose of every pair, in their order; those of earlier runs are read.
 
@@ -148,6 +150,7 @@ def estimate_pairs(
         seed: every pair's samples depend on it and on the names of the pair, so results do not
             depend on the order or number of processes.
         folder: for the JSON lines.
+        refined_path: file of refined positions of the same matches; None leaves them as they are.
         pool: processes from :func:`open_pool`; None works here.
         label: of the progress bar.
 
@@ -155,14 +158,21 @@ def estimate_pairs(
         ValueError: a pair without matches or an image without features.
         ImportError: the estimator's package is missing.
     """
-    with FeatureStore(features_path) as store, MatchStore(matches_path) as matches:
+    with (
+        FeatureStore(features_path) as store,
+        MatchStore(matches_path) as matches,
+        RefinedStore(refined_path) if refined_path else nullcontext() as refined,
+    ):
         settings = settings_of(store, matches, options, seed)
+        if refined is not None:
+            settings["refined"] = digest_of(dict(refined.provenance))
         log = open_pair_log(folder / f"{matches_path.stem}-{digest_of(settings)}.jsonl")
         missing = [pair for pair in pairs if pair.digest() not in log]
         features = {name: store.read(name) for pair in missing for name in pair.names}
 
         def read(pair: PosePair) -> Correspondences:
-            return correspondences_between(pair.names, features, matches)
+            matched = correspondences_between(pair.names, features, matches)
+            return matched if refined is None else refined.read(*pair.names).apply(matched)
 
         work = partial(_measure_pairs, options=options, seed=seed)
         done = work_in_chunks(missing, read, work, pool)

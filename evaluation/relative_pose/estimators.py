@@ -190,7 +190,7 @@ def _from_fundamental(task: Task, fundamental: Any, mask: Any) -> TwoView | None
     inliers = np.asarray(mask).reshape(-1).astype(bool)
     matrix = np.asarray(fundamental, dtype=np.float64)
     pose = pose_from_fundamental(matrix, task.xy_a[inliers], task.xy_b[inliers], task.K_a, task.K_b)
-    return TwoView(pose, inliers)
+    return TwoView(pose, inliers, matrix)
 
 
 def _degensac(task: Task) -> TwoView | None:

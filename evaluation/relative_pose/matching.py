@@ -66,8 +66,11 @@ def match_label(config: MatchConfig) -> str:
 
 
 def without_orientation(config: MatchConfig) -> MatchConfig:
-    """Return the same without an orientation filter; AdaLAM takes angles that are all zero."""
-    if config.filter == "adalam":
+    """Return the same without a filter of rotations alone.
+
+    AdaLAM and consensus look at positions and scales too, and take angles that are all zero.
+    """
+    if config.filter in ("adalam", "consensus"):
         return config
     return replace(config, filter="none", scale_tolerance=0.0)
 

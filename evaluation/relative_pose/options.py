@@ -14,8 +14,10 @@ from evaluation.relative_pose.estimators import (
     ESTIMATORS,
     RansacOptions,
     default_threshold,
+    require,
 )
 from evaluation.relative_pose.matching import FILTERS, OLD_FILTERS, describe_ratios, match_config
+from evaluation.relative_pose.refinement import loose_options
 from evaluation.relative_pose.report import (
     CSV_COLUMNS,
     describe_run,
@@ -55,6 +57,9 @@ def add_stereo_options(parser: argparse.ArgumentParser) -> None:
     add("--filter", choices=FILTERS, default="none", type=_read_filter,
         help="orientation filter, or adalam, another matcher; default none")  # fmt: skip
     add("--matcher", choices=MATCHERS, default="nn", help=argparse.SUPPRESS)
+    add("--refine", action="store_true",
+        help="refine the positions of matches near a loose geometry; --thresholds are those of "
+        "the estimation after it")  # fmt: skip
     add("--seeds", type=int, default=NUM_SEEDS, metavar="N", help=f"default {NUM_SEEDS}")
     add("--max-iterations", type=int, default=100_000, metavar="N", help="default 100000")
     add("--num-pairs", type=int, metavar="N", help="of each scene, to try things out")
@@ -66,10 +71,13 @@ def read_plan(arguments: argparse.Namespace) -> StereoPlan:
 
     Raises:
         ValueError: an option is out of range.
+        ImportError: the package of the estimation before refinement is missing.
     """
     require_positive(arguments, "seeds", "num_keypoints")
     if arguments.matcher == "adalam" and arguments.filter not in ("none", "adalam"):
         raise ValueError(f"adalam has a filter of its own; leave --filter {arguments.filter} out")
+    if arguments.refine:
+        require(loose_options(arguments.estimator).estimator)
     filter_name = "adalam" if arguments.matcher == "adalam" else arguments.filter
     thresholds = arguments.thresholds or [default_threshold(arguments.estimator)]
     ratios = [_read_ratio(text) for text in arguments.ratio]
@@ -80,6 +88,7 @@ def read_plan(arguments: argparse.Namespace) -> StereoPlan:
             for threshold in sorted(set(thresholds))
         ],
         seeds=tuple(range(arguments.seeds)),
+        refine=arguments.refine,
     )
 
 
@@ -107,7 +116,7 @@ def write_stereo(
         The text of table.md.
     """
     write_csv(out / "pairs.csv", CSV_COLUMNS, make_pair_rows(runs))
-    methods = {run.method.name: describe_run(run) for run in runs}
+    methods = {run.label: describe_run(run) for run in runs}
     described = {"date": today(), "seeds": list(plan.seeds), **record, "methods": methods}
     return write_report(out, described, make_tables(runs), make_plots(runs))
 

@@ -107,7 +107,7 @@ def make_plots(runs: Sequence[ExtractorRun]) -> list[Plot]:
     for number, scene in enumerate(runs[0].scenes):
         name = scene.key.replace("/", "-")
         curves = {
-            run.method.name: summarise_scene(run.scenes[number])["mean"]["accuracy"] for run in runs
+            run.label: summarise_scene(run.scenes[number])["mean"]["accuracy"] for run in runs
         }
         plots.append(accuracy_plot(f"accuracy-{name}", f"stereo, {scene.key}", curves))
         if plot := _threshold_plot(runs, number, name):
@@ -131,7 +131,7 @@ def make_pair_rows(runs: Sequence[ExtractorRun]) -> list[list[Cell]]:
             for seed, results in scene.by_seed.items():
                 for result, is_reported in zip(results, scene.reported, strict=True):
                     rows.append([
-                        scene.key, run.method.name, seed, result.a, result.b, int(is_reported),
+                        scene.key, run.label, seed, result.a, result.b, int(is_reported),
                         result.rotation_error_deg, result.direction_error_deg,
                         result.num_matches, result.num_inliers, result.seconds,
                     ])  # fmt: skip
@@ -149,7 +149,7 @@ def _threshold_plot(runs: Sequence[ExtractorRun], number: int, name: str) -> Plo
             if setting.match == run.chosen.match
         }
         x = sorted(swept)
-        curves[run.method.name] = _percent([swept[threshold] for threshold in x])
+        curves[run.label] = _percent([swept[threshold] for threshold in x])
     if len(x) < 2:
         return None
     estimator = runs[0].chosen.ransac.estimator
@@ -167,7 +167,7 @@ def _row(run: ExtractorRun, scenes: Sequence[dict[str, Any]]) -> list[Cell]:
         return float(np.mean([m[key] for m in means]))
 
     return [
-        run.method.name,
+        run.label,
         match_label(run.chosen.match),
         f"{run.chosen.ransac.threshold_px:g}",
         float(np.mean([scene["keypoints_per_image"] for scene in scenes])),

@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.extractors.extraction import Extracted, extract_images
+from evaluation.extractors.named_extractor import REFINED
 from evaluation.extractors.registry import NamedExtractor
 from evaluation.metrics.pose import mean_average_accuracy
 from evaluation.relative_pose.dataset import PairSet
 from evaluation.relative_pose.estimation import PairResult, estimate_pairs
 from evaluation.relative_pose.estimators import RansacOptions, refuse_without_angles
 from evaluation.relative_pose.matching import Matched, match_label, match_pairs, without_orientation
+from evaluation.relative_pose.refinement import Refining, refine_pairs
 from rekd_hloc.config import MatchConfig
 from rekd_hloc.types import Pair
 
@@ -47,6 +49,8 @@ class StereoPlan:
     matches: Sequence[MatchConfig]
     ransacs: Sequence[RansacOptions]
     seeds: Sequence[int] = (0, 1, 2)
+    refine: bool = False
+    """Whether the positions of matches are refined before the estimation."""
 
     def __post_init__(self) -> None:
         if not (self.matches and self.ransacs and self.seeds):
@@ -91,6 +95,15 @@ class Resources:
             jobs=self.jobs, device=self.device,
         )  # fmt: skip
 
+    def refine(
+        self, pairs: PairSet, features: Extracted, matched: Matched, options: Refining, label: str
+    ) -> Path:
+        """Refine matched positions, see :func:`refine_pairs`."""
+        return refine_pairs(
+            pairs, features.path, matched.path, options, self.folder / "refined",
+            pool=self.pool, label=label,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class SceneRun:
@@ -101,6 +114,7 @@ class SceneRun:
         keypoints_per_image: mean.
         features: file of features, and what extracting took.
         matched: file of matches, by options of matching.
+        refined: file of refined positions, likewise; empty without refinement.
         sweep: results of all pairs by setting, with the first seed.
         by_seed: results of all pairs with the chosen setting.
         reported: which pairs the metrics are of.
@@ -110,6 +124,7 @@ class SceneRun:
     keypoints_per_image: float
     features: Extracted
     matched: Mapping[MatchConfig, Matched]
+    refined: Mapping[MatchConfig, Path]
     sweep: Mapping[Setting, Sequence[PairResult]] = field(repr=False)
     by_seed: Mapping[int, Sequence[PairResult]] = field(repr=False)
     reported: Sequence[bool] = field(repr=False)
@@ -126,6 +141,12 @@ class ExtractorRun:
     method: NamedExtractor
     chosen: Setting
     scenes: Sequence[SceneRun]
+    is_refined: bool = False
+
+    @property
+    def label(self) -> str:
+        """Return the method's name in tables; it says whether matches were refined."""
+        return self.method.name + (REFINED if self.is_refined else "")
 
 
 def run_stereo(
@@ -156,7 +177,7 @@ def run_stereo(
         for seed in plan.seeds[1:]:
             by_seed[seed] = _estimate(pairs, run, chosen, seed, resources, method.name)
         finished.append(replace(run, by_seed=by_seed))
-    return ExtractorRun(method, chosen, finished)
+    return ExtractorRun(method, chosen, finished, plan.refine)
 
 
 def maa_of(results: Sequence[PairResult]) -> float:
@@ -171,9 +192,17 @@ def _sweep_scene(
     counts = list(extracted.num_keypoints.values())
     names = [pair.names for pair in pairs.pairs]
     matched = {config: resources.match(extracted, names, config) for config in plan.matches}
+    refined: dict[MatchConfig, Path] = {}
+    if plan.refine:
+        options = Refining(plan.ransacs[0].estimator, method.level_scale)
+        label = f"{pairs.key} {method.name} refine"
+        refined = {
+            config: resources.refine(pairs, extracted, found, options, label)
+            for config, found in matched.items()
+        }
     is_sweep = len(plan.settings) > 1
     reported = [not (is_sweep and pair.is_for_tuning) for pair in pairs.pairs]
-    run = SceneRun(pairs.key, float(np.mean(counts)), extracted, matched, {}, {}, reported)
+    run = SceneRun(pairs.key, float(np.mean(counts)), extracted, matched, refined, {}, {}, reported)
     sweep = {
         setting: _estimate(pairs, run, setting, plan.seeds[0], resources, method.name)
         for setting in plan.settings
@@ -186,7 +215,8 @@ def _estimate(
 ) -> list[PairResult]:
     return estimate_pairs(
         pairs.pairs, run.features.path, run.matched[setting.match].path, setting.ransac, seed,
-        resources.folder / "poses", pool=resources.pool,
+        resources.folder / "poses", refined_path=run.refined.get(setting.match),
+        pool=resources.pool,
         label=f"{run.key} {method} {setting.ransac.threshold_px:g} px, seed {seed}",
     )  # fmt: skip
 

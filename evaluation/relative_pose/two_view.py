@@ -42,10 +42,12 @@ class TwoView:
         pose: ``x_b = rotation @ x_a + translation``, the translation of length 1; None where the
             estimation failed.
         inliers: which matches agree with it.
+        fundamental: the matrix F itself, where one was estimated.
     """
 
     pose: RelativePose | None
     inliers: Bool[np.ndarray, " match"]
+    fundamental: Matrix | None = None
 
 
 def pose_from_fundamental(
@@ -64,6 +66,19 @@ def pose_from_essential(essential: Matrix, rays_a: Points, rays_b: Points) -> Re
     if num_front == 0:
         return None
     return np.asarray(rotation, np.float64), np.asarray(translation, np.float64).reshape(3)
+
+
+def epipolar_distance(
+    fundamental: Matrix, xy_a: Points, xy_b: Points
+) -> Float64[np.ndarray, " match"]:
+    """Return the larger of each match's distances from its two epipolar lines, in pixels."""
+    ones = np.ones((len(xy_a), 1))
+    a, b = np.concatenate([xy_a, ones], axis=1), np.concatenate([xy_b, ones], axis=1)
+    lines_b, lines_a = a @ fundamental.T, b @ fundamental
+    product = np.abs((b * lines_b).sum(axis=1))
+    lengths = [np.linalg.norm(lines[:, :2], axis=1) for lines in (lines_a, lines_b)]
+    distance: Float64[np.ndarray, " match"] = product / np.maximum(np.minimum(*lengths), 1e-12)
+    return distance
 
 
 def normalise(xy: Points, intrinsics: Matrix) -> Points:

@@ -21,7 +21,7 @@ class ImagePyramid:
             :func:`rekd_hloc.geometry.resize_matrix`.
     """
 
-    levels: tuple[Float[Tensor, "height width"], ...]
+    levels: tuple[Float[Tensor, "_ _"], ...]
 
     @classmethod
     def of(cls, image: Float[Tensor, "height width"]) -> Self:
