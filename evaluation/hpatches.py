@@ -17,6 +17,7 @@ from typing import Any
 
 from evaluation.command_line import exit_status, make_parser, require_positive
 from evaluation.extractors.classical import NO_CAP
+from evaluation.extractors.named_extractor import REFINED
 from evaluation.extractors.options import require_distinct
 from evaluation.extractors.registry import EXTRACTORS, NamedExtractor, load_extractor
 from evaluation.homography.homographies import HomographyPair, list_pairs
@@ -32,8 +33,11 @@ from evaluation.homography.suite import (
     select_kind,
 )
 from evaluation.reporting.report import today, write_csv, write_report
+from rekd_hloc.config import MatchConfig
 
 logger = logging.getLogger(__name__)
+
+HOMOGRAPHY_FILTERS = ("paper", "density", "consensus")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,6 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="evaluate DIR/METHOD.h5, extracted before; without --method all files of DIR",
     )  # fmt: skip
     add("--protocol", choices=list(PROTOCOLS), default="rekd", help="default rekd")
+    add("--filter", choices=HOMOGRAPHY_FILTERS, default="paper",
+        help="of the columns `filter: ...`; default paper")  # fmt: skip
+    add("--refine", action="store_true",
+        help="measure each method also with refined positions of its matches")  # fmt: skip
     add("--split", choices=SPLITS, default="full", help="sequences of HPatches; default full")
     add("--num-keypoints", type=int, metavar="N", help="used of each image; rekd: 1000")
     add("--num-extracted", type=int, metavar="N", help="asked of a method; rekd: 1500")
@@ -86,6 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     protocol = PROTOCOLS[arguments.protocol]
+    if arguments.refine and not protocol.measures_matches:
+        known = ", ".join(name for name, one in PROTOCOLS.items() if one.measures_matches)
+        raise ValueError(
+            f"--refine moves matches, and protocol {protocol.name} has none; protocols are {known}"
+        )
     everything = list_pairs(arguments.data)
     pairs = select_split(
         everything, arguments.split, without_high_resolution=protocol.without_high_resolution
@@ -158,12 +171,17 @@ def _run(
         num_used=num_used,
         cache_dir=arguments.out / "features",
         num_threads=arguments.num_threads,
+        filter=MatchConfig(filter=arguments.filter),
     )
-    results = {name: run_extractor(suite, method) for name, method in methods.items()}
+    labels = _label_conditions(methods, refine=arguments.refine)
+    results = {
+        label: run_extractor(suite, method, refine=label.endswith(REFINED))
+        for label, method in labels.items()
+    }
     record: dict[str, Any] = {
         "program": "hpatches",
         "protocol": protocol.name,
-        "description": f"{protocol.description}; {_budget(arguments, protocol, num_used)}",
+        "description": _describe(arguments, protocol, num_used),
         "split": arguments.split,
         "data": _describe_data(arguments.data, pairs),
         "date": today(),
@@ -171,17 +189,33 @@ def _run(
         "num_keypoints": num_used,
         "methods": {
             name: _describe_extractor(protocol, method, results[name])
-            for name, method in methods.items()
+            for name, method in labels.items()
         },
     }
     columns, rows = make_sequence_rows(protocol, results)
     write_csv(out / "sequences.csv", columns, rows)
+    tables = make_tables(protocol, results, arguments.split)
+    if arguments.refine and protocol.precise:
+        tables = [*make_tables(protocol, results, arguments.split, precise=True), *tables]
     return write_report(
         out,
         record,
-        make_tables(protocol, results, arguments.split),
+        tables,
         make_plots(protocol, results, arguments.split),
     )
+
+
+def _label_conditions(
+    methods: dict[str, NamedExtractor], *, refine: bool
+) -> dict[str, NamedExtractor]:
+    """Return the methods by their names in tables, each followed by itself with refinement."""
+    endings = ("", REFINED) if refine else ("",)
+    return {name + ending: method for name, method in methods.items() for ending in endings}
+
+
+def _describe(arguments: argparse.Namespace, protocol: Protocol, num_used: int) -> str:
+    text = f"{protocol.description}; {_budget(arguments, protocol, num_used)}"
+    return text if arguments.filter == "paper" else f"{text}; filter here: {arguments.filter}"
 
 
 def _budget(arguments: argparse.Namespace, protocol: Protocol, num_used: int) -> str:

@@ -4,6 +4,7 @@
 (SuperPoint's protocol); ``short-480`` brings the shorter side to 480 px (SuperGlue, LoFTR).
 """
 
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,8 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evaluation.extractors.extraction import image_size
 from rekd_hloc.geometry import resize_matrix, warp_points, warp_scales
-from rekd_hloc.images import read_color
+from rekd_hloc.images import read_color, read_image
 from rekd_hloc.types import Features
 
 FrameKind = Literal["original", "crop-320x240", "short-480"]
@@ -60,6 +62,16 @@ def render_frame(path: Path, placement: Placement, scratch: Path) -> None:
     (left, top), (width, height) = placement.corner, placement.size
     cropped = resized[top : top + height, left : left + width]
     cv2.imwrite(str(scratch), np.ascontiguousarray(cropped[..., ::-1]))
+
+
+def read_frame(path: Path, placement: Placement) -> Float[Tensor, "height width"]:
+    """Return an image in grey, 0..1, as it lies in its frame."""
+    if placement.resized == placement.size == image_size(path):
+        return read_image(path)
+    with tempfile.TemporaryDirectory() as scratch:
+        framed = Path(scratch) / "framed.png"
+        render_frame(path, placement, framed)
+        return read_image(framed)
 
 
 def to_frame(features: Features, placement: Placement) -> Features:

@@ -1,11 +1,11 @@
 """What the protocols measure on one image pair; :mod:`evaluation.homography.protocols` names them.
 
 Shares lie in [0, 1], distances are in pixels of the protocol's frame. Matches are mutual nearest
-neighbours; metrics that end in ``_filtered`` are taken after the paper's orientation filter.
+neighbours; metrics that end in ``_filtered`` are taken after a filter, the paper's by default.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from evaluation.extractors.named_extractor import select
+from evaluation.homography.refined import MatchRefiner
 from evaluation.metrics.homography import (
     accuracy_of_matches,
     corner_error,
@@ -23,8 +24,9 @@ from evaluation.metrics.homography import (
     repeatability_symmetric,
     visible_points,
 )
+from rekd_hloc.config import MatchConfig
 from rekd_hloc.geometry import warp_points, warp_scales
-from rekd_hloc.matching.consistency import filter_paper
+from rekd_hloc.matching.match import filter_matches
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.types import Features, Keypoints, Matches
 
@@ -32,6 +34,9 @@ Metrics = dict[str, float | list[float] | None]
 """Metrics of one image pair, or means over pairs. Shares lie in [0, 1]; None: does not apply."""
 
 THRESHOLDS_PX = torch.arange(1, 11).float()
+PRECISE_PX = torch.tensor([0.5, 1.0, 2.0, 3.0])
+"""Of matching accuracy where the precision of positions is the question."""
+PAPER_FILTER = MatchConfig(filter="paper")
 ROBUST_THRESHOLD_PX = 3.0
 
 
@@ -46,6 +51,10 @@ class PairInput:
     """Keypoints of each image that may be used."""
     has_orientation: bool
     """False where all angles are zero: the orientation filter then does not apply."""
+    filter: MatchConfig = PAPER_FILTER
+    """Of the metrics that end in ``_filtered``."""
+    refiner: MatchRefiner | None = None
+    """What refines the positions of matches before they are measured."""
 
 
 def measure_rekd(pair: PairInput) -> Metrics:
@@ -74,23 +83,32 @@ def measure_d2net(pair: PairInput) -> Metrics:
 
 
 def _measure_accuracy(a: Features, b: Features, pair: PairInput) -> Metrics:
-    return _measure_matches(
-        a, b, pair, "mma", lambda m: accuracy_of_matches(a, b, m, pair.b_from_a, THRESHOLDS_PX)
-    )
+    def accuracy(thresholds_px: Tensor) -> Measure:
+        return lambda a, b, m: accuracy_of_matches(a, b, m, pair.b_from_a, thresholds_px)
+
+    measures = {"mma": accuracy(THRESHOLDS_PX), "mma_precise": accuracy(PRECISE_PX)}
+    return _measure_matches(a, b, pair, measures)
+
+
+Measure = Callable[[Features, Features, Matches], float | list[float]]
 
 
 def _measure_matches(
-    a: Features, b: Features, pair: PairInput, key: str,
-    measure: Callable[[Matches], float | list[float]],
-) -> Metrics:  # fmt: skip
-    """A metric of the mutual nearest neighbours, and of those that the orientation filter keeps."""
+    a: Features, b: Features, pair: PairInput, measures: Mapping[str, Measure]
+) -> Metrics:
+    """Metrics of the mutual nearest neighbours, and of those that the filter keeps."""
+
+    def measure(matches: Matches, suffix: str) -> Metrics:
+        matched = pair.refiner(a, b, matches) if pair.refiner else (a, b, matches)
+        metrics: Metrics = {f"{key}{suffix}": one(*matched) for key, one in measures.items()}
+        return {**metrics, f"num_matches{suffix}": len(matches)}
+
     matches = match_nearest(a.descriptors, b.descriptors)
-    metrics: Metrics = {key: measure(matches), "num_matches": len(matches)}
-    metrics |= {f"{key}_filtered": None, "num_matches_filtered": None}
+    metrics = measure(matches, "")
     if pair.has_orientation:
-        filtered = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
-        metrics |= {f"{key}_filtered": measure(filtered), "num_matches_filtered": len(filtered)}
-    return metrics
+        filtered = filter_matches(matches, a.keypoints, b.keypoints, pair.filter)
+        return metrics | measure(filtered, "_filtered")
+    return metrics | {f"{key}_filtered": None for key in metrics}
 
 
 def measure_keynet(pair: PairInput) -> Metrics:
@@ -134,9 +152,8 @@ def _visible_in_both(pair: PairInput) -> tuple[Keypoints, Keypoints]:
 def measure_homography(pair: PairInput) -> Metrics:
     """Corner error of the homography estimated from the matches."""
     a, b = _strongest(pair.a, pair.num_used), _strongest(pair.b, pair.num_used)
-    return _measure_matches(
-        a, b, pair, "corner_error_px", lambda m: _corner_error(a, b, m, pair.b_from_a)
-    )
+    measures = {"corner_error_px": lambda a, b, m: _corner_error(a, b, m, pair.b_from_a)}
+    return _measure_matches(a, b, pair, measures)
 
 
 def _corner_error(a: Features, b: Features, matches: Matches, b_from_a: Tensor) -> float:

@@ -18,6 +18,7 @@ import torch
 from evaluation.extractors.classical import NO_CAP
 from evaluation.homography.frames import FrameKind
 from evaluation.homography.measures import (
+    PRECISE_PX,
     THRESHOLDS_PX,
     Metrics,
     PairInput,
@@ -60,6 +61,9 @@ class Protocol:
     curve: tuple[str, str] | None = None
     """Key and label of a metric that is a list over 1..10 px."""
     without_high_resolution: bool = False
+    precise: tuple[Column, ...] = ()
+    """Columns of the table of refined matches, where it is not the same one."""
+    measures_matches: bool = True
 
 
 def average(rows: Sequence[Metrics]) -> Metrics:
@@ -105,6 +109,12 @@ _MATCHES = (
     Column("filter: matches", "num_matches_filtered", percent=False),
 )
 
+_PRECISE = tuple(
+    Column(f"{header}@{threshold:g}", key, index)
+    for key, header in (("mma_precise", "MMA"), ("mma_precise_filtered", "filter: MMA"))
+    for index, threshold in enumerate(PRECISE_PX.tolist())
+)
+
 _ALL = (
     Protocol(
         name="rekd",
@@ -127,6 +137,7 @@ _ALL = (
             *_MATCHES,
         ),
         curve=("mma", "matching accuracy"),
+        precise=_PRECISE,
     ),
     Protocol(
         name="keynet",
@@ -144,6 +155,7 @@ _ALL = (
             Column("rep, multi scale", "repeatability_multi"),
             Column("keypoints", "num_keypoints", percent=False),
         ),
+        measures_matches=False,
     ),
     Protocol(
         name="superpoint",
@@ -162,6 +174,7 @@ _ALL = (
             Column("keypoints", "num_keypoints", percent=False),
         ),
         curve=("repeatability_curve", "repeatability"),
+        measures_matches=False,
     ),
     Protocol(
         name="d2net",
@@ -177,6 +190,7 @@ _ALL = (
         columns=(Column("keypoints", "num_keypoints", percent=False), *_MATCHES),
         curve=("mma", "matching accuracy"),
         without_high_resolution=True,
+        precise=_PRECISE,
     ),
     Protocol(
         name="homography-auc",

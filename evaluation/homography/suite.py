@@ -12,14 +12,23 @@ from pathlib import Path
 from tqdm import tqdm
 
 from evaluation.extractors.extraction import extract_by_content, image_key, image_size
+from evaluation.extractors.named_extractor import REFINED
 from evaluation.extractors.registry import NamedExtractor
-from evaluation.homography.frames import Placement, place_image, render_frame, to_frame
+from evaluation.homography.frames import (
+    Placement,
+    place_image,
+    read_frame,
+    render_frame,
+    to_frame,
+)
 from evaluation.homography.homographies import HomographyPair
-from evaluation.homography.measures import THRESHOLDS_PX, Metrics, PairInput
+from evaluation.homography.measures import PAPER_FILTER, THRESHOLDS_PX, Metrics, PairInput
 from evaluation.homography.protocols import Column, Protocol
+from evaluation.homography.refined import MatchRefiner
 from evaluation.homography.release import kind_of
 from evaluation.reporting.curves import FILTERED, Plot
 from evaluation.reporting.report import Table
+from rekd_hloc.config import MatchConfig
 from rekd_hloc.types import Features
 
 
@@ -41,32 +50,46 @@ class Suite:
     num_used: int
     cache_dir: Path
     num_threads: int = 1
+    filter: MatchConfig = PAPER_FILTER
 
 
-def run_extractor(suite: Suite, method: NamedExtractor) -> list[PairResult]:
-    """Measure one extractor on all pairs, in their order; each image is extracted once."""
+def run_extractor(
+    suite: Suite, method: NamedExtractor, *, refine: bool = False
+) -> list[PairResult]:
+    """Measure one extractor on all pairs, in their order; each image is extracted once.
+
+    Args:
+        suite: what to measure.
+        method: whose features.
+        refine: whether matches are refined before they are measured.
+    """
     by_sequence: dict[str, list[HomographyPair]] = {}
     for pair in suite.pairs:
         by_sequence.setdefault(pair.sequence, []).append(pair)
 
     def run_sequence(pairs: Sequence[HomographyPair]) -> list[PairResult]:
-        return _run_sequence(suite, method, pairs)
+        return _run_sequence(suite, method, pairs, refine)
 
     with ThreadPoolExecutor(suite.num_threads) as pool:
         done = pool.map(run_sequence, by_sequence.values())
-        bar = tqdm(done, method.name, len(by_sequence), unit="sequence", disable=None)
+        label = method.name + (REFINED if refine else "")
+        bar = tqdm(done, label, len(by_sequence), unit="sequence", disable=None)
         return [result for results in bar for result in results]
 
 
 def _run_sequence(
-    suite: Suite, method: NamedExtractor, pairs: Sequence[HomographyPair]
+    suite: Suite, method: NamedExtractor, pairs: Sequence[HomographyPair], refine: bool
 ) -> list[PairResult]:
     framed = _extract_frames(suite, method, pairs)
+    grey = {path: read_frame(path, place) for path, (_, place) in framed.items() if refine}
     results = []
     for pair in pairs:
         (a, place_a), (b, place_b) = framed[pair.path_a], framed[pair.path_b]
         b_from_a = place_b.frame_from_image @ pair.b_from_a @ place_a.frame_from_image.inverse()
-        given = PairInput(a, b, b_from_a, suite.num_used, method.has_orientation)
+        refiner = MatchRefiner(grey[pair.path_a], grey[pair.path_b], method) if refine else None
+        given = PairInput(
+            a, b, b_from_a, suite.num_used, method.has_orientation, suite.filter, refiner
+        )
         results.append(PairResult(pair.sequence, pair.name, suite.protocol.measure(given)))
     return results
 
@@ -92,20 +115,30 @@ def _extract_frames(
 
 
 def make_tables(
-    protocol: Protocol, results: Mapping[str, Sequence[PairResult]], split: str
+    protocol: Protocol,
+    results: Mapping[str, Sequence[PairResult]],
+    split: str,
+    *,
+    precise: bool = False,
 ) -> list[Table]:
-    """The protocol's table for the split, and for its view and illum sequences if both occur."""
+    """The protocol's table for the split, and for its view and illum sequences if both occur.
+
+    With ``precise`` they are those of refined matches, where the protocol has other columns then.
+    """
     tables = []
+    columns = protocol.precise if precise else protocol.columns
+    kind = "precision, " if precise else ""
     for part in _parts(results, split):
         chosen = {name: select_kind(rows, part) for name, rows in results.items()}
         one = next(iter(chosen.values()))
         count = len({result.sequence for result in one})
-        title = f"{part or split}: protocol {protocol.name}, sequences: {count}, pairs: {len(one)}"
+        title = f"{part or split}: {kind}protocol {protocol.name}"
+        title += f", sequences: {count}, pairs: {len(one)}"
         rows = [
-            [name, *read_columns(protocol, protocol.summarise([r.metrics for r in measured]))]
+            [name, *read_columns(columns, protocol.summarise([r.metrics for r in measured]))]
             for name, measured in chosen.items()
         ]
-        tables.append(Table(title, ["method", *(c.header for c in protocol.columns)], rows))
+        tables.append(Table(title, ["method", *(c.header for c in columns)], rows))
     return tables
 
 
@@ -174,9 +207,9 @@ def select_kind(rows: Sequence[PairResult], kind: str) -> list[PairResult]:
     return [row for row in rows if not kind or kind_of(row.sequence) == kind]
 
 
-def read_columns(protocol: Protocol, means: Metrics) -> list[str | float | None]:
-    """Return the metrics that the protocol's table shows, shares in per cent."""
-    return [_read_column(column, means) for column in protocol.columns]
+def read_columns(columns: Sequence[Column], means: Metrics) -> list[str | float | None]:
+    """Return the metrics that a table shows, shares in per cent."""
+    return [_read_column(column, means) for column in columns]
 
 
 def _read_column(column: Column, means: Metrics) -> float | None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from evaluation.extractors.named_extractor import REFINED
 from evaluation.extractors.registry import EXTRACTORS
 from evaluation.reporting.curves import FILTERED, Plot
 from evaluation.reporting.report import Table
@@ -161,9 +162,10 @@ def _sort(record: Record) -> Record:
 
 def extractor_rank(name: Any) -> tuple[int, str]:
     """Return the position of a method in the command lines' list; others follow by name."""
-    base = str(name).removesuffix(FILTERED)
+    label = str(name).removesuffix(FILTERED)
+    base = label.removesuffix(REFINED)
     rank = EXTRACTORS.index(base) if base in EXTRACTORS else len(EXTRACTORS)
-    return rank, base if rank == len(EXTRACTORS) else ""
+    return rank, label if rank == len(EXTRACTORS) else label.removeprefix(base)
 
 
 def present_name(name: str) -> str:
