@@ -1,12 +1,15 @@
 import math
+import tracemalloc
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rekd_hloc.config import MatchConfig
 from rekd_hloc.geometry import rotation_about, warp_angles, warp_points, warp_scales
-from rekd_hloc.matching import consensus
+from rekd_hloc.matching import nearest_matches
 from rekd_hloc.matching.consensus import filter_by_consensus, support
 from rekd_hloc.matching.match import FALLBACK_RATIO, MIN_CONSENSUS, filter_matches, match
 from rekd_hloc.types import Features, Keypoints, Matches
@@ -90,9 +93,43 @@ def test_the_order_of_matches_and_of_images_changes_nothing():
         filter_by_consensus(matches, a, b),
         filter_by_consensus(swapped, b, a),
     )
-    ours = {tuple(row) for row in kept.index.tolist()}
-    theirs = {tuple(row[::-1]) for row in kept_swapped.index.tolist()}
-    assert len(ours ^ theirs) <= 0.02 * len(ours)
+    assert torch.equal(kept.index, kept_swapped.index.flip(1))
+    torch.testing.assert_close(kept.score, kept_swapped.score)
+
+
+@given(seed=st.integers(0, 1000), spacing_px=st.sampled_from([7.0, 16.0, 60.0]))
+@settings(max_examples=10, deadline=None)
+def test_the_order_of_matches_at_equal_distances_changes_nothing(seed, spacing_px):
+    """Keypoints on a grid, some of them twice, as SIFT's with two angles are."""
+    a, b, matches = pair(similarity(math.pi / 2, 1.0), seed=seed, noise_px=0.0)
+    xy = (a.xy / spacing_px).round() * spacing_px
+    a, b = replace(a, xy=xy), replace(b, xy=warp_points(similarity(math.pi / 2, 1.0), xy).round())
+    share, count = support(matches, a, b)
+    order = torch.randperm(len(matches), generator=torch.Generator().manual_seed(seed))
+    share_shuffled, count_shuffled = support(matches[order], a, b)
+    assert torch.equal(count_shuffled, count[order])
+    assert torch.equal(share_shuffled, share[order])
+
+
+def test_a_match_at_the_very_same_place_is_no_support():
+    a = random_features(2).keypoints
+    many = torch.zeros(40, dtype=torch.int64)
+    a = replace(a[many], angle=torch.full((40,), 0.3))
+    index = torch.arange(40)[:, None].repeat(1, 2)
+    _, count = support(Matches(index, torch.ones(40)), a, a)
+    assert (count == 0).all()
+
+
+def test_the_memory_of_many_matches_is_bounded():
+    a, b, matches = pair(similarity(0.5, 1.3), num_right=4000, num_wrong=2000)
+    tracemalloc.start()
+    try:
+        kept = filter_by_consensus(matches, a, b)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(kept) > 3900
+    assert peak < 12 * 2**20  # all distances would take 144 MB in float32
 
 
 def test_two_surfaces_that_move_apart_keep_their_matches():
@@ -120,7 +157,7 @@ def test_few_matches_have_no_support(num):
 def test_blocks_change_nothing(monkeypatch):
     a, b, matches = pair(similarity(0.5, 1.3), noise_px=2.0)
     share, count = support(matches, a, b)
-    monkeypatch.setattr(consensus, "BLOCK", 37)
+    monkeypatch.setattr(nearest_matches, "BLOCK", 37)
     share_of_blocks, count_of_blocks = support(matches, a, b)
     assert torch.equal(share, share_of_blocks)
     assert torch.equal(count, count_of_blocks)

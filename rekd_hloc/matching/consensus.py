@@ -15,75 +15,30 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float64, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rekd_hloc.geometry import angle_difference
-from rekd_hloc.matching.rotations import scales_of_matches, values_of_matches
+from rekd_hloc.matching.nearest_matches import Index, NearestMatches
+from rekd_hloc.matching.rotations import match_rotations, scales_of_matches, values_of_matches
 from rekd_hloc.types import Keypoints, Matches
 
-NUM_NEIGHBOURS = 16
-"""Nearest matches in image a, and as many in image b, that may support a match."""
+Mask = NDArray[np.bool_]
+
 RELATIVE_TOLERANCE = 0.3
 """Largest error of a predicted position, as a share of the distance to the match; and"""
 SCALE_TOLERANCE_PX = 8.0
 """this times the keypoint's scale in that image, added to it."""
 ROTATION_TOLERANCE_DEG = 25.0
+MIN_COSINE = math.cos(math.radians(ROTATION_TOLERANCE_DEG))
 RATIO_TOLERANCE_OCTAVES = 1.0
 """Largest differences from a neighbour in rotation and in log2 of the scale ratio."""
 MIN_SUPPORT = 3
 """Supporters without which no match stays."""
 MIN_SHARE = 0.3
 """Share of a match's neighbours, in the second count, without which it does not stay."""
-BLOCK = 1024
-"""Matches whose distances to all others exist at once; changes memory only."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Side:
-    """One image's end of all matches, and the way from there to the other image.
-
-    Attributes:
-        xy: positions in this image.
-        other: positions in the other image.
-        other_scale: of the keypoints in the other image.
-        ratio: scale in the other image over scale in this one.
-        rotation: angle in the other image minus angle in this one, in radians.
-    """
-
-    xy: Float[Tensor, "match 2"]
-    other: Float[Tensor, "match 2"]
-    other_scale: Float[Tensor, " match"]
-    ratio: Float[Tensor, " match"]
-    rotation: Float[Tensor, " match"]
-
-    @classmethod
-    def of(cls, a: Keypoints, b: Keypoints, index_a: Tensor, index_b: Tensor) -> Self:
-        scale_a = scales_of_matches("scale_a", a.scale, index_a)
-        scale_b = scales_of_matches("scale_b", b.scale, index_b)
-        rotation = values_of_matches("angle_b", b.angle, index_b) - values_of_matches(
-            "angle_a", a.angle, index_a
-        )
-        xy_a, xy_b = a.xy[index_a].double().cpu(), b.xy[index_b].double().cpu()
-        return cls(xy_a, xy_b, scale_b, scale_b / scale_a, rotation)
-
-    def agrees(self, rows: Int64[Tensor, " row"], near: Int64[Tensor, "row near"]) -> Tensor:
-        """Say which of the matches ``near`` support the matches ``rows``; shape (row, near)."""
-        step = self.xy[near] - self.xy[rows, None]
-        angle, ratio = self.rotation[rows, None], self.ratio[rows, None]
-        cos, sin = torch.cos(angle) * ratio, torch.sin(angle) * ratio
-        x, y = step.unbind(-1)
-        predicted = torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1)
-        true = self.other[near] - self.other[rows, None]
-        allowed = RELATIVE_TOLERANCE * true.norm(dim=-1)
-        allowed += SCALE_TOLERANCE_PX * self.other_scale[rows, None]
-        rotation = angle_difference(self.rotation[near], angle).abs()
-        octaves = torch.log2(self.ratio[near] / ratio).abs()
-        is_near: Tensor = (predicted - true).norm(dim=-1) <= allowed
-        is_near &= rotation <= math.radians(ROTATION_TOLERANCE_DEG)
-        is_near &= octaves <= RATIO_TOLERANCE_OCTAVES
-        return is_near
 
 
 @torch.no_grad()
@@ -100,8 +55,8 @@ def filter_by_consensus(matches: Matches, a: Keypoints, b: Keypoints) -> Matches
         support them, in (0, 1].
 
     Raises:
-        ValueError: a match names a keypoint that is not there, a scale is not positive, or an angle
-            or scale is not finite.
+        ValueError: a match names a keypoint that is not there, a scale is not positive, or a value
+            is not finite.
     """
     share, count = support(matches, a, b)
     kept = (count >= MIN_SUPPORT) & (share >= MIN_SHARE)
@@ -111,48 +66,92 @@ def filter_by_consensus(matches: Matches, a: Keypoints, b: Keypoints) -> Matches
 
 def support(
     matches: Matches, a: Keypoints, b: Keypoints
-) -> tuple[Float[Tensor, " match"], Int64[Tensor, " match"]]:
+) -> tuple[Float64[Tensor, " match"], Int64[Tensor, " match"]]:
     """Return which share of its neighbours supports a match, and how many do.
 
     Raises:
         ValueError: as :func:`filter_by_consensus`.
     """
-    index = matches.index.cpu()
-    forth = _Side.of(a, b, index[:, 0], index[:, 1])
-    back = _Side.of(b, a, index[:, 1], index[:, 0])
-    every = torch.arange(len(index))
-    _, count = _count(forth, back, every)
-    return _count(forth, back, every[count >= MIN_SUPPORT])
+    frames = _Frames.of(matches, a, b)
+    every = np.arange(len(matches))
+    count, _ = _count(frames, every)
+    count, num_near = _count(frames, every[count >= MIN_SUPPORT])
+    share = count / np.maximum(num_near, 1)
+    return torch.from_numpy(share), torch.from_numpy(count)
 
 
-def _count(
-    forth: _Side, back: _Side, pool: Int64[Tensor, " pool"]
-) -> tuple[Float[Tensor, " match"], Int64[Tensor, " match"]]:
-    """Return the share and number of neighbours out of ``pool`` that support each match.
+@dataclass(frozen=True, eq=False)
+class _Frames:
+    """The matches as similarity transforms from image a to image b, on the CPU.
 
-    Neighbours in image a are predicted in b, those in b in a; a neighbour in both counts once.
+    Attributes:
+        xy_a: positions in image a.
+        xy_b: positions in image b.
+        scale_b: of the keypoints in image b.
+        ratio: scale in image b over scale in image a.
+        direction: cosine and sine of angle in image b minus angle in image a.
     """
-    count = torch.zeros(len(forth.xy), dtype=torch.int64)
-    share = torch.zeros(len(forth.xy), dtype=torch.float64)
-    for start in range(0, len(count), BLOCK):
-        rows = torch.arange(start, min(start + BLOCK, len(count)))
-        near_a, near_b = _nearest(forth.xy, rows, pool), _nearest(back.xy, rows, pool)
-        agree_a, agree_b = forth.agrees(rows, near_a), back.agrees(rows, near_b)
-        is_same = near_b[:, :, None] == near_a[:, None, :]
-        is_new = ~is_same.any(dim=2)
-        agree_b &= ~(is_same & agree_a[:, None, :]).any(dim=2)
-        count[rows] = agree_a.sum(dim=1) + agree_b.sum(dim=1)
-        num_near = near_a.shape[1] + is_new.sum(dim=1)
-        share[rows] = count[rows].double() / num_near.clamp(min=1)
-    return share, count
+
+    xy_a: Float64[np.ndarray, "2 match"]
+    xy_b: Float64[np.ndarray, "2 match"]
+    scale_b: Float64[np.ndarray, " match"]
+    ratio: Float64[np.ndarray, " match"]
+    direction: Float64[np.ndarray, "2 match"]
+
+    @classmethod
+    def of(cls, matches: Matches, a: Keypoints, b: Keypoints) -> Self:
+        index = matches.index.cpu()
+        scale_a = scales_of_matches("scale_a", a.scale, index[:, 0]).numpy()
+        scale_b = scales_of_matches("scale_b", b.scale, index[:, 1]).numpy()
+        rotation = match_rotations(matches, a.angle, b.angle).numpy()
+        xy_a, xy_b = (
+            np.stack([values_of_matches(f"xy_{side}", axis, column).numpy() for axis in k.xy.T])
+            for side, k, column in (("a", a, index[:, 0]), ("b", b, index[:, 1]))
+        )
+        direction = np.stack([np.cos(rotation), np.sin(rotation)])
+        return cls(xy_a, xy_b, scale_b, scale_b / scale_a, direction)
+
+    def agrees(self, row: Index, near: Index) -> Mask:
+        """Say of pairs of matches whether the second supports the first.
+
+        The largest error is the same from b to a: there, errors and distances are smaller by the
+        ratio of scales.
+        """
+        x_a, y_a = (axis[near] - axis[row] for axis in self.xy_a)
+        x_b, y_b = (axis[near] - axis[row] for axis in self.xy_b)
+        cos, sin, ratio = (values[row] for values in (*self.direction, self.ratio))
+        cos_near, sin_near = (axis[near] for axis in self.direction)
+        error_x = ratio * (cos * x_a - sin * y_a) - x_b
+        error_y = ratio * (sin * x_a + cos * y_a) - y_b
+        distance = np.sqrt(np.maximum(x_b**2 + y_b**2, ratio**2 * (x_a**2 + y_a**2)))
+        allowed = RELATIVE_TOLERANCE * distance + SCALE_TOLERANCE_PX * self.scale_b[row]
+        ratio_to_near = self.ratio[near] / ratio
+        factor = 2.0**RATIO_TOLERANCE_OCTAVES
+        is_near: Mask = error_x**2 + error_y**2 <= allowed**2
+        is_near &= cos * cos_near + sin * sin_near >= MIN_COSINE
+        is_near &= (ratio_to_near <= factor) & (ratio_to_near >= 1 / factor)
+        return is_near
 
 
-def _nearest(
-    xy: Float[Tensor, "match 2"], rows: Int64[Tensor, " row"], pool: Int64[Tensor, " pool"]
-) -> Int64[Tensor, "row near"]:
-    """Return the matches of ``pool`` that are nearest to each of ``rows``, itself left out."""
-    exact = "donot_use_mm_for_euclid_dist"
-    distance = torch.cdist(xy[rows], xy[pool], compute_mode=exact)
-    distance.masked_fill_(rows[:, None] == pool, math.inf)
-    size = min(NUM_NEIGHBOURS, max(len(pool) - 1, 0))
-    return pool[distance.topk(size, dim=1, largest=False).indices]
+def _count(frames: _Frames, pool: Index) -> tuple[Index, Index]:
+    """Return how many neighbours out of ``pool`` support each match, and how many it has.
+
+    Neighbours are the nearest in image a and the nearest in image b; what is both counts once.
+    """
+    num = frames.xy_a.shape[1]
+    count, num_near = np.zeros((2, num), dtype=np.int64)
+    search_a, search_b = (NearestMatches(xy, pool) for xy in (frames.xy_a, frames.xy_b))
+    radius_a = np.zeros(num, dtype=np.float32)
+    for rows, radius, row, near in search_a.blocks():
+        radius_a[rows] = radius
+        is_apart = search_b.squared_distance(row, near) > 0
+        _add(count, num_near, frames, row[is_apart], near[is_apart])
+    for _, _, row, near in search_b.blocks():
+        is_new = search_a.squared_distance(row, near) > radius_a[row]
+        _add(count, num_near, frames, row[is_new], near[is_new])
+    return count, num_near
+
+
+def _add(count: Index, num_near: Index, frames: _Frames, row: Index, near: Index) -> None:
+    num_near += np.bincount(row, minlength=len(count))
+    count += np.bincount(row[frames.agrees(row, near)], minlength=len(count))

@@ -1,0 +1,90 @@
+"""The nearest of some matches around each match, in one image.
+
+The search is exhaustive within a strip of the image. Matches are sorted by x and looked at in
+blocks; the farthest neighbour that a few candidates give bounds how wide the strip must be. So
+memory does not grow with the square of the matches, and all is numpy.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float, Float32
+from numpy.typing import NDArray
+
+NUM_NEIGHBOURS = 16
+"""Nearest matches in image a, and as many in image b, that may support a match."""
+TIE = np.float32(1 + 1e-6)
+"""Squared distances that differ by rounding only are equal, and equal ones are all taken: what is
+near does not depend on the order of the matches."""
+LARGEST = np.finfo(np.float32).max
+BLOCK = 128
+"""Matches that are compared at once; changes memory and speed only."""
+
+Index = NDArray[np.int64]
+Block = tuple[Index, Float32[np.ndarray, " row"], Index, Index]
+"""Some matches, the squared distance of the farthest neighbour of each, and pairs of one of these
+matches and a neighbour of it."""
+
+
+class NearestMatches:
+    """Finds neighbours of matches by their positions in one image.
+
+    Args:
+        xy: positions of all matches.
+        pool: matches that may be neighbours.
+    """
+
+    def __init__(self, xy: Float[np.ndarray, "2 match"], pool: Index) -> None:
+        self._xy = xy.astype(np.float32)
+        self._pool = pool[np.argsort(self._xy[0, pool], kind="stable")]
+
+    def blocks(self) -> Iterator[Block]:
+        """Return the neighbours of all matches, block by block.
+
+        Matches at the very place of a match, as itself, are none: they say nothing of it.
+        """
+        order = np.argsort(self._xy[0], kind="stable")
+        for start in range(0, len(order), BLOCK):
+            rows = order[start : start + BLOCK]
+            squared, pool = self._candidates(rows)
+            radius = _kth(squared) * TIE
+            is_near = squared <= np.minimum(radius, LARGEST)[:, None]
+            row, near = np.divmod(np.flatnonzero(is_near), max(len(pool), 1))
+            yield rows, radius, rows[row], pool[near]
+
+    def squared_distance(self, row: Index, near: Index) -> Float32[np.ndarray, "*pair"]:
+        """Return the squared distances between pairs of matches; shapes are broadcast."""
+        x, y = (axis[row] - axis[near] for axis in self._xy)
+        squared: Float32[np.ndarray, "*pair"] = x * x + y * y
+        return squared
+
+    def _candidates(self, rows: Index) -> tuple[Float32[np.ndarray, "row pool"], Index]:
+        """Return the part of the pool that has all neighbours of ``rows``, and its distances.
+
+        Args:
+            rows: sorted by x.
+        """
+        x = self._xy[0, self._pool]
+        first, last = self._xy[0, rows[[0, -1]]]
+        low, high = np.searchsorted(x, first), np.searchsorted(x, last, side="right")
+        low, high = max(low - NUM_NEIGHBOURS, 0), high + NUM_NEIGHBOURS
+        reach = np.sqrt(_kth(self._squared(rows, self._pool[low:high])).max() * TIE) * TIE
+        low = np.searchsorted(x, first - reach)
+        high = np.searchsorted(x, last + reach, side="right")
+        return self._squared(rows, self._pool[low:high]), self._pool[low:high]
+
+    def _squared(self, rows: Index, pool: Index) -> Float32[np.ndarray, "row pool"]:
+        """Return squared distances, infinite for those at the same place."""
+        squared = self.squared_distance(rows[:, None], pool)
+        squared[squared == 0] = np.inf
+        return squared
+
+
+def _kth(squared: Float32[np.ndarray, "row pool"]) -> Float32[np.ndarray, " row"]:
+    """Return the squared distance of the last neighbour; infinite where there are not as many."""
+    if squared.shape[1] < NUM_NEIGHBOURS:
+        return np.full(len(squared), np.inf, dtype=np.float32)
+    kth: Float32[np.ndarray, " row"] = np.partition(squared, NUM_NEIGHBOURS - 1, axis=1)[
+        :, NUM_NEIGHBOURS - 1
+    ]
+    return kth
