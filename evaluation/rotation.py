@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.command_line import exit_status, make_parser, require_positive
+from evaluation.extractors.named_extractor import REFINED
 from evaluation.extractors.options import add_extractor_options, load_extractors
 from evaluation.extractors.registry import NamedExtractor
 from evaluation.image_folders import is_validation
@@ -57,6 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--exp-name", metavar="NAME", help="results go to OUT/NAME; OUT's features are shared")
     add("--roto360", action="store_true", help="the Roto-360 protocol: MMA at 3, 5, 10 px")
+    add("--refine", action="store_true",
+        help="measure each method also with refined positions of its matches")  # fmt: skip
     add("--held-out", action="store_true", help="only images of the validation tenth")
     add("--max-images", type=int, metavar="N", help="at most so many, evenly spread; roto360: 10")
     add("--step-deg", type=float, default=10.0, metavar="DEG", help="between rotations; default 10")
@@ -131,7 +134,12 @@ def _run(
         half_pixel=not arguments.roto360,
         num_threads=arguments.num_threads,
     )
-    results = {name: run_robustness(test, method) for name, method in methods.items()}
+    endings = ("", REFINED) if arguments.refine else ("",)
+    labels = {name + end: method for name, method in methods.items() for end in endings}
+    results = {
+        label: run_robustness(test, method, refine=label.endswith(REFINED))
+        for label, method in labels.items()
+    }
     folders = ", ".join(folder.name for folder in arguments.data)
     record: dict[str, Any] = {
         "program": "rotation",
@@ -145,10 +153,12 @@ def _run(
                 **method.describe(),
                 "values": [asdict(row) for row in results[name]],
             }
-            for name, method in methods.items()
+            for name, method in labels.items()
         },
     }
-    tables = [roto360_table(results)] if arguments.roto360 else robustness_tables(kind, results)
+    tables = robustness_tables(kind, results, precise=arguments.refine)
+    if arguments.roto360:
+        tables = [roto360_table(results)]
     columns, rows = make_value_rows(record["protocol"], results)
     write_csv(out / "values.csv", columns, rows)
     return write_report(out, record, tables, make_plots(kind, results)) + "\n"

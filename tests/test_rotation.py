@@ -346,6 +346,22 @@ def test_the_program_writes_results_and_curves(photos, tmp_path, capsys):
     assert "1 images" in record["data"]
 
 
+def test_refined_matches_are_rows_of_their_own(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(rotation, "make_plots", lambda *args: [])
+    words = ["--data", str(photos), "--method", "orb", "--out", str(tmp_path), "--refine"]
+    options = ["--step-deg", "180", "--num-keypoints", "60", "--max-images", "1"]
+    assert rotation.main([*words, *options, "--sweep", "rotation"]) == 0
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert list(record["methods"]) == ["orb", "orb + refinement"]
+    plain, refined = (entry["values"][1] for entry in record["methods"].values())
+    assert refined["mma_half_px_filtered"] >= plain["mma_half_px_filtered"]
+    assert refined["num_matches"] == plain["num_matches"]
+    assert refined["mma"] != plain["mma"]
+    (table,) = (t for t in record["tables"] if t["title"] == "precision: protocol rotation")
+    assert table["columns"][:3] == ["method", "MMA@0.5 at 0", "MMA@0.5 worst"]
+    assert len(table["rows"]) == 2
+
+
 def test_roto360_takes_first_images_and_exact_turns(tmp_path, photos, monkeypatch):
     monkeypatch.setattr(rotation, "make_plots", lambda *args: [])
     for sequence in ("one", "two"):

@@ -20,15 +20,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluation.extractors.extraction import digest_of, extract_by_content
-from evaluation.extractors.named_extractor import select
+from evaluation.extractors.named_extractor import REFINED, select
 from evaluation.extractors.registry import NamedExtractor, limit
+from evaluation.homography.refined import MatchRefiner
 from evaluation.metrics.homography import accuracy_of_matches, repeatability_rekd
 from evaluation.robustness.transforms import TransformKind, transform_image
 from rekd_hloc.geometry import angle_difference, warp_angles, warp_points
-from rekd_hloc.images import read_color
+from rekd_hloc.images import read_color, read_image
 from rekd_hloc.matching.consistency import filter_paper
 from rekd_hloc.matching.nearest import match_nearest
-from rekd_hloc.types import Features
+from rekd_hloc.types import Features, Matches
 
 PRECISE_PX = 1.5
 """Keypoints of both images within this distance count as one; their angles are compared."""
@@ -38,6 +39,7 @@ ANGLE_TOLERANCE_DEG = 15.0
 MARGIN_PX = 16.0
 """Half of a 32x32 patch: keypoints nearer to the image's border are left out."""
 THRESHOLDS_PX = torch.tensor([1.0, 3.0, 5.0, 10.0])
+ALL_THRESHOLDS_PX = torch.tensor([0.5, *THRESHOLDS_PX.tolist()])
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class RobustnessResult:
     """After the paper's orientation filter."""
     num_matches_filtered: float | None
     num_keypoints: float
+    mma_half_px: float | None = None
+    """Share of mutual nearest neighbours within half a pixel."""
+    mma_half_px_filtered: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class Comparison:
     mma_filtered: list[float]
     num_matches_filtered: int
     num_keypoints: int
+    mma_half_px: float
+    mma_half_px_filtered: float
 
 
 def compare(
@@ -80,8 +87,17 @@ def compare(
     transformed: Features,
     transformed_from_image: Float[Tensor, "3 3"],
     count: int,
+    refiner: MatchRefiner | None = None,
 ) -> Comparison:
-    """Compare the strongest ``count`` keypoints off the border of an image and its copy."""
+    """Compare the strongest ``count`` keypoints off the border of an image and its copy.
+
+    Args:
+        upright: features of the image.
+        transformed: of its copy.
+        transformed_from_image: where points go.
+        count: keypoints that are used of each.
+        refiner: what refines positions of matches before they are measured; None leaves them.
+    """
     size = upright.image_size
     identity = torch.eye(3, dtype=torch.float64)
     a = limit(_off_border(upright, identity, size), count)
@@ -89,15 +105,23 @@ def compare(
     matches = match_nearest(a.descriptors, b.descriptors)
     filtered = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
     errors = angle_errors(a, b, transformed_from_image)
+
+    def accuracy(chosen: Matches) -> list[float]:
+        matched = refiner(a, b, chosen) if refiner else (a, b, chosen)
+        return accuracy_of_matches(*matched, transformed_from_image, ALL_THRESHOLDS_PX)
+
+    (half, *mma), (half_filtered, *mma_filtered) = accuracy(matches), accuracy(filtered)
     return Comparison(
         repeatability=repeatability_rekd(a.keypoints.xy, b.keypoints.xy, transformed_from_image),
-        mma=accuracy_of_matches(a, b, matches, transformed_from_image, THRESHOLDS_PX),
+        mma=mma,
         num_matches=len(matches),
         precise_repeatability=len(errors) / max(len(a), 1),
         angle_errors_deg=errors,
-        mma_filtered=accuracy_of_matches(a, b, filtered, transformed_from_image, THRESHOLDS_PX),
+        mma_filtered=mma_filtered,
         num_matches_filtered=len(filtered),
         num_keypoints=len(a),
+        mma_half_px=half,
+        mma_half_px_filtered=half_filtered,
     )
 
 
@@ -144,6 +168,8 @@ def summarise(
             mean(lambda c: c.num_matches_filtered)[0] if has_orientation else None
         ),
         num_keypoints=mean(lambda c: c.num_keypoints)[0],
+        mma_half_px=mean(lambda c: c.mma_half_px)[0],
+        mma_half_px_filtered=mean(lambda c: c.mma_half_px_filtered)[0] if has_orientation else None,
     )
 
 
@@ -160,8 +186,15 @@ class RobustnessTest:
     num_threads: int = 1
 
 
-def run_robustness(test: RobustnessTest, method: NamedExtractor) -> list[RobustnessResult]:
+def run_robustness(
+    test: RobustnessTest, method: NamedExtractor, *, refine: bool = False
+) -> list[RobustnessResult]:
     """Run one method over all images and values.
+
+    Args:
+        test: what to measure.
+        method: whose features.
+        refine: whether matches are refined before they are measured.
 
     Raises:
         ValueError: the method has stored features, which know nothing of transformed images.
@@ -169,13 +202,14 @@ def run_robustness(test: RobustnessTest, method: NamedExtractor) -> list[Robustn
     if method.is_stored:
         raise ValueError(f"{method.name}: stored features cannot be had of transformed images")
     count = len(test.paths) * len(test.values)
+    label = method.name + (REFINED if refine else "")
     with (
         ThreadPoolExecutor(test.num_threads) as pool,
-        tqdm(total=count, desc=method.name, unit="image", disable=None) as bar,
+        tqdm(total=count, desc=label, unit="image", disable=None) as bar,
     ):
 
         def run_image(path: Path) -> list[Comparison]:
-            return _run_image(test, method, path, bar)
+            return _run_image(test, method, path, bar, refine)
 
         by_image = list(pool.map(run_image, test.paths))
     return [
@@ -185,10 +219,10 @@ def run_robustness(test: RobustnessTest, method: NamedExtractor) -> list[Robustn
 
 
 def _run_image(
-    test: RobustnessTest, method: NamedExtractor, path: Path, bar: "tqdm[Any]"
+    test: RobustnessTest, method: NamedExtractor, path: Path, bar: "tqdm[Any]", refine: bool
 ) -> list[Comparison]:
     """Return one image and its transformed copies, whose features are one file of the cache."""
-    image = read_color(path)
+    image, comparisons = read_color(path), []
     with tempfile.TemporaryDirectory() as scratch:
         images, maps = {"original": path}, []
         for value in test.values:
@@ -198,13 +232,14 @@ def _run_image(
             maps.append(transformed.transformed_from_image)
         label = f"{test.kind}-{path.stem}-{digest_of({'path': str(path.resolve())})}"
         features = extract_by_content(images, method, test.cache_dir, label=label)
-    comparisons = []
-    for value, transformed_from_image in zip(test.values, maps, strict=True):
-        copied = features[f"{value:.6g}"]
-        comparisons.append(
-            compare(features["original"], copied, transformed_from_image, test.num_keypoints)
-        )
-        bar.update()
+        for value, transformed_from_image in zip(test.values, maps, strict=True):
+            name = f"{value:.6g}"
+            refiner = None
+            if refine:
+                refiner = MatchRefiner(read_image(path), read_image(images[name]), method)
+            given = features["original"], features[name], transformed_from_image
+            comparisons.append(compare(*given, test.num_keypoints, refiner))
+            bar.update()
     return comparisons
 
 

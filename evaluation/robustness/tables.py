@@ -9,8 +9,14 @@ from evaluation.reporting.report import Cell, Table
 from evaluation.robustness.measure import THRESHOLDS_PX, RobustnessResult
 from evaluation.robustness.transforms import UNITS, TransformKind
 
+PRECISION = "precision"
+"""The table of refined matches."""
 Results = Mapping[str, Sequence[RobustnessResult]]
 Read = Callable[[RobustnessResult], float | None]
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _mma_3px(row: RobustnessResult) -> float | None:
@@ -35,6 +41,15 @@ METRICS: dict[str, dict[str, tuple[Read, Callable[[Sequence[float]], float]]]] =
         "filter: MMA@3": (_mma_3px_filtered, min),
         "matches": (lambda row: row.num_matches, min),
     },
+    PRECISION: {
+        "MMA@0.5": (lambda row: _percent(row.mma_half_px), min),
+        "MMA@1": (lambda row: 100 * row.mma[0], min),
+        "filter: MMA@0.5": (lambda row: _percent(row.mma_half_px_filtered), min),
+        "filter: MMA@1": (
+            lambda row: None if row.mma_filtered is None else 100 * row.mma_filtered[0],
+            min,
+        ),
+    },
     "angles": {
         "within 15 deg": (_angle_accuracy, min),
         "median error, deg": (lambda row: row.angle_median_deg, max),
@@ -43,11 +58,21 @@ METRICS: dict[str, dict[str, tuple[Read, Callable[[Sequence[float]], float]]]] =
 """For each table the metrics of its columns, how they are read, and which value is the worst."""
 
 
-def robustness_tables(kind: TransformKind, results: Results) -> list[Table]:
-    """Return each metric at no rotation, blur or change of size, at its worst, and on average."""
+def robustness_tables(
+    kind: TransformKind, results: Results, *, precise: bool = False
+) -> list[Table]:
+    """Return each metric at no rotation, blur or change of size, at its worst, and on average.
+
+    Args:
+        kind: of the transform.
+        results: of each method.
+        precise: whether to make the table of shares within half a pixel and one pixel too.
+    """
     start = 1 if kind == "scale" else 0
     tables = []
     for title, metrics in METRICS.items():
+        if title == PRECISION and not precise:
+            continue
         parts = (f"at {start}", "worst", "mean")
         columns = ["method", *(f"{name} {part}" for name in metrics for part in parts)]
         rows: list[list[Cell]] = []
