@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.command_line import exit_status, make_parser
+from evaluation.extractors.named_extractor import REFINED
 from evaluation.extractors.registry import load_extractor
 from evaluation.reporting.charts import draw_charts
 from evaluation.reporting.plan import PARTS, PRESET_NAMES, Part
@@ -181,7 +182,8 @@ def _warn_of_other_weights(records: Sequence[Record]) -> None:
     shipped = {entry["hash"] for entry in describe_environment()["weights"].values()}
     for record in records:
         for name, made in record.methods.items():
-            if name in PRESET_NAMES and not shipped.issuperset(made.weights.split()):
+            is_preset = name.removesuffix(REFINED) in PRESET_NAMES
+            if is_preset and not shipped.issuperset(made.weights.split()):
                 logger.warning(
                     "%s of protocol %s was measured %s with weights %s, which are not the "
                     "package's now",

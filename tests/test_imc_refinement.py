@@ -16,11 +16,13 @@ from evaluation.relative_pose import refinement
 from evaluation.relative_pose.correspondences import make_correspondences
 from evaluation.relative_pose.estimators import RansacOptions
 from evaluation.relative_pose.matching import match_config, match_label, without_orientation
-from evaluation.relative_pose.refined_store import RefinedStore
+from evaluation.relative_pose.refined_store import RefinedPair, RefinedStore
 from evaluation.relative_pose.refinement import NEAR_PX, Refining, refine_matched, refine_pairs
+from evaluation.relative_pose.refinement_report import count_levels, refinement_table
 from evaluation.relative_pose.stereo import Resources, StereoPlan, run_stereo
 from evaluation.relative_pose.two_view import epipolar_distance
 from rekd_hloc.geometry import rotation_about
+from rekd_hloc.refinement.pairs import RefinedMatches
 from rekd_hloc.storage.features import FeatureStore
 from tests.helpers import textured_image
 from tests.imc_photos import make_layout
@@ -91,6 +93,22 @@ def test_without_a_geometry_nothing_moves(tmp_path):
     np.testing.assert_array_equal(found.xy_b, few.xy_b)
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Refinement that moves every second match by a tenth of a pixel, at once."""
+
+    def refine(image_a, image_b, a, b, matches):
+        count = len(matches)
+        is_refined = torch.arange(count) % 2 == 0
+        xy_a, xy_b = (k.xy[i] for k, i in zip((a, b), matches.index.T, strict=True))
+        unknown = torch.full((count, 2, 2), torch.nan)
+        moved = xy_b + 0.1 * is_refined[:, None]
+        return RefinedMatches(matches, xy_a, moved, unknown, torch.ones(count), is_refined)
+
+    monkeypatch.setattr(refinement, "refine", refine)
+
+
+@pytest.mark.usefixtures("quick")
 def test_refined_positions_are_made_once(scene, tmp_path, monkeypatch):
     method, pairs = load_extractor("sift", 200), scene.pair_set(0.0)
     resources = Resources(tmp_path)
@@ -116,11 +134,13 @@ def test_refined_positions_are_made_once(scene, tmp_path, monkeypatch):
         refined = store.read(a, b)
         scales = extracted.read(b).keypoints.scale / SIGMA_OF_LEVEL
         assert np.isin(refined.scale_b.astype(np.float32), scales.numpy()).mean() > 0.9
+        assert ((refined.shift_px > 0) == refined.is_refined).all()
         assert len(refined.xy_b) == len(refined.is_near) == len(refined.is_refined) > 10
         with pytest.raises(ValueError, match="no refined matches of"):
             store.read(b, a)
 
 
+@pytest.mark.usefixtures("quick")
 def test_stereo_says_what_was_refined_and_keeps_both_results(scene, tmp_path):
     method, pairs = load_extractor("sift", 400), scene.pair_set(0.0)
     plain = StereoPlan([MATCH], [RANSAC], (0,))
@@ -134,6 +154,7 @@ def test_stereo_says_what_was_refined_and_keeps_both_results(scene, tmp_path):
     assert len(list((tmp_path / "poses").iterdir())) == 2
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_program_refines(part, tmp_path, caplog):
     words = ["--data", str(part.parents[2]), "--method", "sift", "--jobs", "1", "--ratio", "0.9"]
     words += ["--estimator", "magsac", "--num-keypoints", "200", "--out", str(tmp_path)]
@@ -141,9 +162,34 @@ def test_the_program_refines(part, tmp_path, caplog):
     assert imc.main(words) == 0
     record = json.loads((tmp_path / "results.json").read_text())
     assert list(record["methods"]) == ["sift + refinement"]
-    assert record["tables"][0]["rows"][0][0] == "sift + refinement"
+    stereo, levels = record["tables"]
+    assert stereo["rows"][0][0] == "sift + refinement"
+    assert levels["title"] == "Refined matches, phototourism/corner"
+    counts = record["methods"]["sift + refinement"]["scenes"][0]["refined_by_level"]
+    assert sum(c["num_matches"] for c in counts) > 10 < sum(c["num_refined"] for c in counts)
+    assert [row[1] for row in levels["rows"]][:1] == [
+        f"{2.0 ** counts[0]['octave']:g} to {2.0 ** (counts[0]['octave'] + 1):g}"
+    ]
     assert imc.main([*words, "--task", "stereo,multiview"]) == 2
     assert "leave --export and multiview out" in caplog.text
+
+
+def test_levels_are_counted_by_octave(tmp_path):
+    scales = np.array([0.6, 1.0, 1.9, 2.0, 2.0])
+    shifts = np.array([0.0, 0.5, 0.7, 0.0, 0.4])
+    near, moved = np.array([0, 1, 1, 0, 1], bool), shifts > 0
+    pair = RefinedPair(np.zeros((5, 2)), scales, shifts, near, moved)
+    path = tmp_path / "refined.h5"
+    with RefinedStore.resume(path, {"by": "test"}) as store:
+        store.write("a", "b", pair)
+    levels = count_levels(path, [("a", "b")])
+    assert [(c.octave, c.num_matches, c.num_near, c.num_refined) for c in levels] == [
+        (-1, 1, 0, 0), (0, 2, 2, 2), (1, 2, 1, 1),
+    ]  # fmt: skip
+    assert levels[0].shift_px is None
+    assert levels[2].relative_shift == pytest.approx(0.2)
+    assert refinement_table("t", {"m": levels}).rows[1][2:] == [2, 100.0, 100.0, "0.60", "0.43"]
+    assert count_levels(path, []) == []
 
 
 @pytest.mark.parametrize("name", ["orb", "sift", "colmap-sift", "rekd-fast"])

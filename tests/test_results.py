@@ -345,3 +345,24 @@ def test_bars_are_drawn_where_methods_lack_values(tmp_path):
     assert [read_number(cell) for cell in ("0.22 (0.20..0.23)", 4, 1.5, "-", "", None, "-3 a")] == [
         0.22, 4.0, 1.5, None, None, None, -3.0,
     ]  # fmt: skip
+
+
+def test_conditions_of_one_method_stay_apart():
+    table = Table("Stereo", ["method", "mAA(10)"], [["rekd", "0.5"]])
+    made = {"rekd": Made("abc", "2026-01-01")}
+    parameters = {"num_keypoints": 2048, "ratio": ["none"]}
+    plain = Record("imc2021-stereo", "poses", "p/reichstag", made, [table], [], parameters)
+    better = replace(table, rows=[["rekd", "0.6"]])
+    consensus = replace(plain, tables=[better], parameters={**parameters, "filter": "consensus"})
+    refined = replace(
+        plain, tables=[replace(table, rows=[["rekd + refinement", "0.55"]])],
+        methods={"rekd + refinement": Made("abc", "2026-01-01")},
+    )  # fmt: skip
+    merged = merge_records([plain, consensus, refined])
+    assert [r.tables[0].rows for r in merged] == [
+        [["rekd", "0.5"], ["rekd + refinement", "0.55"]], [["rekd", "0.6"]],
+    ]  # fmt: skip
+    assert set(merged[0].methods) == {"rekd", "rekd + refinement"}
+    (panel,) = pose_panels(merged)
+    assert panel.values["rekd, consensus"] == {"upright": 0.6}
+    assert panel.values["rekd"] == {"upright": 0.5}

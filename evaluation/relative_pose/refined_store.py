@@ -15,7 +15,7 @@ from rekd_hloc.storage.journal import Record
 from rekd_hloc.storage.names import pair_group
 from rekd_hloc.storage.store import Store
 
-ARRAYS = ("xy_b", "scale_b", "is_near", "is_refined")
+ARRAYS = ("xy_b", "scale_b", "shift_px", "is_near", "is_refined")
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +25,14 @@ class RefinedPair:
     Attributes:
         xy_b: positions in image b, in pixels; those of image a stay.
         scale_b: of the keypoints in b, in units of the image's own pyramid level.
+        shift_px: distance from the keypoint of b; 0 where not refined.
         is_near: whether the loose geometry agrees, so that the match was tried.
         is_refined: whether refinement succeeded.
     """
 
     xy_b: Points
     scale_b: Float64[np.ndarray, " match"]
+    shift_px: Float64[np.ndarray, " match"]
     is_near: Bool[np.ndarray, " match"]
     is_refined: Bool[np.ndarray, " match"]
 
@@ -61,8 +63,9 @@ class RefinedStore(Store):
         record = self._file.read(pair_group(a, b), ARRAYS)
         if record is None:
             raise ValueError(f"{self.path} has no refined matches of ({a!r}, {b!r})")
-        xy_b, scale_b, is_near, is_refined = (record.arrays[name] for name in ARRAYS)
-        return RefinedPair(xy_b, scale_b, is_near.astype(bool), is_refined.astype(bool))
+        arrays = {name: record.arrays[name] for name in ARRAYS}
+        arrays |= {name: arrays[name].astype(bool) for name in ("is_near", "is_refined")}
+        return RefinedPair(**arrays)
 
     def write(self, a: str, b: str, refined: RefinedPair) -> None:
         """Add a pair."""

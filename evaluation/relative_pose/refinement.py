@@ -147,7 +147,8 @@ def refine_matched(
     xy_b, is_refined = matched.xy_b.copy(), np.zeros(len(matched), dtype=bool)
     is_refined[is_near] = found.is_refined.numpy()
     xy_b[is_refined] = found.xy_b[found.is_refined].double().numpy()
-    return RefinedPair(xy_b, frames_b.scale.double().numpy(), is_near, is_refined)
+    shift_px = np.linalg.norm(xy_b - matched.xy_b, axis=1)
+    return RefinedPair(xy_b, frames_b.scale.double().numpy(), shift_px, is_near, is_refined)
 
 
 def loose_options(estimator: str) -> RansacOptions:

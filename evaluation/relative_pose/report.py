@@ -10,6 +10,7 @@ from evaluation.metrics.auc import area_under_curve
 from evaluation.metrics.pose import AUC_THRESHOLDS_DEG, NUM_BINS, accuracy
 from evaluation.relative_pose.estimation import PairResult
 from evaluation.relative_pose.matching import match_label
+from evaluation.relative_pose.refinement_report import describe_levels, refinement_table
 from evaluation.relative_pose.stereo import ExtractorRun, SceneRun, maa_of
 from evaluation.reporting.curves import Plot
 from evaluation.reporting.report import Cell, Table
@@ -60,7 +61,11 @@ def summarise_scene(run: SceneRun) -> dict[str, Any]:
          "num_matches": float(np.mean([r.num_matches for r in results]))}
         for setting, results in run.sweep.items()
     ]  # fmt: skip
+    described: dict[str, Any] = {}
+    if run.levels:
+        described["refined_by_level"] = describe_levels(run.levels)
     return {
+        **described,
         "scene": run.key,
         "keypoints_per_image": run.keypoints_per_image,
         "num_pairs": first["num_pairs"],
@@ -94,6 +99,9 @@ def make_tables(runs: Sequence[ExtractorRun]) -> list[Table]:
         rows = [_row(run, [scenes[number]]) for run, scenes in entries]
         pairs = entries[0][1][number]["num_pairs"]
         tables.append(Table(f"Stereo, {scene.key}, pairs: {pairs}", COLUMNS, rows))
+        levels = {r.label: r.scenes[number].levels for r in runs if r.scenes[number].levels}
+        if levels:
+            tables.append(refinement_table(f"Refined matches, {scene.key}", levels))
     if len(runs[0].scenes) > 1:
         rows = [_row(run, scenes) for run, scenes in entries]
         title = f"Stereo, mean over {len(runs[0].scenes)} scenes"

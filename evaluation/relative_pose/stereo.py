@@ -23,6 +23,7 @@ from evaluation.relative_pose.estimation import PairResult, estimate_pairs
 from evaluation.relative_pose.estimators import RansacOptions, refuse_without_angles
 from evaluation.relative_pose.matching import Matched, match_label, match_pairs, without_orientation
 from evaluation.relative_pose.refinement import Refining, refine_pairs
+from evaluation.relative_pose.refinement_report import LevelCount, count_levels
 from rekd_hloc.config import MatchConfig
 from rekd_hloc.types import Pair
 
@@ -128,6 +129,8 @@ class SceneRun:
     sweep: Mapping[Setting, Sequence[PairResult]] = field(repr=False)
     by_seed: Mapping[int, Sequence[PairResult]] = field(repr=False)
     reported: Sequence[bool] = field(repr=False)
+    levels: Sequence[LevelCount] = ()
+    """What refinement did with the chosen matches, by octave of scale; empty without it."""
 
     def reported_results(self, seed: int) -> list[PairResult]:
         """Return the results that the metrics are made of."""
@@ -176,7 +179,11 @@ def run_stereo(
         by_seed = {plan.seeds[0]: run.sweep[chosen]}
         for seed in plan.seeds[1:]:
             by_seed[seed] = _estimate(pairs, run, chosen, seed, resources, method.name)
-        finished.append(replace(run, by_seed=by_seed))
+        levels: list[LevelCount] = []
+        if plan.refine:
+            names = [pair.names for pair in pairs.pairs]
+            levels = count_levels(run.refined[chosen.match], names)
+        finished.append(replace(run, by_seed=by_seed, levels=levels))
     return ExtractorRun(method, chosen, finished, plan.refine)
 
 

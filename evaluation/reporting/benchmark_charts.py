@@ -37,6 +37,7 @@ UPRIGHT_COLOR, ROTATED_COLOR = "#aab0ba", "#c8553d"
 def read_stereo(path: Path, num_keypoints: int) -> dict[str, dict[bool, float]]:
     """Return mAA(10) of each method, upright (False) and rotated (True).
 
+    Only matches without a filter count.
     Of several upright records of a method, the one that chose its ratio test on other pairs counts.
 
     Raises:
@@ -48,6 +49,7 @@ def read_stereo(path: Path, num_keypoints: int) -> dict[str, dict[bool, float]]:
         for row in csv.DictReader(file):
             name = row["method"]
             is_wanted = row["protocol"] == "imc2021-stereo" and row["data"].startswith(DATA)
+            is_wanted &= _cell(row, "filter") in ("", "none")
             if not is_wanted or name not in values or not _has_budget(row, num_keypoints):
                 continue
             is_rotated = bool(_cell(row, "rotated", "turned"))

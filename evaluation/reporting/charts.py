@@ -30,6 +30,7 @@ def draw_charts(part: Part, records: Sequence[Record], folder: Path) -> None:
 def pose_panels(records: Sequence[Record]) -> list[BarPanel]:
     """Return one panel for each task, scene and number of keypoints: upright and rotated images.
 
+    Methods with a filter of matches are bars of their own.
     Methods that chose among several ratio tests count before those with one for all, and later
     records before earlier ones. Multiview values are means over the sizes of bags.
 
@@ -45,7 +46,9 @@ def pose_panels(records: Sequence[Record]) -> list[BarPanel]:
         if len(scene) > 1:
             title += f", {scene[1]}"
         series = "rotated" if is_rotated else "upright"
-        for method, value in _read_poses(record).items():
+        suffix = "" if record.filter == "none" else f", {record.filter}"
+        for name, value in _read_poses(record).items():
+            method = name + suffix
             values.setdefault(title, {}).setdefault(method, {})[series] = value
     return [BarPanel(title, POSE_METRIC, values[title]) for title in sorted(values)]
 

@@ -1,7 +1,7 @@
 """Reading results.json files, and putting together what several runs of one protocol measured.
 
-Runs belong together only if protocol, description and data agree: then their tables become one,
-and a method that was measured twice is taken from the later run.
+Runs belong together only if protocol, description, data and filter agree: then their tables become
+one, and a method that was measured twice is taken from the later run.
 """
 
 import json
@@ -44,6 +44,11 @@ class Record:
     plots: Sequence[Plot]
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Of the command line, where the program keeps them."""
+
+    @property
+    def filter(self) -> str:
+        """Return the filter of matches that all methods had; ``none`` if there was none."""
+        return str(self.parameters.get("filter") or "none")
 
 
 def read_records(paths: Sequence[Path]) -> list[Record]:
@@ -101,10 +106,13 @@ def read_record(path: Path) -> Record:
 
 
 def merge_records(records: Sequence[Record]) -> list[Record]:
-    """Join records of equal protocol, description and data; the later wins for each method."""
+    """Join records of equal protocol, description, data and filter.
+
+    The later wins for each method.
+    """
     groups: dict[tuple[str, ...], Record] = {}
     for record in records:
-        key = (record.protocol, record.description, record.data)
+        key = (record.protocol, record.description, record.data, record.filter)
         groups[key] = _join(groups[key], record) if key in groups else record
     return [_sort(record) for record in groups.values()]
 
