@@ -62,12 +62,11 @@ def refine(
     index_a, index_b = matches.index.unbind(dim=1)
     frames_a, frames_b = a[index_a], b[index_b]
     found = align_patches(pyramids[0], pyramids[1], frames_a, frames_b)
-    unknown = torch.full_like(found.covariance, torch.nan)
     return RefinedMatches(
         matches=matches,
         xy_a=frames_a.xy,
         xy_b=frames_b.xy + found.shift,
-        covariance=torch.where(found.is_refined[:, None, None], found.covariance, unknown),
+        covariance=found.covariance,
         zncc=found.zncc,
         is_refined=found.is_refined,
     )
