@@ -13,6 +13,7 @@ __all__ = [
     "Features",
     "Keypoints",
     "Matches",
+    "filter_by_consensus",
     "filter_by_orientation",
     "load_config",
     "match",
@@ -26,6 +27,7 @@ _HOMES = {
     "Features": "rekd_hloc.types",
     "Keypoints": "rekd_hloc.types",
     "Matches": "rekd_hloc.types",
+    "filter_by_consensus": "rekd_hloc.matching.consensus",
     "filter_by_orientation": "rekd_hloc.matching.consistency",
     "load_config": "rekd_hloc.config",
     "match": "rekd_hloc.matching.match",
@@ -37,6 +39,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from rekd_hloc.config import load_config
     from rekd_hloc.features.extractor import Extractor
+    from rekd_hloc.matching.consensus import filter_by_consensus
     from rekd_hloc.matching.consistency import filter_by_orientation
     from rekd_hloc.matching.match import match
     from rekd_hloc.plugin import register

@@ -114,6 +114,7 @@ class Matches:
     Attributes:
         index: row m is (keypoint of image a, keypoint of image b).
         score: similarity in [-1, 1] (cosine for descriptors), larger is better.
+        is_fallback: whether another rule chose them, as the one asked for had too little to go on.
 
     Raises:
         ValueError: shapes disagree.
@@ -121,6 +122,7 @@ class Matches:
 
     index: Int64[Tensor, "match 2"]
     score: Float[Tensor, " match"]
+    is_fallback: bool = False
 
     def __post_init__(self) -> None:
         if self.index.ndim != 2 or self.index.shape[1] != 2:

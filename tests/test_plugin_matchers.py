@@ -1,5 +1,7 @@
 import importlib
+import math
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import h5py
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from rekd_hloc import plugin
+from rekd_hloc.geometry import rotation_about, warp_points
 from rekd_hloc.matching.adalam import match_adalam
 from rekd_hloc.matching.match import MATCHERS
 from rekd_hloc.plugin.confs import MAX_KEYPOINTS, matcher_confs, orientation_filter
@@ -164,6 +167,41 @@ def test_adalam_is_that_of_the_package(hloc):
 def test_adalam_is_no_filter_behind_another_matcher(hloc):
     with pytest.raises(ValueError, match="use density"):
         build(orientation_filter(NN, filter="adalam"))
+
+
+def moved_pair(sigma_of_scale):
+    """Image 1 is image 0 rotated by 40 degrees and twice as large; the last keypoints moved.
+
+    Their rotations are right, so only neighbours tell them.
+    """
+    a = random_features(NUM_RIGHT + NUM_WRONG, seed=3)
+    scale = sigma_of_scale * a.keypoints.scale
+    oris = torch.rad2deg(a.keypoints.angle)
+    xy = warp_points(rotation_about(math.radians(40), (320.0, 240.0), 2.0), a.keypoints.xy)
+    xy[NUM_RIGHT:] = xy[NUM_RIGHT:].roll(7, dims=0)
+    b = replace(a, keypoints=replace(a.keypoints, xy=xy, scale=2 * scale))
+    a = replace(a, keypoints=replace(a.keypoints, scale=scale))
+    return side(a, 0, oris=oris) | side(b, 1, oris=oris + 40)  # up to 400 degrees
+
+
+@pytest.mark.parametrize("sigma_of_scale", [1.0, 1.6])
+@pytest.mark.parametrize("name", ["NN-rekd-consensus", "consensus-filter"])
+def test_consensus_reads_degrees_and_scales_of_any_features(hloc, name, sigma_of_scale):
+    """SIFT's scales are sigmas: only their ratios, and they against distances, play a part."""
+    matches, scores = run(OURS[name], moved_pair(sigma_of_scale))
+    assert (matches[0, :NUM_RIGHT] == torch.arange(NUM_RIGHT)).sum() >= NUM_RIGHT - 2
+    assert (matches[0, NUM_RIGHT:] >= 0).sum() <= 5
+    assert bool((scores[matches >= 0] > 0.6).all())
+    by_rotation, _ = run(OURS["NN-rekd"], moved_pair(sigma_of_scale))
+    assert (by_rotation >= 0).all()
+
+
+@pytest.mark.parametrize("name", ["NN-rekd-consensus", "consensus-filter"])
+def test_consensus_needs_scales_too(hloc, name, caplog):
+    data = {key: value for key, value in rotated_pair().items() if key != "scales0"}
+    assert_no_match(build(OURS[name])(data), NUM_RIGHT + NUM_WRONG)
+    assert len(caplog.records) == 1
+    assert "have no scales; extract with" in caplog.text
 
 
 def test_a_matcher_that_is_added_to_the_package_runs_in_hloc(hloc, monkeypatch):

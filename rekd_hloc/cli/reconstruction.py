@@ -135,6 +135,7 @@ def match(
     quiet: Quiet = False,
 ) -> None:
     """Match features, and keep what agrees on one rotation."""
+    from rekd_hloc.matching.match import describe_fallback
     from rekd_hloc.matching.match_images import match_images
     from rekd_hloc.matching.pairs import make_pairs
     from rekd_hloc.storage.features import FeatureStore
@@ -153,7 +154,7 @@ def match(
     record = {
         **_count_matches(summary.num_matches),
         "num_resumed": summary.num_resumed,
-        "num_rematched": summary.num_rematched,
+        **summary.notes,
         "seconds": summary.seconds,
         "output": str(output),
     }
@@ -163,7 +164,8 @@ def match(
         f"({summary.num_resumed} were there already{again if summary.num_rematched else ''}), "
         f"{summary.seconds:.1f} s"
     )
-    print_result(json_output, record, text)
+    fallback = describe_fallback(summary.num_fallback, len(summary.num_matches))
+    print_result(json_output, record, "\n".join(filter(None, [text, fallback])))
 
 
 def reconstruct(

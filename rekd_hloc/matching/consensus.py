@@ -60,8 +60,8 @@ def filter_by_consensus(matches: Matches, a: Keypoints, b: Keypoints) -> Matches
     """
     share, count = support(matches, a, b)
     kept = (count >= MIN_SUPPORT) & (share >= MIN_SHARE)
-    kept, share = (values.to(matches.index.device) for values in (kept, share))
-    return Matches(matches.index[kept], share[kept].to(matches.score.dtype))
+    score = share[kept].to(matches.score.dtype).to(matches.score.device)
+    return Matches(matches.index[kept.to(matches.index.device)], score)
 
 
 def support(

@@ -6,7 +6,7 @@ A matcher is any :class:`Matcher`. To add one, write its file, add its name to t
 
 import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 from rekd_hloc.config import MatchConfig, config_hash, config_json
@@ -14,6 +14,7 @@ from rekd_hloc.matching.adalam import match_adalam
 from rekd_hloc.matching.consensus import filter_by_consensus
 from rekd_hloc.matching.consistency import filter_by_orientation, filter_paper
 from rekd_hloc.matching.nearest import match_nearest
+from rekd_hloc.names import counted
 from rekd_hloc.types import Features, Keypoints, Matches
 
 logger = logging.getLogger(__name__)
@@ -86,14 +87,13 @@ class ConsensusMatcher(_ConfiguredMatcher):
 
     def __call__(self, a: Features, b: Features) -> Matches:
         """Match two images."""
+
+        def pass_ratio_test() -> Matches:
+            ratio = min(self.config.ratio, FALLBACK_RATIO)
+            return match_nearest(a.descriptors, b.descriptors, ratio=ratio)
+
         matches = match_nearest(a.descriptors, b.descriptors, ratio=self.config.ratio)
-        supported = filter_by_consensus(matches, a.keypoints, b.keypoints)
-        if len(supported) >= MIN_CONSENSUS:
-            return supported
-        logger.debug("%d of %d matches have support: ratio test", len(supported), len(matches))
-        ratio = min(self.config.ratio, FALLBACK_RATIO)
-        matches = match_nearest(a.descriptors, b.descriptors, ratio=ratio)
-        return filter_by_orientation(matches, a.keypoints.angle, b.keypoints.angle)
+        return _filter_by_consensus(matches, a.keypoints, b.keypoints, self.config, pass_ratio_test)
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,16 @@ def match(a: Features, b: Features, config: MatchConfig = DEFAULT_CONFIG) -> Mat
 def filter_matches(
     matches: Matches, a: Keypoints, b: Keypoints, config: MatchConfig = DEFAULT_CONFIG
 ) -> Matches:
-    """Return the matches that the configured filter keeps; fewer than ``MIN_CONSENSUS`` of
-    consensus are left to the density filter.
+    """Return the matches that the configured filter keeps.
+
+    Where fewer than ``MIN_CONSENSUS`` have support, consensus leaves the image pair to the density
+    filter.
+
+    Args:
+        matches: of any matcher, at most one for each keypoint.
+        a: all keypoints of image a, with true angles, and true scales for consensus.
+        b: likewise of image b.
+        config: of which ``ratio`` is not looked at.
 
     Raises:
         ValueError: as :func:`rekd_hloc.matching.consistency.filter_by_orientation`, or the filter
@@ -167,9 +175,41 @@ def filter_matches(
     if config.filter == "adalam":
         raise ValueError("filter adalam finds matches itself; to filter others use density")
     if config.filter == "consensus":
-        supported = filter_by_consensus(matches, a, b)
-        if len(supported) >= MIN_CONSENSUS:
-            return supported
+        return _filter_by_consensus(matches, a, b, config, lambda: matches)
+    return _filter_by_density(matches, a, b, config)
+
+
+def describe_fallback(num_fallback: int, num_pairs: int) -> str:
+    """Return a line about image pairs that consensus left to another filter; none gives no text."""
+    if not num_fallback:
+        return ""
+    return (
+        f"{num_fallback} of {counted(num_pairs, 'pair')} had too little support for consensus; "
+        "ratio test and orientation filter decided"
+    )
+
+
+def _filter_by_consensus(
+    matches: Matches,
+    a: Keypoints,
+    b: Keypoints,
+    config: MatchConfig,
+    find_likely: Callable[[], Matches],
+) -> Matches:
+    """Keep what has support; where that is too little, what the density filter keeps of others."""
+    supported = filter_by_consensus(matches, a, b)
+    if len(supported) >= MIN_CONSENSUS or len(matches) == 0:
+        return supported
+    logger.info(
+        "only %d of %d matches have support; the orientation filter decides",
+        len(supported), len(matches),
+    )  # fmt: skip
+    return replace(_filter_by_density(find_likely(), a, b, config), is_fallback=True)
+
+
+def _filter_by_density(
+    matches: Matches, a: Keypoints, b: Keypoints, config: MatchConfig
+) -> Matches:
     return filter_by_orientation(
         matches,
         a.angle,

@@ -32,8 +32,9 @@ CACHE_BYTES = 1 << 28
 """Features that a worker keeps for other pairs: 230 images of 2,048 keypoints."""
 REMEDY = "match with filter=none, or extract oriented features"
 
-MatchArrays = tuple[NDArray[np.int64], NDArray[np.float32], int]
-"""Index and score of the matches of a pair, and the number of keypoints of its first image."""
+MatchArrays = tuple[NDArray[np.int64], NDArray[np.float32], bool, int]
+"""Index and score of the matches of a pair, whether they are a fallback, and the number of
+keypoints of its first image."""
 
 
 MapPairs = Callable[[Callable[[Pair], MatchArrays], Iterable[Pair]], Iterable[MatchArrays]]
@@ -50,12 +51,20 @@ class MatchingSummary:
         num_rematched: pairs that were in the file before and are matched again, because features
             of an image are of another file now.
         seconds: this run took.
+        num_fallback: pairs in the file that the filter asked for said too little of, so that
+            another one decided; see ``Matches.is_fallback``.
     """
 
     num_matches: dict[Pair, int]
     num_resumed: int
     seconds: float
     num_rematched: int = 0
+    num_fallback: int = 0
+
+    @property
+    def notes(self) -> dict[str, int]:
+        """Return what a report tells of the pairs, by the report's keys."""
+        return {"num_rematched": self.num_rematched, "num_fallback": self.num_fallback}
 
 
 def match_images(
@@ -105,7 +114,7 @@ def match_images(
         names_by_key(name for pair in unique for name in pair)
         _require_needs(matcher, features, unique)
         provenance = matching_provenance(matcher, features.provenance)
-        counts: dict[Pair, int] = {}
+        counts: dict[Pair, tuple[int, bool]] = {}
         with MatchStore.resume(out, provenance, overwrite=overwrite) as store:
             names = {name for pair in unique for name in pair}
             sources = {name: features.source_digest(name) for name in names}
@@ -117,16 +126,22 @@ def match_images(
             cache = _FeatureCache(features, torch_device)
             work = _PairWork(features_path, matcher, torch_device, cache)
             bar = tqdm(missing, unit="pair", desc="match", disable=not progress)
-            for pair, (index, score, count) in zip(bar, map_pairs(work, missing), strict=True):
-                matches = Matches(torch.from_numpy(index), torch.from_numpy(score))
+            for pair, arrays in zip(bar, map_pairs(work, missing), strict=True):
+                index, score, is_fallback, count = arrays
+                matches = Matches(torch.from_numpy(index), torch.from_numpy(score), is_fallback)
                 store.write(*pair, matches, count, sources=_of_pair(sources, pair))
-                counts[pair] = len(matches)
+                counts[pair] = len(matches), matches.is_fallback
             for pair in unique:
                 if pair not in counts:
-                    counts[pair] = len(store.read(*pair))
-    num_matches = {pair: counts[pair] for pair in unique}
-    seconds = time.perf_counter() - start
-    return MatchingSummary(num_matches, len(unique) - len(missing), seconds, num_rematched)
+                    matches = store.read(*pair)
+                    counts[pair] = len(matches), matches.is_fallback
+    return MatchingSummary(
+        {pair: counts[pair][0] for pair in unique},
+        num_resumed=len(unique) - len(missing),
+        seconds=time.perf_counter() - start,
+        num_rematched=num_rematched,
+        num_fallback=sum(counts[pair][1] for pair in unique),
+    )
 
 
 def _of_pair(sources: Mapping[str, str], pair: Pair) -> Pair:
@@ -198,7 +213,7 @@ class _PairWork:
             matches = self._matcher(a, b).to("cpu")
         except ValueError as error:
             raise ValueError(f"images {pair[0]!r} and {pair[1]!r}: {error}") from error
-        return matches.index.numpy(), matches.score.numpy(), len(a)
+        return matches.index.numpy(), matches.score.numpy(), matches.is_fallback, len(a)
 
     def _worker_cache(self) -> _FeatureCache:
         opened = _PairWork._opened

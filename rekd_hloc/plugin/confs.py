@@ -23,6 +23,8 @@ HLOC_NN_RATIO = 0.8
 """Distance ratio of hloc's conf NN-ratio."""
 
 Conf = dict[str, Any]
+NN_MUTUAL: Conf = {"name": "nearest_neighbor", "do_mutual_check": True}
+"""The model of hloc's conf NN-mutual."""
 
 
 def extractor_confs() -> dict[str, Conf]:
@@ -65,17 +67,22 @@ def matcher_confs() -> dict[str, Conf]:
         },
         "orientation-filter": {
             "output": "matches-NN-mutual-oriented",
-            "model": orientation_filter({"name": "nearest_neighbor", "do_mutual_check": True}),
+            "model": orientation_filter(NN_MUTUAL),
+        },
+        "consensus-filter": {
+            "output": "matches-NN-mutual-consensus",
+            "model": orientation_filter(NN_MUTUAL, filter="consensus"),
         },
     }
 
 
 def orientation_filter(matcher: Conf, **options: float | str) -> Conf:
-    """Return the model conf that puts the orientation filter behind any matcher of hloc.
+    """Return the model conf that puts the orientation filter, or another, behind a matcher of hloc.
 
     Args:
         matcher: a matcher's model conf, for example ``match_features.confs["adalam"]["model"]``.
-        options: fields of :class:`rekd_hloc.config.MatchConfig` for the filter.
+        options: fields of :class:`rekd_hloc.config.MatchConfig` for the filter, for example
+            ``filter="consensus"``.
     """
     return {"name": "orientation_filter", "matcher": dict(matcher), **options}
 

@@ -163,7 +163,7 @@ def _run_all_stages(
         )  # fmt: skip
     check_still_there([run.image_dir / name for name in listing.images], run.output)
     configuration = _configuration(options, extractor.provenance)
-    run.image_report = {**summary.notes, "num_rematched": matched.num_rematched}
+    run.image_report = {**summary.notes, **matched.notes}
     counts, skipped = summary.num_keypoints, summary.skipped
     return build_model(
         run, features_path, matches_path, pairs, counts, skipped, configuration,

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 
 from rekd_hloc import __version__
+from rekd_hloc.matching.match import describe_fallback
 from rekd_hloc.names import counted, one_line
 from rekd_hloc.sfm.alignment import Pose, align_to_reference
 from rekd_hloc.sfm.camera_report import describe_odd_focals
@@ -190,12 +191,13 @@ def format_report(report: Mapping[str, Any]) -> str:
 
 
 def _describe_inputs(report: Mapping[str, Any]) -> list[str]:
-    """Return lines about images, masks and cameras that are not as one would expect."""
+    """Return lines about images, masks, cameras and pairs that are not as one would expect."""
     ranges = report.get("value_ranges")
     notes = {
         "depth": describe_value_ranges(ranges) if ranges else "",
         "masks": describe_upright_masks(report.get("mask_frames", {})),
         "focal length": describe_odd_focals(report.get("cameras", [])),
+        "consensus": describe_fallback(report.get("num_fallback", 0), report["pairs"]["num_pairs"]),
     }
     return [f"{label:<14}{text}" for label, text in notes.items() if text]
 

@@ -5,6 +5,7 @@ group's path is made of both names with ``-`` for ``/``; hloc's older files join
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,6 +21,8 @@ from rekd_hloc.types import Matches, Pair
 MATCH_DATASETS = ("matches0", "matching_scores0")
 SOURCES = ("source0", "source1")
 """Attributes of a pair: digests of what the features of both images were made from."""
+FALLBACK = "fallback"
+"""Attribute of a pair, 1 if its matches are a fallback; see ``Matches.is_fallback``."""
 MAX_INDEX = 2**31 - 1
 """No image has more keypoints."""
 INT16_MAX = 32_767
@@ -87,8 +90,9 @@ class MatchStore(Store):
         group, is_reversed = location
         record = self._file.read(group, MATCH_DATASETS)
         assert record is not None
+        is_fallback = bool(self._file.attributes(group).get(FALLBACK))
         try:
-            return _matches(record.arrays, is_reversed)
+            return replace(_matches(record.arrays, is_reversed), is_fallback=is_fallback)
         except ValueError as error:
             raise ValueError(f"pair ({a!r}, {b!r}) in {self.path}: {error}") from error
 
@@ -161,7 +165,9 @@ class MatchStore(Store):
             arrays = _match_arrays(matches, num_keypoints_a)
         except ValueError as error:
             raise ValueError(f"pair ({a!r}, {b!r}): {error}") from error
-        known = {key: digest for key, digest in zip(SOURCES, sources, strict=True) if digest}
+        known: dict[str, Any] = dict(zip(SOURCES, sources, strict=True))
+        known[FALLBACK] = int(matches.is_fallback)
+        known = {key: value for key, value in known.items() if value}
         self._file.append(Record(group, arrays, {"": {"name0": a, "name1": b, **known}}))
 
     def _find(self, a: str, b: str) -> tuple[str, bool] | None:

@@ -1,4 +1,5 @@
-"""hloc's matcher ``orientation_filter``: any other matcher, then agreement on one rotation."""
+"""hloc's matcher ``orientation_filter``: any other matcher, then agreement on one rotation, or
+consensus of neighbours."""
 
 from typing import Any
 
