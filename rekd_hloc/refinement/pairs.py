@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rekd_hloc.images import read_image
 from rekd_hloc.refinement.align_patches import align_patches
+from rekd_hloc.refinement.local_affine import local_affine
 from rekd_hloc.refinement.pyramid import ImagePyramid
 from rekd_hloc.types import Keypoints, Matches
 
@@ -61,7 +62,8 @@ def refine(
     pyramids = [ImagePyramid.of(_grey(image).to(a.xy.device)) for image in (image_a, image_b)]
     index_a, index_b = matches.index.unbind(dim=1)
     frames_a, frames_b = a[index_a], b[index_b]
-    found = align_patches(pyramids[0], pyramids[1], frames_a, frames_b)
+    start = local_affine(frames_a, frames_b)
+    found = align_patches(pyramids[0], pyramids[1], frames_a, frames_b, start)
     return RefinedMatches(
         matches=matches,
         xy_a=frames_a.xy,
