@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from numpy.typing import NDArray
+
 from rekd_hloc.storage.feature_arrays import (
     FEATURE_DATASETS,
     KEYPOINT_DATASETS,
@@ -135,6 +137,35 @@ class FeatureStore(Store):
     def source_digest(self, name: str) -> str:
         """Return a digest of the files that features were made from; empty if that is unknown."""
         return source_digest(self._file.attributes(name))
+
+    def read_record(self, name: str) -> Record:
+        """Return all numbers that are stored with an image, as they are, and attributes.
+
+        Raises:
+            ValueError: the file lacks the image, or is damaged there.
+        """
+        record = self._file.read_all(name)
+        if record is None:
+            raise ValueError(f"{self.path} has no image {name!r}; extract it first")
+        return record
+
+    def read_array(self, name: str, dataset: str) -> NDArray[Any] | None:
+        """Return one dataset of an image as it is; None where it is not there.
+
+        Raises:
+            ValueError: the file lacks the image, or is damaged there.
+        """
+        return self._read(name, (dataset,), lambda arrays: arrays.get(dataset))
+
+    def write_record(self, record: Record) -> None:
+        """Add an image, or replace it, with datasets and attributes as they are given.
+
+        Raises:
+            ValueError: a name that HDF5 cannot hold, or a store that was opened to read.
+            OSError: the disk is full or gone; what was written before is safe.
+        """
+        check_name(record.group)
+        self._file.append(record)
 
     def write(
         self,

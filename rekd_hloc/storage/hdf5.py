@@ -25,6 +25,7 @@ from rekd_hloc.storage.hdf5_groups import (
     is_external,
     open_hdf5,
     read_dataset,
+    read_group,
     text_attributes,
 )
 from rekd_hloc.storage.hdf5_links import dataset_names, find_group, walk
@@ -195,6 +196,16 @@ class Hdf5File:
         except HDF5_ERRORS as error:
             raise ValueError(f"{self.path}: {group!r} cannot be read: {error}") from error
 
+    def read_all(self, group: str) -> Record | None:
+        """Return a group with all its numbers and attributes, or None; as :meth:`read` raises."""
+        if self._journal is not None and group in self._journal:
+            return self._journal.read(group)
+        stored = self._find(group)
+        try:
+            return None if stored is None else Record(group, *read_group(stored))
+        except HDF5_ERRORS as error:
+            raise ValueError(f"{self.path}: {group!r} cannot be read: {error}") from error
+
     def append(self, record: Record) -> None:
         """Keep a record for good, though it enters the HDF5 file on closing only.
 
@@ -271,16 +282,6 @@ class Hdf5File:
                 f"{self.path} is damaged ({error}); move it away: what this run wrote is in "
                 f"{journal.path}, and the same command goes on from there"
             ) from error
-
-
-def close_after(file: Hdf5File, error: BaseException | None) -> None:
-    """Close at the end of a ``with`` block; an error of the block's own is the one to report."""
-    try:
-        file.close()
-    except OSError as second:
-        if error is None:
-            raise
-        logger.warning("%s", second)
 
 
 def _reserve(path: Path, num_bytes: int) -> None:

@@ -123,3 +123,26 @@ def read_dataset(group: h5py.Group, name: str) -> NDArray[Any]:
     except OSError as error:
         reason = "its checksum fails" if dataset.fletcher32 else f"it cannot be read ({error})"
         raise ValueError(f"`{name}` is damaged: {reason}") from error
+
+
+def read_group(
+    group: h5py.Group,
+) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, str | float]]]:
+    """Return the numbers in a group, and their attributes; those of the group are under ``""``.
+
+    Text, and attributes that are neither text nor one number, are left out.
+
+    Raises:
+        ValueError: numbers lie in another file, or are damaged.
+        OSError, RuntimeError, KeyError, TypeError: the file is damaged there.
+    """
+    names = [name for name in group if is_external(group, name) or _holds_numbers(group[name])]
+    arrays = {name: read_dataset(group, name) for name in names}
+    items = {"": group, **{name: group[name] for name in names}}
+    found = {name: group_attributes(item) for name, item in items.items()}
+    attrs = {n: {k: v for k, v in values.items() if v is not None} for n, values in found.items()}
+    return arrays, {name: values for name, values in attrs.items() if values}
+
+
+def _holds_numbers(item: h5py.Group | h5py.Dataset) -> bool:
+    return isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu"

@@ -1,12 +1,15 @@
 """What files of features and files of matches have in common: opening, going on and closing."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from rekd_hloc.storage.hdf5 import Hdf5File, close_after
+from rekd_hloc.storage.hdf5 import Hdf5File
 from rekd_hloc.storage.made_with import refuse_content
+
+logger = logging.getLogger(__name__)
 
 
 class Store:
@@ -54,7 +57,7 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        close_after(self._file, error)
+        _close_after(self._file, error)
 
     @classmethod
     def _resume(cls, path: Path, provenance: Mapping[str, str], *, overwrite: bool) -> Self:
@@ -67,3 +70,13 @@ class Store:
         self._file = file
         self.path = file.path
         self.provenance = file.provenance
+
+
+def _close_after(file: Hdf5File, error: BaseException | None) -> None:
+    """Close at the end of a ``with`` block; an error of the block's own is the one to report."""
+    try:
+        file.close()
+    except OSError as second:
+        if error is None:
+            raise
+        logger.warning("%s", second)

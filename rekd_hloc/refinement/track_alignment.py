@@ -1,0 +1,150 @@
+"""Aligning the keypoints of each track to its root, image by image, with few images in memory.
+
+A keypoint gets one position, by one alignment: that of its patch to the patch of its track's root,
+which stays where it is. What cannot be aligned keeps its position.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rekd_hloc.refinement.align_patches import align_patches
+from rekd_hloc.refinement.pyramid import ImagePyramid
+from rekd_hloc.refinement.tracks import Ints, Tracks
+from rekd_hloc.types import Keypoints
+
+PYRAMID_BYTES = 1 << 29
+"""Of the pyramids that are kept for other images: 48 of 1600x1200 px."""
+BATCH = 2_048
+"""Patches aligned at once."""
+
+
+class State(IntEnum):
+    """What became of a keypoint."""
+
+    NO_TRACK = 0
+    ROOT = 1
+    REFINED = 2
+    REFUSED = 3
+
+
+@dataclass(frozen=True, eq=False)
+class RefinedKeypoints:
+    """Hold the keypoints of an image after refinement, all of them in their order.
+
+    Attributes:
+        xy: positions in pixels, shape (keypoint, 2).
+        covariance: of the positions, in square pixels; not a number where not refined.
+        state: a :class:`State` for each keypoint.
+    """
+
+    xy: NDArray[np.float32]
+    covariance: NDArray[np.float32]
+    state: NDArray[np.uint8]
+
+    @classmethod
+    def unrefined(cls, xy: NDArray[np.float32]) -> "RefinedKeypoints":
+        """Return keypoints that keep their positions."""
+        unknown = np.full((len(xy), 2, 2), np.nan, np.float32)
+        return cls(xy.copy(), unknown, np.zeros(len(xy), np.uint8))
+
+
+class PyramidCache:
+    """The pyramids of the images that were used last, up to a number of bytes.
+
+    An image that cannot be read is None, and is not tried again.
+    """
+
+    def __init__(
+        self, load: Callable[[int], ImagePyramid | None], max_bytes: int = PYRAMID_BYTES
+    ) -> None:
+        """Take a function from the number of an image to its pyramid."""
+        self._load = load
+        self._max_bytes = max_bytes
+        self._pyramids: OrderedDict[int, ImagePyramid | None] = OrderedDict()
+        self._num_bytes = 0
+
+    def __getitem__(self, image: int) -> ImagePyramid | None:
+        if image not in self._pyramids:
+            self._pyramids[image] = pyramid = self._load(image)
+            self._num_bytes += _num_bytes(pyramid)
+            for other in [n for n, kept in self._pyramids.items() if kept is not None]:
+                if self._num_bytes <= self._max_bytes or other == image:
+                    break
+                self._num_bytes -= _num_bytes(self._pyramids.pop(other))
+        self._pyramids.move_to_end(image)
+        return self._pyramids[image]
+
+
+class TrackAligner:
+    """Refines one image after the other, each by the roots of the tracks that it takes part in."""
+
+    def __init__(
+        self, tracks: Tracks, keypoints: Callable[[int], Keypoints], pyramids: PyramidCache
+    ) -> None:
+        """Prepare.
+
+        Args:
+            tracks: of all images.
+            keypoints: gives those of an image, with true scales and angles, on the device of the
+                pyramids.
+            pyramids: of the images.
+        """
+        self._tracks = tracks
+        self._keypoints = keypoints
+        self._pyramids = pyramids
+        self._root_image, self._root_keypoint = tracks.roots()
+        order = np.argsort(tracks.image, kind="stable")
+        images, starts = np.unique(tracks.image[order], return_index=True)
+        rows = np.split(order, starts[1:])
+        self._rows: dict[int, Ints] = dict(zip(images.tolist(), rows, strict=True))
+
+    def refine(self, image: int) -> RefinedKeypoints:
+        """Return the keypoints of an image with the positions that their tracks give them."""
+        keypoints = self._keypoints(image)
+        refined = RefinedKeypoints.unrefined(keypoints.xy.cpu().numpy())
+        rows = self._rows.get(image, np.zeros(0, np.int64))
+        is_root = self._tracks.is_root[rows]
+        refined.state[self._tracks.keypoint[rows]] = np.where(is_root, State.ROOT, State.REFUSED)
+        rows = rows[~is_root]
+        pyramid = self._pyramids[image] if len(rows) else None
+        if pyramid is None:
+            return refined
+        for root in np.unique(self._root_image[rows]).tolist():
+            root_pyramid = self._pyramids[root]
+            chosen = rows[self._root_image[rows] == root]
+            for start in range(0, len(chosen) if root_pyramid is not None else 0, BATCH):
+                assert root_pyramid is not None
+                batch = chosen[start : start + BATCH]
+                self._align(root, root_pyramid, pyramid, keypoints, batch, refined)
+        return refined
+
+    def _align(
+        self,
+        root: int,
+        root_pyramid: ImagePyramid,
+        pyramid: ImagePyramid,
+        keypoints: Keypoints,
+        rows: Ints,
+        refined: RefinedKeypoints,
+    ) -> None:
+        """Enter what the alignment of some observations to their roots in one image gives."""
+        index = self._tracks.keypoint[rows]
+        roots = self._keypoints(root)[torch.from_numpy(self._root_keypoint[rows])]
+        observed = keypoints[torch.from_numpy(index)]
+        found = align_patches(root_pyramid, pyramid, roots, observed)
+        is_refined = found.is_refined.cpu().numpy()
+        index = index[is_refined]
+        refined.xy[index] = (observed.xy + found.shift).cpu().numpy()[is_refined]
+        refined.covariance[index] = found.covariance.cpu().numpy()[is_refined]
+        refined.state[index] = State.REFINED
+
+
+def _num_bytes(pyramid: ImagePyramid | None) -> int:
+    levels = () if pyramid is None else pyramid.levels
+    return sum(level.numel() * level.element_size() for level in levels)
