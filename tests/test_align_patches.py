@@ -282,7 +282,8 @@ class TestRefine:
         refined = rekd_hloc.refine(*images, a, a, matches)
         of_files = rekd_hloc.refine(tmp_path / "a.png", str(tmp_path / "b.png"), a, a, matches)
         of_arrays = rekd_hloc.refine(*[image.numpy() for image in images], a, a, matches)
-        for other in (of_files, of_arrays):
+        of_pyramids = rekd_hloc.refine(*[ImagePyramid.of(image) for image in images], a, a, matches)
+        for other in (of_files, of_arrays, of_pyramids):
             torch.testing.assert_close(other.xy_b, refined.xy_b)
         assert len(refined) == len(points) - 1
         assert torch.equal(refined.xy_a, a.xy[index])

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool
-from torch import Tensor
 from tqdm import tqdm
 
 from evaluation.extractors.extraction import digest_of
@@ -37,6 +36,7 @@ from rekd_hloc import refinement
 from rekd_hloc.geometry import wrap_angle
 from rekd_hloc.images import read_image
 from rekd_hloc.refinement.pairs import refine
+from rekd_hloc.refinement.pyramid import ImagePyramid
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Keypoints, Matches, Pair
 
@@ -49,7 +49,8 @@ LOOSE_SEED = 0
 VERSION = 1
 """Part of every file's name: to be raised when the same inputs are to give other positions."""
 NUM_CACHED_IMAGES = 24
-"""Grey images that each process keeps; a pair's neighbours in the list share images."""
+"""Pyramids that each process keeps, of 28 MB for a megapixel; neighbours in the list of pairs share
+images."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def refine_matched(
     chosen = torch.from_numpy(np.flatnonzero(is_near))
     index = torch.stack([chosen, chosen], dim=1)
     given = Matches(index, torch.ones(len(index)))
-    found = refine(_read_grey(images[0]), _read_grey(images[1]), frames_a, frames_b, given)
+    found = refine(_read_pyramid(images[0]), _read_pyramid(images[1]), frames_a, frames_b, given)
     xy_b, is_refined = matched.xy_b.copy(), np.zeros(len(matched), dtype=bool)
     is_refined[is_near] = found.is_refined.numpy()
     xy_b[is_refined] = found.xy_b[found.is_refined].double().numpy()
@@ -209,5 +210,5 @@ def _frames(xy: Points, orientation: Points, level_scale: float) -> Keypoints:
 
 
 @lru_cache(maxsize=NUM_CACHED_IMAGES)
-def _read_grey(path: Path) -> Tensor:
-    return read_image(path)
+def _read_pyramid(path: Path) -> ImagePyramid:
+    return ImagePyramid.of(read_image(path))

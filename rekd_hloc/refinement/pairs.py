@@ -15,8 +15,8 @@ from rekd_hloc.refinement.local_affine import local_affine
 from rekd_hloc.refinement.pyramid import ImagePyramid
 from rekd_hloc.types import Keypoints, Matches
 
-Image = str | Path | NDArray[np.floating] | Tensor
-"""A file, or grey values in 0..1 of shape (height, width)."""
+Image = str | Path | NDArray[np.floating] | Tensor | ImagePyramid
+"""A file, grey values in 0..1 of shape (height, width), or their pyramid."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,8 @@ def refine(
     """Refine the position in image b of each match, to hundredths of a pixel where it succeeds.
 
     Args:
-        image_a: the image of ``a``, a file or grey values.
+        image_a: the image of ``a``, a file, grey values, or a pyramid on the keypoints' device,
+            which many pairs can share.
         image_b: likewise.
         a: keypoints with true scales and angles, in pixels of the image.
         b: likewise.
@@ -59,7 +60,7 @@ def refine(
         ValueError: an image is not of shape (height, width).
         FileNotFoundError, ImageReadError: an image cannot be read.
     """
-    pyramids = [ImagePyramid.of(_grey(image).to(a.xy.device)) for image in (image_a, image_b)]
+    pyramids = [_pyramid(image, a.xy.device) for image in (image_a, image_b)]
     index_a, index_b = matches.index.unbind(dim=1)
     frames_a, frames_b = a[index_a], b[index_b]
     start = local_affine(frames_a, frames_b)
@@ -74,10 +75,12 @@ def refine(
     )
 
 
-def _grey(image: Image) -> Float[Tensor, "height width"]:
+def _pyramid(image: Image, device: torch.device) -> ImagePyramid:
+    if isinstance(image, ImagePyramid):
+        return image
     if isinstance(image, str | Path):
-        return read_image(Path(image))
+        return ImagePyramid.of(read_image(Path(image)).to(device))
     grey = torch.as_tensor(image).float()
     if grey.ndim != 2:
         raise ValueError(f"image must have shape (height, width), got {tuple(grey.shape)}")
-    return grey
+    return ImagePyramid.of(grey.to(device))
