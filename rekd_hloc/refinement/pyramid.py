@@ -64,6 +64,11 @@ class ImagePyramid:
             sizes.new_tensor(pixel),
         )
 
+    @property
+    def num_bytes(self) -> int:
+        """Return how much memory the levels take."""
+        return self.atlas.numel() * self.atlas.element_size()
+
     def level_of(self, step_px: Float[Tensor, " patch"]) -> Int64[Tensor, " patch"]:
         """Return the coarsest levels that have enough pixels for steps of that length."""
         level = torch.searchsorted(self.pixel, step_px * (1.001 / OVERSAMPLING), right=True) - 1

@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from rekd_hloc.refinement.align_patches import align_patches
+from rekd_hloc.refinement.local_affine import local_affine
 from rekd_hloc.refinement.pyramid import ImagePyramid
 from rekd_hloc.refinement.tracks import Ints, Tracks
 from rekd_hloc.types import Keypoints
 
 PYRAMID_BYTES = 1 << 29
-"""Of the pyramids that are kept for other images: 48 of 1600x1200 px."""
+"""Of the pyramids that are kept for other images: 10 of 1600x1200 px."""
 BATCH = 2_048
 """Patches aligned at once."""
 
@@ -137,7 +138,8 @@ class TrackAligner:
         index = self._tracks.keypoint[rows]
         roots = self._keypoints(root)[torch.from_numpy(self._root_keypoint[rows])]
         observed = keypoints[torch.from_numpy(index)]
-        found = align_patches(root_pyramid, pyramid, roots, observed)
+        start = local_affine(roots, observed)
+        found = align_patches(root_pyramid, pyramid, roots, observed, start)
         is_refined = found.is_refined.cpu().numpy()
         index = index[is_refined]
         refined.xy[index] = (observed.xy + found.shift).cpu().numpy()[is_refined]
@@ -146,5 +148,4 @@ class TrackAligner:
 
 
 def _num_bytes(pyramid: ImagePyramid | None) -> int:
-    levels = () if pyramid is None else pyramid.levels
-    return sum(level.numel() * level.element_size() for level in levels)
+    return 0 if pyramid is None else pyramid.num_bytes
