@@ -20,9 +20,7 @@ from rekd_hloc.refinement.tracks import Ints, Tracks
 from rekd_hloc.types import Keypoints
 
 PYRAMID_BYTES = 1 << 29
-"""Of the pyramids that are kept for other images: 10 of 1600x1200 px."""
-BATCH = 2_048
-"""Patches aligned at once."""
+"""Of the pyramids that are kept for other images: ten of 1600x1200 px."""
 
 
 class State(IntEnum):
@@ -109,42 +107,51 @@ class TrackAligner:
         """Return the keypoints of an image with the positions that their tracks give them."""
         keypoints = self._keypoints(image)
         refined = RefinedKeypoints.unrefined(keypoints.xy.cpu().numpy())
-        rows = self._rows.get(image, np.zeros(0, np.int64))
+        rows = self._rows_of(image)
         is_root = self._tracks.is_root[rows]
         refined.state[self._tracks.keypoint[rows]] = np.where(is_root, State.ROOT, State.REFUSED)
-        rows = rows[~is_root]
-        pyramid = self._pyramids[image] if len(rows) else None
+        pyramid = self._pyramids[image] if len(rows[~is_root]) else None
         if pyramid is None:
             return refined
-        for root in np.unique(self._root_image[rows]).tolist():
+        for root in np.unique(self._root_image[rows[~is_root]]).tolist():
             root_pyramid = self._pyramids[root]
-            chosen = rows[self._root_image[rows] == root]
-            for start in range(0, len(chosen) if root_pyramid is not None else 0, BATCH):
-                assert root_pyramid is not None
-                batch = chosen[start : start + BATCH]
-                self._align(root, root_pyramid, pyramid, keypoints, batch, refined)
+            if root_pyramid is not None:
+                self._align(root, image, root_pyramid, pyramid, refined)
         return refined
 
     def _align(
         self,
         root: int,
+        image: int,
         root_pyramid: ImagePyramid,
         pyramid: ImagePyramid,
-        keypoints: Keypoints,
-        rows: Ints,
         refined: RefinedKeypoints,
     ) -> None:
-        """Enter what the alignment of some observations to their roots in one image gives."""
-        index = self._tracks.keypoint[rows]
-        roots = self._keypoints(root)[torch.from_numpy(self._root_keypoint[rows])]
-        observed = keypoints[torch.from_numpy(index)]
-        start = local_affine(roots, observed)
-        found = align_patches(root_pyramid, pyramid, roots, observed, start)
-        is_refined = found.is_refined.cpu().numpy()
-        index = index[is_refined]
-        refined.xy[index] = (observed.xy + found.shift).cpu().numpy()[is_refined]
-        refined.covariance[index] = found.covariance.cpu().numpy()[is_refined]
-        refined.state[index] = State.REFINED
+        """Enter what the alignment of an image's keypoints to their roots in another one gives.
+
+        Matches of the two images whose track has its root elsewhere tell of the affine maps too.
+        """
+        root_rows, rows = self._rows_of(root), self._rows_of(image)
+        track = self._tracks.track
+        _, there, here = np.intersect1d(
+            track[root_rows], track[rows], assume_unique=True, return_indices=True
+        )
+        there, here = root_rows[there], rows[here]
+        index = torch.from_numpy(self._tracks.keypoint[here])
+        roots = self._keypoints(root)[torch.from_numpy(self._tracks.keypoint[there])]
+        observed = self._keypoints(image)[index]
+        wanted = torch.from_numpy(self._tracks.is_root[there]).to(roots.xy.device)
+        start = local_affine(roots, observed)[wanted]
+        found = align_patches(root_pyramid, pyramid, roots[wanted], observed[wanted], start)
+        good = found.is_refined.cpu().numpy()
+        moved = index.numpy()[self._tracks.is_root[there]][good]
+        refined.xy[moved] = (observed.xy[wanted] + found.shift).cpu().numpy()[good]
+        refined.covariance[moved] = found.covariance.cpu().numpy()[good]
+        refined.state[moved] = State.REFINED
+
+    def _rows_of(self, image: int) -> Ints:
+        """Return an image's observations, in the order of their tracks."""
+        return self._rows.get(image, np.zeros(0, np.int64))
 
 
 def _num_bytes(pyramid: ImagePyramid | None) -> int:
