@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,20 @@ from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.sfm.database_sources import are_sources
 from rekd_hloc.sfm.extraction import extract_images
 from rekd_hloc.sfm.image_work import ImageExtractor
-from rekd_hloc.sfm.output_folder import DATABASE_RECORD, MODEL, REPORT, OutputFolder
+from rekd_hloc.sfm.output_folder import (
+    DATABASE_RECORD,
+    FEATURES,
+    MATCHES,
+    MODEL,
+    REFINED_FEATURES,
+    REPORT,
+    OutputFolder,
+)
+from rekd_hloc.sfm.refined_features import RefineOptions, refine_features
 from rekd_hloc.types import Pair
 
 if TYPE_CHECKING:
-    from rekd_hloc.sfm.reconstruct import ReconstructOptions
+    from rekd_hloc.sfm.reconstruct_options import ReconstructOptions
 
 
 def is_read_only(folder: Path) -> bool:
@@ -44,12 +52,13 @@ def read_finished(
         OSError: an image or pair is to be done, which cannot be written.
     """
     report = _read_report(output / REPORT)
-    asked = {**configuration, "mapping": asdict(options.mapping)}
+    asked = {**configuration, "mapping": options.mapping.to_json()}
     is_same = report.get("configuration") == json.loads(json.dumps(asked))
     if not is_same or options.reference is not None or _skipped(report) != set(listing.unused):
         return None
-    files = output / "features.h5", output / "matches.h5"
-    if not are_sources(output / DATABASE_RECORD, files, listing.images, pairs):
+    files = output / FEATURES, output / MATCHES
+    used = output / REFINED_FEATURES if options.refine else files[0]
+    if not are_sources(output / DATABASE_RECORD, (used, files[1]), listing.images, pairs):
         return None
     if report.get("num_registered") and MODEL not in OutputFolder(output).made:
         return None
@@ -58,6 +67,9 @@ def read_finished(
         mask_dir=options.mask_dir, mask_frame=options.mask_frame,
     )  # fmt: skip
     match_images(*files, pairs, options.matching, device=options.device)
+    if options.refine:
+        how = RefineOptions(options.cameras, options.seed)
+        refine_features(*files, image_dir, used, pairs=pairs, options=how, device=options.device)
     return report
 
 

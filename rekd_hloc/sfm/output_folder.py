@@ -20,6 +20,7 @@ from rekd_hloc.types import Pair
 
 logger = logging.getLogger(__name__)
 
+FEATURES, MATCHES, REFINED_FEATURES = "features.h5", "matches.h5", "features-refined.h5"
 DATABASE, DATABASE_RECORD = "database.db", "database.json"
 MODEL, PAIRS, REPORT, PAGE = "sparse", "pairs.txt", "report.json", "report.html"
 PREVIOUS = "sparse.previous"

@@ -4,77 +4,41 @@ Every stage leaves its result in the output folder and goes on from what it find
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rekd_hloc.config import (
-    RECONSTRUCTION_MATCHING,
-    ExtractConfig,
-    MatchConfig,
-    config_hash,
-    reconstruction_preset,
-)
+from rekd_hloc.config import reconstruction_preset
 from rekd_hloc.image_listing import ImageListing
 from rekd_hloc.matching.match import make_matcher
 from rekd_hloc.matching.match_images import match_images, matching_provenance
-from rekd_hloc.matching.pairs import EXHAUSTIVE, SEQUENTIAL, format_pairs, make_pairs
+from rekd_hloc.matching.pairs import SEQUENTIAL, format_pairs, make_pairs
 from rekd_hloc.sfm.cameras import plan_cameras
 from rekd_hloc.sfm.extraction import extract_images
 from rekd_hloc.sfm.finished_run import is_read_only, read_finished
 from rekd_hloc.sfm.image_folder import check_still_there, find_images
 from rekd_hloc.sfm.image_work import ImageExtractor
-from rekd_hloc.sfm.mask_frames import AUTO, check_mask_frame
-from rekd_hloc.sfm.output_folder import NAMES, PAIRS, OutputFolder
+from rekd_hloc.sfm.output_folder import (
+    FEATURES,
+    MATCHES,
+    NAMES,
+    PAIRS,
+    REFINED_FEATURES,
+    OutputFolder,
+)
+from rekd_hloc.sfm.reconstruct_options import DEFAULT_OPTIONS, ReconstructOptions, describe_options
+from rekd_hloc.sfm.refined_features import RefineOptions, refine_features
+from rekd_hloc.sfm.refinement_sources import is_refined, refuse_unrefined, stored_provenance
 from rekd_hloc.sfm.stages import MappingOptions, Run, build_model
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.made_with import is_other, read_provenance
 from rekd_hloc.storage.provenance import stored_config
 from rekd_hloc.types import Pair
 
+__all__ = ["ReconstructOptions", "reconstruct", "reconstruct_from_files"]
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ReconstructOptions(MappingOptions):
-    """How a folder of images becomes a model; the options of mapping are among them.
-
-    Attributes:
-        conf: preset of the extractor.
-        config: options in place of the preset's own, of which the budget is
-            ``RECONSTRUCTION_KEYPOINTS``.
-        matching: neighbours, ratio test and orientation filter.
-        pairs: ``exhaustive``, ``sequential``, or a file with the names of a pair on each line.
-        overlap: neighbours of an image in sequential pairs.
-        mask_dir: masks as COLMAP's, zero where to ignore.
-        mask_frame: the pixel grid of masks whose images EXIF rotates: ``file``, ``upright``, or
-            ``auto`` to decide by their sizes and EXIF.
-        reference: true poses to compare with: a COLMAP model, or IMC ``calibration_*.h5`` files.
-        device: of extraction and matching.
-    """
-
-    conf: str = "rekd"
-    config: ExtractConfig | None = None
-    matching: MatchConfig = RECONSTRUCTION_MATCHING
-    pairs: str | Path = EXHAUSTIVE
-    overlap: int = 10
-    mask_dir: Path | None = None
-    mask_frame: str = AUTO
-    reference: Path | None = None
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_mask_frame(self.mask_frame)
-
-    @property
-    def mapping(self) -> MappingOptions:
-        """Return the options of mapping alone."""
-        return MappingOptions(**{f.name: getattr(self, f.name) for f in fields(MappingOptions)})
-
-
-DEFAULT_OPTIONS = ReconstructOptions()
 
 
 def reconstruct(
@@ -88,7 +52,8 @@ def reconstruct(
     **changes: Any,
 ) -> dict[str, Any]:
     """Reconstruct a scene; writes ``features.h5``, ``matches.h5``, ``pairs.txt``, ``database.db``,
-    the models ``sparse/0``, ``sparse/1``, ... (largest first) and ``report.json`` into ``output``.
+    the models ``sparse/0``, ``sparse/1``, ... (largest first) and ``report.json`` into ``output``,
+    with ``refine`` also ``features-refined.h5``, of which database and models are then made.
 
     An image or mask that cannot be used is skipped, with the reason in the report; so is what looks
     like a photo and is of a kind that is not read. A scene that gives no model is no error:
@@ -124,7 +89,7 @@ def reconstruct(
     plan_cameras(options.cameras, image_dir, names)  # raises what does not fit, before the work
     if is_read_only(output) and not overwrite:
         extractor = extractor or _load_extractor(options)
-        asked = _configuration(options, extractor.provenance)
+        asked = describe_options(options, extractor.provenance)
         if done := read_finished(image_dir, output, options, listing, pairs, extractor, asked):
             return done
     with Run.start(
@@ -142,7 +107,7 @@ def _run_all_stages(
     extractor: ImageExtractor | None,
 ) -> dict[str, Any]:
     """Extract, match, verify and map, each stage going on from what it finds."""
-    features_path, matches_path = run.output / "features.h5", run.output / "matches.h5"
+    features_path, matches_path = run.output / FEATURES, run.output / MATCHES
     with run.watch.stage("extract"):
         extractor = extractor or _load_extractor(options)
         anew = _find_other_settings(run, options, extractor, features_path, matches_path)
@@ -162,11 +127,12 @@ def _run_all_stages(
             overwrite=matches_path in anew, device=options.device, progress=run.progress,
         )  # fmt: skip
     check_still_there([run.image_dir / name for name in listing.images], run.output)
-    configuration = _configuration(options, extractor.provenance)
+    configuration = describe_options(options, extractor.provenance)
     run.image_report = {**summary.notes, **matched.notes}
     counts, skipped = summary.num_keypoints, summary.skipped
+    used_path = _refine(run, options, pairs, counts) if options.refine else features_path
     return build_model(
-        run, features_path, matches_path, pairs, counts, skipped, configuration,
+        run, used_path, matches_path, pairs, counts, skipped, configuration,
         unused=listing.unused,
     )  # fmt: skip
 
@@ -195,7 +161,29 @@ def _find_other_settings(
     is_changed = is_other(matches_path, MatchStore.MARKER, matched_with, overwrite=overwrite)
     if is_changed or is_stale:
         anew.add(matches_path)
+    refined_path = run.output / REFINED_FEATURES
+    if options.refine:
+        refuse_unrefined(refined_path, overwrite=overwrite)
     return anew
+
+
+def _refine(
+    run: Run, options: ReconstructOptions, pairs: Sequence[Pair], names: Collection[str]
+) -> Path:
+    """Refine the features of a run, anew where features or matches have changed; return the file.
+
+    The matches are verified first, in a database of their own; that of the run holds the result.
+    """
+    refined_path = run.output / REFINED_FEATURES
+    with run.watch.stage("refine"):
+        summary = refine_features(
+            run.output / FEATURES, run.output / MATCHES, run.image_dir, refined_path,
+            pairs=pairs, options=RefineOptions(options.cameras, options.seed),
+            redo=True, overwrite=not is_refined(stored_provenance(refined_path)),
+            device=options.device, progress=run.progress,
+        )  # fmt: skip
+    run.image_report = {**run.image_report, "refinement": summary.to_report(names)}
+    return refined_path
 
 
 def reconstruct_from_files(
@@ -275,21 +263,6 @@ def _write_pairs(folder: OutputFolder, pairs: Sequence[Pair], source: str | Path
 
 def _choose_pairs(options: ReconstructOptions, image_dir: Path, names: Sequence[str]) -> list[Pair]:
     return make_pairs(names, options.pairs, overlap=options.overlap, image_dir=image_dir)
-
-
-def _configuration(options: ReconstructOptions, provenance: Mapping[str, str]) -> dict[str, Any]:
-    """Return the options of extraction and matching, for the report."""
-    return {
-        "preset": provenance.get("preset"),
-        "extraction": stored_config(provenance),
-        "extraction_hash": provenance.get("config_hash"),
-        "masks": str(options.mask_dir) if options.mask_dir else None,
-        "mask_frame": options.mask_frame,
-        "matching": asdict(options.matching),
-        "matching_hash": config_hash(options.matching),
-        "pairs": str(options.pairs),
-        "overlap": options.overlap,
-    }
 
 
 def _load_extractor(options: ReconstructOptions) -> ImageExtractor:

@@ -36,7 +36,7 @@ from rekd_hloc.sfm.image_work import SKIPPED_ERRORS
 from rekd_hloc.sfm.keypoint_scales import check_scales, read_frames
 from rekd_hloc.sfm.refinement_sources import (
     find_unusable,
-    is_of_other_images,
+    is_made_again,
     refinement_provenance,
     refuse_same_file,
     size_reason,
@@ -97,6 +97,7 @@ def refine_features(
     verified: Path | None = None,
     options: RefineOptions = DEFAULT_OPTIONS,
     overwrite: bool = False,
+    redo: bool = False,
     device: str = "cpu",
     progress: bool = False,
 ) -> RefineSummary:
@@ -115,6 +116,7 @@ def refine_features(
             verified; None verifies them first.
         options: how.
         overwrite: replace ``output`` instead of going on with it.
+        redo: replace an ``output`` that was refined from other files or in another way.
         device: torch device, or ``auto``.
         progress: show bars on stderr.
 
@@ -138,7 +140,7 @@ def refine_features(
             source, match_store, image_pairs, unusable,
             verified=verified, **{f.name: getattr(options, f.name) for f in fields(options)},
         )  # fmt: skip
-        anew = overwrite or is_of_other_images(output, made_with)
+        anew = overwrite or is_made_again(output, made_with, redo=redo)
         store = stack.enter_context(FeatureStore.resume(output, made_with, overwrite=anew))
         todo = [name for name in names if name not in store]
         images = _Images(source, names, image_dir, torch_device, options.scales, unusable)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rekd_hloc.config_file import hash_of_tree
 from rekd_hloc.files import beside
 from rekd_hloc.names import printable
+from rekd_hloc.ownership import HDF5, REMEDY, refuse_kind
 from rekd_hloc.sfm.cameras import CameraOptions
 from rekd_hloc.sfm.changed_images import NUM_READERS
 from rekd_hloc.sfm.database_record import digest
@@ -17,7 +18,8 @@ from rekd_hloc.sfm.image_folder import is_there
 from rekd_hloc.sfm.image_headers import read_header
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.journal import Journal
-from rekd_hloc.storage.made_with import read_provenance
+from rekd_hloc.storage.made_with import read_provenance, refuse_content
+from rekd_hloc.storage.provenance import differs
 from rekd_hloc.storage.stamps import FileStamp, SourceStamps
 from rekd_hloc.types import Pair
 
@@ -85,21 +87,37 @@ def stored_provenance(output: Path) -> dict[str, str]:
     return dict(Journal(journal).provenance)
 
 
-def is_of_other_images(output: Path, provenance: Mapping[str, str]) -> bool:
-    """Say whether a refined file differs only in which images could be used, as they have changed.
+def is_made_again(output: Path, provenance: Mapping[str, str], *, redo: bool) -> bool:
+    """Say whether a refined file is replaced without the user's asking for it.
+
+    It is where only the images that could be used are others: some changed, or are back.
 
     Args:
         output: that may be there.
         provenance: that it is to have.
+        redo: replace what was refined from other files, or in another way, too.
 
     Raises:
         ValueError: it is no HDF5 file, or a damaged one.
     """
     stored = stored_provenance(output)
-    if not is_refined(stored):
+    if not is_refined(stored) or not differs(stored, provenance):
         return False
-    asked = dict(provenance)
-    return stored.pop(IMAGES, None) != asked.pop(IMAGES) and stored == asked
+    asked = {**provenance, IMAGES: stored.get(IMAGES, "")}
+    return redo or not differs(stored, asked)
+
+
+def refuse_unrefined(path: Path, *, overwrite: bool) -> None:
+    """Refuse to replace what is no refined file of this program, before anything is computed.
+
+    Raises:
+        FileExistsError: there is such a thing, and ``overwrite`` is off; or it can be none.
+        ValueError: it is a damaged file.
+    """
+    refuse_kind(path, HDF5)
+    refuse_content(path, FeatureStore.MARKER, {})
+    if not overwrite and path.exists() and not is_refined(stored_provenance(path)):
+        raise FileExistsError(f"{path} is there and was not refined by rekd-hloc; {REMEDY}")
 
 
 def refuse_same_file(output: Path, *inputs: Path) -> None:

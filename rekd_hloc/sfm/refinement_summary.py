@@ -1,7 +1,7 @@
 """What a refinement did, in numbers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from rekd_hloc.storage.features import FeatureStore
 
 COVARIANCES, STATES, REASON = "covariances", "refinement", "not_refined"
 """Datasets of an image in a refined file beside hloc's, and an attribute of images left out."""
+
+OF_THE_RUN = ("names", "num_resumed", "seconds")
+"""Of the summary, what a report of a model tells elsewhere, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class RefineSummary:
     skipped: dict[str, str] = field(default_factory=dict)
     num_resumed: int = 0
     seconds: float = 0.0
+
+    def to_report(self, names: Collection[str]) -> dict[str, Any]:
+        """Return the figures for ``report.json``; of images left out, those among ``names``."""
+        figures = {key: value for key, value in asdict(self).items() if key not in OF_THE_RUN}
+        return {**figures, "skipped": {n: why for n, why in self.skipped.items() if n in names}}
 
 
 def summarise(

@@ -16,13 +16,13 @@ from rekd_hloc.locks import RECORD_FOLDER
 from rekd_hloc.sfm.alignment import Pose, read_reference
 from rekd_hloc.sfm.attempts import Attempts, try_to_map
 from rekd_hloc.sfm.camera_report import describe_cameras
-from rekd_hloc.sfm.cameras import CameraOptions
 from rekd_hloc.sfm.database import export_database, stored_patch_size_px
 from rekd_hloc.sfm.database_record import RECONSTRUCTION, write_database
 from rekd_hloc.sfm.database_sources import file_stamp, list_digest, read_sources
 from rekd_hloc.sfm.degeneracy import describe_geometry
 from rekd_hloc.sfm.diagnosis import connected_groups, diagnose
-from rekd_hloc.sfm.mapping import check_mapper, map_scene
+from rekd_hloc.sfm.mapping import map_scene
+from rekd_hloc.sfm.mapping_options import MappingOptions
 from rekd_hloc.sfm.output_folder import (
     DATABASE,
     DATABASE_RECORD,
@@ -41,39 +41,16 @@ from rekd_hloc.sfm.report import (
     registered_names,
 )
 from rekd_hloc.sfm.scene_motion import find_motions, lacks_parallax
-from rekd_hloc.sfm.verification import MAX_ERROR_PX, Counts, check_seed, verify
+from rekd_hloc.sfm.verification import Counts, verify
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Pair
+
+__all__ = ["MappingOptions", "Run", "build_model"]
 
 logger = logging.getLogger(__name__)
 
 ENOUGH = 0.5
 """Share of the images that verified pairs tie together; a model with fewer is tried again."""
-
-
-@dataclass(frozen=True)
-class MappingOptions(CameraOptions):
-    """How features and matches become a model; the options of cameras are among them.
-
-    Attributes:
-        mapper: ``incremental`` or ``global``.
-        seed: of verification and mapping.
-        num_threads: of the mapper; 1 is repeatable to the bit, -1 takes all cores.
-        quantise_descriptors: also write descriptors that COLMAP's own matchers can use.
-
-    Raises:
-        ValueError: an option that COLMAP does not know or cannot take.
-    """
-
-    mapper: str = "incremental"
-    seed: int = 0
-    num_threads: int = 1
-    quantise_descriptors: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_mapper(self.mapper)
-        check_seed(self.seed)
 
 
 @dataclass
@@ -157,7 +134,10 @@ def build_model(
     with run.watch.stage("database"):
         provenance = _update_database(run, database, features_path, matches_path, pairs, names)
     with run.watch.stage("verify"), write_database(database, owner=RECONSTRUCTION):
-        counts = verify(database, pairs, options.seed, progress=run.progress)
+        counts = verify(
+            database, pairs, options.seed,
+            max_error_px=options.threshold_px(provenance), progress=run.progress,
+        )  # fmt: skip
         motions, configurations = find_motions(database, pairs)
     with run.watch.stage("map"):
         may_relax = options.mapper == "incremental" and not lacks_parallax(motions)
@@ -188,7 +168,7 @@ def build_model(
     report |= {
         "seconds": {**run.watch.seconds, "total": sum(run.watch.seconds.values())},
         "seed": options.seed,
-        "configuration": {**configuration, "mapping": asdict(options)},
+        "configuration": {**configuration, "mapping": options.to_json()},
         **describe_run(provenance),
     }
     run.folder.write_json(REPORT, report)
@@ -249,7 +229,7 @@ def _update_database(
             **how,
             "pycolmap": pycolmap.__version__,
             "seed": options.seed,
-            "max_error_px": MAX_ERROR_PX,
+            "max_error_px": options.threshold_px(features.provenance),
             "images": str(run.image_dir.resolve()),
             "files": [file_stamp(features_path), file_stamp(matches_path)],
             "names": list_digest(names),

@@ -27,6 +27,8 @@ MIN_INLIERS = 15
 MAX_ERROR_PX = 3.0
 """Largest epipolar error of an inlier (COLMAP's default: 4); chosen on images with true poses, see
 docs/training.md."""
+REFINED_MAX_ERROR_PX = 2.0
+"""The same where keypoints were refined."""
 MAX_TRIALS = 20_000
 MIN_INLIER_RATIO = 0.1
 """RANSAC stops early only if a model with fewer inliers than this share is unlikely; mutual
