@@ -16,7 +16,11 @@ NUM_NEIGHBOURS = 16
 TIE = np.float32(1 + 1e-6)
 """Squared distances that differ by rounding only are equal, and equal ones are all taken: what is
 near does not depend on the order of the matches."""
+MOST_TIES = 8 * NUM_NEIGHBOURS
+"""Matches with more neighbours, as where many keypoints are at one place, have none."""
 LARGEST = np.finfo(np.float32).max
+MARGIN = 64
+"""Matches on either side of a block that are tried first; changes speed only."""
 BLOCK = 128
 """Matches that are compared at once; changes memory and speed only."""
 
@@ -49,6 +53,7 @@ class NearestMatches:
             squared, pool = self._candidates(rows)
             radius = _kth(squared) * TIE
             is_near = squared <= np.minimum(radius, LARGEST)[:, None]
+            is_near &= np.count_nonzero(is_near, axis=1, keepdims=True) <= MOST_TIES
             row, near = np.divmod(np.flatnonzero(is_near), max(len(pool), 1))
             yield rows, radius, rows[row], pool[near]
 
@@ -64,14 +69,19 @@ class NearestMatches:
         Args:
             rows: sorted by x.
         """
-        x = self._xy[0, self._pool]
+        x, num = self._xy[0, self._pool], len(self._pool)
         first, last = self._xy[0, rows[[0, -1]]]
         low, high = np.searchsorted(x, first), np.searchsorted(x, last, side="right")
-        low, high = max(low - NUM_NEIGHBOURS, 0), high + NUM_NEIGHBOURS
-        reach = np.sqrt(_kth(self._squared(rows, self._pool[low:high])).max() * TIE) * TIE
-        low = np.searchsorted(x, first - reach)
-        high = np.searchsorted(x, last + reach, side="right")
-        return self._squared(rows, self._pool[low:high]), self._pool[low:high]
+        low, high = max(low - MARGIN, 0), min(high + MARGIN, num)
+        squared = self._squared(rows, self._pool[low:high])
+        reach = np.sqrt(_kth(squared).max() * TIE) * TIE
+        is_left = low == 0 or x[low] < first - reach
+        is_right = high == num or x[high - 1] > last + reach
+        if not (is_left and is_right):
+            low = np.searchsorted(x, first - reach)
+            high = np.searchsorted(x, last + reach, side="right")
+            squared = self._squared(rows, self._pool[low:high])
+        return squared, self._pool[low:high]
 
     def _squared(self, rows: Index, pool: Index) -> Float32[np.ndarray, "row pool"]:
         """Return squared distances, infinite for those at the same place."""
