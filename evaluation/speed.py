@@ -2,6 +2,7 @@
 
 All methods run in the same process on the same picture, in turns, so that another job on the
 machine disturbs them alike; the median of the turns and the ratio to the first method are printed.
+With ``--photos DIR`` the steps of a reconstruction are timed too, up to refined keypoints.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from tqdm import tqdm
 
 from evaluation.command_line import exit_status, make_parser, require_positive
 from evaluation.extractors.registry import NamedExtractor, load_extractor
+from evaluation.reconstruction.step_times import steps_table, time_steps
 from evaluation.rendering.scene import render_scene
 from evaluation.reporting.report import Cell, Table, format_markdown, today, write_report
+from rekd_hloc.image_listing import list_images
 from rekd_hloc.images import read_color
 
 DEFAULT_EXTRACTORS = ("rekd-fast", "rekd", "rekd-upright", "sift", "colmap-sift")
@@ -67,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num-keypoints", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--photos", type=Path, metavar="DIR",
+        help="also extract, match, verify and refine these with each method")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder for results.json")
     arguments = parser.parse_args(argv)
     return exit_status(lambda: _benchmark(arguments))
@@ -83,10 +90,24 @@ def _benchmark(arguments: argparse.Namespace) -> None:
         }
         rows = measure({name: run for name, (_, run) in runs.items()}, arguments.repeats)
     record = _describe(rows, {name: method for name, (method, _) in runs.items()}, (width, height))
-    table = make_table(rows)
+    tables = [make_table(rows)]
+    if arguments.photos:
+        methods = {name: method for name, (method, _) in runs.items()}
+        tables.append(_time_steps(arguments.photos, methods))
     if arguments.out:
-        write_report(arguments.out, record, [table], [])
-    sys.stdout.write(f"{record['description']}\n\n{format_markdown(table)}")
+        write_report(arguments.out, record, tables, [])
+    text = "\n".join(map(format_markdown, tables))
+    sys.stdout.write(f"{record['description']}\n\n{text}")
+
+
+def _time_steps(photos: Path, methods: dict[str, NamedExtractor]) -> Table:
+    """Return the table of steps of all methods."""
+    tables = []
+    for name, method in methods.items():
+        with tempfile.TemporaryDirectory() as scratch:
+            steps = time_steps(method, photos, Path(scratch))
+        tables.append(steps_table(name, len(list_images(photos)), steps))
+    return replace(tables[0], rows=[row for table in tables for row in table.rows])
 
 
 def _read_size(text: str) -> tuple[int, int]:

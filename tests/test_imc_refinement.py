@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evaluation.extractors.named_extractor import REFINED
-from evaluation.extractors.registry import LEVEL_SCALE, SIGMA_OF_LEVEL, load_extractor
+from evaluation.extractors.registry import LEVEL_SCALE, load_extractor
 from evaluation.imc import __main__ as imc
 from evaluation.imc.dataset import read_scene
 from evaluation.relative_pose import refinement
@@ -23,6 +23,7 @@ from evaluation.relative_pose.stereo import Resources, StereoPlan, run_stereo
 from evaluation.relative_pose.two_view import epipolar_distance
 from rekd_hloc.geometry import rotation_about
 from rekd_hloc.refinement.pairs import RefinedMatches
+from rekd_hloc.sfm.keypoint_scales import SIGMA_OF_LEVEL
 from rekd_hloc.storage.features import FeatureStore
 from tests.helpers import textured_image
 from tests.imc_photos import make_layout

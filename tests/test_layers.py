@@ -48,6 +48,7 @@ EVALUATION = {
     "homography": {"base", "metrics", "reporting", "extractors"},
     "robustness": {"base", "metrics", "reporting", "extractors"},
     "relative_pose": {"base", "metrics", "reporting", "extractors"},
+    "reconstruction": {"base", "reporting", "extractors"},
     "imc": {"base", "metrics", "reporting", "extractors", "relative_pose"},
     "oriented_ransac": {
         "base",

@@ -4,6 +4,7 @@ import logging
 import pytest
 
 import evaluation.sfm as sfm
+from evaluation.reconstruction.pipelines import resolve_preset
 from evaluation.rendering.scene import render_scene
 from evaluation.reporting.records import read_record
 from rekd_hloc.config import get_preset, reconstruction_preset, with_max_keypoints
@@ -18,6 +19,7 @@ def record(method, seed, rotation):
         "num_registered": 10,
         "num_points3D": 100 + seed,
         "num_observations": 300,
+        "mean_track_length": 3.0,
         "mean_reprojection_error_px": 0.5,
         "rotation_error_deg": None if rotation is None else {"median": rotation, "max": 9.0},
         "center_error_rel": None if rotation is None else {"median": 0.01, "max": 1.0},
@@ -29,9 +31,10 @@ def test_the_table_gives_mean_and_spread_over_seeds():
     (table,) = sfm.make_tables(rows)
     assert table.title == "upright images"
     assert table.rows == [
-        ["rekd", "10", "101 (100..102)", "300", "0.500", "0.30 (0.20..0.40)", "1.00"],
-        ["sift", "10", "100", "300", "0.500", "none", "none"],
-    ]
+        ["rekd", "10", "101 (100..102)", "300", "3.00", "0.500", "0.300 (0.200..0.400)", "1.0000",
+         "9.000", "100.0000"],
+        ["sift", "10", "100", "300", "3.00", "0.500", *["none"] * 4],
+    ]  # fmt: skip
 
 
 def test_a_missing_reference_is_named(tmp_path, caplog):
@@ -42,9 +45,9 @@ def test_a_missing_reference_is_named(tmp_path, caplog):
 
 
 def test_a_method_may_end_in_a_budget():
-    conf, config = sfm.resolve_preset("rekd-fast-n8000")
+    conf, config = resolve_preset("rekd-fast-n8000")
     assert (conf, config) == ("rekd-fast", with_max_keypoints(get_preset("rekd-fast"), 8000))
-    assert sfm.resolve_preset("rekd-c36") == ("rekd-c36", reconstruction_preset("rekd-c36"))
+    assert resolve_preset("rekd-c36") == ("rekd-c36", reconstruction_preset("rekd-c36"))
 
 
 def test_a_wrong_method_is_named_before_the_work(tmp_path, caplog):

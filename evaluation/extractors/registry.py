@@ -47,6 +47,7 @@ from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, resolv
 from rekd_hloc.features.descriptor.patches import cut_patches
 from rekd_hloc.features.extractor import GPU_READERS, Extractor
 from rekd_hloc.features.weights import weights_hash
+from rekd_hloc.sfm.keypoint_scales import SIGMA_OF_LEVEL
 from rekd_hloc.types import Features
 
 if TYPE_CHECKING:
@@ -79,8 +80,6 @@ PATCH_SIDE = {
     KEYNET: 44.0,  # its frames have half sides of 22 px of their level
 }
 
-SIGMA_OF_LEVEL = 1.6
-"""Blur in pixels, as SIFT counts it, of what an extractor finds at the image's own size."""
 LEVEL_SCALE = {
     **dict.fromkeys(CLASSICAL, SIGMA_OF_LEVEL),
     "orb": 15.5,  # half of the 31 px that it describes at the image's own size

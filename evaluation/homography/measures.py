@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evaluation.extractors.match_refiner import MatchRefiner
 from evaluation.extractors.named_extractor import select
-from evaluation.homography.refined import MatchRefiner
 from evaluation.metrics.homography import (
     accuracy_of_matches,
     corner_error,

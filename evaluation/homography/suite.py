@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from evaluation.extractors.extraction import extract_by_content, image_key, image_size
+from evaluation.extractors.match_refiner import MatchRefiner
 from evaluation.extractors.named_extractor import REFINED
 from evaluation.extractors.registry import NamedExtractor
 from evaluation.homography.frames import (
@@ -24,11 +25,11 @@ from evaluation.homography.frames import (
 from evaluation.homography.homographies import HomographyPair
 from evaluation.homography.measures import PAPER_FILTER, THRESHOLDS_PX, Metrics, PairInput
 from evaluation.homography.protocols import Column, Protocol
-from evaluation.homography.refined import MatchRefiner
 from evaluation.homography.release import kind_of
 from evaluation.reporting.curves import FILTERED, Plot
 from evaluation.reporting.report import Table
 from rekd_hloc.config import MatchConfig
+from rekd_hloc.refinement.pyramid import ImagePyramid
 from rekd_hloc.types import Features
 
 
@@ -81,12 +82,18 @@ def _run_sequence(
     suite: Suite, method: NamedExtractor, pairs: Sequence[HomographyPair], refine: bool
 ) -> list[PairResult]:
     framed = _extract_frames(suite, method, pairs)
-    grey = {path: read_frame(path, place) for path, (_, place) in framed.items() if refine}
+    pyramids = {
+        path: ImagePyramid.of(read_frame(path, place))
+        for path, (_, place) in framed.items()
+        if refine
+    }
     results = []
     for pair in pairs:
         (a, place_a), (b, place_b) = framed[pair.path_a], framed[pair.path_b]
         b_from_a = place_b.frame_from_image @ pair.b_from_a @ place_a.frame_from_image.inverse()
-        refiner = MatchRefiner(grey[pair.path_a], grey[pair.path_b], method) if refine else None
+        refiner = (
+            MatchRefiner(pyramids[pair.path_a], pyramids[pair.path_b], method) if refine else None
+        )
         given = PairInput(
             a, b, b_from_a, suite.num_used, method.has_orientation, suite.filter, refiner
         )

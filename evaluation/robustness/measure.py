@@ -20,15 +20,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from evaluation.extractors.extraction import digest_of, extract_by_content
+from evaluation.extractors.match_refiner import MatchRefiner
 from evaluation.extractors.named_extractor import REFINED, select
 from evaluation.extractors.registry import NamedExtractor, limit
-from evaluation.homography.refined import MatchRefiner
 from evaluation.metrics.homography import accuracy_of_matches, repeatability_rekd
 from evaluation.robustness.transforms import TransformKind, transform_image
 from rekd_hloc.geometry import angle_difference, warp_angles, warp_points
 from rekd_hloc.images import read_color, read_image
 from rekd_hloc.matching.consistency import filter_paper
 from rekd_hloc.matching.nearest import match_nearest
+from rekd_hloc.refinement.pyramid import ImagePyramid
 from rekd_hloc.types import Features, Matches
 
 PRECISE_PX = 1.5
@@ -223,6 +224,7 @@ def _run_image(
 ) -> list[Comparison]:
     """Return one image and its transformed copies, whose features are one file of the cache."""
     image, comparisons = read_color(path), []
+    pyramid = ImagePyramid.of(read_image(path)) if refine else None
     with tempfile.TemporaryDirectory() as scratch:
         images, maps = {"original": path}, []
         for value in test.values:
@@ -235,8 +237,9 @@ def _run_image(
         for value, transformed_from_image in zip(test.values, maps, strict=True):
             name = f"{value:.6g}"
             refiner = None
-            if refine:
-                refiner = MatchRefiner(read_image(path), read_image(images[name]), method)
+            if pyramid is not None:
+                copied = ImagePyramid.of(read_image(images[name]))
+                refiner = MatchRefiner(pyramid, copied, method)
             given = features["original"], features[name], transformed_from_image
             comparisons.append(compare(*given, test.num_keypoints, refiner))
             bar.update()

@@ -3,11 +3,10 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from evaluation.extractors.named_extractor import NamedExtractor, select
 from rekd_hloc.refinement.pairs import refine
+from rekd_hloc.refinement.pyramid import ImagePyramid
 from rekd_hloc.types import Features, Matches
 
 
@@ -16,13 +15,13 @@ class MatchRefiner:
     """Refine matches between the images of features.
 
     Attributes:
-        image_a: grey values in 0..1, in the frame of the features.
+        image_a: in the frame of the features.
         image_b: likewise.
         method: whose features they are.
     """
 
-    image_a: Float[Tensor, "height_a width_a"]
-    image_b: Float[Tensor, "height_b width_b"]
+    image_a: ImagePyramid
+    image_b: ImagePyramid
     method: NamedExtractor
 
     def __call__(

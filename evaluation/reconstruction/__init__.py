@@ -1,0 +1,1 @@
+"""Whole reconstructions by several pipelines, with and without refinement, and their agreement."""
