@@ -1,11 +1,15 @@
 import json
+import tempfile
 import time
+from pathlib import Path
 
 import cv2
 import pytest
 from helpers import textured_image
 
 from evaluation import speed
+from evaluation.extractors.registry import load_extractor
+from evaluation.reconstruction.step_times import Step, steps_table, time_steps
 
 
 def test_medians_and_ratios_are_those_of_the_work_done():
@@ -61,3 +65,33 @@ def test_mistakes_end_with_a_message(tmp_path, caplog, words, message):
     image = [] if "--image" in words else ["--image", str(tmp_path / "a.png")]
     assert speed.main([*image, *words]) == 2
     assert message in caplog.text
+
+
+def test_steps_are_told_in_shares_of_the_extraction():
+    steps = [
+        Step("extract", 4.0, 10, "photos", "900 keypoints"),
+        Step("refine", 0.5, 10, "photos"),
+    ]
+    table = steps_table("orb", 10, steps)
+    assert table.title == "steps of 10 photos"
+    assert table.rows == [
+        ["orb", "extract", "4.00", "400.0", 100.0, "10 photos, 900 keypoints"],
+        ["orb", "refine", "0.50", "50.0", 12.5, "10 photos"],
+    ]
+
+
+@pytest.mark.slow
+def test_steps_are_timed_up_to_refined_keypoints(photos):
+    with tempfile.TemporaryDirectory() as folder:
+        steps = time_steps(load_extractor("sift", 300), photos / "images", Path(folder))
+    assert [step.name for step in steps] == [
+        "extract", "match", "consensus alone", "verify", "refine",
+    ]  # fmt: skip
+    assert all(step.seconds > 0 for step in steps)
+    assert int(steps[-1].note.split(" of ")[0]) > 50
+
+
+def test_one_photo_makes_no_track(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), textured_image(60, 80))
+    with pytest.raises(ValueError, match="two at least make a track"):
+        time_steps(load_extractor("orb", 10), tmp_path, tmp_path)
