@@ -221,6 +221,12 @@ RECONSTRUCTION_KEYPOINTS = 4096
 """Budget of an image in a reconstruction, whatever the preset's own: twice the points, and poses
 nearer to the truth, than with 2,048 (docs/training.md)."""
 
+MAX_ERROR_PX = 3.0
+"""Largest epipolar error of a verified match (COLMAP's default: 4); chosen on images with true
+poses, see docs/training.md."""
+REFINED_MAX_ERROR_PX = 2.0
+"""The same where keypoints were refined."""
+
 PAPER_DETECTOR = DetectorConfig(
     max_keypoints=1500,
     nms_window_px=15,

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from rekd_hloc import __version__
-from rekd_hloc.cli import files, reconstruction
+from rekd_hloc.cli import files, matching, reconstruction
 from rekd_hloc.cli.failures import MISTAKES, SHOW_TRACEBACK, describe_failure
 from rekd_hloc.cli.interrupts import how_to_go_on, run_interruptibly
 from rekd_hloc.cli.options import EXIT_FAILED, EXIT_MISTAKE, EXIT_STATUSES
@@ -23,8 +23,9 @@ from rekd_hloc.names import one_line
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "extract": (reconstruction.extract, "photos/ features.h5 --conf rekd-fast"),
-    "pairs": (reconstruction.pairs, "photos/ pairs.txt --pairs sequential --overlap 5"),
-    "match": (reconstruction.match, "features.h5 matches.h5 --pairs pairs.txt"),
+    "pairs": (matching.pairs, "photos/ pairs.txt --pairs sequential --overlap 5"),
+    "match": (matching.match, "features.h5 matches.h5 --pairs pairs.txt"),
+    "refine": (matching.refine, "features.h5 matches.h5 photos/ refined.h5"),
     "reconstruct": (reconstruction.reconstruct, "photos/ out/ --conf rekd-fast --seed 1"),
     "demo": (reconstruction.demo, "demo/"),
     "export": (files.export, "features.h5 database.db --matches matches.h5"),

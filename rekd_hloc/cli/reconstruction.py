@@ -1,9 +1,8 @@
-"""Commands from images to a model: extract, pairs, match, reconstruct, demo."""
+"""Commands from images to a model: extract, reconstruct, demo."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,7 +28,6 @@ from rekd_hloc.cli.options import (
     Quiet,
     Ratio,
     Redo,
-    Replace,
     Seed,
     Settings,
     Strict,
@@ -40,8 +38,10 @@ from rekd_hloc.cli.options import (
     resolve_conf,
 )
 from rekd_hloc.config import (
+    MAX_ERROR_PX,
     RECONSTRUCTION_KEYPOINTS,
     RECONSTRUCTION_MATCHING,
+    REFINED_MAX_ERROR_PX,
     reconstruction_preset,
 )
 
@@ -104,70 +104,6 @@ def extract(
         require_all_photos(summary.skipped, "see above; --json lists all under skipped")
 
 
-def pairs(
-    images: Images,
-    output: Annotated[Path, typer.Argument(help="Text file to write, two names a line.")],
-    source: PairsSource = "exhaustive",
-    overlap: Overlap = 10,
-    overwrite: Replace = False,
-    json_output: Json = False,
-) -> None:
-    """List the image pairs to match."""
-    from rekd_hloc.image_listing import list_images
-    from rekd_hloc.matching.pairs import make_pairs, write_pairs
-
-    names = make_pairs(list_images(images), source, overlap=overlap)
-    write_pairs(output, names, overwrite=overwrite)
-    record = {"num_pairs": len(names), "output": str(output)}
-    print_result(json_output, record, f"{len(names)} pairs in {output}")
-
-
-def match(
-    features: Annotated[Path, typer.Argument(help="Features of rekd-hloc or of hloc.")],
-    output: Annotated[Path, typer.Argument(help="HDF5 file to write or to go on with.")],
-    source: PairsSource = "exhaustive",
-    overlap: Overlap = 10,
-    filter_name: Filter = "density",
-    ratio: Ratio = None,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
-    json_output: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Match features, and keep what agrees on one rotation."""
-    from rekd_hloc.matching.match import describe_fallback
-    from rekd_hloc.matching.match_images import match_images
-    from rekd_hloc.matching.pairs import make_pairs
-    from rekd_hloc.storage.features import FeatureStore
-
-    with FeatureStore(features) as store:
-        image_pairs = make_pairs(store.names(), source, overlap=overlap)
-    summary = match_images(
-        features,
-        output,
-        image_pairs,
-        read_match_config(filter_name, ratio),
-        overwrite=overwrite,
-        device=device,
-        progress=not quiet,
-    )
-    record = {
-        **_count_matches(summary.num_matches),
-        "num_resumed": summary.num_resumed,
-        **summary.notes,
-        "seconds": summary.seconds,
-        "output": str(output),
-    }
-    again = f", {summary.num_rematched} of images that changed since were matched again"
-    text = (
-        f"{record['num_matches']} matches of {record['num_pairs']} pairs in {output} "
-        f"({summary.num_resumed} were there already{again if summary.num_rematched else ''}), "
-        f"{summary.seconds:.1f} s"
-    )
-    fallback = describe_fallback(summary.num_fallback, len(summary.num_matches))
-    print_result(json_output, record, "\n".join(filter(None, [text, fallback])))
-
-
 def reconstruct(
     images: Images,
     output: Annotated[Path, typer.Argument(help="Folder for features, matches and model.")],
@@ -196,6 +132,22 @@ def reconstruct(
     reference: Annotated[
         Path | None,
         typer.Option(help="True poses: a COLMAP model, or IMC's calibration_*.h5 files."),
+    ] = None,
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine/--no-refine",
+            help="Align the keypoints of verified tracks to one another before mapping.",
+        ),
+    ] = False,
+    max_error_px: Annotated[
+        float | None,
+        typer.Option(
+            "--max-error",
+            metavar="PX",
+            help="Largest epipolar error of a verified match. "
+            f"Default: {MAX_ERROR_PX:g}, and {REFINED_MAX_ERROR_PX:g} with --refine.",
+        ),
     ] = None,
     sift_descriptors: Annotated[
         bool, typer.Option(help="Store descriptors as bytes for COLMAP's own matchers too.")
@@ -237,6 +189,8 @@ def reconstruct(
         seed=seed,
         num_threads=num_threads,
         quantise_descriptors=sift_descriptors,
+        refine=refine,
+        max_error_px=max_error_px,
     )
     if page:
         from rekd_hloc.viz.page import check_page
@@ -290,11 +244,3 @@ def _print_skipped(skipped: dict[str, str]) -> None:
 
     for name, reason in shorten_skipped(skipped, "--json lists all"):
         typer.echo(f"skipped {name}: {reason}", err=True)
-
-
-def _count_matches(num_matches: Mapping[tuple[str, str], int]) -> dict[str, Any]:
-    return {
-        "num_pairs": len(num_matches),
-        "num_matches": sum(num_matches.values()),
-        "pairs": [[a, b, count] for (a, b), count in num_matches.items()],
-    }

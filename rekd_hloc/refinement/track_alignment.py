@@ -100,7 +100,7 @@ class TrackAligner:
         self._root_image, self._root_keypoint = tracks.roots()
         order = np.argsort(tracks.image, kind="stable")
         images, starts = np.unique(tracks.image[order], return_index=True)
-        rows = np.split(order, starts[1:])
+        rows = np.split(order, starts)[1:]
         self._rows: dict[int, Ints] = dict(zip(images.tolist(), rows, strict=True))
 
     def refine(self, image: int) -> RefinedKeypoints:

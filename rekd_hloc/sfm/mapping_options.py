@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rekd_hloc.config import MAX_ERROR_PX, REFINED_MAX_ERROR_PX
 from rekd_hloc.sfm.cameras import CameraOptions
 from rekd_hloc.sfm.mapping import check_mapper
 from rekd_hloc.sfm.refinement_sources import is_refined
-from rekd_hloc.sfm.verification import MAX_ERROR_PX, REFINED_MAX_ERROR_PX, check_seed
+from rekd_hloc.sfm.verification import check_seed
 
 
 @dataclass(frozen=True)

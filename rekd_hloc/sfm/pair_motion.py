@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rekd_hloc.sfm.verification import MAX_ERROR_PX
+from rekd_hloc.config import MAX_ERROR_PX
 
 Array = NDArray[np.float64]
 

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -24,8 +23,6 @@ from rekd_hloc.names import one_line
 from rekd_hloc.refinement.pyramid import ImagePyramid
 from rekd_hloc.refinement.track_alignment import (
     PyramidCache,
-    RefinedKeypoints,
-    State,
     TrackAligner,
 )
 from rekd_hloc.refinement.tracks import ImageMatches, build_tracks
@@ -34,6 +31,7 @@ from rekd_hloc.sfm.database import DEFAULT_CAMERAS, export_database, remove_data
 from rekd_hloc.sfm.database_record import refuse_foreign_database, write_database
 from rekd_hloc.sfm.image_work import SKIPPED_ERRORS
 from rekd_hloc.sfm.keypoint_scales import check_scales, read_frames
+from rekd_hloc.sfm.refined_record import REASON, refined_record
 from rekd_hloc.sfm.refinement_sources import (
     find_unusable,
     is_made_again,
@@ -41,24 +39,14 @@ from rekd_hloc.sfm.refinement_sources import (
     refuse_same_file,
     size_reason,
 )
-from rekd_hloc.sfm.refinement_summary import (
-    COVARIANCES,
-    REASON,
-    STATES,
-    RefineSummary,
-    summarise,
-)
+from rekd_hloc.sfm.refinement_summary import RefineSummary, summarise
 from rekd_hloc.sfm.verification import check_seed, verify
 from rekd_hloc.sfm.verified_matches import read_verified
 from rekd_hloc.storage.features import FeatureStore, MatchStore
-from rekd_hloc.storage.journal import Record
 from rekd_hloc.types import Keypoints, Pair
 
 VERIFIED = ".verified.db"
 """Behind the name of the output: the database in which matches are verified, until the end."""
-MIN_UNCERTAINTY_PX = 0.25
-"""Least uncertainty that is recorded of an image: hloc multiplies its thresholds with it, and poses
-and lenses are not known to hundredths of a pixel."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +143,7 @@ def refine_features(
             aligner = TrackAligner(build_tracks(found), images.frames, PyramidCache(images.pyramid))
             for name in tqdm(todo, "refine", unit=" images", disable=None if progress else True):
                 refined = aligner.refine(images.numbers[name])
-                store.write_record(_refined_record(source, name, refined, images.skipped))
+                store.write_record(refined_record(source, name, refined, images.skipped))
         skipped = {
             **images.skipped,
             **{n: str(why) for n in names if (why := store.attributes(n).get(REASON))},
@@ -223,7 +211,10 @@ def _choose_pairs(
     pairs: str | Path | Sequence[Pair] | None, matches: MatchStore, names: Sequence[str]
 ) -> list[Pair]:
     if pairs is None:
-        return matches.pairs(names)
+        stored = matches.pairs(names)
+        if not stored:
+            raise ValueError(f"{matches.path} holds no matches; match the features first")
+        return stored
     if isinstance(pairs, str | Path):
         return make_pairs(names, pairs)
     return unique_pairs(pairs, names)
@@ -243,6 +234,8 @@ def _find_verified(
     progress: bool,
 ) -> ImageMatches:
     """Return the verified matches; those that a killed run has verified are not verified again."""
+    if not pairs:
+        return ImageMatches.concatenate([])
     if verified is None:
         if not _is_of(scratch, owner):
             export_database(
@@ -262,37 +255,3 @@ def _is_of(database: Path, owner: str) -> bool:
     except FileExistsError:
         return False
     return database.is_file() and database.stat().st_size > 0
-
-
-def _refined_record(
-    features: FeatureStore, name: str, refined: RefinedKeypoints, skipped: Mapping[str, str]
-) -> Record:
-    """Return all that is stored with an image, with refined positions in place of the others."""
-    record = features.read_record(name)
-    stored = record.arrays["keypoints"]
-    keypoints = stored.astype(np.float64 if stored.dtype == np.float64 else np.float32)
-    is_refined = refined.state == State.REFINED
-    keypoints[is_refined, :2] = refined.xy[is_refined]
-    arrays = {**record.arrays, "keypoints": keypoints}
-    arrays |= {COVARIANCES: refined.covariance, STATES: refined.state}
-    attrs = {key: dict(values) for key, values in record.attrs.items()}
-    known = attrs.setdefault("keypoints", {})
-    known["uncertainty"] = image_uncertainty(refined, float(known.get("uncertainty", 1.0)))
-    if name in skipped:
-        attrs.setdefault("", {})[REASON] = skipped[name]
-    return Record(name, arrays, attrs)
-
-
-def image_uncertainty(refined: RefinedKeypoints, before_px: float) -> float:
-    """Return one standard deviation for an image, of which some keypoints are refined.
-
-    It is the root of the mean variance of all keypoints that follow a root: that of the alignment
-    where it succeeded, the former one where not; at least ``MIN_UNCERTAINTY_PX`` and at most the
-    former one. An image in which none was refined keeps the former one.
-    """
-    follows = (refined.state == State.REFINED) | (refined.state == State.REFUSED)
-    if not (refined.state == State.REFINED).any():
-        return before_px
-    half_trace = np.trace(refined.covariance[follows], axis1=1, axis2=2) / 2
-    variance = np.where(np.isfinite(half_trace), half_trace, before_px**2)
-    return float(min(before_px, max(MIN_UNCERTAINTY_PX, np.sqrt(variance.mean()))))

@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from rekd_hloc.refinement.track_alignment import State
 from rekd_hloc.sfm.keypoint_scales import read_frames
+from rekd_hloc.sfm.refined_record import STATES
 from rekd_hloc.storage.features import FeatureStore
-
-COVARIANCES, STATES, REASON = "covariances", "refinement", "not_refined"
-"""Datasets of an image in a refined file beside hloc's, and an attribute of images left out."""
 
 OF_THE_RUN = ("names", "num_resumed", "seconds")
 """Of the summary, what a report of a model tells elsewhere, or not at all."""

@@ -14,6 +14,7 @@ import pycolmap
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from rekd_hloc.config import MAX_ERROR_PX
 from rekd_hloc.devices import num_cores
 from rekd_hloc.matching.pairs import unique_pairs
 from rekd_hloc.sfm import pycolmap_compat as compat
@@ -24,11 +25,6 @@ Counts = dict[Pair, tuple[int, int]]
 """Matches and inliers of each pair."""
 MIN_INLIERS = 15
 """Pairs with fewer are not used (COLMAP's default)."""
-MAX_ERROR_PX = 3.0
-"""Largest epipolar error of an inlier (COLMAP's default: 4); chosen on images with true poses, see
-docs/training.md."""
-REFINED_MAX_ERROR_PX = 2.0
-"""The same where keypoints were refined."""
 MAX_TRIALS = 20_000
 MIN_INLIER_RATIO = 0.1
 """RANSAC stops early only if a model with fewer inliers than this share is unlikely; mutual
