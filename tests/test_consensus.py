@@ -14,6 +14,7 @@ from rekd_hloc.matching.consensus import filter_by_consensus, support
 from rekd_hloc.matching.match import FALLBACK_RATIO, MIN_CONSENSUS, filter_matches, match
 from rekd_hloc.types import Features, Keypoints, Matches
 from tests.helpers import random_features
+from tests.pretended_gpu import PretendedGpu
 
 CONSENSUS = MatchConfig(filter="consensus")
 NUM_RIGHT, NUM_WRONG = 200, 100
@@ -239,10 +240,24 @@ def test_it_filters_the_matches_of_another_matcher():
     )
 
 
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_matches_on_a_gpu_stay_there(kind):
+    a, b, matches = pair(similarity(0.5, 1.3))
+    expected = filter_by_consensus(matches, a, b)
+    with PretendedGpu(kind):
+        kept = filter_matches(matches.to(kind), a.to(kind), b.to(kind), CONSENSUS)
+        assert kept.index.device.type == kept.score.device.type == kind
+        assert kept.score.dtype == torch.float32
+        kept = kept.to("cpu")
+    assert torch.equal(kept.index, expected.index)
+    assert torch.equal(kept.score, expected.score)
+
+
 @pytest.mark.parametrize(("field", "value", "words"), [
     ("scale", 0.0, "scale_a must be positive, got 0.0"),
     ("scale", math.inf, "scale_a holds nan or inf"),
     ("angle", math.nan, "angle_a holds nan or inf"),
+    ("xy", math.nan, "xy_a holds nan or inf"),
 ])  # fmt: skip
 def test_frames_that_cannot_be_are_refused(field, value, words):
     a, b, matches = pair(similarity(0.0, 1.0))
