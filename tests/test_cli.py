@@ -39,6 +39,7 @@ def test_every_command_is_there():
         "extract",
         "pairs",
         "match",
+        "refine",
         "reconstruct",
         "demo",
         "export",

@@ -110,7 +110,7 @@ def refine(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Align the keypoints of matched features to one another, to hundredths of a pixel.
+    """Align matched keypoints to hundredths of a pixel.
 
     OUTPUT is a copy of the features file with better positions; the same matches belong to it.
     """
