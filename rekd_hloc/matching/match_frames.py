@@ -45,9 +45,11 @@ class Tolerance:
 
 
 BY_FRAME = Tolerance(relative=0.3, scales=8.0, rotation_deg=25.0, octaves=1.0)
-"""Of what one match's frames predict."""
+"""Of what one match's frames predict; wide, for scales come in steps and surfaces are no planes."""
 BY_MAP = Tolerance(relative=0.1, scales=2.0, rotation_deg=45.0, octaves=1.5)
-"""Of what a fitted map predicts: tight in position; frames differ where perspective is strong."""
+"""Of what a fitted map predicts: tight in position; frames differ where perspective is strong.
+Chosen on photos of planes and of a facade: relative errors of 0.05 and 0.15 trade 1 % of precision
+for 1 % of right matches."""
 MIN_FITTED = 5
 """Matches that an affine map is fitted to, at least: two more than it needs."""
 RIDGE = 0.1
