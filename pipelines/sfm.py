@@ -13,10 +13,11 @@ from typing import Any
 from evaluation.command_line import exit_status, make_parser
 from rekd_hloc import plugin
 from rekd_hloc.image_listing import list_images
-from rekd_hloc.sfm.output_folder import OutputFolder
+from rekd_hloc.sfm.mapping_options import MappingOptions
+from rekd_hloc.sfm.output_folder import REFINED_FEATURES, OutputFolder
 from rekd_hloc.sfm.reconstruct import reconstruct, reconstruct_from_files
+from rekd_hloc.sfm.refined_features import RefineOptions, refine_features
 from rekd_hloc.sfm.report import format_report
-from rekd_hloc.sfm.stages import MappingOptions
 
 
 def run(
@@ -25,6 +26,7 @@ def run(
     *,
     conf: str = "rekd-n4096",
     matcher: str = "NN-rekd-ratio.95",
+    refine: bool = False,
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -35,6 +37,8 @@ def run(
         out: folder for features.h5, pairs.txt, matches.h5, database.db, sparse/ and report.json.
         conf: hloc's name of the features.
         matcher: hloc's name of the matcher.
+        refine: align the keypoints of verified matches to one another, for any extractor; then
+            database and model are made of features-refined.h5.
         seed: of verification and mapping.
         overwrite: extract and match anew, and replace what others made in ``out``. hloc goes on
             with files it finds there, even if they were made with another conf.
@@ -57,8 +61,9 @@ def run(
     folder.refuse_foreign()  # a project of someone else stays as it is
 
     # The list of names is given: by itself hloc finds .jpg, .jpeg and .png only.
+    extraction = plugin.pick(extract_features.confs, conf)
     features = extract_features.main(
-        plugin.pick(extract_features.confs, conf),
+        extraction,
         images,
         image_list=names,
         feature_path=out / "features.h5",
@@ -78,6 +83,24 @@ def run(
         overwrite=overwrite,
     )
 
+    if refine:
+        # hloc's files do not say whose scales they hold.
+        scales = "rekd" if extraction["model"]["name"] == "rekd" else "auto"
+        refined = out / REFINED_FEATURES
+        refine_features(
+            features,
+            matches,
+            images,
+            refined,
+            pairs=pairs,
+            options=RefineOptions(seed=seed, scales=scales),
+            redo=True,
+            overwrite=overwrite,
+            device="auto",
+            progress=True,
+        )
+        features = refined
+
     # hloc.reconstruction.main(out, images, pairs, features, matches) does the same, but draws
     # other random numbers each time, and keeps neither scale nor angle of the keypoints.
     return reconstruct_from_files(
@@ -92,10 +115,18 @@ def run(
 
 
 def run_without_hloc(
-    images: Path, out: Path, *, conf: str = "rekd", seed: int = 0, overwrite: bool = False
+    images: Path,
+    out: Path,
+    *,
+    conf: str = "rekd",
+    refine: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """The same with this package alone; ``conf`` is one of its presets, with 4,096 keypoints."""
-    return reconstruct(images, out, conf=conf, seed=seed, overwrite=overwrite, progress=True)
+    return reconstruct(
+        images, out, conf=conf, refine=refine, seed=seed, overwrite=overwrite, progress=True
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,6 +138,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--conf", help="hloc's name of the features (default rekd-n4096); without hloc a preset"
     )
     parser.add_argument("--matcher", default="NN-rekd-ratio.95", help="hloc's name of the matcher")
+    parser.add_argument(
+        "--refine", action="store_true", help="align verified keypoints to one another"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--overwrite", action="store_true", help="extract and match anew")
     options = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}

@@ -22,11 +22,13 @@ from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.matching.pairs import exhaustive_pairs, write_pairs
 from rekd_hloc.plugin.conversion import features_to_hloc
 from rekd_hloc.sfm.alignment import Pose, align_to_reference, read_poses
+from rekd_hloc.sfm.mapping_options import MappingOptions
 from rekd_hloc.sfm.reconstruct import reconstruct_from_files
-from rekd_hloc.sfm.stages import MappingOptions
+from rekd_hloc.sfm.refined_features import refine_features
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Keypoints
 from tests.hloc_home import KINDS, REAL_MARKS, fresh_hloc
+from tests.warped_views import NUM_POINTS, make_foreign, make_views
 
 STEP = 20
 """The grey value of image n is n * STEP: how the extractor below knows it."""
@@ -269,6 +271,46 @@ def test_the_recipes_make_a_model_and_find_a_new_image_in_it(
     retrieval = tmp_path / "retrieval.txt"
     with pytest.raises(ValueError, match=r"retrieval.txt:2 is no query and image of the map"):
         localize.run(Path(queries), Path(map_dir), Path(out), conf="made_up", retrieval=retrieval)
+
+
+@pytest.mark.parametrize("kind", ["features", "foreign"])
+def test_hloc_reads_refined_features(kind, real_hloc, tmp_path):
+    """Its reading, matching and reconstruction take a refined file for one of its own."""
+    views = make_views(tmp_path / "views")
+    features = views.features
+    if kind == "foreign":
+        features = make_foreign(views, tmp_path / "foreign.h5")
+    refined, pairs = tmp_path / "r.h5", tmp_path / "pairs.txt"
+    summary = refine_features(features, views.matches, views.images, refined)
+    assert summary.num_refined > NUM_POINTS
+    io = importlib.import_module("hloc.utils.io")
+    assert sorted(io.list_h5_names(refined)) == sorted(views.names)
+    moved = 0.0
+    for name in views.names:
+        xy, uncertainty = io.get_keypoints(refined, name, return_uncertainty=True)
+        before, known = io.get_keypoints(features, name, return_uncertainty=True)
+        moved = max(moved, np.abs(xy - before).max())
+        assert 0 < uncertainty <= known
+    assert moved > 0.3
+    write_pairs(pairs, exhaustive_pairs(views.names))
+    match_features = importlib.import_module("hloc.match_features")
+    conf = match_features.confs["NN-mutual"]
+    match_features.main(conf, pairs, refined, matches=tmp_path / "again.h5")
+    importlib.import_module("hloc.reconstruction").main(
+        tmp_path / "out", views.images, pairs, refined, views.matches, image_list=views.names
+    )  # of a plane; that it runs is what is looked at
+
+
+def test_the_recipe_refines_for_hloc(real_hloc, scene, tmp_path, monkeypatch):
+    plugin.register()
+    extract_features = importlib.import_module("hloc.extract_features")
+    extract_features.confs["made_up"] = put_extractor(scene, monkeypatch)
+    out = tmp_path / "map"
+    report = sfm.run(scene.images, out, conf="made_up", refine=True)
+    assert report["num_registered"] == len(scene.names)
+    record = json.loads((out / "database.json").read_text())
+    assert record["files"][0][0] == str((out / "features-refined.h5").resolve())
+    assert record["max_error_px"] == 2.0
 
 
 @contextlib.contextmanager

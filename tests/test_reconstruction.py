@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -251,7 +251,7 @@ def test_options_in_one_object_and_by_name_are_the_same(photos, tmp_path):
         ),
     ]
     assert reports[0]["configuration"] == reports[1]["configuration"]
-    assert reports[0]["configuration"]["mapping"] == asdict(options.mapping)
+    assert reports[0]["configuration"]["mapping"] == options.mapping.to_json()
     assert reports[0]["num_registered"] == reports[1]["num_registered"]
     with pytest.raises(TypeError, match="mappper"):
         reconstruct(photos / "images", tmp_path / "c", mappper="global")

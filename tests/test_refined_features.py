@@ -211,6 +211,7 @@ def test_only_the_pairs_that_are_named_count(views, tmp_path):
     assert not states(tmp_path / "r.h5", "v2.png").any()
 
 
+@pytest.mark.slow
 def test_other_inputs_are_refused_or_replaced(views, refined, tmp_path):
     out = tmp_path / "r.h5"
     shutil.copy(refined[0], out)

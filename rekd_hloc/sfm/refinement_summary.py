@@ -1,6 +1,6 @@
 """What a refinement did, in numbers."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rekd_hloc.names import counted, list_names
 from rekd_hloc.refinement.track_alignment import State
 from rekd_hloc.sfm.keypoint_scales import read_frames
 from rekd_hloc.sfm.refined_record import STATES
@@ -123,15 +124,26 @@ def summarise(
 
 
 def describe_refinement(summary: RefineSummary, output: Path) -> str:
-    """Return the summary in a line for a person."""
-    shift = summary.median_shift_px
+    """Return what a refinement did in a line for a person."""
+    figures = describe_figures(summary.to_report(()))[0]
+    left = f", {len(summary.skipped)} left as they were" if summary.skipped else ""
     return (
-        f"{summary.num_refined} of {summary.num_in_tracks} keypoints in {summary.num_tracks} "
-        f"tracks refined, {summary.num_refused} refused, "
-        f"median shift {'-' if shift is None else f'{shift:.3f}'} px; "
-        f"{len(summary.names)} images in {output} ({summary.num_resumed} were there already), "
-        f"{len(summary.skipped)} left as they were, {summary.seconds:.1f} s"
+        f"{figures}; {counted(len(summary.names), 'image')} in {output} "
+        f"({summary.num_resumed} were there already{left}), {summary.seconds:.1f} s"
     )
+
+
+def describe_figures(figures: Mapping[str, Any]) -> list[str]:
+    """Return lines for a person about what :meth:`RefineSummary.to_report` returned."""
+    shift = figures["median_shift_px"]
+    moved = "" if shift is None else f", median shift {shift:.2f} px"
+    lines = [
+        f"{figures['num_refined']} of {figures['num_in_tracks']} keypoints in "
+        f"{counted(figures['num_tracks'], 'track')}, {figures['num_refused']} refused{moved}"
+    ]
+    if skipped := figures["skipped"]:
+        lines.append(f"{counted(len(skipped), 'image')} left as before: {list_names(skipped)}")
+    return lines
 
 
 def _median(values: NDArray[Any]) -> float | None:

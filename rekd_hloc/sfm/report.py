@@ -18,6 +18,7 @@ from rekd_hloc.sfm.alignment import Pose, align_to_reference
 from rekd_hloc.sfm.camera_report import describe_odd_focals
 from rekd_hloc.sfm.changed_images import describe_changes
 from rekd_hloc.sfm.image_notes import describe_upright_masks, describe_value_ranges
+from rekd_hloc.sfm.refinement_summary import describe_figures
 from rekd_hloc.sfm.skipped import shorten_skipped
 from rekd_hloc.sfm.verification import Counts
 from rekd_hloc.storage.provenance import package_versions
@@ -174,6 +175,8 @@ def format_report(report: Mapping[str, Any]) -> str:
     elif report.get("alignment_failure"):
         lines.append(f"reference     not compared: {report['alignment_failure']}")
     lines += _describe_inputs(report)
+    if refinement := report.get("refinement"):
+        lines += [f"refined       {line}" for line in describe_figures(refinement)]
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in report["seconds"].items())
     lines.append(f"seconds       {stages}; peak memory {report['peak_memory_mib']:.0f} MiB")
     changes = describe_changes(
