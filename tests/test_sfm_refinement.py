@@ -1,7 +1,6 @@
 """Reconstructions of other pipelines with refined keypoints, and from halves of the keypoints."""
 
 import json
-import shutil
 
 import numpy as np
 import pycolmap
@@ -87,25 +86,21 @@ def test_names_of_methods_are_not_taken_for_budgets():
     assert split_budget("rootsift-n8000") == ("rootsift", 8000)
 
 
-def _copy(features, matches, image_dir, output, **_):
-    """Stand in for refinement: the same features."""
-    shutil.copyfile(features, output)
-
-
 @pytest.mark.slow
-def test_a_peer_is_refined_and_halved_without_true_poses(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipelines, "refine_features", _copy)
+def test_peers_and_colmap_are_refined_and_halved_without_true_poses(photos, tmp_path):
     words = ["--images", str(photos / "images"), "--out", str(tmp_path), "--seeds", "0"]
-    assert sfm.main([*words, "--method", "sift-n1500", "--refine", "--halves"]) == 0
+    methods = ["--method", "sift-n1500", "--method", "colmap-sift"]
+    assert sfm.main([*words, *methods, "--refine", "--halves"]) == 0
     record = json.loads((tmp_path / "results.json").read_text())
     whole, halves = record["tables"]
-    assert [row[0] for row in whole["rows"]] == ["sift-n1500", "sift-n1500 + refinement"]
-    assert whole["rows"][0][1] == "5"
-    assert whole["rows"][0][6:] == ["none"] * 4
-    assert whole["rows"][0][1:] == whole["rows"][1][1:]
+    names = [name + end for name in methods[1::2] for end in ("", " + refinement")]
+    assert [row[0] for row in whole["rows"]] == names
+    for plain, refined in zip(whole["rows"][::2], whole["rows"][1::2], strict=True):
+        assert plain[1] == refined[1] == "5"
+        assert plain[6:] == ["none"] * 4
+        assert float(refined[5]) < float(plain[5])
     assert halves["title"] == "upright images, two halves of the keypoints"
-    rotation = float(halves["rows"][0][6])
-    assert 0 < rotation < 2
+    assert 0 < float(halves["rows"][0][6]) < 2
     assert record["data"].endswith("5 images")
 
 
