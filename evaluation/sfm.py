@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _evaluate(arguments: argparse.Namespace) -> None:
     methods = arguments.method or ["rekd-fast", COLMAP_SIFT]
     for method in methods:
-        check_method(method)  # before the long work
+        check_method(method, refine=arguments.refine)  # before the long work
     image_sets = _make_image_sets(arguments)
     first_seed = arguments.seeds[0]
     pipelines = [

@@ -68,6 +68,7 @@ def test_homographies_are_those_of_refined_matches_in_the_resized_frame(sequence
     assert record["description"].endswith("filter here: consensus")
 
 
+@pytest.mark.slow
 def test_methods_without_angles_are_refined_without_a_filter(sequences, tmp_path):
     record = run(sequences, tmp_path, "--method", "rootsift-upright")
     summary = record["methods"]["rootsift-upright + refinement"]["summary"]["all"]

@@ -193,7 +193,7 @@ def test_levels_are_counted_by_octave(tmp_path):
     assert count_levels(path, []) == []
 
 
-@pytest.mark.parametrize("name", ["orb", "sift", "colmap-sift", "rekd-fast"])
+@pytest.mark.parametrize("name", ["orb", "sift", "colmap-sift"])
 def test_a_keypoint_of_the_images_own_size_has_scale_one(name):
     image = torch.from_numpy(textured_image(120, 160)).float() / 255
     method = load_extractor(name, 300, device="cpu")

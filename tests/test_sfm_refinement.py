@@ -86,6 +86,13 @@ def test_names_of_methods_are_not_taken_for_budgets():
     assert split_budget("rootsift-n8000") == ("rootsift", 8000)
 
 
+def test_scales_are_taken_for_what_they_are():
+    names = ["rekd-fast-n100", "keynet", "rootsift-n2000", "colmap-sift"]
+    assert [pipelines.stored_scales(name) for name in names] == ["rekd", "rekd", "sigma", "sigma"]
+    with pytest.raises(ValueError, match="orb has scales that are no sigmas"):
+        pipelines.check_method("orb", refine=True)
+
+
 @pytest.mark.slow
 def test_peers_and_colmap_are_refined_and_halved_without_true_poses(photos, tmp_path):
     words = ["--images", str(photos / "images"), "--out", str(tmp_path), "--seeds", "0"]

@@ -14,7 +14,7 @@ from typing import Any
 import pycolmap
 
 from evaluation.extractors.named_extractor import REFINED
-from evaluation.extractors.registry import EXTRACTORS, load_extractor
+from evaluation.extractors.registry import EXTRACTORS, LEVEL_SCALE, load_extractor
 from evaluation.reconstruction.colmap_files import export_colmap
 from evaluation.reconstruction.halves import Half, take_half
 from rekd_hloc.config import (
@@ -30,9 +30,10 @@ from rekd_hloc.matching.pairs import EXHAUSTIVE, make_pairs
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.alignment import Pose
 from rekd_hloc.sfm.extraction import extract_images
+from rekd_hloc.sfm.keypoint_scales import SIGMA_OF_LEVEL
 from rekd_hloc.sfm.mapping import map_scene
 from rekd_hloc.sfm.reconstruct import reconstruct, reconstruct_from_files
-from rekd_hloc.sfm.refined_features import refine_features
+from rekd_hloc.sfm.refined_features import RefineOptions, refine_features
 from rekd_hloc.sfm.stages import MappingOptions
 
 COLMAP_SIFT = "colmap-sift"
@@ -135,7 +136,8 @@ class Pipeline:
         images, features = self.image_set.images, files.features
         if refine:
             features = folder.with_name(f"{folder.name}-features.h5")
-            refine_features(files.features, files.matches, images, features)
+            scales = RefineOptions(scales=stored_scales(self.method))
+            refine_features(files.features, files.matches, images, features, options=scales)
         options = MappingOptions(seed=seed)
         model = folder / "model"
         reconstruct_from_files(features, files.matches, None, images, model, options=options)
@@ -165,11 +167,16 @@ class Pipeline:
         match_images(files.features, files.matches, pairs, config, progress=True)
 
 
-def check_method(method: str) -> None:
+def check_method(method: str, *, refine: bool = False) -> None:
     """Refuse, before the work, what cannot be run.
 
+    Args:
+        method: its name, with or without a budget.
+        refine: whether its keypoints are to be refined.
+
     Raises:
-        ValueError: no such method, or a budget of no keypoints.
+        ValueError: no such method, a budget of no keypoints, or scales that are neither levels nor
+            sigmas and so cannot be refined.
         FileNotFoundError: its weights are not there.
     """
     name, budget = split_budget(method)
@@ -177,6 +184,21 @@ def check_method(method: str) -> None:
         resolve_preset(method)
     elif method != COLMAP_SIFT:
         load_extractor(name, budget or RECONSTRUCTION_KEYPOINTS)
+    if refine:
+        stored_scales(method)
+
+
+def stored_scales(method: str) -> str:
+    """Return what refinement has to take the scales in a method's files for.
+
+    Raises:
+        ValueError: for something that it does not know.
+    """
+    name, _ = split_budget(method)
+    scales = {1.0: "rekd", SIGMA_OF_LEVEL: "sigma"}.get(LEVEL_SCALE.get(name, 1.0))
+    if scales is None:
+        raise ValueError(f"{method} has scales that are no sigmas; leave it out, or --refine")
+    return scales
 
 
 def resolve_preset(method: str) -> tuple[str, ExtractConfig]:
