@@ -10,6 +10,7 @@ from rekd_hloc.refinement.track_alignment import PyramidCache, RefinedKeypoints,
 from rekd_hloc.refinement.tracks import ImageMatches, build_tracks
 from rekd_hloc.sfm.refined_record import MIN_UNCERTAINTY_PX, image_uncertainty
 from rekd_hloc.storage.features import FeatureStore
+from tests.helpers import random_keypoints
 from tests.warped_views import NUM_POINTS, make_views
 
 
@@ -79,6 +80,25 @@ def test_what_is_refused_stays(tmp_path):
     assert (second.state == State.REFUSED).all()
     np.testing.assert_array_equal(second.xy, keypoints[1].xy.numpy())
     assert np.isnan(second.covariance).all()
+
+
+def test_images_that_need_fewest_read_come_first(tmp_path):
+    """Four images, of which 0 and 3 have no match with 1 and 2, and room for two."""
+    index = np.arange(3)
+    parts = [
+        ImageMatches(np.full(3, a), index, np.full(3, b), index, np.ones(3))
+        for a, b in ((0, 3), (1, 2))
+    ]
+    asked = []
+    cache = pyramids(2, asked)
+    keypoints = random_keypoints(3, (40, 40))
+    work = TrackAligner(build_tracks(ImageMatches.concatenate(parts)), lambda _: keypoints, cache)
+    order = []
+    for image in work.in_order([0, 1, 2, 3, 4]):
+        order.append(image)
+        work.refine(image)
+    assert sorted(order) == [0, 1, 2, 3, 4]
+    assert len(asked) == 4, "an image was read twice"
 
 
 def test_an_image_in_no_track_stays(tmp_path):

@@ -5,7 +5,7 @@ which stays where it is. What cannot be aligned keeps its position.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -19,8 +19,8 @@ from rekd_hloc.refinement.pyramid import ImagePyramid
 from rekd_hloc.refinement.tracks import Ints, Tracks
 from rekd_hloc.types import Keypoints
 
-PYRAMID_BYTES = 1 << 29
-"""Of the pyramids that are kept for other images: ten of 1600x1200 px."""
+PYRAMID_BYTES = 1 << 30
+"""Of the pyramids that are kept for other images: 20 of 1600x1200 px."""
 
 
 class State(IntEnum):
@@ -68,6 +68,9 @@ class PyramidCache:
         self._pyramids: OrderedDict[int, ImagePyramid | None] = OrderedDict()
         self._num_bytes = 0
 
+    def __contains__(self, image: object) -> bool:
+        return image in self._pyramids
+
     def __getitem__(self, image: int) -> ImagePyramid | None:
         if image not in self._pyramids:
             self._pyramids[image] = pyramid = self._load(image)
@@ -103,6 +106,26 @@ class TrackAligner:
         rows = np.split(order, starts)[1:]
         self._rows: dict[int, Ints] = dict(zip(images.tolist(), rows, strict=True))
 
+    def in_order(self, images: Sequence[int]) -> Iterator[int]:
+        """Give images one by one, each time the one that needs fewest images read.
+
+        Args:
+            images: that are to be refined while this goes on.
+        """
+        num_images = 1 + max((*images, *self._rows), default=0)
+        needs = np.zeros((len(images), num_images), np.bool_)
+        for number, image in enumerate(images):
+            rows = self._rows_of(image)
+            needs[number, self._root_image[rows]] = True
+            needs[number, image] = len(rows) > 0
+        left = np.ones(len(images), np.bool_)
+        for _ in images:
+            is_cached = np.array([image in self._pyramids for image in range(num_images)])
+            num_read = np.where(left, (needs & ~is_cached).sum(axis=1), num_images + 1)
+            number = int(num_read.argmin())
+            left[number] = False
+            yield images[number]
+
     def refine(self, image: int) -> RefinedKeypoints:
         """Return the keypoints of an image with the positions that their tracks give them."""
         keypoints = self._keypoints(image)
@@ -113,7 +136,8 @@ class TrackAligner:
         pyramid = self._pyramids[image] if len(rows[~is_root]) else None
         if pyramid is None:
             return refined
-        for root in np.unique(self._root_image[rows[~is_root]]).tolist():
+        roots = np.unique(self._root_image[rows[~is_root]]).tolist()
+        for root in sorted(roots, key=lambda root: root not in self._pyramids):
             root_pyramid = self._pyramids[root]
             if root_pyramid is not None:
                 self._align(root, image, root_pyramid, pyramid, refined)

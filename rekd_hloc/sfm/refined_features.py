@@ -141,9 +141,12 @@ def refine_features(
                 progress=progress,
             )  # fmt: skip
             aligner = TrackAligner(build_tracks(found), images.frames, PyramidCache(images.pyramid))
-            for name in tqdm(todo, "refine", unit=" images", disable=None if progress else True):
-                refined = aligner.refine(images.numbers[name])
+            bar = tqdm(total=len(todo), desc="refine", disable=None if progress else True)
+            for number in aligner.in_order([images.numbers[name] for name in todo]):
+                name, refined = names[number], aligner.refine(number)
                 store.write_record(refined_record(source, name, refined, images.skipped))
+                bar.update()
+            bar.close()
         skipped = {
             **images.skipped,
             **{n: str(why) for n in names if (why := store.attributes(n).get(REASON))},
