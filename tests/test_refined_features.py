@@ -224,6 +224,17 @@ def test_other_inputs_are_refused_or_replaced(views, refined, tmp_path):
     assert run(views, out, overwrite=True).num_resumed == 0
 
 
+def test_a_run_that_failed_does_not_stand_in_the_way(views, tmp_path):
+    shutil.copy(views.matches, tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        file["v0.png/v1.png/matches0"][3] = 1000
+    out = tmp_path / "r.h5"
+    with pytest.raises(ValueError, match="name keypoint 1000 of 'v1.png'"):
+        refine_features(views.features, tmp_path / "m.h5", views.images, out)
+    assert run(views, out).num_refined > 0
+    assert files(tmp_path) == ["m.h5", "r.h5"]
+
+
 def test_files_of_others_are_never_replaced(views, tmp_path):
     other = make_foreign(views, tmp_path / "other.h5")
     before = other.read_bytes()

@@ -90,7 +90,8 @@ def stored_provenance(output: Path) -> dict[str, str]:
 def is_made_again(output: Path, provenance: Mapping[str, str], *, redo: bool) -> bool:
     """Say whether a refined file is replaced without the user's asking for it.
 
-    It is where only the images that could be used are others: some changed, or are back.
+    It is where only the images that could be used are others: some changed, or are back. And it is
+    where a run that ended with an error has left no image in it.
 
     Args:
         output: that may be there.
@@ -104,7 +105,7 @@ def is_made_again(output: Path, provenance: Mapping[str, str], *, redo: bool) ->
     if not is_refined(stored) or not differs(stored, provenance):
         return False
     asked = {**provenance, IMAGES: stored.get(IMAGES, "")}
-    return redo or not differs(stored, asked)
+    return redo or not differs(stored, asked) or _is_empty(output)
 
 
 def refuse_unrefined(path: Path, *, overwrite: bool) -> None:
@@ -160,6 +161,13 @@ def size_reason(size: tuple[int, int] | None, expected: tuple[int, int] | None) 
         f"has {size[0]}x{size[1]} px, and its features are of {expected[0]}x{expected[1]} px; "
         "extract it again"
     )
+
+
+def _is_empty(output: Path) -> bool:
+    if not output.exists():
+        return False
+    with FeatureStore(output) as store:
+        return not store.names()
 
 
 def _reason(path: Path, stamps: SourceStamps | None, size: tuple[int, int] | None) -> str:
