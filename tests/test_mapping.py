@@ -217,6 +217,17 @@ def test_one_seed_on_one_thread_gives_one_model_to_the_bit(scene, spoilt, tmp_pa
     assert np.array_equal(flatten(first), flatten(second))
 
 
+def test_points_keep_observations_within_the_limit_only(scene, spoilt, tmp_path):
+    verify(spoilt, scene.pairs, seed=0)
+    loose, tight = (
+        map_scene(spoilt, tmp_path, tmp_path / f"{limit}", max_error_px=limit)[0]
+        for limit in (None, 0.3)
+    )
+    assert loose.compute_mean_reprojection_error() > 0.15
+    assert tight.compute_mean_reprojection_error() < 0.15
+    assert 100 < tight.compute_num_observations() < loose.compute_num_observations()
+
+
 def test_known_intrinsics_stay_and_unknown_ones_are_refined(scene, tmp_path):
     guess = [FOCAL * 1.04, SIZE[0] / 2, SIZE[1] / 2, 0.0]
     path = make_database(

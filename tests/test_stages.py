@@ -54,7 +54,7 @@ def test_a_bad_start_of_the_mapper_is_tried_again(tmp_path, monkeypatch, sizes, 
     folder = OutputFolder(tmp_path)
     state = model_stages.Run(tmp_path, folder, options, None, False)
     tried, previous = model_stages._map(
-        state, tmp_path / "d.db", names, counts, may_relax=len(sizes) > ATTEMPTS
+        state, tmp_path / "d.db", names, counts, may_relax=len(sizes) > ATTEMPTS, max_error_px=None
     )
     assert previous is None
     assert len(tried.records) == len(seeds) == attempts

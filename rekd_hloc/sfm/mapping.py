@@ -28,6 +28,13 @@ RELAXED = {"init_min_tri_angle": 1.5, "init_max_forward_motion": 1.0, "init_min_
 the first pair's points in degrees (COLMAP: 16), how much of its motion may be along the view (0.95)
 and its inliers (100)."""
 
+REPROJECTION_LIMITS = (
+    "mapper__filter_max_reproj_error",
+    "triangulation__complete_max_reproj_error",
+    "triangulation__merge_max_reproj_error",
+)
+"""COLMAP's options of the largest reprojection error in pixels, of points and of joined tracks."""
+
 
 def map_scene(
     database_path: Path,
@@ -40,6 +47,7 @@ def map_scene(
     refine_intrinsics: bool = True,
     structure_less: bool = True,
     relaxed: bool = False,
+    max_error_px: float | None = None,
     names: Collection[str] = (),
     progress: bool = False,
 ) -> list[Any]:
@@ -57,6 +65,8 @@ def map_scene(
         structure_less: register an image that sees too few scene points from two-view matches
             alone, which may take minutes an image; no release before pycolmap 3.12 does it.
         relaxed: start from pairs with little parallax too, by the options of ``RELAXED``.
+        max_error_px: largest reprojection error of an observation that stays, for the incremental
+            mapper; None takes COLMAP's own, 4. The global mapper has limits in angles.
         names: images of the database to use; all for none.
         progress: show a bar on stderr.
 
@@ -81,6 +91,8 @@ def map_scene(
     settings["structure_less_registration_fallback"] = structure_less
     if relaxed:
         settings |= {f"mapper__{name}": value for name, value in RELAXED.items()}
+    if max_error_px is not None and mapper == "incremental":
+        settings |= dict.fromkeys(REPROJECTION_LIMITS, max_error_px)
     if names:
         settings["image_names"] = list(names)
     images = image_dir if image_dir.is_dir() else scratch

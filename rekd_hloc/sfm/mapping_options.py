@@ -22,7 +22,8 @@ class MappingOptions(CameraOptions):
         num_threads: of the mapper; 1 is repeatable to the bit, -1 takes all cores.
         quantise_descriptors: also write descriptors that COLMAP's own matchers can use.
         max_error_px: largest epipolar error of a verified match; None takes ``MAX_ERROR_PX``, and
-            ``REFINED_MAX_ERROR_PX`` for keypoints that were refined.
+            ``REFINED_MAX_ERROR_PX`` for keypoints that were refined. Of those it is also the
+            largest reprojection error in the model.
 
     Raises:
         ValueError: an option that COLMAP does not know or cannot take.
@@ -44,6 +45,11 @@ class MappingOptions(CameraOptions):
     def to_json(self) -> dict[str, Any]:
         """Return the options for a report; a threshold that was not given is none of them."""
         return {k: v for k, v in asdict(self).items() if (k, v) != ("max_error_px", None)}
+
+    def reprojection_px(self, provenance: Mapping[str, str]) -> float | None:
+        """Return the largest reprojection error of a point, of features that record this; None is
+        COLMAP's own."""
+        return self.threshold_px(provenance) if is_refined(provenance) else None
 
     def threshold_px(self, provenance: Mapping[str, str]) -> float:
         """Return the largest error of a verified match, of features that record this."""

@@ -141,7 +141,10 @@ def build_model(
         motions, configurations = find_motions(database, pairs)
     with run.watch.stage("map"):
         may_relax = options.mapper == "incremental" and not lacks_parallax(motions)
-        tried, previous = _map(run, database, names, counts, may_relax=may_relax)
+        tried, previous = _map(
+            run, database, names, counts,
+            may_relax=may_relax, max_error_px=options.reprojection_px(provenance),
+        )  # fmt: skip
     models = tried.models
     geometry = describe_geometry(motions, configurations, models, relaxed=tried.relaxed)
     cameras = describe_cameras(database, run.image_dir, options.cameras, models)
@@ -176,8 +179,9 @@ def build_model(
 
 
 def _map(
-    run: Run, database: Path, names: Sequence[str], counts: Counts, *, may_relax: bool
-) -> tuple[Attempts, str | None]:
+    run: Run, database: Path, names: Sequence[str], counts: Counts, *,
+    may_relax: bool, max_error_px: float | None,
+) -> tuple[Attempts, str | None]:  # fmt: skip
     """Put a model of most images in the place of the old one, or the old one aside.
 
     Returns:
@@ -196,6 +200,7 @@ def _map(
             num_threads=run.options.num_threads,
             refine_intrinsics=run.options.intrinsics is None,
             relaxed=relaxed,
+            max_error_px=max_error_px,
             progress=run.progress,
         )
 
