@@ -154,6 +154,6 @@ def test_one_with_something_to_do_cannot_be_written(change, photos, archived, tm
     elif change == "model":
         (archived / "sparse" / "0" / "points3D.bin").write_bytes(b"")
     elif change == "features":
-        os.utime(archived / "features.h5", (1, 1))
+        os.utime(archived / "features-refined.h5", (1, 1))
     with pytest.raises(OSError, match="cannot write"):
         run_again(photos, archived, images=images, **options)

@@ -19,7 +19,10 @@ from tests.corner_reconstruction import NUM_VIEWS, run
 from tests.corner_scene import FOCAL, SIZE
 from tests.sift_extractor import SiftExtractor
 
-FILES = ["database.db", "database.json", "features.h5", "matches.h5", "pairs.txt", "report.json"]
+FILES = [
+    *("database.db", "database.json", "features-refined.h5", "features.h5", "matches.h5"),
+    *("pairs.txt", "report.json"),
+]
 
 
 def without_times(report):
@@ -58,7 +61,7 @@ def test_report_holds_every_figure_and_its_origin(finished):
     weakest = pairs["weakest"][0]
     assert weakest["inliers"] == min(entry["inliers"] for entry in pairs["weakest"])
     assert counts[tuple(weakest["images"])] == weakest["matches"]
-    stages = ["extract", "match", "database", "verify", "map", "align", "total"]
+    stages = ["extract", "match", "refine", "database", "verify", "map", "align", "total"]
     assert list(report["seconds"]) == stages
     assert all(seconds >= 0 for seconds in report["seconds"].values())
     assert report["peak_memory_mib"] > 50
@@ -134,9 +137,9 @@ def test_one_seed_gives_one_model_and_another_seed_is_used(finished, photos, cop
 def test_a_second_run_goes_on_from_every_stage(finished, photos, copy, monkeypatch):
     record_path = copy / "database.json"
     record = json.loads(record_path.read_text())  # names the files at their first place
-    record["files"] = [file_stamp(copy / name) for name in ("features.h5", "matches.h5")]
+    record["files"] = [file_stamp(copy / name) for name in ("features-refined.h5", "matches.h5")]
     record_path.write_text(json.dumps(record))
-    names = ("features.h5", "matches.h5", "database.json")
+    names = ("features.h5", "features-refined.h5", "matches.h5", "database.json")
     times = {name: (copy / name).stat().st_mtime_ns for name in names}
 
     def refuse(*arguments):

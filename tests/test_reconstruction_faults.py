@@ -170,10 +170,11 @@ def test_a_disk_that_fills_up_after_matching_loses_nothing(photos, tmp_path, mon
             return summary
 
         patch.setattr(reconstruction, "match_images", match_and_fill)
-        with pytest.raises(OSError, match=r"no space left for .*database\.db.*free some space"):
+        with pytest.raises(OSError, match=r"no space left for .*verified\.db.*free some space"):
             run(photos, output)
     assert sorted(path.name for path in output.iterdir() if "tmp" not in path.name) == [
         ".rekd_hloc",
+        "features-refined.h5",
         "features.h5",
         "matches.h5",
         "pairs.txt",

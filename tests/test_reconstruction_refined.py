@@ -23,11 +23,18 @@ REFINED = "features-refined.h5"
 
 
 @pytest.fixture(scope="module")
+def finished(photos, tmp_path_factory):
+    """Folder and report of a run without refinement; only to be copied or read."""
+    output = tmp_path_factory.mktemp("plain") / "out"
+    return output, run(photos, output, refine=False)
+
+
+@pytest.fixture(scope="module")
 def refined(photos, finished, tmp_path_factory):
     """Folder and report of a run with refinement, after one without; only to be copied or read."""
     output = tmp_path_factory.mktemp("refined") / "out"
     shutil.copytree(finished[0], output)
-    return output, run(photos, output, refine=True)
+    return output, run(photos, output)
 
 
 def database_record(output):
@@ -74,7 +81,7 @@ def test_a_finished_run_refines_nothing(photos, refined, tmp_path, monkeypatch):
     output = shutil.copytree(refined[0], tmp_path / "out")
     before = (output / REFINED).stat().st_mtime_ns, (output / "database.db").stat().st_mtime_ns
     monkeypatch.setattr(refined_features, "build_tracks", None)
-    report = run(photos, output, refine=True)
+    report = run(photos, output)
     assert (output / REFINED).stat().st_mtime_ns == before[0]
     assert report["refinement"] == refined[1]["refinement"]
     for key in ("num_points3D", "num_observations", "mean_reprojection_error_px"):
@@ -83,7 +90,7 @@ def test_a_finished_run_refines_nothing(photos, refined, tmp_path, monkeypatch):
 
 def test_a_run_without_after_one_with_it(photos, finished, refined, tmp_path):
     output = shutil.copytree(refined[0], tmp_path / "out")
-    report = run(photos, output)
+    report = run(photos, output, refine=False)
     assert report["num_points3D"] == finished[1]["num_points3D"]
     assert "refinement" not in report
     assert database_record(output)["max_error_px"] == MAX_ERROR_PX
@@ -96,12 +103,12 @@ def test_a_photo_that_changed_is_refined_anew(photos, refined, tmp_path):
     images = shutil.copytree(photos / "images", tmp_path / "images")
     path = images / "view 00.png"
     cv2.imwrite(str(path), cv2.GaussianBlur(cv2.imread(str(path)), (0, 0), 0.8))
-    report = run(photos, output, images=images, refine=True)
+    report = run(photos, output, images=images)
     assert report["changed"] == ["view 00.png"]
     assert report["num_registered"] == NUM_VIEWS
     assert report["refinement"] != refined[1]["refinement"]
     path.unlink()
-    report = run(photos, output, images=images, refine=True)
+    report = run(photos, output, images=images)
     assert report["num_registered"] == NUM_VIEWS - 1
     assert report["refinement"]["skipped"] == {}  # it takes no part
 
@@ -112,9 +119,9 @@ def test_a_refined_file_of_others_stays(photos, refined, tmp_path):
     write_group(output / REFINED, "a.jpg", **plain())
     before = {path: path.read_bytes() for path in output.iterdir() if path.is_file()}
     with pytest.raises(FileExistsError, match=f"{REFINED} is there and was not refined by"):
-        run(photos, output, refine=True)
+        run(photos, output)
     assert {path: path.read_bytes() for path in output.iterdir() if path.is_file()} == before
-    report = run(photos, output, refine=True, overwrite=True)
+    report = run(photos, output, overwrite=True)
     assert report["refinement"] == refined[1]["refinement"]
 
 
@@ -131,20 +138,20 @@ def test_a_finished_run_that_cannot_be_written_is_read(photos, refined, monkeypa
 @pytest.mark.slow
 def test_another_threshold_verifies_again(photos, refined, tmp_path):
     output = shutil.copytree(refined[0], tmp_path / "out")
-    report = run(photos, output, refine=True, max_error_px=0.5)
+    report = run(photos, output, max_error_px=0.5)
     assert report["pairs"]["num_inliers"] < refined[1]["pairs"]["num_inliers"]
     assert report["configuration"]["mapping"]["max_error_px"] == 0.5
     with pytest.raises(ValueError, match="max_error_px must be above 0, got 0"):
-        run(photos, output, refine=True, max_error_px=0)
+        run(photos, output, max_error_px=0)
 
 
 def test_the_command_line(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reconstruction, "_load_extractor", lambda _: SiftExtractor(200))
     arguments = [str(photos / "images"), str(tmp_path / "out"), "--conf", "rekd-fast", "--quiet"]
-    assert main(["reconstruct", *arguments, "--refine", "--max-error", "1.5"]) == 0
+    assert main(["reconstruct", *arguments, "--max-error", "1.5"]) == 0
     assert "refined       " in capsys.readouterr().out
     assert database_record(tmp_path / "out")["max_error_px"] == 1.5
-    assert main(["reconstruct", *arguments, "--refine", "--max-error", "-1"]) == 2
+    assert main(["reconstruct", *arguments, "--max-error", "-1"]) == 2
     assert "max_error_px must be above 0, got -1" in capsys.readouterr().err
     out = tmp_path / "out"
     files = [str(out / "features.h5"), str(out / "matches.h5"), str(photos / "images")]

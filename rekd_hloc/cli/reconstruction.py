@@ -139,14 +139,14 @@ def reconstruct(
             "--refine/--no-refine",
             help="Align the keypoints of verified tracks to one another before mapping.",
         ),
-    ] = False,
+    ] = True,
     max_error_px: Annotated[
         float | None,
         typer.Option(
             "--max-error",
             metavar="PX",
             help="Largest epipolar error of a verified match. "
-            f"Default: {MAX_ERROR_PX:g}, and {REFINED_MAX_ERROR_PX:g} with --refine.",
+            f"Default: {MAX_ERROR_PX:g}, or {REFINED_MAX_ERROR_PX:g} where keypoints are refined.",
         ),
     ] = None,
     sift_descriptors: Annotated[

@@ -38,7 +38,7 @@ class ReconstructOptions(MappingOptions):
     overlap: int = 10
     mask_dir: Path | None = None
     mask_frame: str = AUTO
-    refine: bool = False
+    refine: bool = True
     reference: Path | None = None
     device: str = "auto"
 
