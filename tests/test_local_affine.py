@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from rekd_hloc.matching.match_frames import MIN_FITTED
 from rekd_hloc.refinement.align_patches import similarity_of
-from rekd_hloc.refinement.local_affine import MIN_AGREEING, local_affine
+from rekd_hloc.refinement.local_affine import local_affine
 from rekd_hloc.types import Keypoints
 from tests.helpers import random_keypoints
 
@@ -51,7 +52,7 @@ def test_match_without_neighbours_on_a_map_keeps_its_own():
     maps = local_affine(a, b)
     kept = (maps == similarity_of(a, b)).all(dim=2).all(dim=1)
     assert kept.float().mean() > 0.95
-    few = torch.arange(MIN_AGREEING)
+    few = torch.arange(MIN_FITTED)
     assert torch.equal(local_affine(a[few], b[few]), similarity_of(a[few], b[few]))
     assert local_affine(Keypoints.empty(), Keypoints.empty()).shape == (0, 2, 2)
 

@@ -62,9 +62,9 @@ def support(
     """
     frames = MatchFrames.of(matches, a, b)
     every = np.arange(len(frames))
-    row, near = _neighbours(frames, every)
+    row, near = find_neighbours(frames, every)
     count = np.bincount(row[frames.agree(row, near)], minlength=len(frames))
-    row, near = _neighbours(frames, every[count >= MIN_SUPPORT])
+    row, near = find_neighbours(frames, every[count >= MIN_SUPPORT])
     agrees = frames.agree(row, near)
     maps, is_mapped = frames.fit_maps(row[agrees], near[agrees])
     agrees = np.where(is_mapped[near], frames.agree_with_maps(row, near, maps), agrees)
@@ -72,7 +72,7 @@ def support(
     return torch.from_numpy(count / np.maximum(num_near, 1)), torch.from_numpy(count)
 
 
-def _neighbours(frames: MatchFrames, pool: Index) -> tuple[Index, Index]:
+def find_neighbours(frames: MatchFrames, pool: Index) -> tuple[Index, Index]:
     """Return pairs of a match and a neighbour out of ``pool``, each pair once.
 
     Neighbours are the nearest in image a and the nearest in image b.
