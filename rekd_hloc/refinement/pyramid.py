@@ -97,8 +97,9 @@ class ImagePyramid:
         start = ((center + 0.5) * factor + self.corners[level]) * scale - 1
         right, down = (axes * (factor * scale)[:, :, None]).unbind(dim=2)
         x, y = (torch.arange(side).to(center) - (side - 1) / 2 for side in size)
-        in_row = start[:, None] + right[:, None] * x[:, None]
-        grid = in_row[:, None] + (down[:, None] * y[:, None])[:, :, None]
+        in_row = (start[:, None] + right[:, None] * x[:, None]).flatten(start_dim=1)
+        in_column = down.repeat(1, size[0])
+        grid = torch.addcmul(in_row[:, None], in_column[:, None], y[:, None])
         values = F.grid_sample(
             self.atlas[None, None],
             grid.reshape(1, -1, size[0], 2),
