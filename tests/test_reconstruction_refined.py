@@ -15,6 +15,7 @@ from rekd_hloc.sfm import refined_features
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from rekd_hloc.sfm.report import format_report
 from rekd_hloc.storage.features import FeatureStore
+from rekd_hloc.viz.run_files import RunFiles
 from tests.corner_reconstruction import NUM_VIEWS, run
 from tests.sift_extractor import SiftExtractor
 from tests.store_helpers import plain, write_group
@@ -59,6 +60,13 @@ def test_the_model_is_made_of_the_refined_keypoints(finished, refined):
             stored = [store.read_keypoints(image.name).xy.numpy() for store in (after, before)]
             np.testing.assert_allclose(xy, stored[0], atol=1e-3)
             assert np.abs(xy - stored[1]).max() > 0.01
+
+
+def test_the_page_draws_the_keypoints_that_the_model_is_of(photos, finished, refined):
+    for (output, _), name in ((finished, "features.h5"), (refined, REFINED)):
+        run_files = RunFiles.read(output, photos / "images")
+        assert run_files.find_store("features") == output / name
+        assert run_files.find_store("matches") == output / "matches.h5"
 
 
 def test_the_report_tells_of_it(finished, refined):

@@ -200,7 +200,7 @@ def _filter_by_consensus(
     supported = filter_by_consensus(matches, a, b)
     if len(supported) >= MIN_CONSENSUS or len(matches) == 0:
         return supported
-    logger.info(
+    logger.debug(
         "only %d of %d matches have support; the orientation filter decides",
         len(supported), len(matches),
     )  # fmt: skip

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float64, Int64
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.alignment import Pose, PoseErrors, align_to_reference, read_poses
 from rekd_hloc.sfm.cameras import image_ids
+from rekd_hloc.sfm.output_folder import REFINED_FEATURES
 from rekd_hloc.sfm.verification import Counts
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Keypoints, Matches, Pair
@@ -52,11 +53,12 @@ class RunFiles:
         return cls(output, image_dir, report, counts, names)
 
     def find_store(self, kind: str) -> Path | None:
-        """Return ``features.h5`` or ``matches.h5``; None if there is no such file.
+        """Return the file of features or matches that the model is of; None if there is none.
 
         A run from files of another folder has none in its output, but its report names them.
         """
-        inside = self.output / f"{kind}.h5"
+        is_refined = kind == "features" and "refinement" in self.report
+        inside = self.output / (REFINED_FEATURES if is_refined else f"{kind}.h5")
         if inside.is_file():
             return inside
         named = self.report.get("configuration", {}).get(kind)
