@@ -15,6 +15,7 @@ from rekd_hloc.sfm import refined_features
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
 from rekd_hloc.sfm.report import format_report
 from rekd_hloc.storage.features import FeatureStore
+from rekd_hloc.viz.page import _summary
 from rekd_hloc.viz.run_files import RunFiles
 from tests.corner_reconstruction import NUM_VIEWS, run
 from tests.sift_extractor import SiftExtractor
@@ -67,6 +68,14 @@ def test_the_page_draws_the_keypoints_that_the_model_is_of(photos, finished, ref
         run_files = RunFiles.read(output, photos / "images")
         assert run_files.find_store("features") == output / name
         assert run_files.find_store("matches") == output / "matches.h5"
+
+
+def test_the_page_tells_how_many_were_refined(finished, refined):
+    row = "Keypoints refined of those in tracks"
+    figures = refined[1]["refinement"]
+    told = f"{figures['num_refined']:,} of {figures['num_in_tracks']:,}"
+    assert dict(_summary(refined[1]))[row] == told
+    assert row not in dict(_summary(finished[1]))
 
 
 def test_the_report_tells_of_it(finished, refined):

@@ -120,11 +120,16 @@ def _headline(report: Mapping[str, Any]) -> dict[str, str]:
 
 def _summary(report: Mapping[str, Any]) -> Rows:
     pairs = report.get("pairs", {})
+    refined = report.get("refinement", {})
     rows = [
         ("Models", report.get("num_models")),
         ("Keypoints", report.get("num_keypoints")),
         ("Pairs verified", _of(pairs.get("num_verified"), pairs.get("num_pairs"))),
         ("Inliers of matches", _of(pairs.get("num_inliers"), pairs.get("num_matches"))),
+        (
+            "Keypoints refined of those in tracks",
+            _of(refined.get("num_refined"), refined.get("num_in_tracks")),
+        ),
         ("Observations", report.get("num_observations")),
         ("Mean track length", _number(report.get("mean_track_length"), 2)),
         ("Rotation error, degrees", _median_and_max(report.get("rotation_error_deg"), 3, 1.0)),
