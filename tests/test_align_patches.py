@@ -112,10 +112,10 @@ def test_quarter_turn_of_either_image_turns_the_result():
     expected = align(image_a, image_b, a, b)
     assert expected.is_refined.float().mean() > 0.9
     turned_a = align(torch.rot90(image_a, -1), image_b, turn(a), b)
-    torch.testing.assert_close(turned_a.shift, expected.shift, atol=2e-3, rtol=0)
+    torch.testing.assert_close(turned_a.shift, expected.shift, atol=1e-4, rtol=0)
     turned_b = align(image_a, torch.rot90(image_b, -1), a, turn(b))
     x, y = expected.shift.unbind(dim=1)
-    torch.testing.assert_close(turned_b.shift, torch.stack([-y, x], 1), atol=2e-3, rtol=0)
+    torch.testing.assert_close(turned_b.shift, torch.stack([-y, x], 1), atol=1e-4, rtol=0)
     assert torch.equal(turned_b.is_refined, expected.is_refined)
 
 
