@@ -23,7 +23,7 @@ from rekd_hloc.storage.provenance import differs
 from rekd_hloc.storage.stamps import FileStamp, SourceStamps
 from rekd_hloc.types import Pair
 
-VERSION = "1"
+VERSION = "2"
 """Of the method; another one makes other positions of the same files."""
 METHOD, IMAGES = "refined_by_version", "refined_without_images"
 """Attributes of a refined file: the version, and a digest of the images that could not be used."""
