@@ -2,7 +2,8 @@
 
 The program runs presets (``rekd-fast-n8000`` for another budget of keypoints, as hloc's confs are
 named), COLMAP's own SIFT (its defaults: 8,192) and other methods' features on the same images, over
-several seeds, with the same mapper settings. ``--refine`` adds each with refined keypoints.
+several seeds, with the same mapper settings. ``--refine`` adds each with refined keypoints, and
+``--consensus`` each with the filter of neighbourhood consensus.
 With ``--rotated`` it also runs them on the images each rotated by an angle of its own on a canvas,
 with masks. Poses are compared after a similarity on the camera centres. Without true poses,
 ``--halves`` compares two models made from disjoint halves of the keypoints.
@@ -53,7 +54,8 @@ def run_pipeline(
         start = time.perf_counter()
         models, weights = pipeline.run(seed, refine=refine)
         record = _describe(models, pipeline.image_set)
-        record |= {"method": label_of(pipeline.method, refine=refine), "seed": seed}
+        name = label_of(pipeline.method, refine=refine, consensus=pipeline.consensus)
+        record |= {"method": name, "seed": seed}
         record |= {"weights": weights, "seconds": time.perf_counter() - start}
         if halves:
             record["halves"] = _compare_halves(pipeline, seed, refine)
@@ -151,6 +153,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--method", action="append",
         help=f"a preset, with -nN if you like, {COLMAP_SIFT}, or another extractor")  # fmt: skip
     add("--refine", action="store_true", help="each method also with refined keypoints")
+    add("--consensus", action="store_true",
+        help=f"each method but {COLMAP_SIFT} also with its matches filtered by consensus",
+    )  # fmt: skip
     add("--halves", action="store_true",
         help="also compare models of two halves of the keypoints; needs no true poses",
     )  # fmt: skip
@@ -174,9 +179,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     image_sets = _make_image_sets(arguments)
     first_seed = arguments.seeds[0]
     pipelines = [
-        Pipeline(method, image_set, arguments.out, first_seed)
+        Pipeline(method, image_set, arguments.out, first_seed, consensus)
         for image_set in image_sets
         for method in methods
+        for consensus in ((False, True) if arguments.consensus else (False,))
+        if not (consensus and method == COLMAP_SIFT)
     ]
     records = [
         record

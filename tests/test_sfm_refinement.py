@@ -126,3 +126,27 @@ def test_presets_are_told_to_refine_and_share_features(tmp_path, monkeypatch):
     for refine in (False, True):
         assert pipeline.run(0, refine=refine) == ([], {"detector": "abc"})
     assert seen == [("rekd-fast-n100", False, False), ("rekd-fast-n100-refined", True, True)]
+
+
+def test_consensus_shares_features_and_makes_matches_of_its_own(tmp_path, monkeypatch):
+    seen = []
+
+    def reconstruct(images, output, **options):
+        there = [name for name in ("features.h5", "matches.h5") if (output / name).exists()]
+        seen.append((output.parent.name, options["matching"].filter, there))
+        (output / "features.h5").write_bytes(b"")
+        (output / "matches.h5").write_bytes(b"")
+        return {"weights": {}}
+
+    monkeypatch.setattr(pipelines, "reconstruct", reconstruct)
+    image_set = ImageSet("upright", tmp_path / "images", None, None)
+    for consensus in (False, True):
+        pipeline = Pipeline("rekd-fast", image_set, tmp_path / "out", 0, consensus)
+        for seed in (0, 1):
+            pipeline.run(seed)
+    assert seen == [
+        ("rekd-fast", "density", []),
+        ("rekd-fast", "density", ["features.h5", "matches.h5"]),
+        ("rekd-fast-consensus", "consensus", ["features.h5"]),
+        ("rekd-fast-consensus", "consensus", ["features.h5", "matches.h5"]),
+    ]

@@ -7,7 +7,7 @@ refined models, and the models of both halves of the keypoints.
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from evaluation.reconstruction.halves import Half, take_half
 from rekd_hloc.config import (
     PRESETS,
     RECONSTRUCTION_KEYPOINTS,
+    RECONSTRUCTION_MATCHING,
     ExtractConfig,
     MatchConfig,
     reconstruction_preset,
@@ -37,8 +38,11 @@ from rekd_hloc.sfm.refined_features import RefineOptions, refine_features
 from rekd_hloc.sfm.stages import MappingOptions
 
 COLMAP_SIFT = "colmap-sift"
+CONSENSUS = ", consensus"
+"""At the end of the names of methods whose matches are filtered by consensus."""
 PEER_MATCHING = MatchConfig(ratio=0.8, filter="none")
 """Of methods that are neither presets nor COLMAP's SIFT: mutual neighbours as COLMAP takes them."""
+CONSENSUS_MATCHING = MatchConfig(filter="consensus")
 
 
 @dataclass(frozen=True)
@@ -69,16 +73,20 @@ class Pipeline:
         image_set: what is reconstructed.
         out: folder of all results.
         first_seed: whose features and matches all seeds use.
+        consensus: whether matches are filtered by consensus, in place of the method's own filter;
+            COLMAP's SIFT keeps COLMAP's matching.
     """
 
     method: str
     image_set: ImageSet
     out: Path
     first_seed: int
+    consensus: bool = False
 
     def folder(self, seed: int, ending: str = "") -> Path:
         """Return the folder of a seed, made if need be; ``ending`` belongs to the method's name."""
-        path = self.out / self.image_set.name / f"{self.method}{ending}" / f"seed{seed}"
+        name = f"{self.method}{'-consensus' * self.consensus}{ending}"
+        path = self.out / self.image_set.name / name / f"seed{seed}"
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -120,12 +128,15 @@ class Pipeline:
     def _run_preset(self, seed: int, refine: bool) -> tuple[list[Any], dict[str, str]]:
         first = self.folder(self.first_seed)
         folder = self.folder(seed, "-refined" if refine else "")
-        for name in ("features.h5", "matches.h5"):
-            if folder != first and not (folder / name).exists():
-                shutil.copy(first / name, folder / name)
+        features = replace(self, consensus=False).folder(self.first_seed) / "features.h5"
+        for source in (features, first / "matches.h5"):
+            target = folder / source.name
+            if not target.exists() and source.exists():
+                shutil.copy(source, target)
         conf, config = resolve_preset(self.method)
+        matching = CONSENSUS_MATCHING if self.consensus else RECONSTRUCTION_MATCHING
         report = reconstruct(
-            self.image_set.images, folder, conf=conf, config=config,
+            self.image_set.images, folder, conf=conf, config=config, matching=matching,
             mask_dir=self.image_set.masks, seed=seed, refine=refine, progress=True,
         )  # fmt: skip
         return _read_models(folder), report["weights"]
@@ -163,7 +174,7 @@ class Pipeline:
         images, masks = self.image_set.images, self.image_set.masks
         summary = extract_images(extractor, images, files.features, mask_dir=masks, progress=True)
         pairs = make_pairs(summary.names, EXHAUSTIVE)
-        config = PEER_MATCHING
+        config = CONSENSUS_MATCHING if self.consensus else PEER_MATCHING
         match_images(files.features, files.matches, pairs, config, progress=True)
 
 
@@ -224,9 +235,9 @@ def split_budget(method: str) -> tuple[str, int | None]:
     return found[1], int(found[2]) if found[2] else None
 
 
-def label_of(method: str, *, refine: bool) -> str:
+def label_of(method: str, *, refine: bool, consensus: bool = False) -> str:
     """Return a method's name in tables."""
-    return method + (REFINED if refine else "")
+    return method + CONSENSUS * consensus + REFINED * refine
 
 
 def _read_models(folder: Path) -> list[Any]:
