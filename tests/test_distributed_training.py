@@ -17,7 +17,8 @@ from training.common.distributed import (
     choose_process_device,
 )
 from training.pair_cache import draw_share
-from training.pairs import ImageSet, PairConfig
+from training.pair_config import PairConfig
+from training.pairs import ImageSet
 from training.train_detector import main
 
 SMOKE = ROOT / "configs" / "train_rekd_smoke.yaml"

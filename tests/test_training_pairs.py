@@ -8,7 +8,8 @@ import torch
 
 from tests.helpers import textured_image
 from training.pair_cache import PairCache, PairCacheConfig, generate
-from training.pairs import ImageSet, PairConfig
+from training.pair_config import PairConfig
+from training.pairs import ImageSet
 
 PLAIN = PairConfig(crop_px=96, brightness=0, contrast=(1, 1), hue_deg=0, saturation=(1, 1))
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from rekd_hloc.config import NetworkConfig
 from training.losses import Importance
-from training.pairs import PairConfig
+from training.pair_config import PairConfig
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -13,6 +13,8 @@ NO_INFLUENCE = (
     "output",
     "init",
     "images",
+    "scene_models",
+    "scene_images",
     "pair_cache",
     "device",
     "compile",
@@ -31,6 +33,12 @@ class TrainDetectorConfig:
     """Folders with natural images; one image in ten is held out for validation."""
     pair_cache: str = ""
     """Folder made by training.pair_cache (the paper's way); empty draws new pairs at every step."""
+    scene_models: tuple[str, ...] = ()
+    """COLMAP models of real scenes, of any features, that give pairs of two photos."""
+    scene_images: tuple[str, ...] = ()
+    """The folder of photos of each model."""
+    scene_share: float = 0.0
+    """Share of the pairs that come from the models, where they show planes."""
     output: str = "runs/detector"
     """Folder for checkpoints, log, curves and resolved configuration."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -91,6 +99,16 @@ class TrainDetectorConfig:
         if self.window_importance not in ("score", "rank"):
             raise ValueError(
                 f"window_importance must be score or rank, got {self.window_importance!r}"
+            )
+        if len(self.scene_models) != len(self.scene_images):
+            raise ValueError(
+                f"scene_models and scene_images must be as many, got {len(self.scene_models)} and "
+                f"{len(self.scene_images)}; give the folder of photos of each model"
+            )
+        if not 0 <= self.scene_share <= 1 or (self.scene_share > 0 and not self.scene_models):
+            raise ValueError(
+                f"scene_share must be in [0, 1], and above 0 only with scene_models, got "
+                f"{self.scene_share}"
             )
         for name in ("steps", "batch_size", "validate_every", "num_validation_pairs"):
             if getattr(self, name) < 1:

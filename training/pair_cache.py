@@ -19,7 +19,8 @@ from evaluation.image_folders import images_hash, list_image_paths
 from training.common.checkpoint import claim_folder, make_identity
 from training.common.cli import run_cli
 from training.common.distributed import Process
-from training.pairs import ImageSet, PairBatch, PairConfig
+from training.pair_config import PairConfig
+from training.pairs import ImageSet, PairBatch
 
 logger = logging.getLogger(__name__)
 

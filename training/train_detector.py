@@ -26,6 +26,8 @@ from training.detector_validation import (
 )
 from training.pair_cache import PairCache, draw_share
 from training.pairs import ImageSet, PairBatch
+from training.scenes.geometry import models_hash
+from training.scenes.planar_pairs import PlanarPairs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +61,10 @@ def train(
         process.share_of(config.batch_size)
         held_out = ValidationSet.open(validated_as or config, validation_paths)
         source = _open_source(config, training_paths)
-        run = DetectorRun(config, images_hash([*training_paths, *validation_paths]), process)
+        data_hash = images_hash([*training_paths, *validation_paths])
+        if config.scene_share > 0:
+            data_hash += "+" + models_hash(config.scene_models)
+        run = DetectorRun(config, data_hash, process)
 
         def draw(step: int) -> PairBatch:
             return draw_share(
@@ -75,7 +80,12 @@ def train(
 def _open_source(config: TrainDetectorConfig, paths: Sequence[Path]) -> ImageSet | PairCache:
     if config.pair_cache:
         return PairCache(Path(config.pair_cache))
-    return ImageSet(paths, config.pairs)
+    source = ImageSet(paths, config.pairs, photo_share=config.scene_share)
+    if config.scene_share > 0:
+        source.photo_pairs = PlanarPairs.read(
+            config.scene_models, config.scene_images, config.pairs
+        )
+    return source
 
 
 def _validator(run: DetectorRun, held_out: ValidationSet) -> Callable[[], Validation]:

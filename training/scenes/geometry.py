@@ -1,5 +1,7 @@
 """The photos and the scene points of a reconstruction, read as arrays."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,23 @@ class SceneGeometry:
             for j in range(i + 1, len(seen))
         ]
         return [pair for pair in counted if pair[2] >= min_points]
+
+
+def models_hash(folders: Sequence[str]) -> str:
+    """Return twelve hexadecimal digits of the files of COLMAP models, in the order given.
+
+    Raises:
+        FileNotFoundError: a folder holds no model.
+    """
+    digest = hashlib.sha256()
+    for folder in folders:
+        files = sorted(Path(folder).glob("*.bin")) or sorted(Path(folder).glob("*.txt"))
+        if not files:
+            raise FileNotFoundError(f"no COLMAP model in {folder}; name a folder such as sparse/0")
+        for path in files:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
 
 
 def _view(model: Any, image: Any, image_folder: Path, row_of: dict[int, int]) -> SceneView:
