@@ -45,6 +45,7 @@ from rekd_hloc.config import PRESETS, get_preset, load_config, with_max_keypoint
 from rekd_hloc.devices import choose_device
 from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, resolve_hardnet
 from rekd_hloc.features.descriptor.patches import cut_patches
+from rekd_hloc.features.descriptor.support_hardnet import supports_of
 from rekd_hloc.features.extractor import GPU_READERS, Extractor
 from rekd_hloc.features.weights import weights_hash
 from rekd_hloc.sfm.keypoint_scales import SIGMA_OF_LEVEL
@@ -183,6 +184,7 @@ def _with_hardnet(
             patch_size_px=base.patch_side,
             oriented=base.has_orientation,
             antialias=config.antialias,
+            supports=supports_of(network),
         )
         return replace(features, descriptors=describe(network, patches, config.batch_size).cpu())
 

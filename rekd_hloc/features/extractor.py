@@ -15,6 +15,7 @@ from rekd_hloc.config import ExtractConfig, config_hash, get_preset
 from rekd_hloc.devices import choose_device
 from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, resolve_hardnet
 from rekd_hloc.features.descriptor.patches import cut_patches
+from rekd_hloc.features.descriptor.support_hardnet import supports_of
 from rekd_hloc.features.detector.detect import Detector, make_detector
 from rekd_hloc.features.weights import load_network, resolve_weights, weights_hash
 from rekd_hloc.geometry import warp_points, warp_scales
@@ -136,9 +137,8 @@ class Extractor:
         if usable is not None:
             usable = _shrink_mask(usable, small.shape)
         descriptor = self.config.descriptor
-        keypoints = self.detector.detect(
-            small, usable, descriptor.patch_size_px, oriented=descriptor.oriented
-        )
+        largest_px = descriptor.patch_size_px * max(supports_of(self.descriptor))
+        keypoints = self.detector.detect(small, usable, largest_px, oriented=descriptor.oriented)
         descriptors = self._describe(small, keypoints)
         in_image = _to_original(keypoints.to("cpu"), torch.linalg.inv(small_from_image))
         return Features(in_image, descriptors, (width, height))
@@ -155,6 +155,7 @@ class Extractor:
                 patch_size_px=descriptor.patch_size_px,
                 oriented=descriptor.oriented,
                 antialias=descriptor.antialias,
+                supports=supports_of(self.descriptor),
             ).to(self.device)
             parts.append(describe(self.descriptor, patches, descriptor.batch_size).cpu())
         return torch.cat(parts)

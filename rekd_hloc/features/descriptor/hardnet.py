@@ -2,12 +2,14 @@
 
 The architecture is kornia's HardNet (Mishchuk et al., NIPS 2017). Batch normalisation is folded
 into the convolutions when weights are loaded, which changes no value by more than rounding and
-saves 40 % of the time. Files of other programs are recognised by the tensors in them.
+saves 40 % of the time. Files of other programs are recognised by the tensors in them. A HardNet of
+several input channels sees as many supports, see :mod:`support_hardnet`.
 """
 
 import importlib
 import json
 import logging
+import math
 import shutil
 import urllib.request
 from collections.abc import Callable
@@ -20,6 +22,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from rekd_hloc.features.descriptor.support_hardnet import (
+    FIRST_LAYER,
+    SupportHardNet,
+    supports_of,
+)
 from rekd_hloc.features.descriptor.tfeat import TFeat
 from rekd_hloc.features.precision import full_precision
 from rekd_hloc.features.tensor_files import load_tensors
@@ -33,6 +40,8 @@ CPU_BATCH = 64
 GPU_BATCH = 2048
 """Patches at once, unless said otherwise."""
 DOWNLOAD_TIMEOUT_S = 30
+MAX_SUPPORTS = 4
+"""Largest number of supports of a file that does not state their factors."""
 
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "HardNet": lambda: kornia.feature.HardNet(pretrained=False),
@@ -82,9 +91,9 @@ def load_hardnet(name: str) -> nn.Module:
     """
     path = resolve_hardnet(name)
     wanted = PUBLISHED[name][0] if name in PUBLISHED else _split_prefix(name)[0]
-    state = _read_state(path)
+    state, supports = _read_state(path)
     for architecture in [wanted] if wanted else ARCHITECTURES:
-        network = ARCHITECTURES[architecture]()
+        network = _build(architecture, supports)
         expected = network.state_dict()
         if _fits(state, expected):
             network.load_state_dict({key: state.get(key, expected[key]) for key in expected})
@@ -107,8 +116,8 @@ def read_hardnet(name: str) -> dict[str, Tensor]:
         ValueError: the file holds no HardNet.
     """
     path = resolve_hardnet(name)
-    expected = ARCHITECTURES["HardNet"]().state_dict()
-    state = _read_state(path)
+    state, supports = _read_state(path)
+    expected = _build("HardNet", supports).state_dict()
     if not _fits(state, expected):
         raise ValueError(f"{path} does not hold the weights of a HardNet")
     return {key: state.get(key, expected[key]) for key in expected}
@@ -119,7 +128,7 @@ def save_descriptor(path: Path, network: nn.Module, provenance: dict[str, Any]) 
 
     Args:
         path: the file to write.
-        network: kornia's HardNet, not folded.
+        network: kornia's HardNet or :class:`SupportHardNet`, not folded.
         provenance: where the weights come from: data hash, steps, metrics; any JSON values.
     """
     metadata = {
@@ -127,12 +136,14 @@ def save_descriptor(path: Path, network: nn.Module, provenance: dict[str, Any]) 
         "architecture": "HardNet",
         "provenance": json.dumps(provenance),
     }
+    if len(supports_of(network)) > 1:  # files of one support stay what they were
+        metadata["supports"] = json.dumps(supports_of(network))
     write_weights(path, {k: t.detach() for k, t in network.state_dict().items()}, metadata)
 
 
 @torch.no_grad()
 def describe(
-    network: nn.Module, patches: Float[Tensor, "patch 1 32 32"], batch_size: int
+    network: nn.Module, patches: Float[Tensor, "patch support 32 32"], batch_size: int
 ) -> Float[Tensor, "patch channel"]:
     """Describe patches by unit vectors of the network's width.
 
@@ -194,7 +205,14 @@ def _download(address: str, path: Path) -> Path:
     return path
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _build(architecture: str, supports: tuple[float, ...]) -> nn.Module:
+    if architecture == "HardNet" and len(supports) > 1:
+        return SupportHardNet(supports=supports)
+    return ARCHITECTURES[architecture]()
+
+
+def _read_state(path: Path) -> tuple[dict[str, Tensor], tuple[float, ...]]:
+    """Read the tensors of a file, and the supports of the network that they belong to."""
     if path.suffix == ".safetensors":
         tensors, metadata = read_weights(path)
         if metadata.get("format") != DESCRIPTOR_FORMAT:
@@ -202,10 +220,29 @@ def _read_state(path: Path) -> dict[str, Tensor]:
                 f"{path} has format {metadata.get('format')!r}, a descriptor has "
                 f"{DESCRIPTOR_FORMAT!r}"
             )
-        return tensors
+        return tensors, _read_supports(path, tensors, metadata.get("supports", ""))
     content = load_tensors(path, "a weights file")
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    return tensors, _read_supports(path, tensors, "")
+
+
+def _read_supports(path: Path, tensors: dict[str, Tensor], stated: str) -> tuple[float, ...]:
+    """Return the factors that a file states, or 1, 2, 4 for as many channels as it has."""
+    first = tensors.get(FIRST_LAYER, torch.zeros(0, 1))
+    num_channels = first.shape[1] if first.ndim == 4 else 1
+    if not stated:
+        return tuple(2.0**number for number in range(min(max(num_channels, 1), MAX_SUPPORTS)))
+    try:
+        supports = tuple(float(factor) for factor in json.loads(stated))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} states supports {stated!r}, which are no numbers") from error
+    if len(supports) != num_channels or not all(0 < factor < math.inf for factor in supports):
+        raise ValueError(
+            f"{path} states supports {stated!r}; its first layer needs {num_channels} positive "
+            "factors: export the weights again"
+        )
+    return supports
 
 
 def _fits(state: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:

@@ -4,7 +4,10 @@ The sampling is this project's own instead of kornia's ``extract_patches_from_py
 clockwise in image coordinates, is used as it is. A keypoint of scale 1 is cut from the same pyramid
 level whatever the rounding of its scale, and one call samples all patches of a level. A patch's row
 and column axes are the image's y and x rotated by the angle, so the patch rotates with the image.
+A network may ask for several supports: squares of several sizes about one keypoint, in one frame.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +31,13 @@ def cut_patches(
     patch_size_px: float,
     oriented: bool,
     antialias: bool,
-) -> Float[Tensor, "keypoint 1 32 32"]:
-    """Return one 32x32 patch for each keypoint, read bilinearly.
+    supports: Sequence[float] = (1.0,),
+) -> Float[Tensor, "keypoint support 32 32"]:
+    """Return a 32x32 patch for each keypoint and support, read bilinearly.
 
-    The patch is a grid of 32x32 cells that tile a square of side ``patch_size_px * scale`` about
-    the keypoint; a cell's value is read at the cell's centre. Where the square leaves the image,
-    the nearest border pixel is repeated.
+    The patch is a grid of 32x32 cells that tile a square about the keypoint, of side
+    ``patch_size_px * scale`` times the support; a cell's value is read at the cell's centre. Where
+    the square leaves the image, the nearest border pixel is repeated.
 
     Args:
         image: grey values, on the device of the keypoints.
@@ -42,16 +46,20 @@ def cut_patches(
         oriented: rotate the square by the keypoint's angle; else it stays upright.
         antialias: read from a pyramid of halved images, at the level where two cells are 1 to 2
             pixels apart; else always from the image itself, as the paper's code does.
+        supports: factors on the side, one for each channel of the patches.
 
     Raises:
-        ValueError: ``patch_size_px`` is not positive.
+        ValueError: ``patch_size_px`` or a support is not positive.
     """
     if not patch_size_px > 0:
         raise ValueError(f"patch_size_px must be positive, got {patch_size_px}")
-    patches = image.new_zeros(len(keypoints), 1, PATCH_PX, PATCH_PX)
+    if not supports or not min(supports) > 0:
+        raise ValueError(f"supports must be positive factors, got {tuple(supports)}")
+    patches = image.new_zeros(len(keypoints), len(supports), PATCH_PX, PATCH_PX)
     if len(keypoints) == 0 or image.numel() == 0:
         return patches
     step_px = keypoints.scale * (patch_size_px / PATCH_PX)
+    step_px = step_px[:, None] * step_px.new_tensor(supports)
     level = torch.zeros_like(step_px, dtype=torch.int64)
     if antialias:
         octave = torch.log2(step_px.clamp(min=1e-6)) + LEVEL_SLACK
@@ -60,9 +68,11 @@ def cut_patches(
     for number in range(int(level.max()) + 1):
         if number > 0:
             current = _halve(current)
-        for chosen in torch.split(torch.nonzero(level == number)[:, 0], CHUNK):
-            grid = _sampling_grid(keypoints[chosen], step_px[chosen], image.shape, oriented)
-            patches[chosen, 0] = _read(current, grid.to(image.dtype))
+        for chosen in torch.split(torch.nonzero(level == number), CHUNK):
+            keypoint, support = chosen[:, 0], chosen[:, 1]
+            steps = step_px[keypoint, support]
+            grid = _sampling_grid(keypoints[keypoint], steps, image.shape, oriented)
+            patches[keypoint, support] = _read(current, grid.to(image.dtype))
     return patches
 
 
