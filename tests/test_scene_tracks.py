@@ -10,8 +10,10 @@ import torch
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features
 from tests.wall_scene import FOCAL, NUM_POINTS, SIZE, VIEWS, make_wall
+from training.places import show_same_point
 from training.scene_tracks import SceneConfig, make_scene_tracks, scene_hash
-from training.track_cache import BatchPlan, TrackSet, generate_scene_tracks
+from training.track_batches import BatchPlan, TrackSet
+from training.track_cache import generate_scene_tracks
 from training.tracks import TrackConfig
 
 TRACKS = TrackConfig(patch_size_px=24.0, size_factors=(1.0,))
@@ -107,7 +109,7 @@ def test_neighbours_of_one_scene_are_no_negatives_whoever_saw_them_first(wall, t
     assert other != folders
     tracks = TrackSet(tmp_path / "none", folders)
     plan = BatchPlan(batch_size=40, images=200, upright_share=0.0, exclusion=1.0)
-    drawn = tracks._draw_tracks(np.random.default_rng(0), plan)
+    drawn = tracks.draw_tracks(np.random.default_rng(0), plan)
     batch = tracks.batch(np.random.default_rng(0), plan)
     assert batch.a.shape == (40, 1, 32, 32)
     place = tracks.position[drawn]
@@ -115,7 +117,8 @@ def test_neighbours_of_one_scene_are_no_negatives_whoever_saw_them_first(wall, t
     assert near.sum() > len(drawn)
     assert np.array_equal(batch.is_excluded.numpy(), near)
     tracks.file = np.arange(len(tracks))  # as if each had another first image
-    assert np.array_equal(tracks._show_same_point(drawn, plan.exclusion), near)
+    places = tracks.places(drawn)
+    assert np.array_equal(show_same_point(places, places, plan.exclusion).numpy(), near)
 
 
 def test_files_of_another_run_are_refused(wall, tmp_path):

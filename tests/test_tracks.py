@@ -21,7 +21,7 @@ from tests.training_data import (
     write_tracks,
 )
 from training.patch_augmentation import PatchAugmentation
-from training.track_cache import BatchPlan, TrackSet
+from training.track_batches import BatchPlan, TrackSet
 from training.tracks import TrackConfig, make_tracks, match_by_map, warp_keypoints
 from training.warps import WarpConfig, draw_view, plain_view
 

@@ -28,7 +28,7 @@ from training.descriptor_run import (
     read_start,
 )
 from training.descriptor_validation import ValidationSet, make_pairs
-from training.track_cache import BatchPlan, TrackSet
+from training.track_batches import BatchPlan, TrackSet
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from training.common.loop import build_optimiser, scheduled_rate, set_learning_r
 from training.descriptor_validation import MatchingQuality, Qualities, ValidationSet
 from training.losses import hardest_in_batch_loss
 from training.scene_tracks import SceneConfig
-from training.track_cache import BatchPlan, PatchPairs
+from training.track_batches import BatchPlan, PatchPairs
 from training.tracks import TrackConfig
 
 logger = logging.getLogger(__name__)

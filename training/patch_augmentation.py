@@ -5,6 +5,7 @@ viewpoint, something may occlude the point, and shadows move. These changes are 
 patches of a batch, so that the two patches of a pair differ by them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,51 +43,63 @@ class PatchAugmentation:
             )
 
 
-Values = Float[np.ndarray, "patch side side"]
+Values = Float[np.ndarray, "patch *support side side"]
 
 
 def augment_patches(
-    rng: np.random.Generator, patches: NDArray[np.uint8], augmentation: PatchAugmentation
+    rng: np.random.Generator,
+    patches: NDArray[np.uint8],
+    augmentation: PatchAugmentation,
+    *,
+    supports: Sequence[float] = (1.0,),
 ) -> Values:
-    """Augment each patch by draws of its own; returns values in 0..1.
+    """Augment each patch by draws of its own; returns values in 0..1, of the shape of ``patches``.
 
     Args:
         rng: source of the draws.
-        patches: shape (patch, side, side), grey levels.
+        patches: shape (patch, side, side), grey levels; with several supports (patch, support,
+            side, side), whose channels show one place and are augmented alike.
         augmentation: how often and by how much.
+        supports: factors on the width of what the channels show.
     """
-    count = len(patches)
-    values = patches.astype(np.float32) / 255
+    count, side = len(patches), patches.shape[-1]
+    values = (patches.astype(np.float32) / 255).reshape(count, len(supports), side, side)
     if augmentation.occlusion_share:
         # first: the occluder is lit like the rest
         distance = augmentation.min_occlusion_distance
-        occluder = _half_plane_mask(rng, count, patches.shape[1], distance)
+        occluder = _half_plane_mask(rng, count, side, distance, supports)
         occluder *= _draw_chosen(rng, count, augmentation.occlusion_share)
         values += occluder * (values[rng.permutation(count)] - values)
     if augmentation.shadow_share:
-        shadow = _half_plane_mask(rng, count, patches.shape[1], 0.0)
-        factor = rng.uniform(augmentation.min_shadow_factor, 1, (count, 1, 1))
+        shadow = _half_plane_mask(rng, count, side, 0.0, supports)
+        factor = rng.uniform(augmentation.min_shadow_factor, 1, (count, 1, 1, 1))
         depth = 1 - factor.astype(np.float32)
         values *= 1 - shadow * depth * _draw_chosen(rng, count, augmentation.shadow_share)
-    exponent = np.exp(rng.uniform(-1, 1, (count, 1, 1)) * np.log(augmentation.max_gamma))
+    exponent = np.exp(rng.uniform(-1, 1, (count, 1, 1, 1)) * np.log(augmentation.max_gamma))
     augmented: Values = values ** exponent.astype(np.float32)
-    return augmented
+    return augmented.reshape(patches.shape)
 
 
 def _draw_chosen(rng: np.random.Generator, count: int, share: float) -> NDArray[np.float32]:
-    return (rng.random((count, 1, 1)) < share).astype(np.float32)
+    return (rng.random((count, 1, 1, 1)) < share).astype(np.float32)
 
 
 def _half_plane_mask(
-    rng: np.random.Generator, count: int, side: int, min_distance: float
+    rng: np.random.Generator,
+    count: int,
+    side: int,
+    min_distance: float,
+    supports: Sequence[float],
 ) -> NDArray[np.float32]:
     """Draw for each patch a mask that is 1 beyond a random straight edge and 0 at the centre.
 
-    The edge is at least ``min_distance`` from the centre, as a share of the side.
+    The edge is at least ``min_distance`` from the centre, as a share of the first support's side;
+    in a larger support it is nearer to the centre by as much as the support is larger.
     """
-    direction = rng.uniform(0, 2 * np.pi, (count, 1, 1)).astype(np.float32)
-    distance = side * rng.uniform(min_distance, 0.5, (count, 1, 1)).astype(np.float32)
+    direction = rng.uniform(0, 2 * np.pi, (count, 1, 1, 1)).astype(np.float32)
+    distance = side * rng.uniform(min_distance, 0.5, (count, 1, 1, 1)).astype(np.float32)
+    distance = distance / (np.asarray(supports, np.float32) / supports[0])[:, None, None]
     axis = np.arange(side, dtype=np.float32) - (side - 1) / 2
-    along = np.cos(direction) * axis[None, None] + np.sin(direction) * axis[None, :, None]
+    along = np.cos(direction) * axis + np.sin(direction) * axis[:, None]
     mask: NDArray[np.float32] = np.clip((along - distance) / EDGE_PX + 0.5, 0, 1)
     return mask

@@ -138,7 +138,7 @@ def make_scene_tracks(
     upright = _of_similar_roll(seen, views, config.warps.upright_angle_deg)
     parts: dict[int, list[Tracks]] = {}
     for rows, oriented in ((seen, True), (upright, False)):
-        patches = _cut_observations(rows, views, factor, config.patch_size_px, oriented=oriented)
+        patches = _cut_observations(rows, views, factor, config, oriented=oriented)
         for number, tracks in _by_first_view(
             rows, patches, xyz, factor, views, config.patch_size_px
         ):
@@ -219,12 +219,13 @@ def _cut_observations(
     rows: _Observations,
     views: Sequence[_View],
     factor: NDArray[np.float32],
-    patch_size_px: float,
+    config: TrackConfig,
     *,
     oriented: bool,
-) -> UInt8[np.ndarray, "row 32 32"]:
+) -> UInt8[np.ndarray, "row *support 32 32"]:
     """Cut the patch of each observation."""
-    patches = np.zeros((len(rows.point), PATCH_PX, PATCH_PX), np.uint8)
+    blank = torch.zeros(len(rows.point), len(config.supports), PATCH_PX, PATCH_PX)
+    patches = as_bytes(blank)
     for number in np.unique(rows.view):
         chosen = rows.view == number
         grey = _read_grey(views[number])
@@ -232,7 +233,12 @@ def _cut_observations(
         points = replace(points, scale=points.scale * torch.from_numpy(factor[rows.point[chosen]]))
         patches[chosen] = as_bytes(
             cut_patches(
-                grey, points, patch_size_px=patch_size_px, oriented=oriented, antialias=True
+                grey,
+                points,
+                patch_size_px=config.patch_size_px,
+                oriented=oriented,
+                antialias=True,
+                supports=config.supports,
             )
         )
     return patches
@@ -252,7 +258,7 @@ def _read_grey(view: _View) -> Tensor:
 
 def _by_first_view(
     rows: _Observations,
-    patches: UInt8[np.ndarray, "row 32 32"],
+    patches: UInt8[np.ndarray, "row *support 32 32"],
     xyz: Float64[np.ndarray, "point 3"],
     factor: NDArray[np.float32],
     views: Sequence[_View],

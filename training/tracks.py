@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rekd_hloc.config import DetectorConfig
 from rekd_hloc.features.descriptor.patches import cut_patches
+from rekd_hloc.features.descriptor.support_hardnet import ONE_SUPPORT
 from rekd_hloc.features.detector.detect import Detector
 from rekd_hloc.geometry import angle_difference, warp_angles, warp_points, warp_scales
 from rekd_hloc.types import Keypoints
@@ -38,6 +39,9 @@ class TrackConfig:
     """Number of those views that are hardly rotated, and give upright patches as well."""
     patch_size_px: float = 64.0
     """Side of the square that becomes a patch, in pixels at scale 1."""
+    supports: tuple[float, ...] = ONE_SUPPORT
+    """Factors on that side, one for each input channel of the network: ``[1, 2]`` shows it 64 and
+    128 px of the image about a keypoint."""
     size_factors: tuple[float, ...] = (1.0, 1.0, 1.0, 0.7071, 0.5)
     """Factors on the side, one drawn for each track: they stand for pyramid levels above the
     image's size, without the cost of running the detector on them."""
@@ -58,6 +62,8 @@ class TrackConfig:
                 "num_views must be at least 1 and num_upright_views at most num_views, got "
                 f"{self.num_views}, {self.num_upright_views}"
             )
+        if not self.supports or not min(self.supports) > 0:
+            raise ValueError(f"supports must be positive factors, got {self.supports}")
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,8 @@ class Tracks:
     """Tracks of one image or scene.
 
     Attributes:
-        patches: of all tracks, one track after the other.
+        patches: of all tracks, one track after the other; shape (patch, 32, 32), or (patch,
+            support, 32, 32) where there are several supports.
         start: row of each track's first patch, and the number of patches.
         position: of each track, shape (track, 3): x, y and 0 in pixels of the image, or the scene
             point.
@@ -173,8 +180,14 @@ def _tracks_of_kind(
         present = index >= 0
         points = of_view[index[present]]
         points = replace(points, scale=points.scale * factor[present])
-        size = config.patch_size_px
-        cut = cut_patches(grey, points, patch_size_px=size, oriented=oriented, antialias=True)
+        cut = cut_patches(
+            grey,
+            points,
+            patch_size_px=config.patch_size_px,
+            oriented=oriented,
+            antialias=True,
+            supports=config.supports,
+        )
         columns.append((present.numpy(), as_bytes(cut)))
     patches, start = _by_track(columns, len(rows))
     side = anchor.scale[rows] * factor * config.patch_size_px
@@ -215,9 +228,10 @@ def _supplement(
     return [keypoints[0], added, *keypoints[2:]], partner
 
 
-def as_bytes(patches: Float[Tensor, "patch 1 32 32"]) -> NDArray[np.uint8]:
-    """Return patches in grey levels, as they are stored on disk."""
-    return (patches[:, 0] * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+def as_bytes(patches: Float[Tensor, "patch support 32 32"]) -> NDArray[np.uint8]:
+    """Return patches in grey levels, as they are stored on disk: one support has no axis."""
+    grey = (patches * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+    return grey[:, 0] if grey.shape[1] == 1 else grey
 
 
 def _by_track(

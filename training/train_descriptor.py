@@ -30,7 +30,8 @@ from training.descriptor_validation import (
     by_network,
     by_root_sift,
 )
-from training.track_cache import PatchPairs, TrackSet, generate_scene_tracks, generate_tracks
+from training.track_batches import PatchPairs, TrackSet
+from training.track_cache import generate_scene_tracks, generate_tracks
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,8 @@ def _make_tracks(
         seed=config.seed,
         quiet=quiet,
     )
-    return TrackSet(cache, scenes), [folder.name for folder in scenes]
+    tracks = TrackSet(cache, scenes, supports=config.tracks.supports)
+    return tracks, [folder.name for folder in scenes]
 
 
 def _evaluate_peers(run: DescriptorRun, held_out: ValidationSet) -> None:
