@@ -4,14 +4,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from rekd_hloc.features.detector.orientation import bin_from_angle
 from rekd_hloc.geometry import rotation_about
 from tests.helpers import textured_image
 from training.losses import (
     BORDER_PX,
-    hardest_in_batch_loss,
     keypoint_loss,
     orientation_loss,
     peakiness_loss,
@@ -175,22 +173,3 @@ def test_descent_silences_flat_ground_only():
     inside = gradient[0, 0, BORDER_PX:-BORDER_PX]
     assert (inside[:, BORDER_PX:40] > 0).all()
     assert (inside[:, 60 : SIDE - BORDER_PX] < 0).float().mean() > 0.9
-
-
-def test_the_hardest_in_batch_loss_by_hand():
-    a = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
-    b = nn.functional.normalize(torch.tensor([[1.0, 0.1, 0], [0.6, 1, 0], [0, 0, 1]]))
-    none = torch.zeros(3, 3, dtype=torch.bool)
-    distance = torch.cdist(a, b)
-    negatives = []
-    for i in range(3):
-        others = [j for j in range(3) if j != i]
-        negatives.append(min(*distance[i, others], *distance[others, i]))
-    truth = (1 + distance.diagonal() - torch.stack(negatives)).clamp(min=0).mean()
-    loss, positive, negative = hardest_in_batch_loss(a, b, none)
-    assert float(loss) == pytest.approx(float(truth), abs=2e-3)
-    assert float(positive) == pytest.approx(float(distance.diagonal().mean()), abs=2e-3)
-    assert float(negative) == pytest.approx(float(torch.stack(negatives).mean()), abs=2e-3)
-    excluded = none.clone()
-    excluded[0, 1] = excluded[1, 0] = True
-    assert hardest_in_batch_loss(a, b, excluded)[0] < loss

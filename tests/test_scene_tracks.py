@@ -47,6 +47,15 @@ def test_patches_of_a_track_show_one_place_whatever_the_roll_and_distance(wall):
     assert np.median(np.abs(other)) < 0.5
 
 
+def test_two_supports_are_cut_in_every_photo(wall):
+    (one,), (two,) = tracks_of(wall), tracks_of(wall, replace(TRACKS, supports=(1.0, 2.0)))
+    assert two.patches.shape == (len(one.patches), 2, 32, 32)
+    assert np.array_equal(two.patches[:, 0], one.patches)
+    first, last = two.start[:-1], two.start[1:] - 1
+    wide = two.patches[:, 1]
+    assert np.median([alike(wide[i], wide[j]) for i, j in zip(first, last, strict=True)]) > 0.9
+
+
 def test_tracks_are_grouped_by_the_first_photo_that_shows_them(tmp_path):
     hidden = {(0, i) for i in range(20)} | {(1, i) for i in range(10)}
     parts = tracks_of(make_wall(tmp_path, hidden=hidden))

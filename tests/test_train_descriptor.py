@@ -16,19 +16,26 @@ from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, read_h
 from rekd_hloc.features.descriptor.tfeat import TFeat
 from rekd_hloc.features.weights import read_weights
 from tests.helpers import board_events
-from tests.training_data import TRACKS, CornerDetector, write_images, write_tracks
+from tests.training_data import (
+    TRACKS,
+    CornerDetector,
+    run_config,
+    run_steps,
+    write_images,
+    write_tracks,
+)
 from tests.wall_scene import make_wall
 from training import train_descriptor
 from training.common.checkpoint import load_checkpoint, save_checkpoint
+from training.descriptor_config import TrainDescriptorConfig
 from training.descriptor_run import (
     DescriptorRun,
-    TrainDescriptorConfig,
     build_hardnet,
     learning_rate,
     read_start,
 )
-from training.descriptor_validation import ValidationSet, make_pairs
-from training.track_batches import BatchPlan, TrackSet
+from training.descriptor_validation import make_pairs
+from training.track_batches import TrackSet
 
 
 @pytest.fixture(scope="module")
@@ -65,33 +72,6 @@ def halfway(folder, cache, pairs, tmp_path_factory):
 def resumable(halfway, tmp_path):
     """A copy of the folder of that run, to go on in."""
     return shutil.copytree(halfway[0], tmp_path / "resumable")
-
-
-def run_config(folder, cache, output, **changes):
-    plan = BatchPlan(batch_size=16, images=3)
-    values = {
-        "images": (str(folder),),
-        "output": str(output),
-        "batch": plan,
-        "steps": 6,
-        "warmup_steps": 1,
-        "learning_rate": 5e-3,
-        "dropout": 0.1,
-        "validate_every": 3,
-        **changes,
-    }
-    return TrainDescriptorConfig(tracks=TRACKS, cache=str(cache), **values)
-
-
-def run_steps(config, cache, count, pairs):
-    tracks, run, losses = TrackSet(cache), DescriptorRun(config, {"data_hash": "x"}), []
-    for _ in range(count):
-        rng = np.random.default_rng([config.seed, run.step])
-        values = run.advance(tracks.batch(rng, config.batch))
-        losses.append(values["loss"])
-        if run.step % config.validate_every == 0:
-            run.record(ValidationSet({"oriented": pairs}).evaluate_network(run.network))
-    return run, losses
 
 
 def test_resumed_equals_uninterrupted_and_the_loss_falls(

@@ -25,7 +25,7 @@ from rekd_hloc.features.weights import (
 from tests.helpers import ROOT, board_events, textured_image
 from training.ablation import AblationConfig
 from training.common.checkpoint import load_checkpoint, save_checkpoint
-from training.descriptor_run import TrainDescriptorConfig
+from training.descriptor_config import TrainDescriptorConfig
 from training.detector_config import TrainDetectorConfig
 from training.detector_run import (
     DetectorRun,

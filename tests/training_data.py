@@ -8,6 +8,10 @@ import torch
 
 from rekd_hloc.types import Keypoints
 from tests.helpers import textured_image
+from training.descriptor_config import TrainDescriptorConfig
+from training.descriptor_run import DescriptorRun, read_start
+from training.descriptor_validation import ValidationSet
+from training.track_batches import BatchPlan, TrackSet
 from training.track_cache import generate_tracks
 from training.tracks import TrackConfig
 from training.warps import WarpConfig
@@ -53,3 +57,34 @@ def write_tracks(path, folder, config=TRACKS):
         quiet=True,
     )
     return path
+
+
+def run_config(folder, cache, output, **changes):
+    """Options of six quick steps on the tracks of :func:`write_tracks`."""
+    plan = BatchPlan(batch_size=16, images=3)
+    values = {
+        "images": (str(folder),),
+        "output": str(output),
+        "batch": plan,
+        "steps": 6,
+        "warmup_steps": 1,
+        "learning_rate": 5e-3,
+        "dropout": 0.1,
+        "validate_every": 3,
+        "tracks": TRACKS,
+        **changes,
+    }
+    return TrainDescriptorConfig(cache=str(cache), **values)
+
+
+def run_steps(config, cache, count, pairs):
+    """Take some steps of a run, new or resumed; returns the run and the losses."""
+    run, losses = DescriptorRun(config, {"data_hash": "x"}, read_start(config)), []
+    tracks = TrackSet(cache, supports=config.tracks.supports)
+    for _ in range(count):
+        rng = np.random.default_rng([config.seed, run.step])
+        values = run.advance(tracks.batch(rng, config.batch))
+        losses.append(values["loss"])
+        if run.step % config.validate_every == 0:
+            run.record(ValidationSet({"oriented": pairs}).evaluate_network(run.validated_network))
+    return run, losses

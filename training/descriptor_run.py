@@ -1,7 +1,8 @@
 """One training run of the descriptor: options, optimiser steps, checkpoints, export."""
 
 import logging
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,94 +14,28 @@ from torch import nn
 from rekd_hloc.config import config_json
 from rekd_hloc.devices import choose_device
 from rekd_hloc.features.descriptor.hardnet import read_hardnet, save_descriptor
-from training.common.checkpoint import BEST, LAST, RunFolder, load_checkpoint, make_identity
+from rekd_hloc.features.descriptor.support_hardnet import (
+    ONE_SUPPORT,
+    SupportHardNet,
+    with_supports,
+)
+from training.common.checkpoint import BEST, LAST, RunFolder, load_checkpoint
 from training.common.distributed import Process
 from training.common.loop import build_optimiser, scheduled_rate, set_learning_rate, take_step
+from training.descriptor_config import (
+    NO_INFLUENCE,
+    TrainDescriptorConfig,
+    make_descriptor_identity,
+)
+from training.descriptor_losses import hardest_in_batch_loss, second_order_loss
+from training.descriptor_memory import DescriptorMemory
 from training.descriptor_validation import MatchingQuality, Qualities, ValidationSet
-from training.losses import hardest_in_batch_loss
-from training.scene_tracks import SceneConfig
-from training.track_batches import BatchPlan, PatchPairs
-from training.tracks import TrackConfig
+from training.track_batches import PatchPairs
+from training.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
 
-NO_INFLUENCE = (
-    "output",
-    "cache",
-    "images",
-    "detector",
-    "peers",
-    "init",
-    "device",
-    "tensorboard",
-    "checkpoint_every",
-)
-"""Options that a resumed run may change; images and detector are compared by their hashes."""
-
 Tensors = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class TrainDescriptorConfig:
-    """A training run."""
-
-    images: tuple[str, ...] = ()
-    """Folders with natural images; one image in ten is held out for validation."""
-    detector: str = "rekd-fast"
-    """Name of shipped detector weights, or a file."""
-    output: str = "runs/descriptor"
-    """Folder for checkpoints, log, and weights."""
-    cache: str = ""
-    """Folder of the tracks; empty means ``output``/tracks."""
-    tracks: TrackConfig = field(default_factory=TrackConfig)
-    scenes: SceneConfig = field(default_factory=SceneConfig)
-    """Reconstructions that give further tracks."""
-    batch: BatchPlan = field(default_factory=BatchPlan)
-    steps: int = 1000
-    optimiser: str = "adam"
-    """``adam``, or ``sgd`` with momentum 0.9 (the paper's)."""
-    learning_rate: float = 3e-3
-    """Highest learning rate; it falls linearly to zero."""
-    warmup_steps: int = 50
-    """Steps over which the learning rate rises linearly."""
-    weight_decay: float = 1e-4
-    margin: float = 1.0
-    """Of the triplet loss (paper: 1)."""
-    dropout: float = 0.3
-    """Before the last layer (paper's code: 0.3)."""
-    seed: int = 0
-    validate_every: int = 200
-    """Steps between two validations, each also a checkpoint."""
-    checkpoint_every: int = 0
-    """Steps between two checkpoints without validation; 0 leaves them to the validations."""
-    max_images: int = 0
-    """Number of training images that give tracks, spread over all of them; 0 takes every one."""
-    validation_images: int = 20
-    """Number of held-out images, two pairs of each."""
-    validation_keypoints: int = 300
-    """Number of the strongest keypoints described in each validation image."""
-    peers: tuple[str, ...] = ()
-    """Other descriptor weights, measured once on the same validation keypoints."""
-    init: str = ""
-    """Weights to start from: a checkpoint of this program (``.pt``), or HardNet weights by name or
-    file (``default`` are those that ship); empty starts anew."""
-    device: str = "auto"
-    """``cuda``, ``cpu``, or ``auto`` for a GPU where there is one."""
-    tensorboard: bool = True
-    """Write curves for TensorBoard, if it is installed."""
-
-    def __post_init__(self) -> None:
-        if self.optimiser not in ("adam", "sgd"):
-            raise ValueError(f"optimiser must be adam or sgd, got {self.optimiser!r}")
-        if self.steps < 1 or self.validate_every < 1:
-            raise ValueError(
-                f"steps and validate_every must be positive, got {self.steps}, "
-                f"{self.validate_every}"
-            )
-        if self.checkpoint_every < 0:
-            raise ValueError(f"checkpoint_every must not be negative, got {self.checkpoint_every}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
 
 
 class DescriptorRun:
@@ -119,7 +54,8 @@ class DescriptorRun:
         self.folder = RunFolder(Path(config.output), config_json(config))
         self.process = Process(0, 1, choose_device(config.device))
         device = self.process.device
-        self.network = build_hardnet(config.seed, config.dropout).to(device)
+        supports = config.tracks.supports
+        self.network = build_hardnet(config.seed, config.dropout, supports).to(device)
         groups = [{"params": self.network.parameters(), "weight_decay": config.weight_decay}]
         self.optimiser = build_optimiser(config.optimiser, groups, config.learning_rate)
         self.step = 0
@@ -127,19 +63,26 @@ class DescriptorRun:
         self.last_losses: dict[str, float] = {}
         self.quality: Qualities = {}
         self.peers: dict[str, Qualities] = {}
-        self.identity = _identity(config, hashes)
+        self.memory = DescriptorMemory(config.memory_size)
+        self.average: WeightAverage | None = None
+        self.identity = make_descriptor_identity(config, hashes)
         self._devices = [device] if device.type == "cuda" else []
         self._resume_or_start(start)
         self.folder.begin(self.validated_step)
 
     def _resume_or_start(self, start: Tensors | None) -> None:
-        defaults = _identity(TrainDescriptorConfig(), {})
+        defaults = make_descriptor_identity(TrainDescriptorConfig(), {})
         state = self.folder.resume(self.identity, defaults, NO_INFLUENCE)
+        begin = start if state is None else state["network"]
+        if begin is not None:
+            self.network.load_state_dict(begin)
+        if self.config.average_decay:
+            self.average = WeightAverage(self.network, self.config.average_decay)
         if state is None:
-            if start is not None:
-                self.network.load_state_dict(start)
             return
-        self.network.load_state_dict(state["network"])
+        if self.average is not None:
+            self.average.load(state["average"])
+        self.memory.load(state.get("memory", {}), self.process.device)
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
         self.validated_step = state.get("validated_step", self.step)
@@ -151,6 +94,11 @@ class DescriptorRun:
     def learning_rate(self) -> float:
         """Return the learning rate of the next step."""
         return learning_rate(self.config, self.step)
+
+    @property
+    def validated_network(self) -> nn.Module:
+        """Return the network that is validated and exported: the average, where there is one."""
+        return self.network if self.average is None else self.average.network
 
     def advance(self, batch: PatchPairs) -> dict[str, float]:
         """Take one optimiser step.
@@ -168,13 +116,33 @@ class DescriptorRun:
             torch.manual_seed(self.config.seed * 1_000_003 + self.step)
             # apart, as in the paper's code: each column has its own batch statistics
             a, b = (self.network(patches.to(device)) for patches in (batch.a, batch.b))
-        excluded = batch.is_excluded.to(device)
-        loss, positive, negative = hardest_in_batch_loss(a, b, excluded, margin=self.config.margin)
-        values = {"loss": loss.item(), "positive": positive.item(), "negative": negative.item()}
+        loss, values = self._losses(a, b, batch)
         take_step(self.optimiser, loss, values, self.step)
+        self.memory.extend(a, b, batch.places.to(device))
+        if self.average is not None:
+            self.average.update(self.network, self.step)
         self.last_losses = values
         self.step += 1
         return values
+
+    def _losses(
+        self, a: torch.Tensor, b: torch.Tensor, batch: PatchPairs
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss of a batch's descriptors, and its parts as numbers."""
+        config, device = self.config, self.process.device
+        excluded = batch.is_excluded.to(device)
+        past = None
+        if self.step >= config.warmup_steps:  # before, the network changes too fast
+            past = self.memory.negatives(batch.places.to(device), config.batch.exclusion)
+        loss, positive, negative = hardest_in_batch_loss(
+            a, b, excluded, margin=config.margin, past=past
+        )
+        parts = {"positive": positive, "negative": negative}
+        if config.second_order_weight:
+            second_order = second_order_loss(a, b, excluded)
+            parts |= {"triplet": loss.detach(), "second_order": second_order.detach()}
+            loss = loss + config.second_order_weight * second_order
+        return loss, {"loss": loss.item(), **{name: part.item() for name, part in parts.items()}}
 
     def record(self, quality: Qualities) -> None:
         """Append a validation of this step to the log and write the checkpoints."""
@@ -196,22 +164,28 @@ class DescriptorRun:
             "losses": self.last_losses,
             "quality": _plain(self.quality),
             "identity": self.identity,
+            **({} if self.average is None else {"average": self.average.state()}),
+            **({"memory": self.memory.state()} if self.config.memory_size else {}),
         }
 
     def export(self, held_out: ValidationSet) -> Path:
         """Write the best checkpoint as it ships, validated once more."""
         best = self.folder.path / BEST
-        self.network.load_state_dict(load_checkpoint(best)["network"])
+        self.validated_network.load_state_dict(validated_tensors(load_checkpoint(best)))
         out = self.folder.path / "hardnet.safetensors"
         peers = {name: _plain(qualities) for name, qualities in self.peers.items()}
-        quality = _plain(held_out.evaluate_network(self.network))
+        quality = _plain(held_out.evaluate_network(self.validated_network))
         export_descriptor(best, out, {"quality": quality, "peers": peers})
         return out
 
 
-def build_hardnet(seed: int, dropout: float = 0.3) -> nn.Module:
+def build_hardnet(
+    seed: int, dropout: float = 0.3, supports: Sequence[float] = ONE_SUPPORT
+) -> nn.Module:
     """Build HardNet with orthogonal filters (the paper's start), drawn from the seed alone."""
     network: nn.Module = kornia.feature.HardNet(pretrained=False)
+    if len(supports) > 1:
+        network = SupportHardNet(supports=supports)
     generator = torch.Generator().manual_seed(seed)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
@@ -231,15 +205,25 @@ def read_start(config: TrainDescriptorConfig) -> Tensors | None:
 
     Raises:
         FileNotFoundError: ``init`` names neither weights nor a file.
-        ValueError: the file holds no HardNet.
+        ValueError: the file holds no HardNet, or one of more supports than ``tracks.supports``.
     """
     if not config.init or (Path(config.output) / LAST).exists():
         return None
     if Path(config.init).suffix != ".pt":
-        return read_hardnet(config.init)
-    tensors: Tensors = load_checkpoint(Path(config.init)).get("network", {})
-    if tensors.keys() != build_hardnet(0).state_dict().keys():
-        raise ValueError(f"{config.init} is no checkpoint of training.train_descriptor")
+        tensors = read_hardnet(config.init)
+    else:
+        tensors = validated_tensors(load_checkpoint(Path(config.init)))
+        if tensors.keys() != build_hardnet(0).state_dict().keys():
+            raise ValueError(f"{config.init} is no checkpoint of training.train_descriptor")
+    try:
+        return with_supports(tensors, len(config.tracks.supports))
+    except ValueError as error:
+        raise ValueError(f"init={config.init}: {error}") from error
+
+
+def validated_tensors(state: dict[str, Any]) -> Tensors:
+    """Return the weights of a checkpoint that were validated: the average, where it holds one."""
+    tensors: Tensors = state.get("average", state.get("network", {}))
     return tensors
 
 
@@ -261,15 +245,11 @@ def export_descriptor(checkpoint: Path, out: Path, metrics: dict[str, Any]) -> N
         FileNotFoundError, ValueError: as :func:`training.common.checkpoint.load_checkpoint`.
     """
     state = load_checkpoint(checkpoint)
-    network = kornia.feature.HardNet(pretrained=False)
-    network.load_state_dict(state["network"])
+    supports = state["identity"].get("tracks", {}).get("supports", ONE_SUPPORT)
+    network = build_hardnet(0, supports=supports)
+    network.load_state_dict(validated_tensors(state))
     names = ("step", "seconds", "quality", "identity")
     save_descriptor(out, network, {**{name: state[name] for name in names}, **metrics})
-
-
-def _identity(config: TrainDescriptorConfig, hashes: dict[str, Any]) -> dict[str, Any]:
-    options = {**asdict(config), "scenes": config.scenes.limits}
-    return make_identity(options, NO_INFLUENCE, **hashes)
 
 
 def _plain(qualities: Qualities) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from evaluation.extractors.registry import to_root
 from evaluation.metrics.homography import match_errors
 from rekd_hloc.features.descriptor.hardnet import describe
 from rekd_hloc.features.descriptor.patches import cut_patches
+from rekd_hloc.features.descriptor.support_hardnet import ONE_SUPPORT, supports_of
 from rekd_hloc.features.detector.detect import Detector
 from rekd_hloc.images import read_color
 from rekd_hloc.matching.nearest import match_nearest
@@ -38,8 +39,24 @@ class Side:
     """Hold one image of a pair: its keypoints, their patches and their RootSIFT descriptors."""
 
     keypoints: Keypoints
-    patches: Float[Tensor, "keypoint 1 32 32"]
+    patches: Float[Tensor, "keypoint support 32 32"]
     root_sift: Float[Tensor, "keypoint 128"]
+    supports: tuple[float, ...] = ONE_SUPPORT
+    """Factors on the patch's side, of each channel of ``patches``."""
+
+    def patches_of(self, supports: Sequence[float]) -> Float[Tensor, "keypoint channel 32 32"]:
+        """Return the channels that a network asks for.
+
+        Raises:
+            ValueError: the patches were cut without one of these supports.
+        """
+        lacking = sorted(set(supports) - set(self.supports))
+        if lacking:
+            raise ValueError(
+                f"a descriptor sees supports {list(supports)}, and the validation's patches have "
+                f"{list(self.supports)}: add {lacking} to tracks.supports"
+            )
+        return self.patches[:, [self.supports.index(factor) for factor in supports]]
 
 
 @dataclass(frozen=True)
@@ -149,8 +166,8 @@ class ValidationSet:
 
 def by_network(network: nn.Module, batch_size: int = 512) -> Describe:
     """Describe by a network in eval mode, on its device."""
-    device = next(network.parameters()).device
-    return lambda side: describe(network, side.patches.to(device), batch_size).cpu()
+    device, supports = next(network.parameters()).device, supports_of(network)
+    return lambda side: describe(network, side.patches_of(supports).to(device), batch_size).cpu()
 
 
 def by_root_sift(side: Side) -> Tensor:
@@ -194,10 +211,15 @@ def _side(
     keypoints = detector.detect(image).to("cpu")
     keypoints = keypoints[torch.arange(min(len(keypoints), max_keypoints))]
     patches = cut_patches(
-        image, keypoints, patch_size_px=config.patch_size_px, oriented=not upright, antialias=True
+        image,
+        keypoints,
+        patch_size_px=config.patch_size_px,
+        oriented=not upright,
+        antialias=True,
+        supports=config.supports,
     )
     sift = root_sift(grey, keypoints, patch_size_px=config.patch_size_px, oriented=not upright)
-    return Side(keypoints, patches, sift)
+    return Side(keypoints, patches, sift, config.supports)
 
 
 def _pair(

@@ -1,12 +1,11 @@
-"""The losses of the detector, and that of the descriptor.
+"""The losses of the detector.
 
 REKD has two: keypoints by multi-scale index proposal, orientations by cross-entropy. Index proposal
 is Key.Net's (Barroso-Laguna et al., ICCV 2019, section 3.3) with the windows and weights of Lee et
 al. (CVPR 2022). The orientation loss is their equation for dense histograms, with the true angle
 shifted by fractions of a bin instead of truncated to whole bins. Two further losses look at the
 score maps alone. Where a batch is shared by several processes, the mean of their losses is the loss
-of the joint batch. The descriptor has the hardest-in-batch triplet margin loss of HardNet (Mishchuk
-et al., NIPS 2017).
+of the joint batch.
 """
 
 import math
@@ -14,7 +13,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rekd_hloc.features.detector.orientation import roll_logits
@@ -28,8 +27,6 @@ FLAT_WINDOW_PX = 9
 """Box in which an image's contrast is measured: what the first two convolutions see."""
 FLAT_CONTRAST = 5 / 255
 """Standard deviation in the box at which a pixel counts as flat by exp(-1); above camera noise."""
-FAR = 10.0
-"""Added to distances that must not count as negatives; unit vectors are at most 2 apart."""
 
 
 def warp_maps(
@@ -184,35 +181,6 @@ def peakiness_loss(
     flat = torch.exp(-((_contrast(image) / FLAT_CONTRAST) ** 2)).detach()
     share = (inside * flat).sum(dim=(1, 2, 3)) / inside.sum(dim=(1, 2, 3)).clamp(min=1e-6)
     return share.mean()
-
-
-def hardest_in_batch_loss(
-    a: Float[Tensor, "pair channel"],
-    b: Float[Tensor, "pair channel"],
-    is_excluded: Bool[Tensor, "pair pair"],
-    *,
-    margin: float = 1.0,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return mean over pairs of ``max(0, margin + positive - hardest negative)``.
-
-    The hardest negative of a pair is the nearest descriptor of the other column, seen from a or
-    from b, that does not show the same point.
-
-    Args:
-        a, b: descriptors of unit length; row i of both shows point i.
-        is_excluded: points that are not negatives of one another; the diagonal is implied.
-        margin: by how much a negative must be farther away than the positive.
-
-    Returns:
-        The loss, and the mean positive and hardest negative distance.
-    """
-    distance = (2 - 2 * (a @ b.T)).clamp(min=1e-6).sqrt()
-    positive = distance.diagonal()
-    same = is_excluded | torch.eye(len(a), dtype=torch.bool, device=a.device)
-    negatives = distance + FAR * same.to(distance.dtype)
-    hardest = torch.minimum(negatives.amin(dim=1), negatives.amin(dim=0))
-    loss = (margin + positive - hardest).clamp(min=0).mean()
-    return loss, positive.detach().mean(), hardest.detach().mean()
 
 
 def _contrast(image: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ from rekd_hloc.features.weights import load_detector, resolve_weights, weights_h
 from training.common.cli import run_cli
 from training.common.loop import Validation, load_ahead, run_steps
 from training.common.signal_handler import SignalHandler
-from training.descriptor_run import DescriptorRun, TrainDescriptorConfig, read_start
+from training.descriptor_config import TrainDescriptorConfig
+from training.descriptor_run import DescriptorRun, read_start
 from training.descriptor_validation import (
     Describe,
     Qualities,
@@ -122,7 +123,7 @@ def _run_to_end(
         return tracks.batch(np.random.default_rng([config.seed, step]), config.batch)
 
     def validate_run() -> Validation:
-        run.record(held_out.evaluate_network(run.network))
+        run.record(held_out.evaluate_network(run.validated_network))
         metrics = {kind: asdict(quality) for kind, quality in run.quality.items()}
         return Validation(metrics, summarise(run.quality))
 
