@@ -43,10 +43,8 @@ def hardest_in_batch_loss(
     negatives = distance + FAR * _with_diagonal(is_excluded).to(distance.dtype)
     hardest = torch.minimum(negatives.amin(dim=1), negatives.amin(dim=0))
     if past is not None:
-        blocked = FAR * past.is_excluded.to(distance.dtype)
         for column in (a, b):
-            nearest = (_distances(column, past.descriptors) + blocked).amin(dim=1)
-            hardest = torch.minimum(hardest, nearest)
+            hardest = torch.minimum(hardest, _nearest_past(column, past))
     loss = (margin + positive - hardest).clamp(min=0).mean()
     return loss, positive.detach().mean(), hardest.detach().mean()
 
@@ -78,6 +76,18 @@ def second_order_loss(
     difference = (within_a - within_b).masked_fill(same | ~is_near, 0.0)
     # the root has no slope at zero: equal distances have no gradient
     return difference.square().sum(dim=1).clamp(min=1e-12).sqrt().mean()
+
+
+def _nearest_past(
+    rows: Float[Tensor, "pair channel"], past: PastNegatives
+) -> Float[Tensor, " pair"]:
+    """Distance to the nearest past descriptor; the search itself needs no gradient."""
+    with torch.no_grad():
+        similarity = (rows @ past.descriptors.T).masked_fill_(past.is_excluded, -FAR)
+        value, nearest = similarity.max(dim=1)
+    cosine = (rows * past.descriptors[nearest]).sum(dim=1)
+    distance = (2 - 2 * cosine).clamp(min=1e-6).sqrt()
+    return torch.where(value > -FAR, distance, FAR)
 
 
 def _distances(
