@@ -17,7 +17,8 @@ def units(count, seed=0, channels=8):
 
 def places_of(frames, xs):
     position = torch.tensor([[float(x), 0, 0] for x in xs])
-    return Places(torch.tensor(frames), position, torch.full((len(xs),), 10.0))
+    frame = torch.tensor(frames)
+    return Places(frame, position, torch.full((len(xs),), 10.0), frame)
 
 
 def test_the_hardest_in_batch_loss_by_hand():

@@ -112,6 +112,7 @@ def test_neighbours_of_one_scene_are_no_negatives_whoever_saw_them_first(wall, t
     folders = generate_scene_tracks(tmp_path, scenes, TRACKS, seed=0, quiet=True)
     again = generate_scene_tracks(tmp_path, scenes, TRACKS, seed=0, quiet=True)
     assert again == folders
+    assert (folders[0] / "site").read_text() == str(wall[1].resolve())
     other = generate_scene_tracks(
         tmp_path, scenes, replace(TRACKS, patch_size_px=20.0), seed=0, quiet=True
     )

@@ -72,7 +72,8 @@ def test_rows_are_left_to_no_image_that_would_have_a_handful(tracks):
 
 def test_points_are_excluded_by_frame_and_distance():
     position = torch.tensor([[0.0, 0, 0], [5, 0, 0], [0, 0, 0], [5, 0, 0]])
-    places = Places(torch.tensor([0, 0, 1, 0]), position, torch.tensor([10.0, 30, 10, 10]))
+    frame = torch.tensor([0, 0, 1, 0])
+    places = Places(frame, position, torch.tensor([10.0, 30, 10, 10]), frame)
     excluded = show_same_point(places, places, 0.2)
     expected = torch.eye(4, dtype=torch.bool)
     expected[[0, 1, 1, 3], [1, 0, 3, 1]] = True  # 5 < 0.2 * 30; and one position is one point
@@ -80,6 +81,28 @@ def test_points_are_excluded_by_frame_and_distance():
     few = torch.tensor([1, 3])
     assert torch.equal(show_same_point(places[few], places, 0.2), expected[few])
     assert show_same_point(places, places, 0.0)[1, 3]
+
+
+def test_two_models_of_one_scene_give_no_negatives_to_one_another(tracks, tmp_path):
+    folders = [tmp_path / name for name in ("ours", "teacher", "elsewhere")]
+    for folder, site in zip(folders, ("castle", "castle", "forest"), strict=True):
+        folder.mkdir()
+        np.save(folder / "0.npy", np.zeros((8, 32, 32), np.uint8))
+        np.savez(
+            folder / "0.npz",
+            start=np.arange(0, 9, 2),
+            place=np.arange(12).reshape(4, 3).astype(np.float32) * 100,
+            side=np.ones(4, np.float32),
+            is_upright=np.zeros(4, bool),
+        )
+        (folder / "site").write_text(site)
+    places = TrackSet(tmp_path / "none", folders).places(np.arange(12))
+    excluded = show_same_point(places, places, 0.1)
+    assert excluded[:4, :4].sum() == excluded[8:, 8:].sum() == 4  # each its own point only
+    assert excluded[:4, 4:8].all()
+    assert not excluded[:8, 8:].any()
+    rows = tracks.places(np.arange(len(tracks)))
+    assert torch.equal(rows.frame, rows.site)  # without a note each frame is a site
 
 
 @pytest.mark.parametrize(

@@ -62,35 +62,24 @@ class DescriptorMemory:
         """Add a batch's descriptors; a row of both columns shows the place of that row."""
         if self.size == 0:
             return
-        descriptors = [a.detach(), b.detach()]
-        added = [places, places]
+        descriptors, added = torch.cat([a.detach(), b.detach()]), places.joined(places)
         if self._descriptors is not None and self._places is not None:
-            descriptors.insert(0, self._descriptors)
-            added.insert(0, self._places)
-        self._descriptors = torch.cat(descriptors)[-self.size :].clone()
-        self._places = Places(
-            *(
-                torch.cat([getattr(part, name) for part in added])[-self.size :].clone()
-                for name in ("frame", "position", "side")
-            )
-        )
+            descriptors = torch.cat([self._descriptors, descriptors])
+            added = self._places.joined(added)
+        first = max(len(descriptors) - self.size, 0)
+        rows = torch.arange(first, len(descriptors), device=descriptors.device)
+        self._descriptors, self._places = descriptors[rows], added[rows]
 
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds; empty while nothing is held."""
         if self._descriptors is None or self._places is None:
             return {}
-        places = self._places
-        return {
-            "descriptors": self._descriptors,
-            "frame": places.frame,
-            "position": places.position,
-            "side": places.side,
-        }
+        return {"descriptors": self._descriptors, **vars(self._places)}
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on from the state of a checkpoint."""
         if not state:
             return
+        places = {name: values for name, values in state.items() if name != "descriptors"}
         self._descriptors = state["descriptors"].to(device)
-        places = Places(state["frame"], state["position"], state["side"])
-        self._places = places.to(device)
+        self._places = Places(**places).to(device)

@@ -17,6 +17,10 @@ from torch import Tensor
 from training.patch_augmentation import PatchAugmentation, augment_patches
 from training.places import Places, show_same_point
 
+SITE = "site"
+"""File in a scene's folder that names what its tracks show. Tracks of one scene that were made from
+different models share the name, and are no negatives of one another."""
+
 Rows = NDArray[np.int64]
 
 
@@ -78,7 +82,7 @@ class TrackSet:
 
     Args:
         folder: of the images' tracks.
-        scenes: folders each of which holds the tracks of one scene.
+        scenes: folders each of which holds the tracks of one scene in one frame.
         supports: factors on the patch's side that the tracks were cut with.
 
     Raises:
@@ -101,6 +105,10 @@ class TrackSet:
         self.is_scene = self.file >= num_plain
         frames = np.unique([frame for frame, _ in sources], return_inverse=True)[1]
         self.frame = np.repeat(frames, counts)
+        sites = [
+            _site(path.parent) if n >= num_plain else name for n, (name, path) in enumerate(sources)
+        ]
+        self.site = np.repeat(np.unique(sites, return_inverse=True)[1], counts)
         self.first = np.concatenate([file["start"][:-1] for file in files])
         self.length = np.concatenate([np.diff(file["start"]) for file in files])
         self.position = np.concatenate([file["place"] for file in files])
@@ -142,6 +150,7 @@ class TrackSet:
             frame=torch.from_numpy(self.frame[tracks].astype(np.int64)),
             position=torch.from_numpy(self.position[tracks].astype(np.float32)),
             side=torch.from_numpy(self.side[tracks].astype(np.float32)),
+            site=torch.from_numpy(self.site[tracks].astype(np.int64)),
         )
 
     def draw_tracks(self, rng: np.random.Generator, plan: BatchPlan) -> Rows:
@@ -223,6 +232,12 @@ class TrackSet:
         rows = self.first[tracks] + view
         picked = [self.patches[p][row] for p, row in zip(self.file[tracks], rows, strict=True)]
         return np.stack(picked)
+
+
+def _site(folder: Path) -> str:
+    """What a scene's tracks show; without a note of it they are a site of their own."""
+    note = folder / SITE
+    return note.read_text() if note.is_file() else str(folder)
 
 
 def _rotate_alike(

@@ -17,11 +17,12 @@ from tqdm import tqdm
 from evaluation.image_folders import images_hash
 from rekd_hloc.features.descriptor.support_hardnet import ONE_SUPPORT
 from rekd_hloc.features.detector.detect import Detector
-from rekd_hloc.files import atomic_write
+from rekd_hloc.files import atomic_write, write_text
 from rekd_hloc.images import ImageReadError, read_color
 from rekd_hloc.renamed_options import config_of_version_0_1
 from training.common.checkpoint import claim_folder, make_identity
 from training.scene_tracks import SceneConfig, make_scene_tracks, scene_hash
+from training.track_batches import SITE
 from training.tracks import TrackConfig, Tracks, make_tracks
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,8 @@ def generate_scene_tracks(
             for index, tracks in enumerate(parts):
                 _write(folder / name / f"{index:05d}", tracks)
             (folder / name / DONE).touch()
+        if not (folder / name / SITE).is_file():
+            write_text(folder / name / SITE, str(Path(images).resolve()))
         written.append(folder / name)
     return written
 
