@@ -13,6 +13,7 @@ from torch import nn
 
 import rekd_hloc
 from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, read_hardnet
+from rekd_hloc.features.descriptor.support_hardnet import supports_of
 from rekd_hloc.features.descriptor.tfeat import TFeat
 from rekd_hloc.features.weights import read_weights
 from tests.helpers import board_events
@@ -248,6 +249,17 @@ def test_the_program_ends_in_weights_that_load(trained, arguments):
     assert train_descriptor.main(again) == 0  # nothing left to do
     assert (trained / "last.pt").read_bytes() == before
     assert not list(trained.rglob("*.tmp"))
+
+
+def test_two_supports_from_the_command_line(arguments, tmp_path):
+    options = ["tracks.supports=[1,2]", "init=default", "peers=[default]", "memory_size=64"]
+    options += ["second_order_weight=1", "average_decay=0.9", "batch.scene_share=0.5"]
+    options += ["batch.rows_per_image=4", "tensorboard=false"]
+    assert train_descriptor.main([*arguments, *options]) == 0
+    path = tmp_path / "hardnet.safetensors"
+    assert supports_of(load_hardnet(str(path))) == (1.0, 2.0)
+    peers = json.loads(read_weights(path)[1]["provenance"])["peers"]
+    assert set(peers) == {"RootSIFT", "default"}
 
 
 def test_tensorboard_has_curves(trained):
