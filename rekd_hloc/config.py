@@ -9,8 +9,10 @@ import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, cast, get_args, get_origin
 
+from rekd_hloc.config_file import LATER
 from rekd_hloc.config_file import config_hash as config_hash  # part of this module's interface
 from rekd_hloc.config_file import config_json as config_json
+from rekd_hloc.config_file import config_tree as config_tree
 from rekd_hloc.config_file import load_config as load_config
 
 
@@ -180,10 +182,20 @@ class ExtractConfig:
     """Larger images are made smaller before extraction; 0 keeps every size."""
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     descriptor: DescriptorConfig = field(default_factory=DescriptorConfig)
+    ranking: str = field(default="none", metadata=LATER)
+    """What chooses the keypoints of the budget: ``none`` (the detector's scores), ``learned`` (the
+    ranking that ships), or a file of ``training.train_ranking``."""
+    ranking_pool: float = field(default=2.0, metadata=LATER)
+    """Candidates that a ranking chooses from, times ``detector.max_keypoints``; all are
+    described."""
 
     def __post_init__(self) -> None:
         _check_values(self)
         _at_least(self, 0, "max_side_px")
+        _between(self, 1, 16, "ranking_pool")
+        if self.ranking != "none":
+            protocol = self.detector.protocol
+            _require(protocol == "default", "protocol", "default with a ranking", protocol)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ from rekd_hloc.renamed_options import new_name
 
 Config = TypeVar("Config")
 
+LATER = MappingProxyType({"later": True})
+"""Metadata of an option that came after files had been written; see :func:`config_tree`."""
+
 
 def load_config(
     defaults: Config,
@@ -164,7 +167,23 @@ def _dotted_keys(config: object, prefix: str = "") -> list[str]:
 
 def config_hash(config: object) -> str:
     """Twelve hexadecimal digits: the same for equal configurations, others for unequal ones."""
-    return hash_of_tree(asdict(cast(Any, config)))
+    return hash_of_tree(config_tree(config))
+
+
+def config_tree(config: object) -> dict[str, Any]:
+    """Return a configuration as nested mappings, as files record it.
+
+    An option whose field says ``LATER`` is left out at its default: files made before there was
+    such an option are then those of today.
+    """
+    tree = {}
+    for item in fields(cast(Any, config)):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            tree[item.name] = config_tree(value)
+        elif not (item.metadata == LATER and value == item.default):
+            tree[item.name] = asdict(cast(Any, config))[item.name]
+    return tree
 
 
 def hash_of_tree(tree: Mapping[str, Any]) -> str:

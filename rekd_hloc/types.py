@@ -66,11 +66,11 @@ class Keypoints:
 
     @classmethod
     def concatenate(cls, parts: list[Self]) -> Self:
-        """Join several sets in the order given; no part gives an empty set."""
+        """Join several sets of one kind in the order given; no part gives an empty set."""
         if not parts:
             return cls.empty()
-        joined = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)}
-        return cls(**joined)
+        joined = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(parts[0])}
+        return replace(parts[0], **joined)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """From an image to features: reads, shrinks, detects, describes, and maps back. Nothing else."""
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rekd_hloc.config import ExtractConfig, config_hash, get_preset
+from rekd_hloc.config import ExtractConfig, config_hash, config_tree, get_preset
 from rekd_hloc.devices import choose_device
-from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, resolve_hardnet
-from rekd_hloc.features.descriptor.patches import cut_patches
+from rekd_hloc.features.described import describe_keypoints
+from rekd_hloc.features.descriptor.hardnet import load_hardnet, resolve_hardnet
 from rekd_hloc.features.descriptor.support_hardnet import supports_of
 from rekd_hloc.features.detector.detect import Detector, make_detector
+from rekd_hloc.features.ranking import Ranking, load_ranking, resolve_ranking
 from rekd_hloc.features.weights import load_network, resolve_weights, weights_hash
 from rekd_hloc.geometry import warp_points, warp_scales
 from rekd_hloc.images import load_image, shrink
@@ -26,9 +27,6 @@ Image = str | Path | NDArray[np.generic] | Tensor
 
 GPU_READERS = 4
 """Threads that read images ahead for a GPU; a CPU is kept busy by what one thread reads."""
-
-PATCHES = 1 << 16
-"""Patches in memory at once: 256 MiB."""
 
 
 class Extractor:
@@ -41,6 +39,8 @@ class Extractor:
         config: the resolved options.
         name: what the preset is called.
         provenance: what a features file must record: configuration, its hash, weights' hashes.
+        ranking: chooses ``config.detector.max_keypoints`` of the detector's keypoints, which must
+            have shapes.
 
     Example:
         >>> features = Extractor.from_pretrained("rekd")("photo.jpg")  # doctest: +SKIP
@@ -54,12 +54,14 @@ class Extractor:
         config: ExtractConfig,
         name: str,
         provenance: dict[str, str],
+        ranking: Ranking | None = None,
     ) -> None:
         self.detector = detector
         self.descriptor = descriptor
         self.config = config
         self.name = name
         self.provenance = provenance
+        self.ranking = ranking
 
     @classmethod
     def from_pretrained(
@@ -83,17 +85,25 @@ class Extractor:
         descriptor = load_hardnet(config.descriptor.weights)
         provenance = {
             "preset": preset,
-            "config": json.dumps(asdict(config), sort_keys=True),
+            "config": json.dumps(config_tree(config), sort_keys=True),
             "config_hash": config_hash(config),
             "detector_weights": weights_hash(weights),
             "descriptor_weights": weights_hash(resolve_hardnet(config.descriptor.weights)),
         }
+        ranking = _load_ranking(config, provenance["descriptor_weights"])
+        pooled = config.detector
+        if ranking is not None:
+            provenance["ranking_weights"] = weights_hash(resolve_ranking(config.ranking))
+            pooled = replace(
+                pooled, max_keypoints=round(config.ranking_pool * pooled.max_keypoints)
+            )
         return cls(
-            detector=make_detector(network, config.detector),
+            detector=make_detector(network, pooled, with_shapes=ranking is not None),
             descriptor=descriptor.to(torch_device),
             config=config,
             name=preset,
             provenance=provenance,
+            ranking=ranking,
         )
 
     @property
@@ -139,26 +149,29 @@ class Extractor:
         descriptor = self.config.descriptor
         largest_px = descriptor.patch_size_px * max(supports_of(self.descriptor))
         keypoints = self.detector.detect(small, usable, largest_px, oriented=descriptor.oriented)
-        descriptors = self._describe(small, keypoints)
-        in_image = _to_original(keypoints.to("cpu"), torch.linalg.inv(small_from_image))
-        return Features(in_image, descriptors, (width, height))
+        described = describe_keypoints(self.descriptor, small, keypoints, descriptor, self.device)
+        if self.ranking is not None:
+            described = self.ranking.keep_best(described, self.config.detector.max_keypoints)
+        in_image = _to_original(described.keypoints.to("cpu"), torch.linalg.inv(small_from_image))
+        return Features(in_image, described.descriptors, (width, height))
 
-    def _describe(
-        self, image: Float[Tensor, "height width"], keypoints: Keypoints
-    ) -> Float[Tensor, "keypoint channel"]:
-        """Return descriptors on the CPU; few patches are there at once."""
-        descriptor, parts = self.config.descriptor, []
-        for first in range(0, max(len(keypoints), 1), PATCHES):
-            patches = cut_patches(
-                image,
-                keypoints[torch.arange(first, min(first + PATCHES, len(keypoints)))],
-                patch_size_px=descriptor.patch_size_px,
-                oriented=descriptor.oriented,
-                antialias=descriptor.antialias,
-                supports=supports_of(self.descriptor),
-            ).to(self.device)
-            parts.append(describe(self.descriptor, patches, descriptor.batch_size).cpu())
-        return torch.cat(parts)
+
+def _load_ranking(config: ExtractConfig, descriptor_weights: str) -> Ranking | None:
+    """Load the configured ranking, unless it was trained with another descriptor.
+
+    Raises:
+        ValueError: it was.
+    """
+    if config.ranking == "none":
+        return None
+    ranking = load_ranking(config.ranking)
+    if ranking.descriptor_weights not in ("", descriptor_weights):
+        raise ValueError(
+            f"ranking {config.ranking} was trained with descriptor weights "
+            f"{ranking.descriptor_weights}, descriptor.weights={config.descriptor.weights} is "
+            f"{descriptor_weights}; take ranking=none, or train a ranking"
+        )
+    return ranking
 
 
 def _grey_of(

@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from evaluation.metrics.homography import distinct_points
+from evaluation.metrics.pose import RelativePose, relative_pose
 from rekd_hloc.types import Keypoints, Matches
 from training.scenes.geometry import SceneGeometry, SceneView
 from training.scenes.transfer import LiftedKeypoints, carry, lift
@@ -112,15 +113,22 @@ class RealPairs:
 
     @classmethod
     def read(
-        cls, model_folder: Path, image_folder: Path, *, max_pairs: int = MAX_PAIRS, seed: int = 0
+        cls,
+        model_folder: Path,
+        image_folder: Path,
+        *,
+        max_pairs: int = MAX_PAIRS,
+        max_views: int = 0,
+        seed: int = 0,
     ) -> Self:
-        """Read a COLMAP model and choose pairs of its photos.
+        """Read a COLMAP model and choose pairs of its first ``max_views`` photos (0: of all).
 
         Raises:
             FileNotFoundError: no such model or photo.
         """
         geometry = SceneGeometry.read(model_folder, image_folder)
-        return cls(geometry, choose_pairs(geometry, max_pairs=max_pairs, seed=seed))
+        pairs = choose_pairs(geometry, max_pairs=max_pairs, max_views=max_views, seed=seed)
+        return cls(geometry, pairs)
 
     @property
     def used_views(self) -> list[int]:
@@ -139,6 +147,14 @@ class RealPairs:
         in_b, in_a = torch.from_numpy(is_seen_in_b), torch.from_numpy(is_seen_in_a)
         partner = _find_partners(a_in_b, in_b, b.keypoints)
         return PairTruth(a.keypoints, b.keypoints, a_in_b, in_b, b_in_a, in_a, partner)
+
+    def true_pose(self, pair: tuple[int, int]) -> RelativePose:
+        """Return the rotation and translation from the frame of a pair's first view to the other's.
+
+        The length of the translation is in the model's unit.
+        """
+        of, to = (self.geometry.views[view] for view in pair)
+        return relative_pose(of.rotation, of.translation, to.rotation, to.translation)
 
     def is_on_line(
         self, pair: tuple[int, int], matched_a: Keypoints, matched_b: Keypoints
@@ -199,15 +215,18 @@ def choose_pairs(
     geometry: SceneGeometry,
     *,
     max_pairs: int = MAX_PAIRS,
+    max_views: int = 0,
     seed: int = 0,
     min_points: int = MIN_COMMON_POINTS,
 ) -> list[tuple[int, int]]:
-    """Choose pairs that see the same points, as many of each baseline.
+    """Choose pairs of the first ``max_views`` views (0: of all), as many of each baseline.
 
-    The pairs are ordered by the angle between their rays to the common points and cut into
-    ``max_pairs`` parts, each of which gives one, drawn by the seed.
+    Pairs observe at least ``min_points`` common points. They are ordered by the angle between
+    their rays to these points and cut into ``max_pairs`` parts, each of which gives one, drawn by
+    the seed.
     """
-    covisible = [(i, j) for i, j, _ in geometry.covisible_pairs(min_points)]
+    limit = max_views or len(geometry.views)
+    covisible = [(i, j) for i, j, _ in geometry.covisible_pairs(min_points) if j < limit]
     ordered = sorted(covisible, key=lambda pair: (_ray_angle(geometry, *pair), pair))
     rng = np.random.default_rng(seed)
     parts = np.array_split(np.arange(len(ordered)), min(max_pairs, len(ordered)) or 1)
@@ -223,8 +242,7 @@ def sampson_distance(
     The distortion is removed, and the pixels are those of a camera without it, of the mean focal
     length of either view.
     """
-    rotation = to.rotation @ of.rotation.T
-    shift = to.translation - rotation @ of.translation
+    rotation, shift = relative_pose(of.rotation, of.translation, to.rotation, to.translation)
     cross = np.array([
         [0, -shift[2], shift[1]],
         [shift[2], 0, -shift[0]],

@@ -24,6 +24,7 @@ from rekd_hloc.features.detector.keypoints import (
 from rekd_hloc.features.detector.mask import PatchMask
 from rekd_hloc.features.detector.network import DetectorNetwork, TiledNetwork
 from rekd_hloc.features.detector.orientation import read_angles, read_logits
+from rekd_hloc.features.detector.peak_shape import ShapedKeypoints
 from rekd_hloc.features.detector.pyramid import (
     Level,
     iterate_levels,
@@ -50,10 +51,11 @@ class Candidates:
     @classmethod
     def concatenate(cls, of_levels: dict[int, Keypoints], device: torch.device) -> Self:
         """Join the keypoints of each level, given by its number."""
+        if not of_levels:
+            return cls(Keypoints.empty(device), torch.zeros(0, dtype=torch.int64, device=device))
         numbers = [torch.full((len(k),), number) for number, k in of_levels.items()]
-        level = torch.cat([torch.zeros(0, dtype=torch.int64), *numbers])
-        keypoints = Keypoints.concatenate([Keypoints.empty(device), *of_levels.values()])
-        return cls(keypoints, level.to(device))
+        keypoints = Keypoints.concatenate(list(of_levels.values()))
+        return cls(keypoints.to(device), torch.cat(numbers).to(device))
 
 
 class Detector:
@@ -62,11 +64,15 @@ class Detector:
     Args:
         network: its device is where everything runs.
         config: pyramid, suppression and budget.
+        with_shapes: return :class:`ShapedKeypoints`, which a ranking needs.
     """
 
-    def __init__(self, network: DetectorNetwork, config: DetectorConfig) -> None:
+    def __init__(
+        self, network: DetectorNetwork, config: DetectorConfig, *, with_shapes: bool = False
+    ) -> None:
         self.network = network
         self.config = config
+        self.with_shapes = with_shapes
 
     @property
     def device(self) -> torch.device:
@@ -144,11 +150,11 @@ class Detector:
         With ``angles_follow`` angles are zero, and a mask of oriented patches is yet to be applied.
         """
         xy, score = self.find_peaks(score_map[0, 0], every=mask is not None)
-        angle = torch.zeros_like(score)
+        keypoints = level.place(xy, score, torch.zeros_like(score))
         if not angles_follow:
             height, width = level.pixels.size
-            angle = read_angles(read_logits(logits, xy, (width, height)))
-        keypoints = level.place(xy, score, angle)
+            histogram = read_logits(logits, xy, (width, height))
+            keypoints = self._read_histograms(keypoints, histogram, score_map[0, 0], xy)
         if mask is None or (angles_follow and mask.oriented):
             return keypoints
         return keypoints[mask(keypoints)]
@@ -200,10 +206,11 @@ class Detector:
             seen = tile.grow(tile_margin_px(config), size)
             maps = self.run_on_region(network, level.pixels, seen)
             peaks = find_tile_peaks(maps, tile, config, every=mask is not None)
-            angle = torch.zeros_like(peaks.score)
+            keypoints = level.place(peaks.xy, peaks.score, torch.zeros_like(peaks.score))
             if not angles_follow:
-                angle = read_angles(maps.read_logits(peaks.xy))
-            keypoints = level.place(peaks.xy, peaks.score, angle)
+                histogram = maps.read_logits(peaks.xy)
+                xy = peaks.xy - peaks.xy.new_tensor([seen.left, seen.top])
+                keypoints = self._read_histograms(keypoints, histogram, maps.score[0, 0], xy)
             if mask is not None and not (angles_follow and mask.oriented):
                 usable = torch.nonzero(mask(keypoints))[:, 0]
                 best = torch.argsort(keypoints.score[usable], descending=True, stable=True)
@@ -215,6 +222,19 @@ class Detector:
         order = rank_peaks(torch.cat(responses), torch.cat(numbers))
         limit = config.max_keypoints if mask is None else len(order)
         return Keypoints.concatenate(found)[order[:limit]]
+
+    def _read_histograms(
+        self,
+        keypoints: Keypoints,
+        logits: Float[Tensor, "keypoint bin"],
+        score_map: Float[Tensor, "height width"],
+        xy: Float[Tensor, "keypoint 2"],
+    ) -> Keypoints:
+        """Give keypoints their angles, and their shapes if asked for; ``xy`` are in the map."""
+        keypoints = replace(keypoints, angle=read_angles(logits))
+        if not self.with_shapes:
+            return keypoints
+        return ShapedKeypoints.measure(keypoints, score_map, xy, logits)
 
     def _precision(self) -> contextlib.AbstractContextManager[None]:
         precision = low_precision if self.config.autocast else full_precision
@@ -235,13 +255,14 @@ class Detector:
         return candidates[~is_duplicate]
 
 
-def make_detector(network: DetectorNetwork, config: DetectorConfig) -> Detector:
-    """Make the detector of the configured protocol."""
+def make_detector(
+    network: DetectorNetwork, config: DetectorConfig, *, with_shapes: bool = False
+) -> Detector:
+    """Make the detector of the configured protocol; that of the paper measures no shapes."""
     from rekd_hloc.features.detector.paper import PaperDetector  # which builds on this module
 
-    return (
-        PaperDetector(network, config) if config.protocol == "paper" else Detector(network, config)
-    )
+    kind = PaperDetector if config.protocol == "paper" else Detector
+    return kind(network, config, with_shapes=with_shapes)
 
 
 def is_constant(grey: Float[Tensor, "1 1 height width"]) -> bool:

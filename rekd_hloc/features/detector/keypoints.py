@@ -71,11 +71,7 @@ def refine_positions(
     pixel: nine values alone follow the noise of the maps. A point stays on its pixel where the fit
     has no maximum within one pixel, and a height is never below the pixel's own.
     """
-    top = score[xy[:, 1], xy[:, 0]]
-    unit = torch.where(top > 0, top, torch.ones_like(top))
-    # relative to the peak, so that the fit depends neither on the unit nor on an offset
-    patch = (_neighbourhoods(score, xy) - top[:, None, None]) / unit[:, None, None]
-    fitted = patch.flatten(1).double() @ _quadratic_fit(score.device).T
+    top, unit, fitted = _fit_peaks(score, xy)
     _, gx, gy, hxx, hxy, hyy = fitted.unbind(dim=1)
     determinant = hxx * hyy - hxy * hxy
     is_peak = (determinant > 1e-12) & (hxx + hyy < 0)
@@ -87,6 +83,32 @@ def refine_positions(
     return (xy + xy.new_tensor(first_xy)).to(top.dtype) + offset.to(top.dtype), top + rise.to(
         top.dtype
     ) * unit
+
+
+def peak_curvatures(
+    score: Float[Tensor, "height width"], xy: Int64[Tensor, "keypoint 2"]
+) -> tuple[Float[Tensor, " keypoint"], Float[Tensor, " keypoint"]]:
+    """Return how sharply the response falls from each pixel: least and most, over directions.
+
+    They are second derivatives with the sign changed, as shares of the pixel's own response per
+    square pixel of the map, so a rotation of the map leaves them as they are.
+    """
+    _, _, fitted = _fit_peaks(score, xy)
+    _, _, _, hxx, hxy, hyy = fitted.unbind(dim=1)
+    middle = -(hxx + hyy) / 2
+    spread = torch.hypot((hxx - hyy) / 2, hxy)
+    return (middle - spread).to(score.dtype), (middle + spread).to(score.dtype)
+
+
+def _fit_peaks(
+    score: Float[Tensor, "height width"], xy: Int64[Tensor, "keypoint 2"]
+) -> tuple[Float[Tensor, " keypoint"], Float[Tensor, " keypoint"], Float64[Tensor, "keypoint 6"]]:
+    """Response at each pixel, its unit, and the coefficients of the fit about it in that unit."""
+    top = score[xy[:, 1], xy[:, 0]]
+    unit = torch.where(top > 0, top, torch.ones_like(top))
+    # relative to the peak, so that the fit depends neither on the unit nor on an offset
+    patch = (_neighbourhoods(score, xy) - top[:, None, None]) / unit[:, None, None]
+    return top, unit, patch.flatten(1).double() @ _quadratic_fit(score.device).T
 
 
 def find_duplicates(

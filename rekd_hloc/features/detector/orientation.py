@@ -9,7 +9,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rekd_hloc.geometry import TWO_PI, wrap_angle
@@ -41,11 +41,34 @@ def find_peak(
     With ``sub_bin``, the cosine through the highest logit and its two neighbours gives the position
     between bins; it is exact where the histogram is a von Mises density (logits = k cos(t - t0)).
     """
-    num_bins = logits.shape[1]
     best = logits.argmax(dim=1)
-    position = best.to(logits.dtype)
-    if not sub_bin:
-        return position
+    return _refine_bins(logits, best) if sub_bin else best.to(logits.dtype)
+
+
+def find_second_peak(
+    logits: Float[Tensor, "keypoint bin"],
+) -> tuple[Float[Tensor, " keypoint"], Float[Tensor, " keypoint"]]:
+    """Find the second highest local maximum of each histogram.
+
+    Returns:
+        Its position as :func:`find_peak` gives it, and its probability as a share of the highest
+        bin's, in [0, 1]; 0 where there is no second maximum, and the position is the first's.
+    """
+    is_maximum = (logits >= logits.roll(1, 1)) & (logits > logits.roll(-1, 1))
+    first = logits.argmax(dim=1, keepdim=True)
+    others = logits.masked_fill(~is_maximum, -torch.inf).scatter(1, first, -torch.inf)
+    height, second = others.max(dim=1)
+    exists = height.isfinite()
+    share = (height - logits.amax(dim=1)).exp()
+    best = torch.where(exists, second, first[:, 0])
+    return _refine_bins(logits, best), torch.where(exists, share, torch.zeros_like(share))
+
+
+def _refine_bins(
+    logits: Float[Tensor, "keypoint bin"], best: Int64[Tensor, " keypoint"]
+) -> Float[Tensor, " keypoint"]:
+    """Fractional positions of maxima, from the cosine through each and its neighbours."""
+    num_bins = logits.shape[1]
     here, left, right = (
         logits.gather(1, ((best + step) % num_bins)[:, None])[:, 0] for step in (0, -1, 1)
     )
@@ -53,7 +76,7 @@ def find_peak(
     sine = (right - left) / (2 * math.sin(step))
     cosine = (2 * here - left - right) / (2 * (1 - math.cos(step)))
     offset = torch.where(cosine > 0, torch.atan2(sine, cosine) / step, torch.zeros_like(sine))
-    return torch.remainder(position + offset.clamp(-0.5, 0.5), num_bins)
+    return torch.remainder(best.to(logits.dtype) + offset.clamp(-0.5, 0.5), num_bins)
 
 
 def read_logits(

@@ -1,0 +1,62 @@
+"""What the maps say about a keypoint beside its place: the shape of its peak, of its histogram.
+
+None of it depends on how the image is rotated, so a ranking by it is as good at every angle.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+from jaxtyping import Float
+from torch import Tensor
+
+from rekd_hloc.features.detector.keypoints import peak_curvatures
+from rekd_hloc.features.detector.orientation import angle_from_bin, find_second_peak
+from rekd_hloc.types import Keypoints
+
+
+@dataclass(frozen=True, eq=False)
+class ShapedKeypoints(Keypoints):
+    """Keypoints with the shapes of their peaks.
+
+    Attributes:
+        least_curvature: of the score's peak, see
+            :func:`~rekd_hloc.features.detector.keypoints.peak_curvatures`.
+        most_curvature: likewise.
+        peak: probability of the histogram's highest bin, times the number of bins.
+        second_share: probability of its second peak as a share of that of the first.
+        second_angle: of the second peak, as ``angle``; equal to it where there is none.
+    """
+
+    least_curvature: Float[Tensor, " keypoint"]
+    most_curvature: Float[Tensor, " keypoint"]
+    peak: Float[Tensor, " keypoint"]
+    second_share: Float[Tensor, " keypoint"]
+    second_angle: Float[Tensor, " keypoint"]
+
+    @classmethod
+    def measure(
+        cls,
+        keypoints: Keypoints,
+        score_map: Float[Tensor, "height width"],
+        xy: Float[Tensor, "keypoint 2"],
+        logits: Float[Tensor, "keypoint bin"],
+    ) -> Self:
+        """Measure the peaks of keypoints.
+
+        Args:
+            keypoints: in pixels of the image.
+            score_map: that they are maxima of, or a part of it.
+            xy: of each in pixels of that map.
+            logits: of each one's histogram.
+        """
+        least, most = peak_curvatures(score_map, xy.round().long())
+        position, second_share = find_second_peak(logits)
+        values = {item.name: getattr(keypoints, item.name) for item in fields(Keypoints)}
+        return cls(
+            **values,
+            least_curvature=least,
+            most_curvature=most,
+            peak=logits.softmax(dim=1).amax(dim=1) * logits.shape[1],
+            second_share=second_share,
+            second_angle=angle_from_bin(position, logits.shape[1]),
+        )

@@ -1,0 +1,229 @@
+"""A small network that says how likely a keypoint is to be matched rightly, for the budget.
+
+The response of a detector says how well a point is localised, hardly whether it will be matched.
+The network looks at what is known once a keypoint is described: its descriptor, the shapes of its
+peaks, how contrasted its patch is, how near the image's other descriptors are. Nothing of it tells
+how the image is rotated, if the patches are oriented. Training is in ``training.train_ranking``.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from rekd_hloc.features.described import Described
+from rekd_hloc.features.detector.peak_shape import ShapedKeypoints
+from rekd_hloc.features.weights import PRETRAINED, read_weights, write_weights
+
+RANKING_FORMAT = "rekd_hloc ranking 1"
+SIGNS = (
+    "log_score",
+    "rank",
+    "rank_in_level",
+    "level",
+    "least_curvature",
+    "most_curvature",
+    "peak",
+    "second_share",
+    "contrast",
+    "length",
+    "likeness",
+    "distant_likeness",
+)
+"""What the network looks at beside the descriptor, in this order; see :func:`read_signs`."""
+SAME_PLACE = 32.0
+"""Keypoints nearer than this, in pixels of the larger scale, show the same place: half a patch."""
+EXACT = "donot_use_mm_for_euclid_dist"
+"""How torch takes distances without losing what lies close together."""
+CHUNK = 2048
+"""Rows of the table of similarities that are there at once."""
+
+
+class RankingNetwork(nn.Module):
+    """Perceptron from the signs of a keypoint to the logit of being matched rightly.
+
+    Args:
+        num_signs: width of its input.
+        hidden: widths of the hidden layers.
+    """
+
+    def __init__(self, *, num_signs: int, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.zeros(num_signs))
+        self.register_buffer("deviation", torch.ones(num_signs))
+        layers: list[nn.Module] = []
+        width = num_signs
+        for next_width in hidden:
+            layers += [nn.Linear(width, next_width), nn.ReLU()]
+            width = next_width
+        self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
+
+    def forward(self, signs: Float[Tensor, "keypoint sign"]) -> Float[Tensor, " keypoint"]:
+        """Return logits."""
+        logit: Tensor = self.layers((signs - self.mean) / self.deviation)[:, 0]
+        return logit
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A trained ranking.
+
+    Attributes:
+        network: in eval mode.
+        with_descriptor: whether it looks at the descriptor too, and so belongs to one network of
+            descriptors.
+        descriptor_weights: hash of that network's file; empty without.
+    """
+
+    network: RankingNetwork
+    with_descriptor: bool
+    descriptor_weights: str
+
+    @torch.inference_mode()
+    def logits(self, candidates: Described) -> Float[Tensor, " keypoint"]:
+        """Return how likely each candidate is to be matched rightly, as a logit."""
+        if len(candidates) == 0:
+            return torch.zeros(0)
+        signs = read_signs(candidates, with_descriptor=self.with_descriptor)
+        logit: Tensor = self.network(signs)
+        return logit
+
+    def order(self, candidates: Described) -> Int64[Tensor, " keypoint"]:
+        """Return indices of the candidates, the best first."""
+        return torch.argsort(self.logits(candidates), descending=True, stable=True)
+
+    def keep_best(self, candidates: Described, count: int) -> Described:
+        """Return the best ``count`` candidates, the best first; their scores lie in 0..1."""
+        logit = self.logits(candidates)
+        order = torch.argsort(logit, descending=True, stable=True)[:count]
+        kept = candidates[order]
+        return replace(kept, keypoints=replace(kept.keypoints, score=logit[order].sigmoid()))
+
+
+def read_signs(candidates: Described, *, with_descriptor: bool) -> Float[Tensor, "keypoint sign"]:
+    """Return what the network looks at: ``SIGNS``, and the descriptor before normalisation.
+
+    Scores, ranks and likenesses are relative to the image's other candidates.
+
+    Raises:
+        TypeError: the keypoints have no shapes; the detector measures them on request.
+    """
+    keypoints = candidates.keypoints.to("cpu")
+    if not isinstance(keypoints, ShapedKeypoints):
+        raise TypeError("a ranking needs keypoints with shapes: make the detector with_shapes")
+    score = keypoints.score.clamp(min=1e-12)
+    likeness, distant = _likenesses(candidates)
+    columns = [
+        (score / score.median()).log(),
+        _rank(score, torch.zeros_like(score)),
+        _rank(score, keypoints.scale),
+        keypoints.scale.log2(),
+        keypoints.least_curvature.clamp(1e-4, 10).log(),
+        keypoints.most_curvature.clamp(1e-4, 10).log(),
+        keypoints.peak.clamp(min=1e-6).log(),
+        keypoints.second_share,
+        (candidates.contrast + 1e-4).log(),
+        candidates.length.clamp(min=1e-6).log(),
+        likeness,
+        distant,
+    ]
+    signs = torch.stack([column.float() for column in columns], dim=1)
+    if not with_descriptor:
+        return signs
+    return torch.cat([signs, candidates.descriptors * candidates.length[:, None]], dim=1)
+
+
+def load_ranking(name: str) -> Ranking:
+    """Load a ranking by name (``learned``) or from a file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no ranking, or does not fit what it states.
+    """
+    path = resolve_ranking(name)
+    tensors, metadata = read_weights(path)
+    if metadata.get("format") != RANKING_FORMAT:
+        raise ValueError(
+            f"{path} has format {metadata.get('format')!r}, a ranking has {RANKING_FORMAT!r}"
+        )
+    try:
+        stated = json.loads(metadata["network"])
+        network = RankingNetwork(num_signs=stated["num_signs"], hidden=tuple(stated["hidden"]))
+        network.load_state_dict(tensors)
+        ranking = Ranking(
+            network.eval().requires_grad_(False),
+            bool(stated["with_descriptor"]),
+            str(stated["descriptor_weights"]),
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit what it states: {reason}; train it again") from error
+    return ranking
+
+
+def resolve_ranking(name: str) -> Path:
+    """Return the file behind ``learned``, which ships, or behind a path.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = PRETRAINED / "ranking.safetensors" if name == "learned" else Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"no ranking {name!r} ({path}): give none, learned, or a file")
+    return path
+
+
+def save_ranking(path: Path, ranking: Ranking, provenance: dict[str, Any]) -> None:
+    """Write a ranking as it ships.
+
+    Args:
+        path: the file to write.
+        ranking: with the network that was trained.
+        provenance: where the weights come from; any JSON values.
+    """
+    layers = [layer for layer in ranking.network.layers if isinstance(layer, nn.Linear)]
+    stated = {
+        "num_signs": layers[0].in_features,
+        "hidden": [layer.out_features for layer in layers[:-1]],
+        "with_descriptor": ranking.with_descriptor,
+        "descriptor_weights": ranking.descriptor_weights,
+    }
+    metadata = {
+        "format": RANKING_FORMAT,
+        "network": json.dumps(stated),
+        "provenance": json.dumps(provenance),
+    }
+    state = ranking.network.state_dict()
+    write_weights(path, {key: tensor.detach() for key, tensor in state.items()}, metadata)
+
+
+def _rank(score: Float[Tensor, " keypoint"], group: Float[Tensor, " keypoint"]) -> Tensor:
+    """Share of the keypoints of the same group that are stronger; equal ones have equal ranks."""
+    rank = torch.zeros_like(score)
+    for value in torch.unique(group):
+        members = torch.nonzero(group == value)[:, 0]
+        rising = score[members].sort().values
+        weaker_or_equal = torch.searchsorted(rising, score[members].contiguous(), right=True)
+        rank[members] = 1 - weaker_or_equal.float() / len(members)
+    return rank
+
+
+def _likenesses(candidates: Described) -> tuple[Tensor, Tensor]:
+    """Cosine of each descriptor and the nearest other one: of all, and of those not beside it."""
+    rows, keypoints = candidates.descriptors, candidates.keypoints.to("cpu")
+    xy, reach = keypoints.xy.float(), SAME_PLACE * keypoints.scale
+    every, distant = [], []
+    for members in torch.split(torch.arange(len(rows)), CHUNK):
+        cosine = rows[members] @ rows.T
+        cosine[torch.arange(len(members)), members] = -1
+        every.append(cosine.amax(dim=1))
+        apart = torch.cdist(xy[members], xy, compute_mode=EXACT)
+        beside = apart < torch.maximum(reach[members, None], reach[None])
+        distant.append(cosine.masked_fill_(beside, -1).amax(dim=1))
+    return torch.cat(every), torch.cat(distant)

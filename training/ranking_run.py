@@ -1,0 +1,241 @@
+"""One training run of the ranking: options, optimiser steps, checkpoints, export."""
+
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from rekd_hloc.config import config_json
+from rekd_hloc.features.ranking import Ranking, RankingNetwork, save_ranking
+from training.common.checkpoint import BEST, RunFolder, load_checkpoint, make_identity
+from training.common.distributed import Process
+from training.common.loop import build_optimiser, scheduled_rate, set_learning_rate, take_step
+from training.selection.candidates import CandidateConfig
+from training.selection.ranking_samples import RankedImage
+from training.selection.study_scenes import SceneFolders
+
+logger = logging.getLogger(__name__)
+
+NO_INFLUENCE = ("output", "cache", "scenes", "validation", "tensorboard", "checkpoint_every")
+"""Options that a resumed run may change; scenes are compared by their hashes."""
+MIN_DIFFERENCE = 0.5
+"""Of the shares of two keypoints of a photo that the network is to put in order."""
+
+
+@dataclass(frozen=True)
+class TrainRankingConfig:
+    """A training run."""
+
+    scenes: SceneFolders = field(default_factory=SceneFolders)
+    """Reconstructions to learn from."""
+    validation: SceneFolders = field(default_factory=SceneFolders)
+    """Reconstructions that choose the checkpoint; none of them is learned from."""
+    candidates: CandidateConfig = field(
+        default_factory=lambda: CandidateConfig(max_candidates=4096)
+    )
+    """Candidates of a photo; the ranking learns among as many."""
+    with_descriptor: bool = True
+    """Look at the descriptor too; the ranking then belongs to one descriptor."""
+    hidden: tuple[int, ...] = (64, 32)
+    """Widths of the hidden layers."""
+    output: str = "runs/ranking"
+    """Folder for checkpoints, log, and weights."""
+    cache: str = "runs/candidates"
+    """Folder of the candidates."""
+    steps: int = 3000
+    images_per_step: int = 4
+    keypoints_per_image: int = 512
+    learning_rate: float = 2e-3
+    """Highest learning rate; it falls linearly to zero."""
+    warmup_steps: int = 50
+    weight_decay: float = 1e-4
+    pairwise_weight: float = 0.5
+    """Of the loss that puts pairs of one photo in order, beside the cross entropy."""
+    noise: float = 0.1
+    """Standard deviation of what is added to the signs, in theirs."""
+    budget_share: float = 0.5
+    """Share of the candidates that validation keeps."""
+    seed: int = 0
+    validate_every: int = 250
+    checkpoint_every: int = 0
+    tensorboard: bool = False
+    """Write curves for TensorBoard, if it is installed."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.validate_every < 1:
+            raise ValueError(
+                f"steps and validate_every must be positive, got {self.steps}, "
+                f"{self.validate_every}"
+            )
+        if not self.scenes.models or not self.validation.models:
+            return  # the program refuses it; defaults must be valid
+        if set(self.scenes.images) & set(self.validation.images):
+            raise ValueError("scenes and validation share a scene; name it in one of them only")
+
+
+@dataclass(frozen=True)
+class RankingBatch:
+    """Candidates of several photos, as many of each."""
+
+    signs: Float[Tensor, "image keypoint sign"]
+    num_seen: Float[Tensor, "image keypoint"]
+    target: Float[Tensor, "image keypoint"]
+
+
+class RankingRun:
+    """Network, optimiser and step counter, tied to the files of one output folder.
+
+    Args:
+        config: the run's options.
+        images: to learn from; their signs set the network's mean and deviation.
+        hashes: of the data that it is trained on.
+        descriptor_weights: hash of the descriptor's file.
+    """
+
+    def __init__(
+        self,
+        config: TrainRankingConfig,
+        images: list[RankedImage],
+        hashes: dict[str, Any],
+        descriptor_weights: str,
+    ) -> None:
+        self.config = config
+        self.folder = RunFolder(Path(config.output), config_json(config))
+        self.process = Process(0, 1, torch.device("cpu"))
+        with torch.random.fork_rng([]):
+            torch.manual_seed(config.seed)
+            network = RankingNetwork(num_signs=images[0].signs.shape[1], hidden=config.hidden)
+        every = torch.cat([image.signs for image in images])
+        network.mean.copy_(every.mean(dim=0))
+        network.deviation.copy_(every.std(dim=0).clamp(min=1e-4))
+        self.network = network
+        groups = [{"params": network.parameters(), "weight_decay": config.weight_decay}]
+        self.optimiser = build_optimiser("adam", groups, config.learning_rate)
+        self.step = 0
+        self.validated_step = 0
+        self.last_losses: dict[str, float] = {}
+        self.quality: dict[str, float] = {}
+        self.descriptor_weights = descriptor_weights if config.with_descriptor else ""
+        self.identity = make_identity(asdict(config), NO_INFLUENCE, **hashes)
+        self._resume()
+        self.folder.begin(self.validated_step)
+
+    def _resume(self) -> None:
+        state = self.folder.resume(self.identity, self.identity, NO_INFLUENCE)
+        if state is None:
+            return
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.validated_step = state["step"], state["validated_step"]
+        self.last_losses, self.quality = state["losses"], state["quality"]
+        logger.info("resuming %s at step %d", self.folder.last, self.step)
+
+    @property
+    def learning_rate(self) -> float:
+        """Return the learning rate of the next step."""
+        return scheduled_rate(
+            self.step,
+            highest=self.config.learning_rate,
+            num_steps=self.config.steps,
+            warmup_steps=self.config.warmup_steps,
+            schedule="linear",
+        )
+
+    def advance(self, batch: RankingBatch) -> dict[str, float]:
+        """Take one optimiser step and return the losses by name.
+
+        Raises:
+            FloatingPointError: the loss is not finite; the message names the step.
+        """
+        set_learning_rate(self.optimiser, self.learning_rate)
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+        noise = torch.randn(batch.signs.shape, generator=generator) * self.config.noise
+        signs = batch.signs + noise * self.network.deviation
+        logit = self.network(signs.flatten(0, 1)).view(batch.target.shape)
+        entropy = F.binary_cross_entropy_with_logits(logit, batch.target, batch.num_seen.sqrt())
+        order = pairwise_loss(logit, batch.target)
+        loss = entropy + self.config.pairwise_weight * order
+        values = {"loss": loss.item(), "entropy": entropy.item(), "order": order.item()}
+        take_step(self.optimiser, loss, values, self.step)
+        self.last_losses = values
+        self.step += 1
+        return values
+
+    def record(self, quality: dict[str, float]) -> None:
+        """Append a validation of this step to the log and write the checkpoints."""
+        self.quality, self.validated_step = quality, self.step
+        metrics = {**self.last_losses, **quality}
+        self.folder.record(self.step, metrics, quality["kept"], self._state())
+
+    def save(self) -> None:
+        """Write the checkpoint that a later run goes on from."""
+        self.folder.save(self._state())
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "validated_step": self.validated_step,
+            "losses": self.last_losses,
+            "quality": self.quality,
+            "identity": self.identity,
+        }
+
+    def export(self) -> Path:
+        """Write the best checkpoint as it ships."""
+        state = load_checkpoint(self.folder.path / BEST)
+        self.network.load_state_dict(state["network"])
+        ranking = Ranking(self.network, self.config.with_descriptor, self.descriptor_weights)
+        names = ("step", "seconds", "quality", "identity")
+        out = self.folder.path / "ranking.safetensors"
+        save_ranking(out, ranking, {name: state[name] for name in names})
+        return out
+
+
+def draw_batch(
+    images: list[RankedImage], config: TrainRankingConfig, rng: np.random.Generator
+) -> RankingBatch:
+    """Draw photos, and of each candidates that another photo shows."""
+    columns = []
+    for number in rng.integers(0, len(images), config.images_per_step):
+        image = images[int(number)]
+        shown = torch.nonzero(image.num_seen > 0)[:, 0]
+        rows = shown[torch.from_numpy(rng.integers(0, len(shown), config.keypoints_per_image))]
+        columns.append((image.signs[rows], image.num_seen[rows], image.num_right[rows]))
+    signs, seen, right = (torch.stack(parts) for parts in zip(*columns, strict=True))
+    return RankingBatch(signs, seen, (right / seen).clamp(max=1))
+
+
+def pairwise_loss(
+    logit: Float[Tensor, "image keypoint"], target: Float[Tensor, "image keypoint"]
+) -> Tensor:
+    """Mean logistic loss over pairs of candidates of one photo whose shares differ enough.
+
+    Neighbours in the batch make the pairs, each with the one half a row further.
+    """
+    half = logit.shape[1] // 2
+    difference = logit - logit.roll(half, 1)
+    wanted = target - target.roll(half, 1)
+    counts = wanted.abs() >= MIN_DIFFERENCE
+    losses = F.softplus(-difference * wanted.sign()) * counts
+    return losses.sum() / counts.sum().clamp(min=1)
+
+
+@torch.inference_mode()
+def validate(network: RankingNetwork, images: list[RankedImage], share: float) -> dict[str, float]:
+    """Return the share of right matches that the ranking keeps, and that the score keeps."""
+    kept = [image.kept_share(network(image.signs), share) for image in images]
+    by_score = [image.kept_share(image.score, share) for image in images]
+    best = [image.kept_share(image.num_right, share) for image in images]
+    return {
+        "kept": float(np.mean(kept)),
+        "kept_by_score": float(np.mean(by_score)),
+        "kept_at_best": float(np.mean(best)),
+    }
