@@ -11,7 +11,7 @@ from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features
 from tests.wall_scene import FOCAL, NUM_POINTS, SIZE, VIEWS, make_wall
 from training.places import show_same_point
-from training.scene_tracks import SceneConfig, make_scene_tracks, scene_hash
+from training.scenes.matched_tracks import SceneConfig, make_scene_tracks, scene_hash
 from training.track_batches import BatchPlan, TrackSet
 from training.track_cache import generate_scene_tracks
 from training.tracks import TrackConfig

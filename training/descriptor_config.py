@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from training.common.checkpoint import make_identity
-from training.scene_tracks import SceneConfig
+from training.scenes.matched_tracks import SceneConfig
 from training.track_batches import BatchPlan
 from training.tracks import TrackConfig
 

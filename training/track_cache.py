@@ -21,7 +21,9 @@ from rekd_hloc.files import atomic_write, write_text
 from rekd_hloc.images import ImageReadError, read_color
 from rekd_hloc.renamed_options import config_of_version_0_1
 from training.common.checkpoint import claim_folder, make_identity
-from training.scene_tracks import SceneConfig, make_scene_tracks, scene_hash
+from training.scenes.geometry import models_hash
+from training.scenes.matched_tracks import SceneConfig, make_scene_tracks, scene_hash
+from training.scenes.transferred_tracks import make_transferred_tracks
 from training.track_batches import SITE
 from training.tracks import TrackConfig, Tracks, make_tracks
 
@@ -78,18 +80,21 @@ def generate_scene_tracks(
         depend on.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`training.scene_tracks.make_scene_tracks`.
+        FileNotFoundError, ValueError: as :func:`training.scenes.matched_tracks.make_scene_tracks`.
     """
     written = []
-    sources = list(zip(scenes.folders, scenes.images, strict=True))
-    for source, images in tqdm(sources, disable=quiet or not sources, unit="scene"):
+    models = scenes.models or ("",) * len(scenes.folders)
+    sources = list(zip(scenes.folders, scenes.images, models, strict=True))
+    for source, images, model in tqdm(sources, disable=quiet or not sources, unit="scene"):
         content = scene_hash(Path(source))
+        if model:
+            content += "+" + models_hash([model])
         options = _with_names_in_hash(track_options(config))
         settings = [content, VERSION, seed, scenes.limits, options]
         name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
         if not (folder / name / DONE).is_file():
             rng = np.random.default_rng([seed, *content.encode()])
-            parts = make_scene_tracks(Path(source), Path(images), config, scenes, rng)
+            parts = _make_parts(Path(source), Path(images), model, config, scenes, rng)
             (folder / name).mkdir(parents=True, exist_ok=True)
             for index, tracks in enumerate(parts):
                 _write(folder / name / f"{index:05d}", tracks)
@@ -98,6 +103,27 @@ def generate_scene_tracks(
             write_text(folder / name / SITE, str(Path(images).resolve()))
         written.append(folder / name)
     return written
+
+
+def _make_parts(
+    source: Path,
+    images: Path,
+    model: str,
+    config: TrackConfig,
+    scenes: SceneConfig,
+    rng: np.random.Generator,
+) -> list[Tracks]:
+    if not model:
+        return make_scene_tracks(source, images, config, scenes, rng)
+    return make_transferred_tracks(
+        source / "features.h5",
+        Path(model),
+        images,
+        config,
+        rng,
+        max_tracks=scenes.max_tracks,
+        placed_share=scenes.placed_share,
+    )
 
 
 def track_options(config: TrackConfig) -> dict[str, Any]:
