@@ -1,4 +1,4 @@
-"""Patch augmentation: shadows, occlusions and gamma, each patch by draws of its own.
+"""Patch augmentation: light, camera and occlusions, each patch by draws of its own.
 
 An image under a homography is flat. In a scene the background behind an edge moves with the
 viewpoint, something may occlude the point, and shadows move. These changes are imitated on the
@@ -12,8 +12,24 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from training.photometric_augmentation import (
+    add_gradients,
+    add_sensor_noise,
+    apply_tone_curves,
+    transfer_histograms,
+)
+
 EDGE_PX = 1.5
 """Width of the border of a shadow or of an occluder."""
+SHARES = (
+    "shadow_share",
+    "min_shadow_factor",
+    "occlusion_share",
+    "gradient_share",
+    "histogram_share",
+    "tone_share",
+)
+"""Options that are parts of one."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +47,29 @@ class PatchAugmentation:
     min_occlusion_distance: float = 0.2
     """Smallest distance of such an edge from the centre, as a share of the patch's side."""
 
+    gradient_share: float = 0.0
+    """Share of patches whose light falls off to one side, or that glare veils there."""
+    max_gradient: float = 3.0
+    """Largest ratio of the light on two opposite sides."""
+    shot_noise: float = 0.0
+    """Largest standard deviation of the photons' noise in white, of values in 0..1."""
+    read_noise: float = 0.0
+    """Largest standard deviation of the noise in black."""
+    histogram_share: float = 0.0
+    """Share of patches that get a part of the way to another patch's histogram."""
+    tone_share: float = 0.0
+    """Share of patches with a tone curve."""
+    tone_strength: float = 0.5
+    """Standard deviation of the logarithm of a tone curve's slopes."""
+
     def __post_init__(self) -> None:
-        if not self.max_gamma >= 1:
-            raise ValueError(f"max_gamma must be at least 1, got {self.max_gamma}")
-        for name in ("shadow_share", "min_shadow_factor", "occlusion_share"):
+        for name in ("max_gamma", "max_gradient"):
+            if not getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("shot_noise", "read_noise", "tone_strength"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if not 0 <= self.min_occlusion_distance < 0.5:
@@ -75,9 +110,34 @@ def augment_patches(
         factor = rng.uniform(augmentation.min_shadow_factor, 1, (count, 1, 1, 1))
         depth = 1 - factor.astype(np.float32)
         values *= 1 - shadow * depth * _draw_chosen(rng, count, augmentation.shadow_share)
+    values = _augment_light_and_camera(rng, values, augmentation, supports)
     exponent = np.exp(rng.uniform(-1, 1, (count, 1, 1, 1)) * np.log(augmentation.max_gamma))
     augmented: Values = values ** exponent.astype(np.float32)
     return augmented.reshape(patches.shape)
+
+
+def _augment_light_and_camera(
+    rng: np.random.Generator,
+    values: NDArray[np.float32],
+    augmentation: PatchAugmentation,
+    supports: Sequence[float],
+) -> NDArray[np.float32]:
+    """In the order in which it happens; an option that is off draws nothing."""
+
+    def draw(share: float) -> NDArray[np.bool_]:
+        return rng.random(len(values)) < share
+
+    if share := augmentation.gradient_share:
+        values = add_gradients(rng, values, draw(share), augmentation.max_gradient, supports)
+    if augmentation.shot_noise or augmentation.read_noise:
+        values = add_sensor_noise(
+            rng, values, augmentation.shot_noise, augmentation.read_noise, supports
+        )
+    if share := augmentation.histogram_share:
+        values = transfer_histograms(rng, values, draw(share))
+    if share := augmentation.tone_share:
+        values = apply_tone_curves(rng, values, draw(share), augmentation.tone_strength)
+    return values
 
 
 def _draw_chosen(rng: np.random.Generator, count: int, share: float) -> NDArray[np.float32]:
