@@ -5,6 +5,7 @@ from typing import Any
 
 from training.common.checkpoint import make_identity
 from training.scenes.matched_tracks import SceneConfig
+from training.scenes.scene_folders import SceneFolders
 from training.track_batches import BatchPlan
 from training.tracks import TrackConfig
 
@@ -68,6 +69,10 @@ class TrainDescriptorConfig:
     """Number of held-out images, two pairs of each."""
     validation_keypoints: int = 300
     """Number of the strongest keypoints described in each validation image."""
+    validation_scenes: SceneFolders = field(default_factory=SceneFolders)
+    """Reconstructions whose pairs of photos are a further kind of validation; learn from none."""
+    validation_scene_keypoints: int = 1000
+    """Number of the strongest keypoints described in each of their photos."""
     peers: tuple[str, ...] = ()
     """Other descriptor weights, measured once on the same validation keypoints."""
     init: str = ""

@@ -5,7 +5,7 @@ a known homography. All descriptors describe the same keypoints and go through t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evaluation.extractors.registry import to_root
-from evaluation.metrics.homography import match_errors
 from rekd_hloc.features.descriptor.hardnet import describe
 from rekd_hloc.features.descriptor.patches import cut_patches
 from rekd_hloc.features.descriptor.support_hardnet import ONE_SUPPORT, supports_of
@@ -61,11 +60,16 @@ class Side:
 
 @dataclass(frozen=True)
 class ValidationPair:
-    """Hold two views of an image, and the true map between them."""
+    """Hold two views of an image or of a scene, and what is true of their keypoints."""
 
     a: Side
     b: Side
-    b_from_a: Float[Tensor, "3 3"]
+    a_in_b: Float[Tensor, "keypoint_a 2"]
+    """Where the keypoints of a lie in b."""
+    allowed_px: Float[Tensor, "keypoint_a keypoint_b"]
+    """Largest distance from there of a correct match."""
+    is_judged: Bool[Tensor, " keypoint_a"]
+    """False where that place is not known; matches from there count for nothing."""
     is_same_point: Bool[Tensor, "keypoint_a keypoint_b"]
     """True where two keypoints are at the same point, whatever their scale and angle."""
     partner: Int64[Tensor, " keypoint_a"]
@@ -87,7 +91,7 @@ class MatchingQuality:
 
 
 Qualities = dict[str, MatchingQuality]
-"""By kind of pair: ``oriented`` and ``upright``."""
+"""By kind of pair: ``oriented``, ``upright``, and ``real`` where there are scenes."""
 Describe = Callable[[Side], Tensor]
 """Gives descriptors of unit length for the keypoints of a side."""
 
@@ -107,7 +111,10 @@ def make_pairs(
         image = read_color(path)
         rng = np.random.default_rng([seed, int(upright), *path.name.encode()])
         views = [plain_view(image), draw_view(rng, image, config.warps, upright=upright)]
-        sides = [_side(view.grey, detector, config, upright, max_keypoints) for view in views]
+        sides = [
+            make_side(view.grey, detector, config, upright=upright, max_keypoints=max_keypoints)
+            for view in views
+        ]
         pairs.append(_pair(sides, torch.from_numpy(views[1].view_from_image), config, upright))
     return pairs
 
@@ -124,6 +131,10 @@ class ValidationSet:
     """The pairs of held-out images, by kind."""
 
     pairs: Mapping[str, Sequence[ValidationPair]]
+
+    def with_real(self, pairs: Sequence[ValidationPair]) -> Self:
+        """Return the set with pairs of real photos, if there are any, as a further kind."""
+        return replace(self, pairs={**self.pairs, "real": pairs}) if pairs else self
 
     @classmethod
     def make(
@@ -200,13 +211,15 @@ def root_sift(
     return nn.functional.normalize(to_root(torch.from_numpy(described)), dim=1)
 
 
-def _side(
+def make_side(
     grey: NDArray[np.uint8],
     detector: Detector,
     config: TrackConfig,
+    *,
     upright: bool,
     max_keypoints: int,
 ) -> Side:
+    """Detect the strongest keypoints of an image, and cut their patches."""
     image = torch.from_numpy(grey).float() / 255
     keypoints = detector.detect(image).to("cpu")
     keypoints = keypoints[torch.arange(min(len(keypoints), max_keypoints))]
@@ -226,12 +239,16 @@ def _pair(
     sides: list[Side], b_from_a: Tensor, config: TrackConfig, upright: bool
 ) -> ValidationPair:
     a, b = sides[0].keypoints, sides[1].keypoints
-    distance = torch.cdist(warp_keypoints(a, b_from_a).xy, b.xy).nan_to_num(nan=torch.inf)
+    a_in_b = warp_keypoints(a, b_from_a).xy
+    distance = torch.cdist(a_in_b, b.xy).nan_to_num(nan=torch.inf)
+    allowed_px = CORRECT_PX * b.scale.clamp(min=1)[None].expand_as(distance)
     return ValidationPair(
         a=sides[0],
         b=sides[1],
-        b_from_a=b_from_a,
-        is_same_point=distance <= CORRECT_PX * b.scale.clamp(min=1)[None],
+        a_in_b=a_in_b,
+        allowed_px=allowed_px,
+        is_judged=torch.ones(len(a), dtype=torch.bool),
+        is_same_point=distance <= allowed_px,
         partner=match_by_map(a, b, b_from_a, config, angles=not upright),
     )
 
@@ -240,11 +257,12 @@ def _evaluate_pair(
     pair: ValidationPair, of_a: Tensor, of_b: Tensor
 ) -> tuple[float, float, float, float]:
     matches = match_nearest(of_a, of_b)
+    matches = matches[pair.is_judged[matches.index[:, 0]]]
     if len(matches) == 0:
         return 0.0, 0.0, 0.0, 1.0
-    error = match_errors(pair.a.keypoints.xy, pair.b.keypoints.xy, matches.index, pair.b_from_a)
-    allowed = CORRECT_PX * pair.b.keypoints.scale[matches.index[:, 1]].clamp(min=1)
-    correct = (error <= allowed).float()
+    in_a, in_b = matches.index.unbind(dim=1)
+    error = (pair.a_in_b[in_a] - pair.b.keypoints.xy[in_b]).norm(dim=1)
+    correct = (error <= pair.allowed_px[in_a, in_b]).float()
     possible = max(int((pair.partner >= 0).sum()), 1)
     ranked = correct[torch.argsort(matches.score, descending=True, stable=True)]
     precision = ranked.cumsum(0) / torch.arange(1, len(ranked) + 1)
@@ -261,7 +279,7 @@ def _evaluate_pair(
 def _fpr95(similarity: Tensor, pair: ValidationPair) -> float:
     matched = torch.nonzero(pair.partner >= 0)[:, 0]
     right = similarity[matched, pair.partner[matched]]
-    wrong = similarity[~pair.is_same_point]
+    wrong = similarity[~pair.is_same_point & pair.is_judged[:, None]]
     if len(right) == 0 or len(wrong) == 0:
         return 1.0
     return float((wrong >= torch.quantile(right, 0.05)).float().mean())

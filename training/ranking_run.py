@@ -16,9 +16,9 @@ from rekd_hloc.features.ranking import Ranking, RankingNetwork, save_ranking
 from training.common.checkpoint import BEST, RunFolder, load_checkpoint, make_identity
 from training.common.distributed import Process
 from training.common.loop import build_optimiser, scheduled_rate, set_learning_rate, take_step
+from training.scenes.scene_folders import SceneFolders
 from training.selection.candidates import CandidateConfig
 from training.selection.ranking_samples import RankedImage
-from training.selection.study_scenes import SceneFolders
 
 logger = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ from rekd_hloc.files import write_json, write_text
 from rekd_hloc.images import read_image
 from rekd_hloc.matching.match import match
 from training.common.cli import run_cli
+from training.scenes.scene_folders import SceneFolders
 from training.selection.candidates import CandidateCache, CandidateConfig
 from training.selection.choices import (
     CHOICES,
@@ -37,7 +38,7 @@ from training.selection.choices import (
     level_of,
 )
 from training.selection.scoring import MATCHINGS, Chosen, PairScore, score_pair
-from training.selection.study_scenes import SceneFolders, StudyScene, load_scenes
+from training.selection.study_scenes import StudyScene, load_scenes
 from training.selection.summary import Scores, to_table
 from training.selection.variants import AffineShapes, add_second_angles, describe_upright
 

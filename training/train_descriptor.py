@@ -23,6 +23,7 @@ from training.common.cli import run_cli
 from training.common.loop import Validation, load_ahead, run_steps
 from training.common.signal_handler import SignalHandler
 from training.descriptor_config import TrainDescriptorConfig
+from training.descriptor_real_pairs import make_real_pairs
 from training.descriptor_run import DescriptorRun, read_start
 from training.descriptor_validation import (
     Describe,
@@ -69,6 +70,14 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
         config.tracks,
         max_keypoints=config.validation_keypoints,
         seed=config.seed,
+    ).with_real(
+        make_real_pairs(
+            config.validation_scenes,
+            detector,
+            config.tracks,
+            max_keypoints=config.validation_scene_keypoints,
+            seed=config.seed,
+        )
     )
     hashes = {
         "data_hash": images_hash([*training_paths, *validation_paths]),

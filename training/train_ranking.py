@@ -22,9 +22,10 @@ from training.ranking_run import (
     draw_batch,
     validate,
 )
+from training.scenes.scene_folders import SceneFolders
 from training.selection.candidates import CandidateCache
 from training.selection.ranking_samples import RankedImage, ranked_images
-from training.selection.study_scenes import SceneFolders, load_scenes
+from training.selection.study_scenes import load_scenes
 
 logger = logging.getLogger(__name__)
 
