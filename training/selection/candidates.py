@@ -1,14 +1,14 @@
 """All keypoints that a detector finds in an image, described, and cached image by image."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from evaluation.extractors.extraction import DIGEST_LETTERS, digest_of, file_digest
-from rekd_hloc.config import ExtractConfig, get_preset, with_max_keypoints
+from rekd_hloc.config import ExtractConfig, config_tree, get_preset, with_max_keypoints
 from rekd_hloc.features.described import Described, describe_keypoints
 from rekd_hloc.features.descriptor.hardnet import load_hardnet, resolve_hardnet
 from rekd_hloc.features.detector.detect import Detector
@@ -50,7 +50,7 @@ class CandidateCache:
         self.descriptor_hash = weights_hash(resolve_hardnet(self.extract.descriptor.weights))
         self.digest = digest_of(
             {
-                "extract": json.dumps(asdict(self.extract), sort_keys=True),
+                "extract": json.dumps(config_tree(self.extract), sort_keys=True),
                 "detector": weights_hash(weights),
                 "descriptor": self.descriptor_hash,
                 "version": str(VERSION),
