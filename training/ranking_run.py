@@ -36,10 +36,10 @@ class TrainRankingConfig:
     """Reconstructions to learn from."""
     validation: SceneFolders = field(default_factory=SceneFolders)
     """Reconstructions that choose the checkpoint; none of them is learned from."""
-    candidates: CandidateConfig = field(
-        default_factory=lambda: CandidateConfig(max_candidates=4096)
-    )
-    """Candidates of a photo; the ranking learns among as many."""
+    candidates: CandidateConfig = field(default_factory=CandidateConfig)
+    """Candidates of a photo, extracted once."""
+    pool: int = 4096
+    """Strongest candidates of a photo among which the ranking learns; twice a usual budget."""
     with_descriptor: bool = True
     """Look at the descriptor too; the ranking then belongs to one descriptor."""
     hidden: tuple[int, ...] = (64, 32)
@@ -73,6 +73,8 @@ class TrainRankingConfig:
                 f"steps and validate_every must be positive, got {self.steps}, "
                 f"{self.validate_every}"
             )
+        if self.pool < 1:
+            raise ValueError(f"pool must be positive, got {self.pool}")
         if not self.scenes.models or not self.validation.models:
             return  # the program refuses it; defaults must be valid
         if set(self.scenes.images) & set(self.validation.images):

@@ -83,7 +83,7 @@ def _images(
     images = ranked_images(
         scenes,
         cache.extract.detector,
-        pool=config.candidates.max_candidates,
+        pool=config.pool,
         with_descriptor=config.with_descriptor,
     )
     if not images:
