@@ -1,5 +1,6 @@
 """The table of a study: means over scenes of means over pairs, with paired standard errors."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -30,13 +31,15 @@ COLUMNS: tuple[tuple[str, str, Value], ...] = (
 def to_table(scores: Scores, baseline: str) -> str:
     """Return the table: the baseline's means, and the others' differences from it.
 
-    The figure after ``±`` is the standard error of the mean difference over pairs.
+    Poses are left out where none was estimated. The figure after ``±`` is the standard error of the mean difference over pairs.
     """
     names = list(dict.fromkeys(name for name, _ in scores))
-    head = "| choice | " + " | ".join(title for title, _, _ in COLUMNS) + " |"
-    lines = [head, "|---" * (len(COLUMNS) + 1) + "|"]
+    posed = any(math.isfinite(s.pose_error_deg) for _, rows in scores.values() for s in rows)
+    columns = COLUMNS if posed else COLUMNS[:-1]
+    head = "| choice | " + " | ".join(title for title, _, _ in columns) + " |"
+    lines = [head, "|---" * (len(columns) + 1) + "|"]
     for name in names:
-        cells = [_cell(scores, name, baseline, of, value) for _, of, value in COLUMNS]
+        cells = [_cell(scores, name, baseline, of, value) for _, of, value in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
