@@ -98,7 +98,8 @@ def augment_patches(
         supports: factors on the width of what the channels show.
     """
     count, side = len(patches), patches.shape[-1]
-    values = (patches.astype(np.float32) / 255).reshape(count, len(supports), side, side)
+    shape = count, len(supports), side, side
+    values: NDArray[np.float32] = np.divide(patches, 255, dtype=np.float32).reshape(shape)
     if augmentation.occlusion_share:
         # first: the occluder is lit like the rest
         distance = augmentation.min_occlusion_distance

@@ -21,8 +21,8 @@ from rekd_hloc.files import atomic_write, write_text
 from rekd_hloc.images import ImageReadError, read_color
 from rekd_hloc.renamed_options import config_of_version_0_1
 from training.common.checkpoint import claim_folder, make_identity
-from training.scenes.geometry import models_hash
 from training.scenes.matched_tracks import SceneConfig, make_scene_tracks, scene_hash
+from training.scenes.paired_tracks import is_paired, make_paired_tracks, source_hash
 from training.scenes.transferred_tracks import make_transferred_tracks
 from training.track_batches import SITE
 from training.tracks import TrackConfig, Tracks, make_tracks
@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 VERSION = 2
 """Version of the files."""
 DONE = "done"
-"""File that marks a scene's folder as complete."""
+"""File that marks a scene's folder as complete. It lists the folders beside it that hold the
+tracks; an empty one says that the folder itself does."""
 NAMES_IN_HASH = {"size_factors": "finer"}
 """Options of tracks by the names that they had when version 2 began. The name of a scene's folder
 is a hash of all options in their old names, and must stay the same."""
@@ -76,8 +77,9 @@ def generate_scene_tracks(
     """Write the tracks of all scenes, or those of them that are missing.
 
     Returns:
-        The folder of each scene's tracks, below ``folder``; its name is a hash of all that they
-        depend on.
+        The folders of each scene's tracks, below ``folder``; their names begin with a hash of all
+        that they depend on. A scene without a model has one for each photo, in whose pixels
+        positions are.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`training.scenes.matched_tracks.make_scene_tracks`.
@@ -88,21 +90,42 @@ def generate_scene_tracks(
     for source, images, model in tqdm(sources, disable=quiet or not sources, unit="scene"):
         content = scene_hash(Path(source))
         if model:
-            content += "+" + models_hash([model])
+            content += "+" + source_hash(model)
         options = _with_names_in_hash(track_options(config))
         settings = [content, VERSION, seed, scenes.limits, options]
         name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
         if not (folder / name / DONE).is_file():
             rng = np.random.default_rng([seed, *content.encode()])
             parts = _make_parts(Path(source), Path(images), model, config, scenes, rng)
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            for index, tracks in enumerate(parts):
-                _write(folder / name / f"{index:05d}", tracks)
-            (folder / name / DONE).touch()
-        if not (folder / name / SITE).is_file():
-            write_text(folder / name / SITE, str(Path(images).resolve()))
-        written.append(folder / name)
+            _write_parts(
+                folder / name, parts, has_own_frames=bool(model) and is_paired(Path(model))
+            )
+        frames = _frames(folder / name)
+        for frame in frames:
+            if not (frame / SITE).is_file():
+                write_text(frame / SITE, str(Path(images).resolve()))
+        written += frames
     return written
+
+
+def _write_parts(folder: Path, parts: Sequence[Tracks], *, has_own_frames: bool) -> None:
+    """Write a scene's tracks; parts whose positions cannot be compared have folders beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for index, tracks in enumerate(parts):
+        frame = folder
+        if has_own_frames:
+            frame = folder.with_name(f"{folder.name}-{index:03d}")
+            frame.mkdir(exist_ok=True)
+            names.append(frame.name)
+        _write(frame / f"{index:05d}", tracks)
+    write_text(folder / DONE, "\n".join(names))
+
+
+def _frames(folder: Path) -> list[Path]:
+    """Return the folders that a finished scene's tracks are in, each of one frame."""
+    names = (folder / DONE).read_text().split()
+    return [folder.with_name(name) for name in names] or [folder]
 
 
 def _make_parts(
@@ -115,7 +138,8 @@ def _make_parts(
 ) -> list[Tracks]:
     if not model:
         return make_scene_tracks(source, images, config, scenes, rng)
-    return make_transferred_tracks(
+    make = make_paired_tracks if is_paired(Path(model)) else make_transferred_tracks
+    return make(
         source / "features.h5",
         Path(model),
         images,

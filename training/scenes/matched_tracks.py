@@ -32,8 +32,9 @@ class SceneConfig:
     """The folder of images of each reconstruction."""
     models: tuple[str, ...] = ()
     """A COLMAP model of each folder of images, of any features: the keypoints of features.h5 are
-    joined by its planes, whether they match or not. Empty takes the points of sparse/0, as they
-    are matched."""
+    joined by its planes, whether they match or not. Where there is none, a folder with features.h5
+    and matches.h5 of any extractor joins pairs of photos, and so does a file of pairs that show one
+    view. Empty takes the points of sparse/0, as they are matched."""
     placed_share: float = 0.25
     """With ``models``, share of the views without a keypoint at a track's place that get one."""
     max_error_px: float = 1.5
