@@ -31,7 +31,8 @@ COLUMNS: tuple[tuple[str, str, Value], ...] = (
 def to_table(scores: Scores, baseline: str) -> str:
     """Return the table: the baseline's means, and the others' differences from it.
 
-    Poses are left out where none was estimated. The figure after ``±`` is the standard error of the mean difference over pairs.
+    Poses are left out where none was estimated. The figure after ``±`` is the standard error of the
+    mean difference over pairs.
     """
     names = list(dict.fromkeys(name for name, _ in scores))
     posed = any(math.isfinite(s.pose_error_deg) for _, rows in scores.values() for s in rows)
