@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from evaluation.command_line import exit_status, make_parser
@@ -85,6 +86,8 @@ def collect_part(part: Part, measured: Sequence[Record], folder: Path) -> list[R
         The part's records; none if nothing of it is stored or measured, then nothing is written.
     """
     records = merge_records(_records_of(part, measured, folder))
+    if part.chart is None:  # poses: their curves say no more than their bars
+        records = [replace(record, plots=[]) for record in records]
     if records:
         command = part.command("DATA", "runs/results", ["..."] if part.methods else [])
         write_part(folder, part.name, part.title, command, records)

@@ -13,17 +13,24 @@ from evaluation.reporting.curves import COLORS, COLUMNS, OWN_PREFIX, save_png
 from evaluation.reporting.report import Table
 
 PANEL_WIDTH_INCHES = 4.6
+PLAIN = "upright"
+"""The series that needs no legend where it is alone."""
 GROUP_INCHES = 0.3
 """Height that a method takes."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """Where a chart's values come from: one column of the tables whose title begins so."""
+    """Where a chart's values come from: one column of the tables of a title, or of its start."""
 
     label: str
     table: str
     column: str
+    is_whole_title: bool = False
+
+    def is_of(self, title: str) -> bool:
+        """Say whether a table of that title has the values."""
+        return title == self.table if self.is_whole_title else title.startswith(self.table)
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ def read_panel(
     values: dict[str, dict[str, float]] = {}
     for one in series:
         for table in tables:
-            if table.title.startswith(one.table) and one.column in table.columns:
+            if one.is_of(table.title) and one.column in table.columns:
                 column = list(table.columns).index(one.column)
                 for row in table.rows:
                     value = read_number(row[column])
@@ -99,7 +106,8 @@ def _draw_panel(axes: Axes, panel: BarPanel) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlabel(panel.x_label, fontsize=9)
-    axes.set_title(panel.title, fontsize=8, loc="left", pad=18 if len(labels) > 1 else 6)
+    has_legend = labels != [PLAIN]
+    axes.set_title(panel.title, fontsize=8, loc="left", pad=18 if has_legend else 6)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(labels) > 1:
+    if has_legend:
         axes.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)

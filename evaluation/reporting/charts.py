@@ -30,6 +30,8 @@ def draw_charts(part: Part, records: Sequence[Record], folder: Path) -> None:
 def pose_panels(records: Sequence[Record]) -> list[BarPanel]:
     """Return one panel for each task, scene and number of keypoints: upright and rotated images.
 
+    Essential matrices, which know the intrinsics, have panels of their own.
+
     Methods with a filter of matches are bars of their own.
     Methods that chose among several ratio tests count before those with one for all, and later
     records before earlier ones. Multiview values are means over the sizes of bags.
@@ -45,6 +47,8 @@ def pose_panels(records: Sequence[Record]) -> list[BarPanel]:
         title = f"{task}, {scene[0].split('/')[-1]}, {record.parameters['num_keypoints']} keypoints"
         if len(scene) > 1:
             title += f", {scene[1]}"
+        if str(record.parameters.get("estimator", "")).startswith("essential"):
+            title += ", known intrinsics"
         series = "rotated" if is_rotated else "upright"
         suffix = "" if record.filter == "none" else f", {record.filter}"
         for name, value in _read_poses(record).items():

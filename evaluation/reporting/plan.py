@@ -117,7 +117,11 @@ def _filtered(metric: str) -> Chart:
 
 
 def _reconstruction(x_label: str, column: str) -> Chart:
-    series = tuple(Series(images, images, column) for images in ("upright", "rotated"))
+    series = (
+        Series("upright", "upright images", column, is_whole_title=True),
+        Series("rotated", "rotated images", column, is_whole_title=True),
+        Series("one half against the other", "upright images, two halves", column),
+    )
     return Chart(x_label, series, is_best_low=True)
 
 
