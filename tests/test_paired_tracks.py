@@ -1,5 +1,6 @@
 """Tracks of photos that no model joins: by verified matches, and by aligning photos of one view."""
 
+import json
 import math
 
 import cv2
@@ -23,6 +24,7 @@ from training.scenes.paired_photos import read_matched
 from training.scenes.paired_tracks import make_paired_tracks
 from training.track_batches import SITE, TrackSet
 from training.track_cache import generate_scene_tracks
+from training.track_report import main
 from training.tracks import TrackConfig
 
 TRACKS = TrackConfig(patch_size_px=24.0, size_factors=(1.0,))
@@ -210,3 +212,26 @@ def test_errors_are_measured_and_put_on():
     assert measured.spread()[1:] == pytest.approx([0.2, 0.3], rel=0.1)
     few = FrameErrors.join([]).draw(rng, 4000)
     assert few.offset.std() == pytest.approx(0.7, rel=0.1)
+
+
+def test_a_report_counts_positives_and_measures_errors(wall, tmp_path, capsys):
+    path = tmp_path / "features.h5"
+    with (
+        FeatureStore(wall[0] / "features.h5") as old,
+        FeatureStore.resume(path, {"by": "test"}) as store,
+    ):
+        for name in old.names():
+            features = old.read(name)
+            unit = torch.nn.functional.normalize(features.descriptors, dim=1)
+            store.write(name, Features(features.keypoints, unit, features.image_size))
+    for source in (wall[0] / "sparse" / "0", wall[0]):
+        assert main([str(path), str(source), str(wall[1])]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["num_photos"] == len(VIEWS)
+        assert report["num_pairs"] == 10
+        assert report["num_keypoints"] == len(VIEWS) * NUM_POINTS
+        assert report["num_seen"] >= report["num_positives"] > 5 * NUM_POINTS
+        assert report["num_matched"] < 0.1 * report["num_positives"]  # random descriptors
+        assert 0.4 * NUM_POINTS < report["num_tracks"] <= NUM_POINTS
+        assert report["offset"] < 0.1
+        assert report["angle_deg"] < 1

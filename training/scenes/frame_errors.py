@@ -17,7 +17,7 @@ from rekd_hloc.types import Keypoints
 POSITION_ERROR = 0.7
 """Standard deviation along either axis of a keypoint about the place of its partner, in units of
 its scale, where too few are joined to measure it."""
-SCALE_ERROR = 0.12
+SCALE_ERROR = 0.15
 """The same of the logarithm of its scale."""
 ANGLE_ERROR = 0.12
 """The same of its angle, radians."""

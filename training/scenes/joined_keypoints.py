@@ -107,7 +107,13 @@ def join_keypoints(
         rng: draws where keypoints are placed.
         placed_share: share of the views of a track without a keypoint that get a placed one.
     """
-    found = find_all(carrier, config)
+    return join_found(carrier, find_all(carrier, config), rng, placed_share)
+
+
+def join_found(
+    carrier: Carrier, found: Mapping[Pair, Found], rng: np.random.Generator, placed_share: float
+) -> JoinedKeypoints:
+    """Join keypoints as :func:`join_keypoints` does, from what :func:`find_all` has found."""
     joiner = _Joiner(carrier, measure_errors(carrier, found), rng, placed_share)
     for first in range(len(carrier.keypoints)):
         there = {to: pair for (of, to), pair in found.items() if of == first}

@@ -16,7 +16,7 @@ from rekd_hloc.geometry import rotation_about
 from training.scenes.cut_tracks import View, cut_tracks
 from training.scenes.geometry import models_hash
 from training.scenes.joined_keypoints import join_keypoints
-from training.scenes.paired_photos import read_aligned, read_matched
+from training.scenes.paired_photos import PairedPhotos, read_aligned, read_matched
 from training.tracks import TrackConfig, Tracks
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,13 @@ def source_hash(source: str) -> str:
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:12]
+
+
+def read_paired(features: Path, source: Path, images: Path) -> PairedPhotos:
+    """Read photos and the maps between them; see :func:`make_paired_tracks`."""
+    if source.is_file():
+        return read_aligned(features, source, images)
+    return read_matched(features, source)
 
 
 def make_paired_tracks(
@@ -75,10 +82,7 @@ def make_paired_tracks(
         FileNotFoundError: no such file or photo.
         ValueError: no keypoint can be carried from a photo to another.
     """
-    if source.is_file():
-        photos = read_aligned(features, source, images)
-    else:
-        photos = read_matched(features, source)
+    photos = read_paired(features, source, images)
     joined = join_keypoints(photos, config, rng, placed_share)
     if len(joined) == 0:
         raise ValueError(
