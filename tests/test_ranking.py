@@ -106,7 +106,7 @@ def test_files_made_before_there_were_rankings_are_gone_on_with():
     assert config_hash(get_preset("rekd")) == "ca9bcfc01d31"
     assert config_hash(get_preset("rekd-fast")) == "7286592f8095"
     assert "ranking" not in config_tree(ExtractConfig())
-    assert config_tree(ExtractConfig(ranking="learned"))["ranking"] == "learned"
+    assert config_tree(ExtractConfig(ranking="mine.safetensors"))["ranking"] == "mine.safetensors"
     assert config_hash(ExtractConfig(ranking_pool=3)) != config_hash(ExtractConfig())
 
 
@@ -121,7 +121,7 @@ def test_a_ranking_comes_back_from_its_file(tmp_path):
 
 
 def test_what_is_no_ranking_is_refused(tmp_path, ranked_config):
-    with pytest.raises(FileNotFoundError, match=r"no ranking 'best'.*give none, learned"):
+    with pytest.raises(FileNotFoundError, match=r"no ranking 'best': give none, or a file"):
         load_ranking("best")
     for metadata, words in (
         ({}, "has format None"),
@@ -132,7 +132,7 @@ def test_what_is_no_ranking_is_refused(tmp_path, ranked_config):
         with pytest.raises(ValueError, match=words):
             load_ranking(str(path))
     with pytest.raises(ValueError, match="protocol must be default with a ranking"):
-        replace(get_preset("rekd-paper"), ranking="learned")
+        replace(get_preset("rekd-paper"), ranking="mine.safetensors")
     with pytest.raises(ValueError, match="ranking_pool must be between 1 and 16"):
         ExtractConfig(ranking_pool=0.5)
     other = tmp_path / "other.safetensors"

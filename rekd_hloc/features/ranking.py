@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rekd_hloc.features.described import Described
 from rekd_hloc.features.detector.peak_shape import ShapedKeypoints
-from rekd_hloc.features.weights import PRETRAINED, read_weights, write_weights
+from rekd_hloc.features.weights import read_weights, write_weights
 
 RANKING_FORMAT = "rekd_hloc ranking 1"
 SIGNS = (
@@ -140,7 +140,7 @@ def read_signs(candidates: Described, *, with_descriptor: bool) -> Float[Tensor,
 
 
 def load_ranking(name: str) -> Ranking:
-    """Load a ranking by name (``learned``) or from a file.
+    """Load a ranking from a file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -168,14 +168,16 @@ def load_ranking(name: str) -> Ranking:
 
 
 def resolve_ranking(name: str) -> Path:
-    """Return the file behind ``learned``, which ships, or behind a path.
+    """Return the file of a ranking.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    path = PRETRAINED / "ranking.safetensors" if name == "learned" else Path(name)
+    path = Path(name)
     if not path.is_file():
-        raise FileNotFoundError(f"no ranking {name!r} ({path}): give none, learned, or a file")
+        raise FileNotFoundError(
+            f"no ranking {name!r}: give none, or a file that training.train_ranking has written"
+        )
     return path
 
 
