@@ -20,8 +20,7 @@ from training.scenes.pair_maps import (
     align_photos,
     verify_matches,
 )
-from training.scenes.paired_photos import read_matched
-from training.scenes.paired_tracks import make_paired_tracks
+from training.scenes.paired_tracks import make_paired_tracks, read_matched
 from training.track_batches import SITE, TrackSet
 from training.track_cache import generate_scene_tracks
 from training.track_report import main

@@ -24,8 +24,7 @@ from training.scenes.joined_keypoints import (
     join_found,
     measure_errors,
 )
-from training.scenes.paired_photos import PairedPhotos
-from training.scenes.paired_tracks import is_paired, read_paired
+from training.scenes.paired_tracks import PairedPhotos, is_paired, read_paired
 from training.scenes.transferred_tracks import LiftedScene
 from training.tracks import TrackConfig
 
