@@ -19,6 +19,8 @@ from training.tracks import warp_keypoints
 
 MIN_MATCHES = 16
 """Fewest verified matches of a pair."""
+MIN_VERIFIED = 0.25
+"""Smallest share of a pair's matches that are (COLMAP's)."""
 MAX_ERROR_PX = 2.0
 """Largest error of a verified match: from its epipolar line, and from where its neighbours put
 it."""
@@ -154,11 +156,12 @@ def verify_matches(
     b_from_a, mask = cv2.findHomography(xy_a, xy_b, method, MAX_ERROR_PX, None, 5000, 0.9999)
     on_plane = np.zeros(len(xy_a), bool) if b_from_a is None else mask[:, 0] > 0
     reach_a, reach_b = MAX_DISTANCE * longer_a, MAX_DISTANCE * longer_b
-    if on_plane.sum() >= max(MIN_MATCHES, PLANAR_SHARE * on_line.sum()):
+    enough = max(MIN_MATCHES, MIN_VERIFIED * len(xy_a))
+    if on_plane.sum() >= max(enough, PLANAR_SHARE * on_line.sum()):
         a_from_b = np.linalg.inv(b_from_a)
         forth = HomographyMap(np.asarray(b_from_a, np.float64), xy_a[on_plane], reach_a)
         return forth, HomographyMap(a_from_b, xy_b[on_plane], reach_b)
-    if on_line.sum() < MIN_MATCHES:
+    if on_line.sum() < enough:
         return None
     a, b = xy_a[on_line], xy_b[on_line]
     return LocalMaps(a, b, reach_a), LocalMaps(b, a, reach_b)
