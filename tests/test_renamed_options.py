@@ -6,7 +6,7 @@ from dataclasses import asdict
 import h5py
 import pytest
 
-from rekd_hloc.config import PRESETS, config_hash
+from rekd_hloc.config import PRESETS, config_hash, config_tree
 from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.renamed_options import (
     MERGED,
@@ -57,7 +57,7 @@ def provenance_then(preset):
 
 def provenance_now(preset):
     config = PRESETS[preset]
-    text = json.dumps(asdict(config), sort_keys=True)
+    text = json.dumps(config_tree(config), sort_keys=True)
     return {
         "preset": preset, "config": text, "config_hash": config_hash(config), "masks": "none",
     }  # fmt: skip
@@ -76,8 +76,8 @@ def write_then(path, preset, names=("a.jpg",)):
 
 @pytest.mark.parametrize("preset", STORED)
 def test_a_stored_configuration_is_todays_preset(preset):
-    assert translate_config(json.loads(STORED[preset][0])) == asdict(PRESETS[preset])
-    today = asdict(PRESETS[preset])
+    assert translate_config(json.loads(STORED[preset][0])) == config_tree(PRESETS[preset])
+    today = config_tree(PRESETS[preset])
     assert translate_config(today) == today
     assert config_of_version_0_1(today) == json.loads(STORED[preset][0])
 
@@ -106,7 +106,7 @@ def test_a_file_is_read_and_gone_on_with(tmp_path, preset):
     with FeatureStore(path) as store:
         assert len(store.read("a.jpg")) == 20
         assert stored_patch_size_px(store) == 64.0
-        assert stored_config(store.provenance) == asdict(PRESETS[preset])
+        assert stored_config(store.provenance) == config_tree(PRESETS[preset])
     with FeatureStore.resume(path, provenance_now(preset)) as store:
         assert "a.jpg" in store
         store.write("b.jpg", random_features(20))
