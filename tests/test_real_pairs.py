@@ -8,9 +8,9 @@ from rekd_hloc.types import Keypoints, Matches
 from tests.test_scene_geometry import keypoints_at, some_places, through_the_wall
 from tests.wall_scene import make_wall
 from training.scenes.geometry import SceneGeometry
+from training.scenes.pair_choice import choose_pairs
 from training.scenes.real_pairs import (
     RealPairs,
-    choose_pairs,
     mean_quality,
     repeatability,
     sampson_distance,

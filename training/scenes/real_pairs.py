@@ -20,16 +20,13 @@ from evaluation.metrics.homography import distinct_points
 from evaluation.metrics.pose import RelativePose, relative_pose
 from rekd_hloc.types import Keypoints, Matches
 from training.scenes.geometry import SceneGeometry, SceneView
+from training.scenes.pair_choice import MAX_PAIRS, choose_pairs
 from training.scenes.transfer import LiftedKeypoints, carry, lift
 
 RIGHT_PX = 3.0
 """Largest error of a right match, in pixels, times the keypoint's scale where that is above 1."""
 EPIPOLAR_PX = 1.5
 """Largest Sampson distance of a match on its epipolar line, in pixels."""
-MIN_COMMON_POINTS = 50
-"""Scene points that both photos of a pair observe."""
-MAX_PAIRS = 30
-"""Pairs of a scene, spread over its baselines."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,28 +208,6 @@ def repeatability(truth: PairTruth, max_keypoints: int) -> float:
     return hits / max(seen, 1)
 
 
-def choose_pairs(
-    geometry: SceneGeometry,
-    *,
-    max_pairs: int = MAX_PAIRS,
-    max_views: int = 0,
-    seed: int = 0,
-    min_points: int = MIN_COMMON_POINTS,
-) -> list[tuple[int, int]]:
-    """Choose pairs of the first ``max_views`` views (0: of all), as many of each baseline.
-
-    Pairs observe at least ``min_points`` common points. They are ordered by the angle between
-    their rays to these points and cut into ``max_pairs`` parts, each of which gives one, drawn by
-    the seed.
-    """
-    limit = max_views or len(geometry.views)
-    covisible = [(i, j) for i, j, _ in geometry.covisible_pairs(min_points) if j < limit]
-    ordered = sorted(covisible, key=lambda pair: (_ray_angle(geometry, *pair), pair))
-    rng = np.random.default_rng(seed)
-    parts = np.array_split(np.arange(len(ordered)), min(max_pairs, len(ordered)) or 1)
-    return [ordered[int(rng.choice(part))] for part in parts if len(part)]
-
-
 def sampson_distance(
     of: SceneView, to: SceneView, xy_a: Float64[np.ndarray, "match 2"],
     xy_b: Float64[np.ndarray, "match 2"],
@@ -293,14 +268,3 @@ def _average_precision(
 def _distinct(keypoints: Keypoints, count: int) -> Int64[Tensor, " chosen"]:
     order = torch.argsort(keypoints.score, descending=True, stable=True)[:count]
     return order[distinct_points(keypoints.xy[order], threshold_px=RIGHT_PX)]
-
-
-def _ray_angle(geometry: SceneGeometry, i: int, j: int) -> float:
-    """Median angle between the rays of two views to the points that both observe."""
-    of, to = geometry.views[i], geometry.views[j]
-    xyz = geometry.xyz[np.intersect1d(of.point, to.point)]
-    rays = [xyz + view.translation @ view.rotation for view in (of, to)]
-    cosine = (rays[0] * rays[1]).sum(1) / (
-        np.linalg.norm(rays[0], axis=1) * np.linalg.norm(rays[1], axis=1)
-    )
-    return float(np.median(np.arccos(np.clip(cosine, -1, 1))))

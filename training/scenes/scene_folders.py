@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.scenes.real_pairs import MAX_PAIRS, RealPairs
+from training.scenes.pair_choice import MAX_PAIRS
+from training.scenes.real_pairs import RealPairs
 
 
 @dataclass(frozen=True)
