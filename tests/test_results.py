@@ -366,3 +366,15 @@ def test_conditions_of_one_method_stay_apart():
     (panel,) = pose_panels(merged)
     assert panel.values["rekd, consensus"] == {"upright": 0.6}
     assert panel.values["rekd"] == {"upright": 0.5}
+
+
+def test_where_a_program_ran_is_not_stored(tmp_path):
+    about = {
+        "protocol": "imc2021-stereo", "description": "poses", "data": "p/hall",
+        "date": "2026-01-01",
+        "methods": {}, "tables": [], "plots": [],
+        "parameters": {"seeds": 3, "out": "/home/me/runs", "data": "/home/me/data", "jobs": 2},
+    }  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps(about))
+    (record,) = read_records([tmp_path])
+    assert record.parameters == {"seeds": 3}

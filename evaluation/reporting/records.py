@@ -24,6 +24,10 @@ OLD_DESCRIPTOR = "+ours"
 """What results from before end in where a detector's keypoints have this project's descriptor."""
 
 
+PLACES = ("data", "out", "weights", "device", "jobs", "method", "export", "metadata", "validate")
+"""Parameters of a program that say where it ran and not what it measured; they are left out."""
+
+
 @dataclass(frozen=True)
 class Made:
     """What a method was measured with."""
@@ -101,7 +105,7 @@ def read_record(path: Path) -> Record:
         },
         tables=[_read_table(table) for table in stored["tables"]],
         plots=[_read_plot(plot) for plot in stored.get("plots", [])],
-        parameters=dict(stored.get("parameters") or {}),
+        parameters={k: v for k, v in (stored.get("parameters") or {}).items() if k not in PLACES},
     )
 
 
