@@ -21,9 +21,9 @@ from rekd_hloc.files import atomic_write, write_text
 from rekd_hloc.images import ImageReadError, read_color
 from rekd_hloc.renamed_options import config_of_version_0_1
 from training.common.checkpoint import claim_folder, make_identity
+from training.scenes.joined_tracks import make_joined_tracks, source_hash
 from training.scenes.matched_tracks import SceneConfig, make_scene_tracks, scene_hash
-from training.scenes.paired_tracks import is_paired, make_paired_tracks, source_hash
-from training.scenes.transferred_tracks import make_transferred_tracks
+from training.scenes.paired_photos import is_paired
 from training.track_batches import SITE
 from training.tracks import TrackConfig, Tracks, make_tracks
 
@@ -90,7 +90,7 @@ def generate_scene_tracks(
     for source, images, model in tqdm(sources, disable=quiet or not sources, unit="scene"):
         content = scene_hash(Path(source))
         if model:
-            content += "+" + source_hash(model)
+            content += "+" + source_hash(Path(model))
         options = _with_names_in_hash(track_options(config))
         settings = [content, VERSION, seed, scenes.limits, options]
         name = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
@@ -138,8 +138,7 @@ def _make_parts(
 ) -> list[Tracks]:
     if not model:
         return make_scene_tracks(source, images, config, scenes, rng)
-    make = make_paired_tracks if is_paired(Path(model)) else make_transferred_tracks
-    return make(
+    return make_joined_tracks(
         source / "features.h5",
         Path(model),
         images,

@@ -19,13 +19,11 @@ from evaluation.command_line import exit_status, make_parser
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.storage.features import FeatureStore
 from training.scenes.joined_keypoints import (
-    Carrier,
     find_all,
     join_found,
     measure_errors,
 )
-from training.scenes.paired_tracks import PairedPhotos, is_paired, read_paired
-from training.scenes.transferred_tracks import LiftedScene
+from training.scenes.joined_tracks import read_carrier
 from training.tracks import TrackConfig
 
 RATIO = 0.95
@@ -87,20 +85,20 @@ def report_tracks(
     Raises:
         FileNotFoundError, ValueError: as reading these.
     """
-    carrier, names = _read(features, source, images)
+    carrier = read_carrier(features, source, images)
     found = find_all(carrier, config or TrackConfig())
     joined = join_found(carrier, found, np.random.default_rng(0), placed_share=0.0)
     errors = measure_errors(carrier, found)
     offset, log_scale, angle = errors.spread()
     with FeatureStore(features) as store:
-        descriptors = [store.read(name).descriptors for name in names]
+        descriptors = [store.read(name).descriptors for name in carrier.names]
     num_matched = 0
     for (of, to), pair in found.items():
         index = match_nearest(descriptors[of], descriptors[to], ratio=RATIO).index
         partner = torch.from_numpy(pair.partner)
         num_matched += int((partner[index[:, 0]] == index[:, 1]).sum())
     return TrackReport(
-        num_photos=len(names),
+        num_photos=len(carrier.names),
         num_pairs=len(found),
         num_keypoints=sum(len(points) for points in carrier.keypoints),
         num_tracks=len(joined),
@@ -112,14 +110,6 @@ def report_tracks(
         log_scale=log_scale,
         angle_deg=float(np.rad2deg(angle)),
     )
-
-
-def _read(features: Path, source: Path, images: Path) -> tuple[Carrier, list[str]]:
-    if not is_paired(source):
-        scene = LiftedScene.read(features, source, images)
-        return scene, [view.name for view in scene.geometry.views]
-    photos: PairedPhotos = read_paired(features, source, images)
-    return photos, list(photos.names)
 
 
 if __name__ == "__main__":

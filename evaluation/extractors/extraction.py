@@ -8,7 +8,7 @@ matchers; another configuration, other weights or other images take another file
 import hashlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -158,6 +158,16 @@ def file_digest(path: Path) -> str:
     """Return the sha256 of a file, which is read once in a process unless size or date change."""
     state = path.stat()
     return _digest_of_file(path, state.st_size, state.st_mtime_ns)
+
+
+def digest_of_files(paths: Iterable[Path]) -> str:
+    """Return twelve hexadecimal digits of the bytes of files, in the order given.
+
+    Raises:
+        FileNotFoundError: one of them is not there.
+    """
+    joined = b"".join(bytes.fromhex(file_digest(path)) for path in paths)
+    return hashlib.sha256(joined).hexdigest()[:12]
 
 
 @cache

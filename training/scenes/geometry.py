@@ -1,6 +1,5 @@
 """The photos and the scene points of a reconstruction, read as arrays."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 
+from evaluation.extractors.extraction import digest_of_files
 from rekd_hloc.sfm.pycolmap_compat import read_reconstruction
 
 MAX_REPROJECTION_PX = 1.5
@@ -111,15 +111,13 @@ def models_hash(folders: Sequence[str]) -> str:
     Raises:
         FileNotFoundError: a folder holds no model.
     """
-    digest = hashlib.sha256()
+    files: list[Path] = []
     for folder in folders:
-        files = sorted(Path(folder).glob("*.bin")) or sorted(Path(folder).glob("*.txt"))
-        if not files:
+        found = sorted(Path(folder).glob("*.bin")) or sorted(Path(folder).glob("*.txt"))
+        if not found:
             raise FileNotFoundError(f"no COLMAP model in {folder}; name a folder such as sparse/0")
-        for path in files:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:12]
+        files += found
+    return digest_of_files(files)
 
 
 def _view(model: Any, image: Any, image_folder: Path, row_of: dict[int, int]) -> SceneView:

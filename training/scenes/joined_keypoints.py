@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from rekd_hloc.geometry import TWO_PI
 from rekd_hloc.types import Keypoints
-from training.scenes.cut_tracks import Observations
+from training.scenes.cut_tracks import Observations, View
 from training.scenes.frame_errors import FrameErrors
 from training.tracks import TrackConfig
 
@@ -26,6 +26,11 @@ Rows = Int64[np.ndarray, " row"]
 
 class Carrier(Protocol):
     """Photos, this project's keypoints in them, and where these lie in the other photos."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Return the names of the photos."""
+        ...
 
     @property
     def keypoints(self) -> Sequence[Keypoints]:
@@ -42,6 +47,10 @@ class Carrier(Protocol):
 
     def places(self, view: int) -> Float64[np.ndarray, "keypoint 3"]:
         """Return where the keypoints of a view lie in the frame of its tracks."""
+        ...
+
+    def views(self, keypoints: Sequence[Keypoints]) -> list[View]:
+        """Return the photos with these keypoints, for patches to be cut."""
         ...
 
 

@@ -5,7 +5,6 @@ reconstruction shows true changes of viewpoint, light and season. Each scene poi
 at the keypoints that were matched to it, cut at their detected position, scale and angle.
 """
 
-import hashlib
 import logging
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
+from evaluation.extractors.extraction import digest_of_files
 from rekd_hloc.sfm.pycolmap_compat import read_reconstruction
 from rekd_hloc.storage.features import FeatureStore
 from training.scenes.cut_tracks import Observations, View, cut_tracks
@@ -76,13 +76,10 @@ def scene_hash(folder: Path) -> str:
     Raises:
         FileNotFoundError: a file is missing.
     """
-    digest = hashlib.sha256()
-    for path in [folder / "features.h5", *sorted((folder / "sparse" / "0").glob("*.*"))]:
-        if not path.is_file():
-            raise FileNotFoundError(f"no {path}; run `rekd-hloc reconstruct IMAGES {folder}` first")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:12]
+    files = [folder / "features.h5", *sorted((folder / "sparse" / "0").glob("*.*"))]
+    if not files[0].is_file():
+        raise FileNotFoundError(f"no {files[0]}; run `rekd-hloc reconstruct IMAGES {folder}` first")
+    return digest_of_files(files)
 
 
 def make_scene_tracks(

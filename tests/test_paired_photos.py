@@ -13,6 +13,7 @@ from rekd_hloc.types import Features, Keypoints, Matches
 from tests.helpers import textured_image
 from tests.wall_scene import NUM_POINTS, VIEWS, make_wall
 from training.scenes.frame_errors import FrameErrors
+from training.scenes.joined_tracks import make_joined_tracks
 from training.scenes.matched_tracks import SceneConfig
 from training.scenes.pair_maps import (
     HomographyMap,
@@ -20,7 +21,7 @@ from training.scenes.pair_maps import (
     align_photos,
     verify_matches,
 )
-from training.scenes.paired_tracks import make_paired_tracks, read_matched
+from training.scenes.paired_photos import read_matched
 from training.track_batches import SITE, TrackSet
 from training.track_cache import generate_scene_tracks
 from training.track_report import main
@@ -51,7 +52,7 @@ def wall(tmp_path_factory):
 
 
 def make(source, features, images, placed_share=0.0):
-    return make_paired_tracks(
+    return make_joined_tracks(
         features, source, images, TRACKS, np.random.default_rng(0),
         max_tracks=1000, placed_share=placed_share,
     )  # fmt: skip
@@ -80,7 +81,7 @@ def test_keypoints_are_joined_through_verified_matches(wall):
 
 
 def test_rolls_are_added_up(wall):
-    photos = read_matched(wall[0] / "features.h5", wall[0])
+    photos = read_matched(wall[0] / "features.h5", wall[0], wall[1])
     rolls = np.array(photos.rolls())
     expected = np.array([roll for roll, _ in VIEWS])
     assert np.abs((rolls - expected + math.pi) % (2 * math.pi) - math.pi).max() < 0.02

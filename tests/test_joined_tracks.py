@@ -10,8 +10,8 @@ import torch
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features, Keypoints
 from tests.wall_scene import FOCAL, NUM_POINTS, SIZE, VIEWS, camera, make_wall
+from training.scenes.joined_tracks import make_joined_tracks
 from training.scenes.matched_tracks import SceneConfig
-from training.scenes.transferred_tracks import make_transferred_tracks
 from training.track_batches import TrackSet
 from training.track_cache import generate_scene_tracks
 from training.tracks import TrackConfig
@@ -48,7 +48,7 @@ def wall(tmp_path_factory):
 
 
 def make(wall, path, *, placed_share=0.0, max_tracks=1000):
-    return make_transferred_tracks(
+    return make_joined_tracks(
         path, wall[0] / "sparse" / "0", wall[1], TRACKS, np.random.default_rng(0),
         max_tracks=max_tracks, placed_share=placed_share,
     )  # fmt: skip
