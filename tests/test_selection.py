@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rekd_hloc.config import DetectorConfig
-from rekd_hloc.features.ranking import load_ranking
+from rekd_hloc.features.ranking import likenesses, load_ranking
 from tests.helpers import ROOT
 from tests.test_extractor import plain
 from tests.test_ranking import random_ranking, some_candidates
@@ -24,7 +24,6 @@ from training.selection.choices import (
     by_ranking,
     by_score,
     level_of,
-    nearest_similarity,
     without_level_above,
 )
 from training.selection.ranking_samples import RankedImage
@@ -90,7 +89,7 @@ def test_the_nearest_other_descriptor():
     found = some_candidates(5)
     rows = torch.eye(128)[[0, 0, 1, 2, 3]]
     found = replace(found, descriptors=rows)
-    assert nearest_similarity(found).tolist() == [1, 1, 0, 0, 0]
+    assert likenesses(found)[0].tolist() == [1, 1, 0, 0, 0]
     few = replace(BUDGET, max_keypoints=2)
     assert sorted(CHOICES["alike"](found, few).tolist()) == [0, 1]
     assert not {0, 1} & set(CHOICES["distinct"](found, few).tolist())
@@ -149,6 +148,27 @@ def test_a_study_is_measured_stored_and_gone_on_with(wall, small_preset, tmp_pat
     assert sum(score["num_right"] for score in scores["score mutual"]) > 5
     monkeypatch.setattr(selection_study, "score_pair", None)
     assert selection_study.main([*arguments, only]) == 0
+
+
+def test_another_model_of_the_photos_is_measured_anew(wall, small_preset, tmp_path, monkeypatch):
+    shutil.copytree(wall[0], tmp_path / "model")
+    score, asked = selection_study.score_pair, []
+
+    def counted(*arguments, **options):
+        asked.append(arguments[1])
+        return score(*arguments, **options)
+
+    monkeypatch.setattr(selection_study, "score_pair", counted)
+    arguments = study_arguments((tmp_path / "model", wall[1]), tmp_path)
+    numbers = []
+    for _ in range(3):
+        assert selection_study.main([*arguments, "only=[score]"]) == 0
+        numbers.append(len(asked))
+        if len(numbers) == 2:
+            with (tmp_path / "model" / "points3D.txt").open("a") as file:
+                file.write("# another\n")
+    assert numbers[0] > 0
+    assert numbers[1:] == [numbers[0], 2 * numbers[0]]
 
 
 def test_an_unknown_choice_is_named(wall, small_preset, tmp_path, caplog):

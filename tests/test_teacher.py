@@ -28,7 +28,6 @@ from training.scenes.teacher import (
     LightGlueMatcher,
     find_weights,
     rotate_back,
-    strongest_rotation,
     upright_extractor,
 )
 from training.teach_scene import main, teach_scene
@@ -95,15 +94,6 @@ def test_rotating_back_undoes_rotating():
         size = (40, 30) if turns % 2 == 0 else (30, 40)
         there = rotate_back(xy, (40, 30), turns)
         assert torch.allclose(rotate_back(there, size, -turns % 4), xy, atol=1e-5)
-
-
-@pytest.mark.parametrize("angle", [0.0, 1.3, math.pi, 6.28])
-def test_the_rotation_is_that_of_most_matches(angle):
-    rng = np.random.default_rng(0)
-    right = angle + rng.normal(0, 0.05, 60)
-    angles = torch.from_numpy(np.concatenate([right, rng.uniform(0, 2 * np.pi, 40)]))
-    found = strongest_rotation(angles)
-    assert math.remainder(found - angle, 2 * math.pi) == pytest.approx(0, abs=0.04)
 
 
 def test_rotations_are_added_up_along_the_strongest_pairs():

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from evaluation.extractors.extraction import digest_of
+from evaluation.extractors.extraction import digest_of, file_digest
 from evaluation.relative_pose.estimation import ResultLog
 from rekd_hloc.config import DetectorConfig, with_max_keypoints
 from rekd_hloc.features.described import Described
@@ -27,6 +27,7 @@ from rekd_hloc.files import write_json, write_text
 from rekd_hloc.images import read_image
 from rekd_hloc.matching.match import match
 from training.common.cli import run_cli
+from training.scenes.geometry import models_hash
 from training.scenes.scene_folders import SceneFolders
 from training.selection.candidates import CandidateCache, CandidateConfig
 from training.selection.choices import (
@@ -98,12 +99,13 @@ def study(config: StudyConfig, *, quiet: bool = False) -> Scores:
     unknown = sorted(set(config.only) - set(makers))
     if unknown:
         raise ValueError(f"no choice {unknown[0]!r}; choices are {', '.join(makers)}")
+    digest = _digest_of_inputs(config, cache)
     log = ResultLog(Path(config.output) / "pairs.jsonl", PairScore.from_record)
     scores: Scores = {}
     for scene in load_scenes(config.scenes, cache, seed=config.seed, quiet=quiet):
         for name, make in makers.items():
             if not config.only or name in config.only:
-                _score_scene(scene, name, make, config, cache.digest, log, scores, quiet)
+                _score_scene(scene, name, make, config, digest, log, scores, quiet)
     table = to_table(scores, BASELINE)
     write_text(Path(config.output) / "table.md", table)
     write_json(
@@ -128,6 +130,17 @@ def level_shares(scene: StudyScene, detector: DetectorConfig) -> Counter[int]:
             keypoints = sides[side].features.keypoints[right[:, side]]
             counts.update(level_of(keypoints, detector).tolist())
     return counts
+
+
+def _digest_of_inputs(config: StudyConfig, cache: CandidateCache) -> str:
+    """Hash of what choices depend on beside their names: candidates, training scenes, AffNet."""
+    return digest_of(
+        {
+            "candidates": cache.digest,
+            "training": models_hash(config.training.models),
+            "affnet": file_digest(Path(config.affnet)) if config.affnet else "",
+        }
+    )
 
 
 def _makers(config: StudyConfig, cache: CandidateCache, quiet: bool) -> dict[str, Make]:
@@ -189,7 +202,7 @@ def _score_scene(
     views, chosen, lifted = scene.pairs.geometry.views, {}, None
     for pair in tqdm(scene.pairs.pairs, desc=f"{scene.name} {name}", disable=quiet or None):
         names = [views[view].name for view in pair]
-        asked = [scene.name, *names, name, config.budget, config.with_pose, digest]
+        asked = [scene.model_hash, *names, name, config.budget, config.with_pose, digest]
         keys = {m: digest_of({"asked": [*asked, m]}) for m in MATCHINGS}
         if any(key not in log for key in keys.values()):
             if lifted is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.extractors.extraction import digest_of, file_digest
+from evaluation.extractors.extraction import digest_of
 from training.common.cli import run_cli
 from training.common.loop import Validation, load_ahead, run_steps
 from training.common.signal_handler import SignalHandler
@@ -22,6 +22,7 @@ from training.ranking_run import (
     draw_batch,
     validate,
 )
+from training.scenes.geometry import models_hash
 from training.scenes.scene_folders import SceneFolders
 from training.selection.candidates import CandidateCache
 from training.selection.ranking_samples import RankedImage, ranked_images
@@ -99,9 +100,8 @@ def _images(
 
 def _hash_of(folders: SceneFolders) -> str:
     """Hash of the models, and of how many pairs they give."""
-    files = [path for model in folders.models for path in sorted(Path(model).glob("*.bin"))]
-    digests = [file_digest(path) for path in files]
-    return digest_of({"models": digests, "limits": [folders.max_pairs, folders.max_views]})
+    limits = [folders.max_pairs, folders.max_views]
+    return digest_of({"models": models_hash(folders.models), "limits": limits})
 
 
 if __name__ == "__main__":

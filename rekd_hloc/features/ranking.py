@@ -118,7 +118,7 @@ def read_signs(candidates: Described, *, with_descriptor: bool) -> Float[Tensor,
     if not isinstance(keypoints, ShapedKeypoints):
         raise TypeError("a ranking needs keypoints with shapes: make the detector with_shapes")
     score = keypoints.score.clamp(min=1e-12)
-    likeness, distant = _likenesses(candidates)
+    likeness, distant = likenesses(candidates)
     columns = [
         (score / score.median()).log(),
         _rank(score, torch.zeros_like(score)),
@@ -216,12 +216,14 @@ def _rank(score: Float[Tensor, " keypoint"], group: Float[Tensor, " keypoint"]) 
     return rank
 
 
-def _likenesses(candidates: Described) -> tuple[Tensor, Tensor]:
-    """Cosine of each descriptor and the nearest other one: of all, and of those not beside it."""
+def likenesses(
+    candidates: Described,
+) -> tuple[Float[Tensor, " keypoint"], Float[Tensor, " keypoint"]]:
+    """Return the cosine of each descriptor and the nearest other: of all, and of those apart."""
     rows, keypoints = candidates.descriptors, candidates.keypoints.to("cpu")
     xy, reach = keypoints.xy.float(), SAME_PLACE * keypoints.scale
-    every, distant = [], []
-    for members in torch.split(torch.arange(len(rows)), CHUNK):
+    every, distant = [rows.new_zeros(0)], [rows.new_zeros(0)]
+    for members in torch.split(torch.arange(len(rows)), CHUNK) if len(rows) else ():
         cosine = rows[members] @ rows.T
         cosine[torch.arange(len(members)), members] = -1
         every.append(cosine.amax(dim=1))

