@@ -113,13 +113,15 @@ def test_ignored_signals_stay_ignored(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_every_command_ends_so(kind, tmp_path, monkeypatch, capsys):
+def test_every_command_ends_so(kind, tmp_path, monkeypatch, capsys, request):
     from rekd_hloc.matching import pairs
 
     def write(*_arguments, **_options):
         os.kill(os.getpid(), kind)
         time.sleep(10)
 
+    inherited = signal.signal(kind, signal.default_int_handler)  # ignored behind a shell's &
+    request.addfinalizer(lambda: signal.signal(kind, inherited))
     before = signal.getsignal(kind)
     monkeypatch.setattr(pairs, "write_pairs", write)
     for name in "ab":
