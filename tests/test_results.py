@@ -12,7 +12,7 @@ from PIL import Image
 
 from evaluation import results
 from evaluation.extractors.registry import EXTRACTORS
-from evaluation.reporting.bars import BarPanel, draw_bars, read_number
+from evaluation.reporting.bars import BarPanel, draw_bars, read_number, read_panel
 from evaluation.reporting.charts import pose_panels
 from evaluation.reporting.plan import PARTS, Part
 from evaluation.reporting.records import Made, Record, merge_records, read_record, read_records
@@ -378,3 +378,26 @@ def test_where_a_program_ran_is_not_stored(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(about))
     (record,) = read_records([tmp_path])
     assert record.parameters == {"seeds": 3}
+
+
+def test_known_intrinsics_have_a_panel_of_their_own():
+    rows = [["orb", "nn", "0.5"]]
+    plain = pose_record("stereo", rows, estimator="degensac")
+    known = pose_record("stereo", [["orb", "nn", "0.8"]], estimator="essential-magsac")
+    panels = {panel.title: panel.values for panel in pose_panels([plain, known])}
+    assert len(panels) == 2
+    (known_title,) = [title for title in panels if title.endswith(", known intrinsics")]
+    (plain_title,) = set(panels) - {known_title}
+    assert panels[plain_title] == {"orb": {"upright": 0.5}}
+    assert panels[known_title] == {"orb": {"upright": 0.8}}
+
+
+def test_halves_are_not_charted_as_errors_against_the_truth():
+    (part,) = [part for part in PARTS if part.name == "sfm"]
+    columns = ["method", "rotation median °"]
+    tables = [
+        Table("upright images", columns, [["orb", "0.2"], ["sift", "none"]]),
+        Table("upright images, two halves of the keypoints", columns, [["sift", "0.7"]]),
+    ]
+    panel = read_panel("hall", "degrees", part.chart.series, tables, is_best_low=True)
+    assert panel.values == {"orb": {"upright": 0.2}, "sift": {"one half against the other": 0.7}}
