@@ -187,7 +187,7 @@ class ExtractConfig:
     of ``training.train_ranking``."""
     ranking_pool: float = field(default=2.0, metadata=LATER)
     """Candidates that a ranking chooses from, times ``detector.max_keypoints``; all are
-    described."""
+    described first, unless the ranking looks at the detection alone."""
 
     def __post_init__(self) -> None:
         _check_values(self)

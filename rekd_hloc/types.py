@@ -42,7 +42,7 @@ class Keypoints:
         if self.xy.ndim != 2 or self.xy.shape[1] != 2:
             raise ValueError(f"xy must have shape (keypoint, 2), got {tuple(self.xy.shape)}")
         count = len(self.xy)
-        for field in fields(self)[1:]:
+        for field in fields(Keypoints)[1:]:
             shape = tuple(getattr(self, field.name).shape)
             if shape != (count,):
                 raise ValueError(f"{field.name} must have shape ({count},) like xy, got {shape}")

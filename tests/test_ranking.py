@@ -8,17 +8,20 @@ import torch
 
 from rekd_hloc.config import ExtractConfig, config_hash, config_tree, get_preset
 from rekd_hloc.features.described import Described
-from rekd_hloc.features.detector import tiles
+from rekd_hloc.features.detector import surroundings, tiles
 from rekd_hloc.features.detector.detect import make_detector
 from rekd_hloc.features.detector.keypoints import peak_curvatures
 from rekd_hloc.features.detector.orientation import find_second_peak
 from rekd_hloc.features.detector.peak_shape import ShapedKeypoints
+from rekd_hloc.features.detector.surroundings import SURROUNDINGS, measure_surroundings
 from rekd_hloc.features.extractor import Extractor
 from rekd_hloc.features.ranking import (
-    SIGNS,
+    DETECTION_SIGNS,
+    LIKENESS_SIGNS,
     Ranking,
     RankingNetwork,
     load_ranking,
+    num_signs,
     read_signs,
     save_ranking,
 )
@@ -28,12 +31,11 @@ from tests.helpers import baked_network, descriptor_weights, random_keypoints, t
 from tests.test_extractor import plain
 
 
-def random_ranking(descriptor="", with_descriptor=True, seed=0):
+def random_ranking(descriptor="", looks_at="descriptor", seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        width = len(SIGNS) + 128 * with_descriptor
-        network = RankingNetwork(num_signs=width, hidden=(8,)).eval().requires_grad_(False)
-    return Ranking(network, with_descriptor, descriptor)
+        network = RankingNetwork(num_signs=num_signs(looks_at), hidden=(8,))
+    return Ranking(network.eval().requires_grad_(False), looks_at, descriptor)
 
 
 def some_candidates(count=40, seed=0):
@@ -41,17 +43,18 @@ def some_candidates(count=40, seed=0):
     keypoints = random_keypoints(count, seed=seed)
     values = {item.name: getattr(keypoints, item.name) for item in fields(Keypoints)}
     shape = [torch.rand(count, generator=generator) for _ in range(5)]
-    names = [item.name for item in fields(ShapedKeypoints)][len(fields(Keypoints)) :]
-    shaped = ShapedKeypoints(**values, **dict(zip(names, shape, strict=True)))
+    names = [item.name for item in fields(ShapedKeypoints)][len(fields(Keypoints)) : -1]
+    around = torch.rand(count, len(SURROUNDINGS), generator=generator)
+    shaped = ShapedKeypoints(**values, **dict(zip(names, shape, strict=True)), surroundings=around)
     rows = torch.randn(count, 128, generator=generator)
-    contrast = torch.rand(count, generator=generator)
-    return Described(shaped, rows / rows.norm(dim=1, keepdim=True), rows.norm(dim=1), contrast)
+    return Described(shaped, rows / rows.norm(dim=1, keepdim=True), rows.norm(dim=1))
 
 
-@pytest.fixture(scope="module")
-def ranked_config(tmp_path_factory):
+@pytest.fixture(scope="module", params=["detection", "descriptor"])
+def ranked_config(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("ranking") / "ranking.safetensors"
-    save_ranking(path, random_ranking(weights_hash(descriptor_weights())), {"source": "random"})
+    owner = weights_hash(descriptor_weights()) if request.param == "descriptor" else ""
+    save_ranking(path, random_ranking(owner, request.param), {"source": "random"})
     config = replace(plain(), ranking=str(path))
     return replace(config, detector=replace(config.detector, max_keypoints=40))
 
@@ -143,17 +146,31 @@ def test_what_is_no_ranking_is_refused(tmp_path, ranked_config):
 
 def test_signs_are_those_of_the_image_alone():
     candidates = some_candidates()
-    signs = read_signs(candidates, with_descriptor=True)
-    assert signs.shape == (40, len(SIGNS) + 128)
+    signs = read_signs(candidates, "descriptor")
+    width = len(DETECTION_SIGNS) + len(LIKENESS_SIGNS) + 128
+    assert signs.shape == (40, width)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
-    mixed = read_signs(candidates[order], with_descriptor=True)
+    mixed = read_signs(candidates[order], "descriptor")
     torch.testing.assert_close(mixed, signs[order])
     brighter = replace(
         candidates, keypoints=replace(candidates.keypoints, score=7 * candidates.keypoints.score)
     )
-    torch.testing.assert_close(read_signs(brighter, with_descriptor=True), signs)
+    torch.testing.assert_close(read_signs(brighter, "descriptor"), signs)
     with pytest.raises(TypeError, match="needs keypoints with shapes"):
-        read_signs(replace(candidates, keypoints=random_keypoints(40)), with_descriptor=False)
+        read_signs(replace(candidates, keypoints=random_keypoints(40)), "likeness")
+
+
+def test_signs_of_the_detection_need_no_description():
+    candidates = some_candidates()
+    alone = read_signs(candidates.keypoints, "detection")
+    assert torch.equal(alone, read_signs(candidates, "descriptor")[:, : len(DETECTION_SIGNS)])
+    with pytest.raises(TypeError, match="looks at the likeness needs described keypoints"):
+        read_signs(candidates.keypoints, "likeness")
+    ranking = random_ranking(looks_at="detection")
+    kept = ranking.keep_best(candidates.keypoints, 7)
+    described = ranking.keep_best_described(candidates, 7)
+    assert torch.equal(kept.xy, described.keypoints.xy)
+    assert torch.equal(described.descriptors, candidates[ranking.order(candidates)[:7]].descriptors)
 
 
 def test_likeness_sees_the_nearest_other_descriptor():
@@ -165,10 +182,55 @@ def test_likeness_sees_the_nearest_other_descriptor():
     candidates = replace(
         candidates, descriptors=rows, keypoints=replace(candidates.keypoints, xy=xy)
     )
-    signs = read_signs(candidates, with_descriptor=False)
-    likeness, distant = SIGNS.index("likeness"), SIGNS.index("distant_likeness")
-    assert signs[:, likeness].tolist() == pytest.approx([1, 1, 0.6])
-    assert signs[:, distant].tolist() == pytest.approx([0.6, 0.6, 0.6])
+    likeness, distant = read_signs(candidates, "likeness")[:, -2:].T
+    assert likeness.tolist() == pytest.approx([1, 1, 0.6])
+    assert distant.tolist() == pytest.approx([0.6, 0.6, 0.6])
+
+
+def around(image, xy, scale=1.0):
+    count = len(xy)
+    signs = measure_surroundings(image, torch.tensor(xy), torch.full((count,), scale))
+    return dict(zip(SURROUNDINGS, signs.T, strict=True))
+
+
+def test_contrast_is_the_standard_deviation_in_the_window():
+    image = torch.rand(90, 70, generator=torch.Generator().manual_seed(0))
+    signs = around(image, [[30.5, 40.5], [2.0, 3.0]])
+    inside = image[35:47, 25:37]  # pixels 25..36 are 6 to either side of the corner at 31
+    assert float(signs["contrast_12"][0]) == pytest.approx(
+        float(inside.std(correction=0)), rel=1e-5
+    )
+    assert float(signs["contrast_192"][0]) == pytest.approx(
+        float(image.std(correction=0)), rel=1e-5
+    )
+    assert signs["contrast_12"][1] > 0.1  # what lies beyond the border is left out
+    larger = around(image, [[30.5, 40.5]], 2.0)["contrast_12"]
+    wide = image[29:53, 19:43]
+    assert float(larger[0]) == pytest.approx(float(wide.std(correction=0)), rel=1e-5)
+
+
+def test_edges_of_one_direction_of_two_and_of_all():
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    stripes = 0.5 + 0.4 * torch.sin(0.5 * x + 0.3 * y)
+    squares = 0.5 + 0.2 * (torch.sin(0.5 * x + 0.3 * y) + torch.sin(0.3 * x - 0.5 * y))
+    noise = torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
+    found = [around(image, [[31.5, 31.5]]) for image in (stripes, squares, noise)]
+    one = [float(signs["one_direction_48"]) for signs in found]
+    two = [float(signs["two_directions_48"]) for signs in found]
+    assert one[0] > 0.95
+    assert max(one[1:]) < 0.15
+    assert min(two[:2]) > 0.4
+    assert two[2] < 0.15
+
+
+def test_surroundings_from_parts_are_those_of_the_whole(monkeypatch):
+    image = torch.from_numpy(textured_image(90, 110, 1)).float() / 255
+    keypoints = random_keypoints(50)
+    xy = keypoints.xy * torch.tensor([109.0, 89.0]) / keypoints.xy.amax(dim=0)
+    whole = measure_surroundings(image, xy, keypoints.scale)
+    monkeypatch.setattr(surroundings, "TILE_PX", 40)
+    assert whole.std() > 0.05
+    torch.testing.assert_close(measure_surroundings(image, xy, keypoints.scale), whole)
 
 
 def test_curvatures_of_a_known_peak():

@@ -15,6 +15,7 @@ from tests.test_ranking import random_ranking, some_candidates
 from tests.wall_scene import make_wall
 from training import selection_study, train_ranking
 from training.ranking_run import pairwise_loss
+from training.scenes.real_pairs import RealPairs
 from training.selection import candidates as candidates_module
 from training.selection.candidates import CandidateCache, CandidateConfig
 from training.selection.choices import (
@@ -26,7 +27,7 @@ from training.selection.choices import (
     level_of,
     without_level_above,
 )
-from training.selection.ranking_samples import RankedImage
+from training.selection.ranking_samples import RankedImage, count_right
 from training.selection.summary import mean_over_scenes
 
 BUDGET = DetectorConfig(max_keypoints=15)
@@ -96,7 +97,7 @@ def test_the_nearest_other_descriptor():
 
 
 def test_a_ranking_chooses_among_its_pool():
-    found, ranking = levelled(), random_ranking(with_descriptor=False)
+    found, ranking = levelled(), random_ranking(looks_at="detection")
     pool = by_score(found, replace(BUDGET, max_keypoints=30))
     chosen = by_ranking(ranking, 2.0)(found, BUDGET)
     assert set(chosen.tolist()) <= set(pool.tolist())
@@ -193,6 +194,7 @@ def training_arguments(wall, tmp_path, output, **more):
         "validation.models": f"[{wall[0]}]",
         "validation.images": f"[{tmp_path / 'held'}]",
         "candidates.max_candidates": 80,
+        "looks_at": "descriptor",
         "cache": tmp_path / "cache",
         "output": tmp_path / output,
         "steps": 60,
@@ -209,7 +211,7 @@ def test_a_ranking_learns_and_a_resumed_run_is_the_same(wall, small_preset, tmp_
     assert [line["step"] for line in log] == [20, 40, 60]
     assert log[-1]["loss"] < log[0]["loss"]
     assert log[-1]["kept"] > log[-1]["kept_by_score"]
-    assert load_ranking(str(tmp_path / "whole" / "ranking.safetensors")).with_descriptor
+    assert load_ranking(str(tmp_path / "whole" / "ranking.safetensors")).looks_at == "descriptor"
 
     def stop(run, batches, validate, handler, *, quiet):
         for _ in range(33):
@@ -227,6 +229,30 @@ def test_a_ranking_learns_and_a_resumed_run_is_the_same(wall, small_preset, tmp_
     whole, parts = (tmp_path / name / "ranking.safetensors" for name in ("whole", "parts"))
     a, b = (load_ranking(str(path)).network.state_dict() for path in (whole, parts))
     assert all(torch.equal(a[key], b[key]) for key in a)
+    # what it has learned is taught to one that needs no description
+    taught = {"teacher": tmp_path / "whole" / "ranking.safetensors", "looks_at": "detection"}
+    assert train_ranking.main(training_arguments(wall, tmp_path, "taught", **taught)) == 0
+    assert load_ranking(str(tmp_path / "taught" / "ranking.safetensors")).descriptor_weights == ""
+
+
+def test_candidates_without_a_plane_count_too(wall):
+    pairs = RealPairs.read(*wall, max_pairs=1)
+    (pair,) = pairs.pairs
+    geometry = pairs.geometry
+    generator = torch.Generator().manual_seed(0)
+    chosen = {}
+    for view in pair:
+        found = some_candidates(60, seed=view)
+        xy = torch.rand(60, 2, generator=generator) * torch.tensor(geometry.views[view].size)
+        chosen[view] = replace(found, keypoints=replace(found.keypoints, xy=xy))
+    counts = count_right(pairs, chosen)
+    lifted = pairs.lift({view: c.keypoints for view, c in chosen.items()})
+    on_plane = torch.from_numpy(lifted[pair[0]].is_lifted)
+    seen, right = counts[pair[0]]
+    assert 0 < on_plane.sum() < 60
+    assert set(seen[on_plane].tolist()) <= {0.0, 1.0}
+    assert (seen[~on_plane] > 0).any()
+    assert right.sum() < 0.2 * seen.sum()  # random descriptors
 
 
 def test_a_training_without_scenes_says_what_to_name(tmp_path, caplog, small_preset):

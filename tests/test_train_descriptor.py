@@ -330,6 +330,20 @@ def test_an_unknown_device_is_an_error(arguments, caplog):
     assert "no device 'tpu9'" in caplog.text
 
 
+def test_convolutions_in_bfloat16_are_close_and_no_weights_are(folder, cache, pairs, tmp_path):
+    runs = [
+        run_steps(
+            run_config(folder, cache, tmp_path / str(autocast), autocast=autocast), cache, 3, pairs
+        )
+        for autocast in (False, True)
+    ]
+    losses = [losses for _, losses in runs]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+    weights = runs[1][0].network.state_dict()
+    assert {t.dtype for t in weights.values() if t.is_floating_point()} == {torch.float32}
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 def test_a_run_on_a_gpu_is_close_to_one_on_the_cpu(folder, cache, pairs, tmp_path):

@@ -115,7 +115,8 @@ class DescriptorRun:
         with torch.random.fork_rng(self._devices):  # dropout reads torch's own generator
             torch.manual_seed(self.config.seed * 1_000_003 + self.step)
             # apart, as in the paper's code: each column has its own batch statistics
-            a, b = (self.network(patches.to(device)) for patches in (batch.a, batch.b))
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.config.autocast):
+                a, b = (self.network(patches.to(device)).float() for patches in (batch.a, batch.b))
         loss, values = self._losses(a, b, batch)
         take_step(self.optimiser, loss, values, self.step)
         self.memory.extend(a, b, batch.places.to(device))

@@ -3,7 +3,7 @@
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rekd_hloc.config import config_json
-from rekd_hloc.features.ranking import Ranking, RankingNetwork, save_ranking
+from rekd_hloc.features.ranking import LooksAt, Ranking, RankingNetwork, save_ranking
 from training.common.checkpoint import BEST, RunFolder, load_checkpoint, make_identity
 from training.common.distributed import Process
 from training.common.loop import build_optimiser, scheduled_rate, set_learning_rate, take_step
@@ -22,8 +22,11 @@ from training.selection.ranking_samples import RankedImage
 
 logger = logging.getLogger(__name__)
 
-NO_INFLUENCE = ("output", "cache", "scenes", "validation", "tensorboard", "checkpoint_every")
-"""Options that a resumed run may change; scenes are compared by their hashes."""
+NO_INFLUENCE = (
+    *("output", "cache", "scenes", "validation", "teacher"),
+    *("tensorboard", "checkpoint_every"),
+)
+"""Options that a resumed run may change; scenes and teacher are compared by their hashes."""
 MIN_DIFFERENCE = 0.5
 """Of the shares of two keypoints of a photo that the network is to put in order."""
 
@@ -40,8 +43,13 @@ class TrainRankingConfig:
     """Candidates of a photo, extracted once."""
     pool: int = 4096
     """Strongest candidates of a photo among which the ranking learns; twice a usual budget."""
-    with_descriptor: bool = True
-    """Look at the descriptor too; the ranking then belongs to one descriptor."""
+    looks_at: LooksAt = "detection"
+    """What the ranking looks at: ``detection`` needs no description of the candidates;
+    ``likeness`` and ``descriptor`` do, and belong to one descriptor."""
+    teacher: str = ""
+    """A ranking that looks at more, whose judgement of each candidate is learned too."""
+    teacher_weight: float = 0.5
+    """Share of the target that the teacher's judgement is."""
     hidden: tuple[int, ...] = (64, 32)
     """Widths of the hidden layers."""
     output: str = "runs/ranking"
@@ -75,6 +83,12 @@ class TrainRankingConfig:
             )
         if self.pool < 1:
             raise ValueError(f"pool must be positive, got {self.pool}")
+        if self.looks_at not in get_args(LooksAt):
+            raise ValueError(
+                f"looks_at must be one of {', '.join(get_args(LooksAt))}, got {self.looks_at!r}"
+            )
+        if not 0 <= self.teacher_weight <= 1:
+            raise ValueError(f"teacher_weight must be in [0, 1], got {self.teacher_weight}")
         if not self.scenes.models or not self.validation.models:
             return  # the program refuses it; defaults must be valid
         if set(self.scenes.images) & set(self.validation.images):
@@ -123,7 +137,7 @@ class RankingRun:
         self.validated_step = 0
         self.last_losses: dict[str, float] = {}
         self.quality: dict[str, float] = {}
-        self.descriptor_weights = descriptor_weights if config.with_descriptor else ""
+        self.descriptor_weights = "" if config.looks_at == "detection" else descriptor_weights
         self.identity = make_identity(asdict(config), NO_INFLUENCE, **hashes)
         self._resume()
         self.folder.begin(self.validated_step)
@@ -194,7 +208,7 @@ class RankingRun:
         """Write the best checkpoint as it ships."""
         state = load_checkpoint(self.folder.path / BEST)
         self.network.load_state_dict(state["network"])
-        ranking = Ranking(self.network, self.config.with_descriptor, self.descriptor_weights)
+        ranking = Ranking(self.network, self.config.looks_at, self.descriptor_weights)
         names = ("step", "seconds", "quality", "identity")
         out = self.folder.path / "ranking.safetensors"
         save_ranking(out, ranking, {name: state[name] for name in names})
@@ -210,9 +224,12 @@ def draw_batch(
         image = images[int(number)]
         shown = torch.nonzero(image.num_seen > 0)[:, 0]
         rows = shown[torch.from_numpy(rng.integers(0, len(shown), config.keypoints_per_image))]
-        columns.append((image.signs[rows], image.num_seen[rows], image.num_right[rows]))
-    signs, seen, right = (torch.stack(parts) for parts in zip(*columns, strict=True))
-    return RankingBatch(signs, seen, (right / seen).clamp(max=1))
+        seen = image.num_seen[rows]
+        target = (image.num_right[rows] / seen).clamp(max=1)
+        if image.taught is not None:
+            target = torch.lerp(target, image.taught[rows], config.teacher_weight)
+        columns.append((image.signs[rows], seen, target))
+    return RankingBatch(*(torch.stack(parts) for parts in zip(*columns, strict=True)))
 
 
 def pairwise_loss(

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.extractors.extraction import digest_of
+from rekd_hloc.features.ranking import Ranking, load_ranking, resolve_ranking
+from rekd_hloc.features.weights import weights_hash
 from training.common.cli import run_cli
 from training.common.loop import Validation, load_ahead, run_steps
 from training.common.signal_handler import SignalHandler
@@ -49,12 +51,14 @@ def train(config: TrainRankingConfig, *, quiet: bool = False) -> Path:
         KeyboardInterrupt: stopped from outside, after a checkpoint.
     """
     cache = CandidateCache(Path(config.cache), config.candidates)
-    images = _images(config, config.scenes, "scenes", cache, quiet)
-    held_out = _images(config, config.validation, "validation", cache, quiet)
+    teacher = load_ranking(config.teacher) if config.teacher else None
+    images = _images(config, config.scenes, "scenes", cache, teacher, quiet)
+    held_out = _images(config, config.validation, "validation", cache, None, quiet)
     hashes = {
         "candidates_hash": cache.digest,
         "scenes_hash": _hash_of(config.scenes),
         "validation_hash": _hash_of(config.validation),
+        "teacher_hash": weights_hash(resolve_ranking(config.teacher)) if config.teacher else "",
     }
     run = RankingRun(config, images, hashes, cache.descriptor_hash)
 
@@ -78,6 +82,7 @@ def _images(
     folders: SceneFolders,
     name: str,
     cache: CandidateCache,
+    teacher: Ranking | None,
     quiet: bool,
 ) -> list[RankedImage]:
     scenes = load_scenes(folders, cache, seed=config.seed, quiet=quiet)
@@ -85,7 +90,8 @@ def _images(
         scenes,
         cache.extract.detector,
         pool=config.pool,
-        with_descriptor=config.with_descriptor,
+        looks_at=config.looks_at,
+        teacher=teacher,
     )
     if not images:
         raise ValueError(

@@ -27,13 +27,11 @@ class Described:
         keypoints: in pixels of the image that was described.
         descriptors: one row of length 1 for each.
         length: of each row before it was brought to length 1; 1 where the network does not say.
-        contrast: standard deviation of each patch of the first support, in grey values 0..1.
     """
 
     keypoints: Keypoints
     descriptors: Float[Tensor, "keypoint channel"]
     length: Float[Tensor, " keypoint"]
-    contrast: Float[Tensor, " keypoint"]
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -45,7 +43,6 @@ class Described:
             keypoints=self.keypoints[index],
             descriptors=self.descriptors[index],
             length=self.length[index],
-            contrast=self.contrast[index],
         )
 
 
@@ -66,9 +63,9 @@ def describe_keypoints(
         device: of the network.
 
     Returns:
-        Descriptors, lengths and contrasts on the CPU.
+        Descriptors and lengths on the CPU.
     """
-    parts, contrast = [], []
+    parts = []
     with _record_lengths(network) as lengths:
         for first in range(0, max(len(keypoints), 1), PATCHES):
             patches = cut_patches(
@@ -79,13 +76,10 @@ def describe_keypoints(
                 antialias=config.antialias,
                 supports=supports_of(network),
             )
-            grey = patches[:, 0].flatten(1)
-            spread = (grey - grey.mean(dim=1, keepdim=True)).square().mean(dim=1).sqrt()
-            contrast.append(spread.cpu())
             parts.append(describe(network, patches.to(device), config.batch_size).cpu())
     described = torch.cat(parts)
     length = torch.cat(lengths)[: len(described)] if lengths else described.new_ones(len(described))
-    return Described(keypoints, described, length, torch.cat(contrast))
+    return Described(keypoints, described, length)
 
 
 @contextmanager

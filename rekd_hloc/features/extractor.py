@@ -149,9 +149,12 @@ class Extractor:
         descriptor = self.config.descriptor
         largest_px = descriptor.patch_size_px * max(supports_of(self.descriptor))
         keypoints = self.detector.detect(small, usable, largest_px, oriented=descriptor.oriented)
+        budget, ranking = self.config.detector.max_keypoints, self.ranking
+        if ranking is not None and not ranking.needs_description:
+            keypoints = ranking.keep_best(keypoints, budget)
         described = describe_keypoints(self.descriptor, small, keypoints, descriptor, self.device)
-        if self.ranking is not None:
-            described = self.ranking.keep_best(described, self.config.detector.max_keypoints)
+        if ranking is not None and ranking.needs_description:
+            described = ranking.keep_best_described(described, budget)
         in_image = _to_original(described.keypoints.to("cpu"), torch.linalg.inv(small_from_image))
         return Features(in_image, described.descriptors, (width, height))
 

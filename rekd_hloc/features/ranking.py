@@ -1,15 +1,15 @@
 """A small network that says how likely a keypoint is to be matched rightly, for the budget.
 
 The response of a detector says how well a point is localised, hardly whether it will be matched.
-The network looks at what is known once a keypoint is described: its descriptor, the shapes of its
-peaks, how contrasted its patch is, how near the image's other descriptors are. Nothing of it tells
-how the image is rotated, if the patches are oriented. Training is in ``training.train_ranking``.
+The network looks at the shapes of a keypoint's peaks and at what surrounds it; if the candidates
+are described first, also at their descriptors and at how near the image's others are. Nothing of it
+tells how the image is rotated, if the patches are oriented. Training: ``training.train_ranking``.
 """
 
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,10 +17,16 @@ from torch import Tensor, nn
 
 from rekd_hloc.features.described import Described
 from rekd_hloc.features.detector.peak_shape import ShapedKeypoints
+from rekd_hloc.features.detector.surroundings import SURROUNDINGS
 from rekd_hloc.features.weights import read_weights, write_weights
+from rekd_hloc.types import Keypoints
 
 RANKING_FORMAT = "rekd_hloc ranking 1"
-SIGNS = (
+DESCRIPTOR_WIDTH = 128
+LooksAt = Literal["detection", "likeness", "descriptor"]
+"""What a ranking looks at: what the detector and the image say; also the length of descriptors and
+how like they are; also the descriptors themselves. Only the first needs no description."""
+DETECTION_SIGNS = (
     "log_score",
     "rank",
     "rank_in_level",
@@ -29,12 +35,10 @@ SIGNS = (
     "most_curvature",
     "peak",
     "second_share",
-    "contrast",
-    "length",
-    "likeness",
-    "distant_likeness",
+    *SURROUNDINGS,
 )
-"""What the network looks at beside the descriptor, in this order; see :func:`read_signs`."""
+LIKENESS_SIGNS = ("length", "likeness", "distant_likeness")
+"""The signs beside the descriptor, in the order of the network's input; see :func:`read_signs`."""
 SAME_PLACE = 32.0
 """Keypoints nearer than this, in pixels of the larger scale, show the same place: half a patch."""
 EXACT = "donot_use_mm_for_euclid_dist"
@@ -76,49 +80,88 @@ class Ranking:
 
     Attributes:
         network: in eval mode.
-        with_descriptor: whether it looks at the descriptor too, and so belongs to one network of
-            descriptors.
-        descriptor_weights: hash of that network's file; empty without.
+        looks_at: what it is given of each candidate.
+        descriptor_weights: hash of the file of the descriptor that it belongs to; empty if it looks
+            at the detection alone.
     """
 
     network: RankingNetwork
-    with_descriptor: bool
+    looks_at: LooksAt
     descriptor_weights: str
 
+    @property
+    def needs_description(self) -> bool:
+        """Say whether candidates must be described before they are ranked."""
+        return self.looks_at != "detection"
+
     @torch.inference_mode()
-    def logits(self, candidates: Described) -> Float[Tensor, " keypoint"]:
+    def logits(self, candidates: Keypoints | Described) -> Float[Tensor, " keypoint"]:
         """Return how likely each candidate is to be matched rightly, as a logit."""
         if len(candidates) == 0:
             return torch.zeros(0)
-        signs = read_signs(candidates, with_descriptor=self.with_descriptor)
-        logit: Tensor = self.network(signs)
+        logit: Tensor = self.network(read_signs(candidates, self.looks_at))
         return logit
 
-    def order(self, candidates: Described) -> Int64[Tensor, " keypoint"]:
+    def order(self, candidates: Keypoints | Described) -> Int64[Tensor, " keypoint"]:
         """Return indices of the candidates, the best first."""
         return torch.argsort(self.logits(candidates), descending=True, stable=True)
 
-    def keep_best(self, candidates: Described, count: int) -> Described:
+    def keep_best(self, candidates: Keypoints, count: int) -> Keypoints:
         """Return the best ``count`` candidates, the best first; their scores lie in 0..1."""
+        order, score = self._best(candidates, count, candidates.xy.device)
+        return replace(candidates[order], score=score)
+
+    def keep_best_described(self, candidates: Described, count: int) -> Described:
+        """Return the same of candidates that are described."""
+        order, score = self._best(candidates, count, candidates.keypoints.xy.device)
+        kept = candidates[order.to(candidates.descriptors.device)]
+        return replace(kept, keypoints=replace(candidates.keypoints[order], score=score))
+
+    def _best(
+        self, candidates: Keypoints | Described, count: int, device: torch.device
+    ) -> tuple[Int64[Tensor, " kept"], Float[Tensor, " kept"]]:
         logit = self.logits(candidates)
         order = torch.argsort(logit, descending=True, stable=True)[:count]
-        kept = candidates[order]
-        return replace(kept, keypoints=replace(kept.keypoints, score=logit[order].sigmoid()))
+        return order.to(device), logit[order].sigmoid().to(device)
 
 
-def read_signs(candidates: Described, *, with_descriptor: bool) -> Float[Tensor, "keypoint sign"]:
-    """Return what the network looks at: ``SIGNS``, and the descriptor before normalisation.
+def num_signs(looks_at: LooksAt) -> int:
+    """Return the width of what a ranking looks at."""
+    likeness = len(LIKENESS_SIGNS) * (looks_at != "detection")
+    return len(DETECTION_SIGNS) + likeness + DESCRIPTOR_WIDTH * (looks_at == "descriptor")
+
+
+def read_signs(
+    candidates: Keypoints | Described, looks_at: LooksAt
+) -> Float[Tensor, "keypoint sign"]:
+    """Return what a ranking looks at: its signs, and the descriptor before normalisation.
 
     Scores, ranks and likenesses are relative to the image's other candidates.
+
+    Args:
+        candidates: of one image; described, unless it looks at the detection alone.
+        looks_at: which signs.
 
     Raises:
         TypeError: the keypoints have no shapes; the detector measures them on request.
     """
-    keypoints = candidates.keypoints.to("cpu")
+    described = candidates if isinstance(candidates, Described) else None
+    keypoints = (described.keypoints if described else candidates).to("cpu")  # type: ignore[union-attr]
     if not isinstance(keypoints, ShapedKeypoints):
         raise TypeError("a ranking needs keypoints with shapes: make the detector with_shapes")
+    parts = [_detection_signs(keypoints)]
+    if looks_at != "detection":
+        if described is None:
+            raise TypeError(f"a ranking that looks at the {looks_at} needs described keypoints")
+        length = described.length.clamp(min=1e-6).log()
+        parts.append(torch.stack([length, *likenesses(described)], dim=1))
+        if looks_at == "descriptor":
+            parts.append(described.descriptors * described.length[:, None])
+    return torch.cat(parts, dim=1)
+
+
+def _detection_signs(keypoints: ShapedKeypoints) -> Float[Tensor, "keypoint sign"]:
     score = keypoints.score.clamp(min=1e-12)
-    likeness, distant = likenesses(candidates)
     columns = [
         (score / score.median()).log(),
         _rank(score, torch.zeros_like(score)),
@@ -128,15 +171,11 @@ def read_signs(candidates: Described, *, with_descriptor: bool) -> Float[Tensor,
         keypoints.most_curvature.clamp(1e-4, 10).log(),
         keypoints.peak.clamp(min=1e-6).log(),
         keypoints.second_share,
-        (candidates.contrast + 1e-4).log(),
-        candidates.length.clamp(min=1e-6).log(),
-        likeness,
-        distant,
     ]
-    signs = torch.stack([column.float() for column in columns], dim=1)
-    if not with_descriptor:
-        return signs
-    return torch.cat([signs, candidates.descriptors * candidates.length[:, None]], dim=1)
+    around = keypoints.surroundings.clone()
+    is_contrast = torch.tensor([name.startswith("contrast") for name in SURROUNDINGS])
+    around[:, is_contrast] = (around[:, is_contrast] + 1e-3).log()
+    return torch.cat([torch.stack([c.float() for c in columns], dim=1), around], dim=1)
 
 
 def load_ranking(name: str) -> Ranking:
@@ -156,10 +195,11 @@ def load_ranking(name: str) -> Ranking:
         stated = json.loads(metadata["network"])
         network = RankingNetwork(num_signs=stated["num_signs"], hidden=tuple(stated["hidden"]))
         network.load_state_dict(tensors)
+        looks_at = stated["looks_at"]
+        if looks_at not in get_args(LooksAt) or stated["num_signs"] != num_signs(looks_at):
+            raise ValueError(f"it looks at {stated['num_signs']} signs of {looks_at!r}")
         ranking = Ranking(
-            network.eval().requires_grad_(False),
-            bool(stated["with_descriptor"]),
-            str(stated["descriptor_weights"]),
+            network.eval().requires_grad_(False), looks_at, str(stated["descriptor_weights"])
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
@@ -193,7 +233,7 @@ def save_ranking(path: Path, ranking: Ranking, provenance: dict[str, Any]) -> No
     stated = {
         "num_signs": layers[0].in_features,
         "hidden": [layer.out_features for layer in layers[:-1]],
-        "with_descriptor": ranking.with_descriptor,
+        "looks_at": ranking.looks_at,
         "descriptor_weights": ranking.descriptor_weights,
     }
     metadata = {

@@ -18,7 +18,7 @@ from rekd_hloc.features.weights import load_detector, resolve_weights, weights_h
 from rekd_hloc.files import atomic_write
 from rekd_hloc.images import read_image, shrink
 
-VERSION = 1
+VERSION = 2
 """Part of every hash: to be raised when the same inputs are to give other candidates."""
 
 
@@ -98,7 +98,7 @@ def _save(path: Path, candidates: Described) -> None:
         for item in fields(candidates.keypoints)
     }
     arrays["descriptors"] = candidates.descriptors.half().numpy()
-    arrays["length"], arrays["contrast"] = candidates.length.numpy(), candidates.contrast.numpy()
+    arrays["length"] = candidates.length.numpy()
     with atomic_write(path) as scratch, scratch.open("wb") as file:
         np.savez(file, **arrays)
 
@@ -107,5 +107,5 @@ def _load(path: Path) -> Described:
     with np.load(path) as stored:
         arrays = {name: torch.from_numpy(stored[name]) for name in stored.files}
     descriptors = torch.nn.functional.normalize(arrays.pop("descriptors").float(), dim=1)
-    length, contrast = arrays.pop("length"), arrays.pop("contrast")
-    return Described(ShapedKeypoints(**arrays), descriptors, length, contrast)
+    length = arrays.pop("length")
+    return Described(ShapedKeypoints(**arrays), descriptors, length)

@@ -108,6 +108,8 @@ class Detector:
         score = candidates.keypoints.score
         selected = select_within_budgets(candidates.level, score, self.config)
         keypoints = candidates.keypoints[selected]
+        if isinstance(keypoints, ShapedKeypoints):
+            keypoints = keypoints.in_image(image.to(self.exact_device))
         return replace(keypoints, xy=keypoints.xy.float())
 
     def find_candidates(

@@ -1,16 +1,18 @@
-"""What the maps say about a keypoint beside its place: the shape of its peak, of its histogram.
+"""What is known of a keypoint beside its place: the shapes of its peaks, and what surrounds it.
 
 None of it depends on how the image is rotated, so a ranking by it is as good at every angle.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rekd_hloc.features.detector.keypoints import peak_curvatures
 from rekd_hloc.features.detector.orientation import angle_from_bin, find_second_peak
+from rekd_hloc.features.detector.surroundings import SURROUNDINGS, measure_surroundings
 from rekd_hloc.types import Keypoints
 
 
@@ -25,6 +27,8 @@ class ShapedKeypoints(Keypoints):
         peak: probability of the histogram's highest bin, times the number of bins.
         second_share: probability of its second peak as a share of that of the first.
         second_angle: of the second peak, as ``angle``; equal to it where there is none.
+        surroundings: of each, see :mod:`rekd_hloc.features.detector.surroundings`; zeros until
+            :meth:`in_image` measures them.
     """
 
     least_curvature: Float[Tensor, " keypoint"]
@@ -32,6 +36,7 @@ class ShapedKeypoints(Keypoints):
     peak: Float[Tensor, " keypoint"]
     second_share: Float[Tensor, " keypoint"]
     second_angle: Float[Tensor, " keypoint"]
+    surroundings: Float[Tensor, "keypoint sign"]
 
     @classmethod
     def measure(
@@ -59,4 +64,9 @@ class ShapedKeypoints(Keypoints):
             peak=logits.softmax(dim=1).amax(dim=1) * logits.shape[1],
             second_share=second_share,
             second_angle=angle_from_bin(position, logits.shape[1]),
+            surroundings=torch.zeros(len(xy), len(SURROUNDINGS), device=xy.device),
         )
+
+    def in_image(self, image: Float[Tensor, "height width"]) -> Self:
+        """Return the keypoints with what surrounds them in the image that they lie in."""
+        return replace(self, surroundings=measure_surroundings(image, self.xy, self.scale))
