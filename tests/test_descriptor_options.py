@@ -56,6 +56,7 @@ def assert_same(a, b):
         assert torch.equal(tensor, b[name]), name
 
 
+@pytest.mark.slow
 def test_a_resumed_run_with_all_options_equals_one_that_was_not_stopped(
     folder, cache, pairs, halfway, tmp_path
 ):

@@ -94,6 +94,7 @@ def test_a_reconstruction_has_a_budget_of_its_own(photos, tmp_path, monkeypatch)
     ]
 
 
+@pytest.mark.slow
 def test_preset_configuration_and_weights_are_taken_from_the_extractor(photos, tmp_path):
     config = {"descriptor": {"patch_size_px": 36.0}}
     extractor = SiftExtractor(
@@ -169,6 +170,7 @@ def test_a_new_image_joins_what_is_there(photos, tmp_path):
     assert report["pairs"]["num_pairs"] == 10
 
 
+@pytest.mark.slow
 def test_a_changed_photo_is_made_again_and_a_removed_one_leaves_the_model(photos, copy, tmp_path):
     images = shutil.copytree(photos / "images", tmp_path / "images")
     first, second, *others = sorted(path.name for path in images.iterdir())
@@ -207,6 +209,7 @@ def test_options_of_old_files_are_not_mixed_but_overwritten_on_request(photos, c
     assert report["configuration"]["matching"]["ratio"] == 0.9
 
 
+@pytest.mark.slow
 def test_known_intrinsics_are_kept(photos, tmp_path):
     known = [FOCAL, FOCAL, SIZE[0] / 2, SIZE[1] / 2]
     report = run(
@@ -222,6 +225,7 @@ def test_known_intrinsics_are_kept(photos, tmp_path):
     assert report["configuration"]["mapping"]["intrinsics"] == known
 
 
+@pytest.mark.slow
 def test_the_named_preset_is_loaded_when_no_extractor_is_given(photos, tmp_path, monkeypatch):
     asked = []
 

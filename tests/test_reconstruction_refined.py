@@ -130,6 +130,7 @@ def test_a_photo_that_changed_is_refined_anew(photos, refined, tmp_path):
     assert report["refinement"]["skipped"] == {}  # it takes no part
 
 
+@pytest.mark.slow
 def test_a_refined_file_of_others_stays(photos, refined, tmp_path):
     output = shutil.copytree(refined[0], tmp_path / "out")
     (output / REFINED).unlink()
@@ -162,6 +163,7 @@ def test_another_threshold_verifies_again(photos, refined, tmp_path):
         run(photos, output, max_error_px=0)
 
 
+@pytest.mark.slow
 def test_the_command_line(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reconstruction, "_load_extractor", lambda _: SiftExtractor(200))
     arguments = [str(photos / "images"), str(tmp_path / "out"), "--conf", "rekd-fast", "--quiet"]

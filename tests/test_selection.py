@@ -134,6 +134,7 @@ def study_arguments(wall, tmp_path, **more):
     return ["--quiet", *(f"{key}={value}" for key, value in options.items())]
 
 
+@pytest.mark.slow
 def test_a_study_is_measured_stored_and_gone_on_with(wall, small_preset, tmp_path, monkeypatch):
     arguments = study_arguments(
         wall, tmp_path, **{"training.models": f"[{wall[0]}]", "training.images": f"[{wall[1]}]"}
@@ -205,6 +206,7 @@ def training_arguments(wall, tmp_path, output, **more):
     return ["--quiet", *(f"{key}={value}" for key, value in options.items())]
 
 
+@pytest.mark.slow
 def test_a_ranking_learns_and_a_resumed_run_is_the_same(wall, small_preset, tmp_path, monkeypatch):
     assert train_ranking.main(training_arguments(wall, tmp_path, "whole")) == 0
     log = [json.loads(x) for x in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]

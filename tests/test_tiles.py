@@ -153,6 +153,7 @@ def test_keypoints_are_those_of_the_whole(protocol, budget, small_tiles):
     agree(tiled, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", DETECTORS)
 @pytest.mark.parametrize("oriented", [True, False])
 def test_masks_and_their_patches_cross_tiles(protocol, oriented, small_tiles):
@@ -172,6 +173,7 @@ SLOW_PRESETS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["rekd-fast", *SLOW_PRESETS])
 def test_features_of_every_preset_are_those_of_the_whole(preset, small_tiles):
     image = textured_image(64, 80, seed=2)

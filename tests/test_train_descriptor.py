@@ -251,6 +251,7 @@ def test_the_program_ends_in_weights_that_load(trained, arguments):
     assert not list(trained.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_two_supports_from_the_command_line(arguments, tmp_path):
     options = ["tracks.supports=[1,2]", "init=default", "peers=[default]", "memory_size=64"]
     options += ["second_order_weight=1", "average_decay=0.9", "batch.scene_share=0.5"]
@@ -330,6 +331,7 @@ def test_an_unknown_device_is_an_error(arguments, caplog):
     assert "no device 'tpu9'" in caplog.text
 
 
+@pytest.mark.slow
 def test_convolutions_in_bfloat16_are_close_and_no_weights_are(folder, cache, pairs, tmp_path):
     runs = [
         run_steps(
