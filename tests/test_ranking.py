@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rekd_hloc.config import ExtractConfig, config_hash, config_tree, get_preset
+from rekd_hloc.features import ranking as ranking_module
 from rekd_hloc.features.described import Described
 from rekd_hloc.features.detector import surroundings, tiles
 from rekd_hloc.features.detector.detect import make_detector
@@ -121,6 +122,12 @@ def test_a_ranking_comes_back_from_its_file(tmp_path):
     assert again.descriptor_weights == "abc"
     assert torch.equal(again.logits(candidates), ranking.logits(candidates))
     assert path.stat().st_size < 100_000
+
+
+def test_a_shipped_ranking_has_a_name(tmp_path, monkeypatch):
+    save_ranking(tmp_path / "ranking-mine.safetensors", random_ranking("abc"), {})
+    monkeypatch.setattr(ranking_module, "PRETRAINED", tmp_path)
+    assert load_ranking("ranking-mine").descriptor_weights == "abc"
 
 
 def test_what_is_no_ranking_is_refused(tmp_path, ranked_config):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rekd_hloc.features.described import Described
 from rekd_hloc.features.detector.peak_shape import ShapedKeypoints
 from rekd_hloc.features.detector.surroundings import SURROUNDINGS
-from rekd_hloc.features.weights import read_weights, write_weights
+from rekd_hloc.features.weights import PRETRAINED, read_weights, write_weights
 from rekd_hloc.types import Keypoints
 
 RANKING_FORMAT = "rekd_hloc ranking 1"
@@ -179,7 +179,7 @@ def _detection_signs(keypoints: ShapedKeypoints) -> Float[Tensor, "keypoint sign
 
 
 def load_ranking(name: str) -> Ranking:
-    """Load a ranking from a file.
+    """Load a ranking by its name or from a file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -208,11 +208,14 @@ def load_ranking(name: str) -> Ranking:
 
 
 def resolve_ranking(name: str) -> Path:
-    """Return the file of a ranking.
+    """Return the file behind the name of a shipped ranking, or behind a path.
 
     Raises:
         FileNotFoundError: there is none.
     """
+    shipped = PRETRAINED / f"{name}.safetensors"
+    if shipped.is_file():
+        return shipped
     path = Path(name)
     if not path.is_file():
         raise FileNotFoundError(

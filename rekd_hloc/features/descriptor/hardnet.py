@@ -36,6 +36,8 @@ from rekd_hloc.files import atomic_write
 logger = logging.getLogger(__name__)
 
 DESCRIPTOR_FORMAT = "rekd_hloc descriptor 1"
+SHIPPED = "hardnet"
+"""Name of the shipped weights that ``default`` stands for."""
 CPU_BATCH = 64
 GPU_BATCH = 2048
 """Patches at once, unless said otherwise."""
@@ -63,19 +65,19 @@ def resolve_hardnet(name: str) -> Path:
     """Return the file behind a name.
 
     Args:
-        name: ``default`` (shipped), ``official`` (HardNet++), ``sosnet``, ``hynet`` (downloaded to
-            torch hub's folder if they are not there yet), ``sosnet:FILE``, ``hynet:FILE``, or a
-            file of any of these networks.
+        name: ``default`` or the name of other shipped weights, ``official`` (HardNet++),
+            ``sosnet``, ``hynet`` (downloaded to torch hub's folder if they are not there yet),
+            ``sosnet:FILE``, ``hynet:FILE``, or a file of any of these networks.
 
     Raises:
         FileNotFoundError: there is no such file, or it cannot be downloaded.
     """
-    if name == "default":
-        path = PRETRAINED / "hardnet.safetensors"
-    elif name in PUBLISHED:
+    shipped = PRETRAINED / f"{SHIPPED if name == 'default' else name}.safetensors"
+    if shipped.is_file():
+        return shipped
+    if name in PUBLISHED:
         return _cached_or_downloaded(name)
-    else:
-        path = _split_prefix(name)[1]
+    path = _split_prefix(name)[1]
     if not path.is_file():
         known = ", ".join(["default", *PUBLISHED])
         raise FileNotFoundError(f"no descriptor weights {path}: give one of {known}, or a file")
