@@ -17,6 +17,14 @@ def test_a_weighted_sum_orders_the_keypoints(tmp_path):
     torch.testing.assert_close(ranking.logits(keypoints), expected)
 
 
+def test_the_shipped_ranking_has_the_default_weights():
+    keypoints = some_candidates().keypoints
+    own = linear_ranking.linear_ranking(
+        linear_ranking.read_weights(linear_ranking.LinearRankingConfig().weights)
+    )
+    assert torch.equal(load_ranking("ranking-linear").logits(keypoints), own.logits(keypoints))
+
+
 def test_unknown_signs_and_weights_are_named(tmp_path, caplog):
     for weight, message in (
         ("brightness=1", "no sign 'brightness'; signs are log_score, rank"),

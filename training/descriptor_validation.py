@@ -120,8 +120,18 @@ def make_pairs(
 
 
 def evaluate(pairs: Sequence[ValidationPair], descriptors: Describe) -> MatchingQuality:
-    """Match every pair by the descriptors that a function gives, and average over pairs."""
-    values = [_evaluate_pair(pair, descriptors(pair.a), descriptors(pair.b)) for pair in pairs]
+    """Match every pair by the descriptors that a function gives, and average over pairs.
+
+    A side that several pairs share is described once.
+    """
+    described: dict[int, Tensor] = {}
+
+    def describe_once(side: Side) -> Tensor:
+        if id(side) not in described:
+            described[id(side)] = descriptors(side)
+        return described[id(side)]
+
+    values = [_evaluate_pair(pair, *map(describe_once, (pair.a, pair.b))) for pair in pairs]
     means = np.mean(values, axis=0) if values else np.zeros(4)
     return MatchingQuality(*(float(v) for v in means))
 

@@ -28,6 +28,8 @@ PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """Folder of the weights that ship with the package."""
 
 DETECTOR_FORMAT = "rekd_hloc detector 1"
+OTHER_KINDS = ("hardnet", "ranking")
+"""How the names of shipped weights begin that are no detectors."""
 LEARNED_PREFIX = "learned."
 HEAD_PREFIXES = ("score_norm.", "score_head.")
 
@@ -43,7 +45,8 @@ def resolve_weights(name: str) -> Path:
         return shipped
     if Path(name).is_file():
         return Path(name)
-    names = ", ".join(sorted(path.stem for path in PRETRAINED.glob("*.safetensors")))
+    stems = sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
+    names = ", ".join(stem for stem in stems if not stem.startswith(OTHER_KINDS))
     raise FileNotFoundError(f"no weights {name!r}: shipped are {names}; or give a file's path")
 
 
