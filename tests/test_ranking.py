@@ -230,6 +230,18 @@ def test_edges_of_one_direction_of_two_and_of_all():
     assert two[2] < 0.15
 
 
+def test_directions_are_measured_where_they_count():
+    image = torch.rand(40, 50, generator=torch.Generator().manual_seed(0))
+    xy, scale = torch.tensor([[20.0, 20.0]]), torch.ones(1)
+    whole = measure_surroundings(image, xy, scale)[0]
+    less = measure_surroundings(image, xy, scale, with_directions=False)[0]
+    for name, value, without in zip(SURROUNDINGS, whole, less, strict=True):
+        assert value > 0.01
+        assert without == (value if name.startswith("contrast") else 0)
+    assert random_ranking().sees_directions
+    assert not load_ranking("ranking-linear").sees_directions
+
+
 def test_surroundings_from_parts_are_those_of_the_whole(monkeypatch):
     image = torch.from_numpy(textured_image(90, 110, 1)).float() / 255
     keypoints = random_keypoints(50)

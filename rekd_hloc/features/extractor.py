@@ -98,7 +98,12 @@ class Extractor:
                 pooled, max_keypoints=round(config.ranking_pool * pooled.max_keypoints)
             )
         return cls(
-            detector=make_detector(network, pooled, with_shapes=ranking is not None),
+            detector=make_detector(
+                network,
+                pooled,
+                with_shapes=ranking is not None,
+                with_directions=ranking is not None and ranking.sees_directions,
+            ),
             descriptor=descriptor.to(torch_device),
             config=config,
             name=preset,

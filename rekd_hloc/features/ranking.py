@@ -94,6 +94,14 @@ class Ranking:
         """Say whether candidates must be described before they are ranked."""
         return self.looks_at != "detection"
 
+    @property
+    def sees_directions(self) -> bool:
+        """Say whether the directions of edges count for anything."""
+        first = self.network.layers[0]
+        assert isinstance(first, nn.Linear)
+        columns = [i for i, name in enumerate(DETECTION_SIGNS) if "direction" in name]
+        return bool(first.weight[:, columns].any())
+
     @torch.inference_mode()
     def logits(self, candidates: Keypoints | Described) -> Float[Tensor, " keypoint"]:
         """Return how likely each candidate is to be matched rightly, as a logit."""

@@ -65,14 +65,21 @@ class Detector:
         network: its device is where everything runs.
         config: pyramid, suppression and budget.
         with_shapes: return :class:`ShapedKeypoints`, which a ranking needs.
+        with_directions: measure the directions of edges about them, too.
     """
 
     def __init__(
-        self, network: DetectorNetwork, config: DetectorConfig, *, with_shapes: bool = False
+        self,
+        network: DetectorNetwork,
+        config: DetectorConfig,
+        *,
+        with_shapes: bool = False,
+        with_directions: bool = True,
     ) -> None:
         self.network = network
         self.config = config
         self.with_shapes = with_shapes
+        self.with_directions = with_directions
 
     @property
     def device(self) -> torch.device:
@@ -109,7 +116,9 @@ class Detector:
         selected = select_within_budgets(candidates.level, score, self.config)
         keypoints = candidates.keypoints[selected]
         if isinstance(keypoints, ShapedKeypoints):
-            keypoints = keypoints.in_image(image.to(self.exact_device))
+            keypoints = keypoints.in_image(
+                image.to(self.exact_device), with_directions=self.with_directions
+            )
         return replace(keypoints, xy=keypoints.xy.float())
 
     def find_candidates(
@@ -258,13 +267,17 @@ class Detector:
 
 
 def make_detector(
-    network: DetectorNetwork, config: DetectorConfig, *, with_shapes: bool = False
+    network: DetectorNetwork,
+    config: DetectorConfig,
+    *,
+    with_shapes: bool = False,
+    with_directions: bool = True,
 ) -> Detector:
     """Make the detector of the configured protocol; that of the paper measures no shapes."""
     from rekd_hloc.features.detector.paper import PaperDetector  # which builds on this module
 
     kind = PaperDetector if config.protocol == "paper" else Detector
-    return kind(network, config, with_shapes=with_shapes)
+    return kind(network, config, with_shapes=with_shapes, with_directions=with_directions)
 
 
 def is_constant(grey: Float[Tensor, "1 1 height width"]) -> bool:

@@ -67,6 +67,9 @@ class ShapedKeypoints(Keypoints):
             surroundings=torch.zeros(len(xy), len(SURROUNDINGS), device=xy.device),
         )
 
-    def in_image(self, image: Float[Tensor, "height width"]) -> Self:
+    def in_image(self, image: Float[Tensor, "height width"], *, with_directions: bool) -> Self:
         """Return the keypoints with what surrounds them in the image that they lie in."""
-        return replace(self, surroundings=measure_surroundings(image, self.xy, self.scale))
+        surroundings = measure_surroundings(
+            image, self.xy, self.scale, with_directions=with_directions
+        )
+        return replace(self, surroundings=surroundings)

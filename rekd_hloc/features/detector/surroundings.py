@@ -7,6 +7,8 @@ to the order 2 and 4 say which. None of it depends on how the image is rotated, 
 being square.
 """
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -32,6 +34,8 @@ def measure_surroundings(
     image: Float[Tensor, "height width"],
     xy: Float[Tensor, "keypoint 2"],
     scale: Float[Tensor, " keypoint"],
+    *,
+    with_directions: bool = True,
 ) -> Float[Tensor, "keypoint sign"]:
     """Return ``SURROUNDINGS`` of keypoints; windows are cut at the border of the image.
 
@@ -39,6 +43,7 @@ def measure_surroundings(
         image: grey, 0..1.
         xy: in pixels of the image; (0, 0) is the centre of the first pixel.
         scale: of each keypoint; its windows are larger by as much.
+        with_directions: measure directions too, which takes most of the time; zeros without.
     """
     signs = torch.zeros(len(xy), len(SURROUNDINGS), device=image.device)
     height, width = image.shape
@@ -51,7 +56,8 @@ def measure_surroundings(
         part = Region(top, top + TILE_PX, left, left + TILE_PX).grow(reach, (height, width))
         pixels = image[part.top : part.bottom, part.left : part.right]
         centre = corner[members] - corner.new_tensor([part.left, part.top])
-        signs[members] = _measure(pixels.double(), centre, scale[members].double()).float()
+        of_tile = scale[members].double()
+        signs[members] = _measure(pixels.double(), centre, of_tile, with_directions).float()
     return signs
 
 
@@ -59,53 +65,57 @@ def _measure(
     pixels: Float64[Tensor, "height width"],
     centre: Float64[Tensor, "keypoint 2"],
     scale: Float64[Tensor, " keypoint"],
+    with_directions: bool,
 ) -> Float64[Tensor, "keypoint sign"]:
-    summed = _summed(torch.stack([pixels, pixels.square(), *_gradient_moments(pixels)]))
     size = centre.new_tensor([pixels.shape[1], pixels.shape[0]])
-    columns = []
-    for side in WINDOWS_PX:
-        half = scale[:, None] * side / 2
-        low, high = (centre - half).clamp(min=0), torch.minimum(centre + half, size)
-        area = (high - low).clamp(min=1e-6).prod(dim=1)
-        mean, square, strength, *moments = _read(summed, low, high) / area
-        two_x, two_y, four_x, four_y = moments
-        columns.append((square - mean.square()).clamp(min=0).sqrt())
-        columns.append(torch.hypot(two_x, two_y) / (strength + FAINT))
-        columns.append(torch.hypot(four_x, four_y) / (strength + FAINT))
-    return torch.stack(columns, dim=1)
+    half = scale[:, None, None] * centre.new_tensor(WINDOWS_PX)[:, None] / 2
+    low = (centre[:, None] - half).clamp(min=0)
+    high = torch.minimum(centre[:, None] + half, size)
+    area = (high - low).clamp(min=1e-6).prod(dim=2)
+    # one map after the other: sums in float64 are large
+    brightness = (pixels, pixels.square())
+    mean, square = (_read(_summed(map_), low, high) / area for map_ in brightness)
+    contrast = (square - mean.square()).clamp(min=0).sqrt()
+    if not with_directions:
+        nothing = torch.zeros_like(contrast)
+        return torch.stack([contrast, nothing, nothing], dim=2).flatten(1)
+    strength, two_x, two_y, four_x, four_y = (
+        _read(_summed(map_), low, high) / area for map_ in _gradient_maps(pixels)
+    )
+    one = torch.hypot(two_x, two_y) / (strength + FAINT)
+    two = torch.hypot(four_x, four_y) / (strength + FAINT)
+    return torch.stack([contrast, one, two], dim=2).flatten(1)
 
 
-def _gradient_moments(
+def _gradient_maps(
     pixels: Float64[Tensor, "height width"],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the squared gradient, and its part at twice and at four times its angle (x and y)."""
+) -> Iterator[Float64[Tensor, "height width"]]:
+    """Return the squared gradient, and its parts at twice and four times its angle (x and y)."""
     padded = torch.nn.functional.pad(pixels[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
     x = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
     y = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
     strength = x.square() + y.square()
+    yield strength
     two_x, two_y = x.square() - y.square(), 2 * x * y
+    yield two_x
+    yield two_y
     safe = strength.clamp(min=FAINT)
-    return (
-        strength,
-        two_x,
-        two_y,
-        (two_x.square() - two_y.square()) / safe,
-        2 * two_x * two_y / safe,
-    )
+    yield (two_x.square() - two_y.square()) / safe
+    yield 2 * two_x * two_y / safe
 
 
-def _summed(maps: Float64[Tensor, "map height width"]) -> Float64[Tensor, "map height_1 width_1"]:
+def _summed(pixels: Float64[Tensor, "height width"]) -> Float64[Tensor, "height_1 width_1"]:
     """Return sums over all pixels above and to the left of each corner."""
-    return torch.nn.functional.pad(maps.cumsum(1).cumsum(2), (1, 0, 1, 0))
+    return torch.nn.functional.pad(pixels.cumsum(0).cumsum(1), (1, 0, 1, 0))
 
 
 def _read(
-    summed: Float64[Tensor, "map height width"],
-    low: Float64[Tensor, "keypoint 2"],
-    high: Float64[Tensor, "keypoint 2"],
-) -> Float64[Tensor, "map keypoint"]:
+    summed: Float64[Tensor, "height width"],
+    low: Float64[Tensor, "keypoint window 2"],
+    high: Float64[Tensor, "keypoint window 2"],
+) -> Float64[Tensor, "keypoint window"]:
     """Return sums over rectangles; linear between corners, as a pixel is constant on its square."""
-    (left, top), (right, bottom) = low.unbind(dim=1), high.unbind(dim=1)
+    (left, top), (right, bottom) = low.unbind(dim=2), high.unbind(dim=2)
     return (
         _bilinear(summed, bottom, right)
         + _bilinear(summed, top, left)
@@ -115,11 +125,11 @@ def _read(
 
 
 def _bilinear(summed: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    rows, columns = summed.shape[1:]
+    rows, columns = summed.shape
     row = y.floor().long().clamp(0, rows - 2)
     column = x.floor().long().clamp(0, columns - 2)
     below, beside = y - row, x - column
-    upper = summed[:, row, column] * (1 - beside) + summed[:, row, column + 1] * beside
-    lower = summed[:, row + 1, column] * (1 - beside) + summed[:, row + 1, column + 1] * beside
+    upper = summed[row, column] * (1 - beside) + summed[row, column + 1] * beside
+    lower = summed[row + 1, column] * (1 - beside) + summed[row + 1, column + 1] * beside
     value: Tensor = upper * (1 - below) + lower * below
     return value
