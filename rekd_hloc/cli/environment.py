@@ -62,7 +62,7 @@ def _describe_weights(path: Path) -> dict[str, Any]:
     _, metadata = read_weights(path)
     architecture = json.loads(metadata.get("network", "{}"))
     summary = metadata.get("format", "unknown format")
-    if architecture:
+    if "group_order" in architecture:  # a detector; a ranking's network has none
         summary += f", C{architecture['group_order']}"
     return {
         "hash": weights_hash(path),

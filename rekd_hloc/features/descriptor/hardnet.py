@@ -77,7 +77,7 @@ def resolve_hardnet(name: str) -> Path:
         return shipped
     if name in PUBLISHED:
         return _cached_or_downloaded(name)
-    path = _split_prefix(name)[1]
+    path = shipped if name == "default" else _split_prefix(name)[1]
     if not path.is_file():
         known = ", ".join(["default", *PUBLISHED])
         raise FileNotFoundError(f"no descriptor weights {path}: give one of {known}, or a file")
