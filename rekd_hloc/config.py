@@ -183,8 +183,8 @@ class ExtractConfig:
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     descriptor: DescriptorConfig = field(default_factory=DescriptorConfig)
     ranking: str = field(default="none", metadata=LATER)
-    """What chooses the keypoints of the budget: ``none`` (the detector's scores), or a file
-    of ``training.train_ranking``."""
+    """What chooses the keypoints of the budget: ``none`` (the detector's scores),
+    ``ranking-linear`` (contrast too), or a file of ``training.train_ranking``."""
     ranking_pool: float = field(default=2.0, metadata=LATER)
     """Candidates that a ranking chooses from, times ``detector.max_keypoints``; all are
     described first, unless the ranking looks at the detection alone."""

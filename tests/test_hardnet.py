@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rekd_hloc.config import DescriptorConfig, DetectorConfig, ExtractConfig
+from rekd_hloc.features import weights
 from rekd_hloc.features.descriptor import hardnet
 from rekd_hloc.features.descriptor.hardnet import (
     DESCRIPTOR_FORMAT,
@@ -151,9 +152,19 @@ def test_a_broken_download_leaves_nothing_that_counts(offline, monkeypatch):
 
 
 def test_default_missing_from_an_installation(tmp_path, monkeypatch):
-    monkeypatch.setattr(hardnet, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(weights, "PRETRAINED", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"hardnet\.safetensors.*default, official"):
         resolve_hardnet("default")
+
+
+def test_other_shipped_weights_have_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "PRETRAINED", tmp_path)
+    save_descriptor(
+        tmp_path / "hardnet-old.safetensors", kornia.feature.HardNet(pretrained=False), {}
+    )
+    assert resolve_hardnet("hardnet-old") == tmp_path / "hardnet-old.safetensors"
+    with pytest.raises(FileNotFoundError, match="one of default, hardnet-old, official"):
+        resolve_hardnet("hardnet-new")
 
 
 def test_files_that_are_no_descriptor(tmp_path):

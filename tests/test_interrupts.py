@@ -112,7 +112,6 @@ def test_ignored_signals_stay_ignored(tmp_path):
     assert end(process) == (0, "done\n", "")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_every_command_ends_so(kind, tmp_path, monkeypatch, capsys, request):
     from rekd_hloc.matching import pairs

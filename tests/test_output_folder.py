@@ -213,7 +213,6 @@ def test_a_page_of_someone_else_stays(images, out, no_drawings):
     write_html_report(out, images, title="three", overwrite=True)
 
 
-@pytest.mark.slow
 def test_a_pairs_file_of_the_users_own_in_the_output_is_read_and_stays(images, tmp_path):
     out = tmp_path / "out"
     out.mkdir()

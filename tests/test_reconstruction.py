@@ -170,7 +170,6 @@ def test_a_new_image_joins_what_is_there(photos, tmp_path):
     assert report["pairs"]["num_pairs"] == 10
 
 
-@pytest.mark.slow
 def test_a_changed_photo_is_made_again_and_a_removed_one_leaves_the_model(photos, copy, tmp_path):
     images = shutil.copytree(photos / "images", tmp_path / "images")
     first, second, *others = sorted(path.name for path in images.iterdir())
@@ -209,7 +208,6 @@ def test_options_of_old_files_are_not_mixed_but_overwritten_on_request(photos, c
     assert report["configuration"]["matching"]["ratio"] == 0.9
 
 
-@pytest.mark.slow
 def test_known_intrinsics_are_kept(photos, tmp_path):
     known = [FOCAL, FOCAL, SIZE[0] / 2, SIZE[1] / 2]
     report = run(

@@ -24,7 +24,6 @@ def add_bad_files(images):
     return images
 
 
-@pytest.mark.slow
 def test_unreadable_images_are_counted_named_and_do_not_end_the_run(photos, tmp_path):
     images = add_bad_files(shutil.copytree(photos / "images", tmp_path / "images"))
     listed = [f"{a.name} {b.name}" for a in images.glob("v*") for b in images.glob("v*") if a < b]
@@ -101,7 +100,6 @@ def test_photos_of_different_things_give_no_model_and_set_the_old_one_aside(phot
     )
 
 
-@pytest.mark.slow
 def test_equal_names_in_folders_and_names_of_any_letters_are_told_apart(photos, tmp_path, caplog):
     images = tmp_path / "images"
     names = ["a.png", "sub/a.png", "sub dir/ä ö.png", "sub dir/写真.png", " e.png"]
@@ -117,7 +115,6 @@ def test_equal_names_in_folders_and_names_of_any_letters_are_told_apart(photos, 
     assert sorted(image.name for image in model.images.values()) == sorted(names)
 
 
-@pytest.mark.slow
 def test_an_output_inside_the_image_folder_is_not_read_as_photos(photos, tmp_path):
     images = shutil.copytree(photos / "images", tmp_path / "images")
     output = images / "out"
@@ -161,7 +158,6 @@ def test_an_output_that_cannot_be_written_is_named(photos, tmp_path):
     assert extractor.seen == []
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills_up_after_matching_loses_nothing(photos, tmp_path, monkeypatch):
     output = tmp_path / "out"
     full = shutil.disk_usage(tmp_path)._replace(free=1000)

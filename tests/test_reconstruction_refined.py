@@ -130,7 +130,6 @@ def test_a_photo_that_changed_is_refined_anew(photos, refined, tmp_path):
     assert report["refinement"]["skipped"] == {}  # it takes no part
 
 
-@pytest.mark.slow
 def test_a_refined_file_of_others_stays(photos, refined, tmp_path):
     output = shutil.copytree(refined[0], tmp_path / "out")
     (output / REFINED).unlink()

@@ -12,7 +12,7 @@ from rekd_hloc.features.ranking import likenesses, load_ranking
 from tests.helpers import ROOT
 from tests.test_extractor import plain
 from tests.test_ranking import random_ranking, some_candidates
-from tests.wall_scene import make_wall
+from tests.wall_scene import SIZE, VIEWS, make_wall
 from training import selection_study, train_ranking
 from training.ranking_run import pairwise_loss
 from training.scenes.real_pairs import RealPairs
@@ -237,24 +237,35 @@ def test_a_ranking_learns_and_a_resumed_run_is_the_same(wall, small_preset, tmp_
     assert load_ranking(str(tmp_path / "taught" / "ranking.safetensors")).descriptor_weights == ""
 
 
-def test_candidates_without_a_plane_count_too(wall):
-    pairs = RealPairs.read(*wall, max_pairs=1)
-    (pair,) = pairs.pairs
-    geometry = pairs.geometry
-    generator = torch.Generator().manual_seed(0)
+def test_candidates_without_a_plane_count_by_their_epipolar_line(wall):
+    """Twenty keypoints on the wall, and eight beside it that are matched: four on their lines."""
+    geometry = RealPairs.read(*wall).geometry
+    pairs = RealPairs(geometry, [(0, 2)])  # of the same axis; the second is nearer and rolled
+    centre = torch.tensor(SIZE) / 2 - 0.5
+    beside = torch.tensor([[x, y] for x in (-140.0, 140.0) for y in (-90.0, -30.0, 30.0, 90.0)])
+    turn = torch.tensor([VIEWS[2][0]] * 4 + [VIEWS[2][0] + 0.4] * 4)
+    turned = torch.stack(
+        [
+            turn.cos() * beside[:, 0] - turn.sin() * beside[:, 1],
+            turn.sin() * beside[:, 0] + turn.cos() * beside[:, 1],
+        ],
+        dim=1,
+    )
     chosen = {}
-    for view in pair:
-        found = some_candidates(60, seed=view)
-        xy = torch.rand(60, 2, generator=generator) * torch.tensor(geometry.views[view].size)
-        chosen[view] = replace(found, keypoints=replace(found.keypoints, xy=xy))
-    counts = count_right(pairs, chosen)
+    for view, off_wall in ((0, beside), (2, 0.95 * turned)):  # farther away than the wall
+        on_wall = torch.from_numpy(geometry.views[view].xy[:20]).float()
+        xy = torch.cat([on_wall, off_wall + centre])
+        found = replace(some_candidates(28, seed=view), descriptors=torch.eye(28, 128))
+        keypoints = replace(found.keypoints, xy=xy, scale=torch.ones(28))
+        chosen[view] = replace(found, keypoints=keypoints)
     lifted = pairs.lift({view: c.keypoints for view, c in chosen.items()})
-    on_plane = torch.from_numpy(lifted[pair[0]].is_lifted)
-    seen, right = counts[pair[0]]
-    assert 0 < on_plane.sum() < 60
-    assert set(seen[on_plane].tolist()) <= {0.0, 1.0}
-    assert (seen[~on_plane] > 0).any()
-    assert right.sum() < 0.2 * seen.sum()  # random descriptors
+    assert lifted[0].is_lifted[:20].sum() > 5
+    assert not lifted[0].is_lifted[20:].any()
+    for seen, right in count_right(pairs, chosen).values():
+        assert seen[:20].sum() > 5
+        assert (seen[20:] > 0).all()
+        assert torch.equal(right[:24], seen[:24])
+        assert not right[24:].any()
 
 
 def test_a_training_without_scenes_says_what_to_name(tmp_path, caplog, small_preset):

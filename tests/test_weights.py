@@ -17,6 +17,7 @@ from rekd_hloc.features.weights import (
     resolve_weights,
     save_detector,
     weights_hash,
+    write_weights,
 )
 from tests.helpers import SMALL_NETWORK, baked_network, detector_weights, random_network
 
@@ -158,12 +159,14 @@ def test_a_truncated_file(tmp_path):
 
 def test_names_and_paths_of_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "PRETRAINED", tmp_path)
-    (tmp_path / "small.safetensors").write_bytes(b"x")
+    for name, kind in (("small", "detector"), ("hardnet", "descriptor"), ("order", "ranking")):
+        metadata = {"format": f"rekd_hloc {kind} 1"}
+        write_weights(tmp_path / f"{name}.safetensors", {"x": torch.zeros(1)}, metadata)
     other = tmp_path / "mine.bin"
     other.write_bytes(b"y")
     assert resolve_weights("small") == tmp_path / "small.safetensors"
     assert resolve_weights(str(other)) == other
-    with pytest.raises(FileNotFoundError, match="no weights 'large': shipped are small"):
+    with pytest.raises(FileNotFoundError, match="no weights 'large': shipped are small; or"):
         resolve_weights("large")
     with pytest.raises(FileNotFoundError, match="gone"):
         load_detector(tmp_path / "gone")

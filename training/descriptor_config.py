@@ -79,8 +79,8 @@ class TrainDescriptorConfig:
     """Weights to start from: a checkpoint of this program (``.pt``), or HardNet weights by name or
     file (``default`` are those that ship); empty starts anew."""
     autocast: bool = False
-    """Convolutions in bfloat16; losses and weights stay in float32. Two to three times as fast on a
-    CPU with bfloat16 units (Intel AMX)."""
+    """Convolutions in bfloat16; losses and weights stay in float32. It pays on a CPU with
+    bfloat16 units (Intel AMX)."""
     device: str = "auto"
     """``cuda``, ``cpu``, or ``auto`` for a GPU where there is one."""
     tensorboard: bool = True

@@ -161,7 +161,8 @@ def _makers(config: StudyConfig, cache: CandidateCache, quiet: bool) -> dict[str
         return make
 
     for file in config.rankings:
-        name = f"ranking {Path(file).stem} {weights_hash(resolve_ranking(file))[:6]}"
+        path = resolve_ranking(file)
+        name = f"{path.parent.name}/{path.stem} {weights_hash(path)[:6]}"  # a run's file is ranking
         choices[name] = by_ranking(load_ranking(file), config.ranking_pool)
     makers = {name: plain(choose) for name, choose in choices.items()}
     return makers | _described_again(config, cache, detector)

@@ -18,7 +18,12 @@ from torch import Tensor, nn
 from rekd_hloc.features.described import Described
 from rekd_hloc.features.detector.peak_shape import ShapedKeypoints
 from rekd_hloc.features.detector.surroundings import SURROUNDINGS
-from rekd_hloc.features.weights import PRETRAINED, read_weights, write_weights
+from rekd_hloc.features.weights import (
+    read_weights,
+    shipped_names,
+    shipped_path,
+    write_weights,
+)
 from rekd_hloc.types import Keypoints
 
 RANKING_FORMAT = "rekd_hloc ranking 1"
@@ -153,18 +158,18 @@ def read_signs(
     Raises:
         TypeError: the keypoints have no shapes; the detector measures them on request.
     """
-    described = candidates if isinstance(candidates, Described) else None
-    keypoints = (described.keypoints if described else candidates).to("cpu")  # type: ignore[union-attr]
+    keypoints = candidates.keypoints if isinstance(candidates, Described) else candidates
+    keypoints = keypoints.to("cpu")
     if not isinstance(keypoints, ShapedKeypoints):
         raise TypeError("a ranking needs keypoints with shapes: make the detector with_shapes")
     parts = [_detection_signs(keypoints)]
     if looks_at != "detection":
-        if described is None:
+        if not isinstance(candidates, Described):
             raise TypeError(f"a ranking that looks at the {looks_at} needs described keypoints")
-        length = described.length.clamp(min=1e-6).log()
-        parts.append(torch.stack([length, *likenesses(described)], dim=1))
+        length = candidates.length.clamp(min=1e-6).log()
+        parts.append(torch.stack([length, *likenesses(candidates)], dim=1))
         if looks_at == "descriptor":
-            parts.append(described.descriptors * described.length[:, None])
+            parts.append(candidates.descriptors * candidates.length[:, None])
     return torch.cat(parts, dim=1)
 
 
@@ -221,15 +226,13 @@ def resolve_ranking(name: str) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    shipped = PRETRAINED / f"{name}.safetensors"
-    if shipped.is_file():
-        return shipped
-    path = Path(name)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no ranking {name!r}: give none, or a file that training.train_ranking has written"
-        )
-    return path
+    for path in (shipped_path(name), Path(name)):
+        if path.is_file():
+            return path
+    known = ", ".join(["none", *shipped_names(RANKING_FORMAT)])
+    raise FileNotFoundError(
+        f"no ranking {name!r}: give {known}, or a file that training.train_ranking has written"
+    )
 
 
 def save_ranking(path: Path, ranking: Ranking, provenance: dict[str, Any]) -> None:

@@ -28,8 +28,6 @@ PRETRAINED = Path(__file__).parents[1] / "pretrained"
 """Folder of the weights that ship with the package."""
 
 DETECTOR_FORMAT = "rekd_hloc detector 1"
-OTHER_KINDS = ("hardnet", "ranking")
-"""How the names of shipped weights begin that are no detectors."""
 LEARNED_PREFIX = "learned."
 HEAD_PREFIXES = ("score_norm.", "score_head.")
 
@@ -38,16 +36,24 @@ def resolve_weights(name: str) -> Path:
     """Return the file behind the name of shipped weights, or behind a path.
 
     Raises:
-        FileNotFoundError: neither; the message lists what ships.
+        FileNotFoundError: neither; the message lists the detectors that ship.
     """
-    shipped = PRETRAINED / f"{name}.safetensors"
-    if shipped.is_file():
-        return shipped
-    if Path(name).is_file():
-        return Path(name)
-    stems = sorted(path.stem for path in PRETRAINED.glob("*.safetensors"))
-    names = ", ".join(stem for stem in stems if not stem.startswith(OTHER_KINDS))
+    for path in (shipped_path(name), Path(name)):
+        if path.is_file():
+            return path
+    names = ", ".join(shipped_names(DETECTOR_FORMAT))
     raise FileNotFoundError(f"no weights {name!r}: shipped are {names}; or give a file's path")
+
+
+def shipped_path(name: str) -> Path:
+    """Return where weights of that name ship, of whatever kind, whether or not there are any."""
+    return PRETRAINED / f"{name}.safetensors"
+
+
+def shipped_names(kind: str) -> list[str]:
+    """Return the names of the shipped weights of a format."""
+    paths = sorted(PRETRAINED.glob("*.safetensors"))
+    return [path.stem for path in paths if read_weights(path)[1].get("format") == kind]
 
 
 def weights_hash(path: Path) -> str:

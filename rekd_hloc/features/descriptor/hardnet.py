@@ -30,7 +30,12 @@ from rekd_hloc.features.descriptor.support_hardnet import (
 from rekd_hloc.features.descriptor.tfeat import TFeat
 from rekd_hloc.features.precision import full_precision
 from rekd_hloc.features.tensor_files import load_tensors
-from rekd_hloc.features.weights import PRETRAINED, read_weights, write_weights
+from rekd_hloc.features.weights import (
+    read_weights,
+    shipped_names,
+    shipped_path,
+    write_weights,
+)
 from rekd_hloc.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -72,14 +77,15 @@ def resolve_hardnet(name: str) -> Path:
     Raises:
         FileNotFoundError: there is no such file, or it cannot be downloaded.
     """
-    shipped = PRETRAINED / f"{SHIPPED if name == 'default' else name}.safetensors"
-    if shipped.is_file():
-        return shipped
+    path = shipped_path(SHIPPED if name == "default" else name)
+    if path.is_file():
+        return path
     if name in PUBLISHED:
         return _cached_or_downloaded(name)
-    path = shipped if name == "default" else _split_prefix(name)[1]
+    if name != "default":
+        path = _split_prefix(name)[1]
     if not path.is_file():
-        known = ", ".join(["default", *PUBLISHED])
+        known = ", ".join(["default", *shipped_names(DESCRIPTOR_FORMAT), *PUBLISHED])
         raise FileNotFoundError(f"no descriptor weights {path}: give one of {known}, or a file")
     return path
 
