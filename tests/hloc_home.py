@@ -61,12 +61,12 @@ def write_random_weights(folder, *, seed=0):
 @contextlib.contextmanager
 def random_weights(folder):
     """The presets find the weights of :func:`write_random_weights` for a while."""
-    before = weights.PRETRAINED, hardnet.PRETRAINED
-    weights.PRETRAINED = hardnet.PRETRAINED = folder
+    before = weights.PRETRAINED
+    weights.PRETRAINED = folder
     try:
         yield folder
     finally:
-        weights.PRETRAINED, hardnet.PRETRAINED = before
+        weights.PRETRAINED = before
 
 
 def _loaded():
