@@ -11,6 +11,7 @@ import kornia.feature
 import pytest
 import torch
 
+from rekd_hloc import weight_files
 from rekd_hloc.config import NetworkConfig
 from rekd_hloc.features import weights
 from rekd_hloc.features.descriptor import hardnet
@@ -53,7 +54,7 @@ def write_random_weights(folder, *, seed=0):
     torch.nn.init.constant_(network.score_head.bias, 0.5)
     metadata = {"format": weights.DETECTOR_FORMAT, "network": json.dumps(asdict(config))}
     for name in ("rekd", "rekd-fast", "rekd-c36"):
-        weights.write_weights(folder / f"{name}.safetensors", network.state_dict(), metadata)
+        weight_files.write_weights(folder / f"{name}.safetensors", network.state_dict(), metadata)
     descriptor = kornia.feature.HardNet(pretrained=False)
     hardnet.save_descriptor(folder / "hardnet.safetensors", descriptor, {})
 
@@ -61,12 +62,12 @@ def write_random_weights(folder, *, seed=0):
 @contextlib.contextmanager
 def random_weights(folder):
     """The presets find the weights of :func:`write_random_weights` for a while."""
-    before = weights.PRETRAINED
-    weights.PRETRAINED = folder
+    before = weight_files.PRETRAINED
+    weight_files.PRETRAINED = folder
     try:
         yield folder
     finally:
-        weights.PRETRAINED = before
+        weight_files.PRETRAINED = before
 
 
 def _loaded():

@@ -9,8 +9,8 @@ import torch
 from rekd_hloc.config import DescriptorConfig, DetectorConfig, ExtractConfig, get_preset
 from rekd_hloc.devices import choose_device
 from rekd_hloc.features.extractor import Extractor, grey_from_array
-from rekd_hloc.features.weights import weights_hash
 from rekd_hloc.images import ImageReadError
+from rekd_hloc.weight_files import weights_hash
 from tests.helpers import descriptor_weights, detector_weights, textured_image
 from tests.test_mask import touched
 

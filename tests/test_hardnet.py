@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from rekd_hloc import weight_files
 from rekd_hloc.config import DescriptorConfig, DetectorConfig, ExtractConfig
-from rekd_hloc.features import weights
 from rekd_hloc.features.descriptor import hardnet
 from rekd_hloc.features.descriptor.hardnet import (
     DESCRIPTOR_FORMAT,
@@ -22,9 +22,9 @@ from rekd_hloc.features.descriptor.hardnet import (
 )
 from rekd_hloc.features.descriptor.tfeat import TFeat
 from rekd_hloc.features.extractor import Extractor
-from rekd_hloc.features.weights import read_weights, write_weights
 from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.storage.features import FeatureStore
+from rekd_hloc.weight_files import read_weights, write_weights
 from tests.helpers import detector_weights, textured_image
 
 
@@ -152,13 +152,13 @@ def test_a_broken_download_leaves_nothing_that_counts(offline, monkeypatch):
 
 
 def test_default_missing_from_an_installation(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(weight_files, "PRETRAINED", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"hardnet\.safetensors.*default, official"):
         resolve_hardnet("default")
 
 
 def test_other_shipped_weights_have_names(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(weight_files, "PRETRAINED", tmp_path)
     save_descriptor(
         tmp_path / "hardnet-old.safetensors", kornia.feature.HardNet(pretrained=False), {}
     )

@@ -67,6 +67,7 @@ BASE = {
         "geometry",
         "config",
         "config_file",
+        "weight_files",
         "renamed_options",
         "image_kinds",
         "image_decoding",

@@ -10,7 +10,6 @@ import torch
 
 from rekd_hloc.cli.main import main
 from rekd_hloc.features import convert
-from rekd_hloc.features.weights import write_weights
 from rekd_hloc.matching.pairs import write_pairs
 from rekd_hloc.ownership import (
     HDF5,
@@ -32,6 +31,7 @@ from rekd_hloc.sfm.verification import verify
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Matches
 from rekd_hloc.viz.draw import plot_files
+from rekd_hloc.weight_files import write_weights
 from tests.helpers import random_features, textured_image
 from tests.synthetic_scene import make_scene
 

@@ -6,8 +6,8 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+from rekd_hloc import weight_files
 from rekd_hloc.config import ExtractConfig, config_hash, config_tree, get_preset
-from rekd_hloc.features import weights
 from rekd_hloc.features.described import Described
 from rekd_hloc.features.detector import surroundings, tiles
 from rekd_hloc.features.detector.detect import make_detector
@@ -26,8 +26,8 @@ from rekd_hloc.features.ranking import (
     read_signs,
     save_ranking,
 )
-from rekd_hloc.features.weights import weights_hash, write_weights
 from rekd_hloc.types import Keypoints
+from rekd_hloc.weight_files import weights_hash, write_weights
 from tests.helpers import baked_network, descriptor_weights, random_keypoints, textured_image
 from tests.test_extractor import plain
 
@@ -126,7 +126,7 @@ def test_a_ranking_comes_back_from_its_file(tmp_path):
 
 def test_a_shipped_ranking_has_a_name(tmp_path, monkeypatch):
     save_ranking(tmp_path / "ranking-mine.safetensors", random_ranking("abc"), {})
-    monkeypatch.setattr(weights, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(weight_files, "PRETRAINED", tmp_path)
     assert load_ranking("ranking-mine").descriptor_weights == "abc"
     with pytest.raises(FileNotFoundError, match="no ranking 'best': give none, ranking-mine, or"):
         load_ranking("best")

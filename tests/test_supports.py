@@ -24,7 +24,7 @@ from rekd_hloc.features.descriptor.support_hardnet import (
     with_supports,
 )
 from rekd_hloc.features.extractor import Extractor
-from rekd_hloc.features.weights import read_weights, write_weights
+from rekd_hloc.weight_files import read_weights, write_weights
 from tests.helpers import detector_weights, random_keypoints, textured_image
 
 

@@ -15,7 +15,7 @@ import rekd_hloc
 from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, read_hardnet
 from rekd_hloc.features.descriptor.support_hardnet import supports_of
 from rekd_hloc.features.descriptor.tfeat import TFeat
-from rekd_hloc.features.weights import read_weights
+from rekd_hloc.weight_files import read_weights
 from tests.helpers import board_events
 from tests.training_data import (
     TRACKS,

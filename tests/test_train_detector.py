@@ -15,13 +15,8 @@ import training.common.signal_handler as stopping
 import training.detector_run as detector_run
 from evaluation.image_folders import is_validation
 from rekd_hloc.config import NetworkConfig, load_config
-from rekd_hloc.features.weights import (
-    detector_config,
-    load_detector,
-    read_weights,
-    resolve_weights,
-    weights_hash,
-)
+from rekd_hloc.features.weights import detector_config, load_detector, resolve_weights
+from rekd_hloc.weight_files import read_weights, weights_hash
 from tests.helpers import ROOT, board_events, textured_image
 from training.ablation import AblationConfig
 from training.common.checkpoint import load_checkpoint, save_checkpoint

@@ -5,20 +5,18 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from rekd_hloc import weight_files
 from rekd_hloc.config import NetworkConfig
-from rekd_hloc.features import weights
 from rekd_hloc.features.detector.steerable import SteerableBackbone
 from rekd_hloc.features.weights import (
     detector_provenance,
     learned_tensors,
     load_detector,
     parse_network_config,
-    read_weights,
     resolve_weights,
     save_detector,
-    weights_hash,
-    write_weights,
 )
+from rekd_hloc.weight_files import read_weights, weights_hash, write_weights
 from tests.helpers import SMALL_NETWORK, baked_network, detector_weights, random_network
 
 CONFIG = NetworkConfig(group_order=4, fields=(1, 2, 3), inner_levels=2, pixel_range=51.0)
@@ -158,7 +156,7 @@ def test_a_truncated_file(tmp_path):
 
 
 def test_names_and_paths_of_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(weight_files, "PRETRAINED", tmp_path)
     for name, kind in (("small", "detector"), ("hardnet", "descriptor"), ("order", "ranking")):
         metadata = {"format": f"rekd_hloc {kind} 1"}
         write_weights(tmp_path / f"{name}.safetensors", {"x": torch.zeros(1)}, metadata)

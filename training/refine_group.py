@@ -20,7 +20,7 @@ from torch import Tensor
 from evaluation.command_line import exit_status, make_parser
 from rekd_hloc.config import NetworkConfig
 from rekd_hloc.features.detector.steerable import SteerableBackbone, expand_filter
-from rekd_hloc.features.weights import weights_hash
+from rekd_hloc.weight_files import weights_hash
 from training.common.checkpoint import load_start, save_checkpoint, start_path
 
 

@@ -22,10 +22,10 @@ from rekd_hloc.features.described import Described
 from rekd_hloc.features.descriptor.hardnet import load_hardnet
 from rekd_hloc.features.extractor import grey_from_array
 from rekd_hloc.features.ranking import load_ranking, resolve_ranking
-from rekd_hloc.features.weights import weights_hash
 from rekd_hloc.files import write_json, write_text
 from rekd_hloc.images import read_image
 from rekd_hloc.matching.match import match
+from rekd_hloc.weight_files import weights_hash
 from training.common.cli import run_cli
 from training.scenes.geometry import models_hash
 from training.scenes.scene_folders import SceneFolders

@@ -18,7 +18,8 @@ from evaluation.image_folders import images_hash, list_image_paths
 from rekd_hloc.devices import choose_device
 from rekd_hloc.features.descriptor.hardnet import load_hardnet
 from rekd_hloc.features.detector.detect import Detector
-from rekd_hloc.features.weights import load_detector, resolve_weights, weights_hash
+from rekd_hloc.features.weights import load_detector, resolve_weights
+from rekd_hloc.weight_files import weights_hash
 from training.common.cli import run_cli
 from training.common.loop import Validation, load_ahead, run_steps
 from training.common.signal_handler import SignalHandler

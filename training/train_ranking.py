@@ -13,7 +13,7 @@ import numpy as np
 
 from evaluation.extractors.extraction import digest_of
 from rekd_hloc.features.ranking import Ranking, load_ranking, resolve_ranking
-from rekd_hloc.features.weights import weights_hash
+from rekd_hloc.weight_files import weights_hash
 from training.common.cli import run_cli
 from training.common.loop import Validation, load_ahead, run_steps
 from training.common.signal_handler import SignalHandler

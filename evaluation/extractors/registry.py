@@ -47,9 +47,9 @@ from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, resolv
 from rekd_hloc.features.descriptor.patches import cut_patches
 from rekd_hloc.features.descriptor.support_hardnet import supports_of
 from rekd_hloc.features.extractor import GPU_READERS, Extractor
-from rekd_hloc.features.weights import weights_hash
 from rekd_hloc.sfm.keypoint_scales import SIGMA_OF_LEVEL
 from rekd_hloc.types import Features
+from rekd_hloc.weight_files import weights_hash
 
 if TYPE_CHECKING:
     from rekd_hloc.storage.features import FeatureStore

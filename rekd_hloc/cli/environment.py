@@ -8,8 +8,8 @@ from typing import Any
 
 from rekd_hloc import __version__
 from rekd_hloc.config import PRESETS, config_hash
-from rekd_hloc.features.weights import PRETRAINED, read_weights, weights_hash
 from rekd_hloc.storage.provenance import package_versions
+from rekd_hloc.weight_files import PRETRAINED, read_weights, weights_hash
 
 
 def describe_environment() -> dict[str, Any]:

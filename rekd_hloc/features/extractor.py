@@ -18,10 +18,11 @@ from rekd_hloc.features.descriptor.hardnet import load_hardnet, resolve_hardnet
 from rekd_hloc.features.descriptor.support_hardnet import supports_of
 from rekd_hloc.features.detector.detect import Detector, make_detector
 from rekd_hloc.features.ranking import Ranking, load_ranking, resolve_ranking
-from rekd_hloc.features.weights import load_network, resolve_weights, weights_hash
+from rekd_hloc.features.weights import load_network, resolve_weights
 from rekd_hloc.geometry import warp_points, warp_scales
 from rekd_hloc.images import load_image, shrink
 from rekd_hloc.types import Features, Keypoints
+from rekd_hloc.weight_files import weights_hash
 
 Image = str | Path | NDArray[np.generic] | Tensor
 

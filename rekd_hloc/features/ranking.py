@@ -18,13 +18,8 @@ from torch import Tensor, nn
 from rekd_hloc.features.described import Described
 from rekd_hloc.features.detector.peak_shape import ShapedKeypoints
 from rekd_hloc.features.detector.surroundings import SURROUNDINGS
-from rekd_hloc.features.weights import (
-    read_weights,
-    shipped_names,
-    shipped_path,
-    write_weights,
-)
 from rekd_hloc.types import Keypoints
+from rekd_hloc.weight_files import read_weights, shipped_names, shipped_path, write_weights
 
 RANKING_FORMAT = "rekd_hloc ranking 1"
 DESCRIPTOR_WIDTH = 128

@@ -24,12 +24,18 @@ EQUAL_DENSITY = 1e-9
 """Maxima whose heights differ by less count as equally high."""
 
 
-def find_modes(angle: Float[Tensor, " sample"], *, kernel: float) -> Float64[Tensor, " mode"]:
+def find_modes(
+    angle: Float[Tensor, " sample"],
+    *,
+    kernel: float,
+    weight: Float[Tensor, " sample"] | None = None,
+) -> Float64[Tensor, " mode"]:
     """Maxima of the density of angles above that of the uniform distribution, highest first.
 
     Args:
         angle: radians.
         kernel: standard deviation of the wrapped Gaussian laid on each sample, in radians.
+        weight: how much each sample counts, positive; all the same by default.
 
     Returns:
         Radians in [0, 2 pi); equally high ones in ascending order; empty without samples, or if
@@ -37,7 +43,7 @@ def find_modes(angle: Float[Tensor, " sample"], *, kernel: float) -> Float64[Ten
     """
     if len(angle) == 0:
         return torch.zeros(0, dtype=torch.float64, device=angle.device)
-    series = _density_series(angle, kernel)
+    series = _density_series(angle, kernel, weight)
     density = torch.fft.irfft(series, n=GRID) * GRID
     is_peak = (density > density.roll(1)) & (density >= density.roll(-1))
     is_peak &= density > 1 + EQUAL_DENSITY
@@ -47,6 +53,24 @@ def find_modes(angle: Float[Tensor, " sample"], *, kernel: float) -> Float64[Ten
     ascending = torch.argsort(peaks)
     rank = torch.round(height[ascending] / EQUAL_DENSITY)
     return peaks[ascending][torch.argsort(rank, descending=True, stable=True)]
+
+
+def density_at(
+    at: Float[Tensor, " place"],
+    angle: Float[Tensor, " sample"],
+    *,
+    kernel: float,
+    weight: Float[Tensor, " sample"] | None = None,
+) -> Float64[Tensor, " place"]:
+    """Return the density of angles at some places; 1 is that of the uniform distribution.
+
+    Args:
+        at: radians.
+        angle: samples in radians, at least one.
+        kernel: as of :func:`find_modes`.
+        weight: likewise.
+    """
+    return _derivatives(_density_series(angle, kernel, weight), at.double())[0]
 
 
 def log10_false_alarms(num_samples: int, num_inside: int, share: float) -> float:
@@ -67,11 +91,17 @@ def log10_false_alarms(num_samples: int, num_inside: int, share: float) -> float
     return math.log10(num_samples) + _log10_binomial_tail(num_samples - 1, num_inside - 1, share)
 
 
-def _density_series(angle: Tensor, kernel: float) -> Complex128[Tensor, " harmonic"]:
+def _density_series(
+    angle: Tensor, kernel: float, weight: Tensor | None = None
+) -> Complex128[Tensor, " harmonic"]:
     """Fourier coefficients of the density, whose mean over the circle is 1."""
     order = torch.arange(math.ceil(CUT_OFF / kernel) + 1, device=angle.device).double()
     phase = angle.double()[:, None] * order
-    mean = torch.complex(phase.cos().mean(dim=0), -phase.sin().mean(dim=0))
+    if weight is None:
+        mean = torch.complex(phase.cos().mean(dim=0), -phase.sin().mean(dim=0))
+    else:
+        share = weight.double() / weight.double().sum()
+        mean = torch.complex(share @ phase.cos(), -(share @ phase.sin()))
     return mean * torch.exp(-0.5 * (order * kernel) ** 2)
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from rekd_hloc.matching.match_frames import Index, MatchFrames
-from rekd_hloc.matching.nearest_matches import NearestMatches
+from rekd_hloc.matching.nearest_matches import nearest_in_both
 from rekd_hloc.types import Keypoints, Matches
 
 MIN_SUPPORT = 3
@@ -77,15 +77,4 @@ def find_neighbours(frames: MatchFrames, pool: Index) -> tuple[Index, Index]:
 
     Neighbours are the nearest in image a and the nearest in image b.
     """
-    search_a, search_b = (NearestMatches(xy, pool) for xy in (frames.xy_a, frames.xy_b))
-    radius_a = np.zeros(len(frames), dtype=np.float32)
-    pairs = [np.zeros((2, 0), dtype=np.int64)]
-    for rows, radius, row, near in search_a.blocks():
-        radius_a[rows] = radius
-        is_apart = search_b.squared_distance(row, near) > 0
-        pairs.append(np.stack([row[is_apart], near[is_apart]]))
-    for _, _, row, near in search_b.blocks():
-        is_new = search_a.squared_distance(row, near) > radius_a[row]
-        pairs.append(np.stack([row[is_new], near[is_new]]))
-    row, near = np.concatenate(pairs, axis=1)
-    return row, near
+    return nearest_in_both(frames.xy_a, frames.xy_b, pool)

@@ -18,6 +18,8 @@ VALUES_OF_A_RUN = 32
 """Similarities that are looked at together; fastest of 16, 32, 64 on a CPU with AVX2."""
 SMALLEST_SQUARED_DISTANCE = 1e-6
 """Squared distances below it count as it: float32 rounding of a 128-d dot product is 1e-7."""
+ROUNDING = 5e-7
+"""Cosines that differ by less are equal."""
 
 
 @torch.no_grad()
@@ -66,6 +68,43 @@ def match_nearest(
     index_a = torch.nonzero(is_mutual)[:, 0]
     index = torch.stack([index_a, nearest[index_a]], dim=1)
     return Matches(index=index, score=similarity[index_a].clamp(-1, 1))
+
+
+@torch.no_grad()
+def distance_ratios(
+    matches: Matches,
+    descriptors_a: Float[Tensor, "keypoint_a channel"],
+    descriptors_b: Float[Tensor, "keypoint_b channel"],
+    *,
+    block: int = 2048,
+) -> tuple[Float[Tensor, " match"], Float[Tensor, "match 2"]]:
+    """Return the cosine of each match, and its distance by that of the nearest other descriptor.
+
+    The other descriptor is one of image b, then one of image a. A ratio is 0 where there is none,
+    and above 1 where the match is not of nearest neighbours.
+
+    Args:
+        matches: of any matcher.
+        descriptors_a: L2-normalised rows.
+        descriptors_b: L2-normalised rows, on the same device.
+        block: rows and columns of the similarity matrix that exist at once.
+
+    Raises:
+        ValueError: as :func:`match_nearest`.
+    """
+    a, b = _prepare(descriptors_a, descriptors_b)
+    if len(matches) == 0:
+        return a.new_zeros(0), a.new_zeros(0, 2)
+    of_a, of_b = matches.index.to(a.device).unbind(dim=1)
+    nearest, best_a, best_b, second_a, second_b = _scan(a, b, block, seconds=True)
+    cosine = (a[of_a] * b[of_b]).sum(dim=1)
+    is_nearest = nearest[of_a] == of_b
+    cosine = torch.where(is_nearest, best_a[of_a], cosine)
+    other_a = torch.where(is_nearest, second_a[of_a], best_a[of_a])
+    other_b = torch.where(cosine >= best_b[of_b] - ROUNDING, second_b[of_b], best_b[of_b])
+    distance = _distance(cosine)
+    ratios = torch.stack([distance / _distance(other) for other in (other_a, other_b)], dim=1)
+    return cosine.clamp(-1, 1), ratios
 
 
 def _prepare(descriptors_a: Tensor, descriptors_b: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,9 +36,13 @@ class NearestMatches:
     Args:
         xy: positions of all matches.
         pool: matches that may be neighbours.
+        count: nearest ones of a match that are its neighbours.
     """
 
-    def __init__(self, xy: Float[np.ndarray, "2 match"], pool: Index) -> None:
+    def __init__(
+        self, xy: Float[np.ndarray, "2 match"], pool: Index, count: int = NUM_NEIGHBOURS
+    ) -> None:
+        self._count = count
         self._xy = xy.astype(np.float32)
         self._pool = pool[np.argsort(self._xy[0, pool], kind="stable")]
 
@@ -51,7 +55,7 @@ class NearestMatches:
         for start in range(0, len(order), BLOCK):
             rows = order[start : start + BLOCK]
             squared, pool = self._candidates(rows)
-            radius = _kth(squared) * TIE
+            radius = _kth(squared, self._count) * TIE
             is_near = squared <= np.minimum(radius, LARGEST)[:, None]
             is_near &= np.count_nonzero(is_near, axis=1, keepdims=True) <= MOST_TIES
             row, near = np.divmod(np.flatnonzero(is_near), max(len(pool), 1))
@@ -74,7 +78,7 @@ class NearestMatches:
         low, high = np.searchsorted(x, first), np.searchsorted(x, last, side="right")
         low, high = max(low - MARGIN, 0), min(high + MARGIN, num)
         squared = self._squared(rows, self._pool[low:high])
-        reach = np.sqrt(_kth(squared).max() * TIE) * TIE
+        reach = np.sqrt(_kth(squared, self._count).max() * TIE) * TIE
         is_left = low == 0 or x[low] < first - reach
         is_right = high == num or x[high - 1] > last + reach
         if not (is_left and is_right):
@@ -90,11 +94,34 @@ class NearestMatches:
         return squared
 
 
-def _kth(squared: Float32[np.ndarray, "row pool"]) -> Float32[np.ndarray, " row"]:
+def nearest_in_both(
+    xy_a: Float[np.ndarray, "2 match"],
+    xy_b: Float[np.ndarray, "2 match"],
+    pool: Index,
+    count: int = NUM_NEIGHBOURS,
+) -> tuple[Index, Index]:
+    """Return pairs of a match and a neighbour out of ``pool``, each pair once.
+
+    Neighbours are the nearest ``count`` in image a and the nearest in image b; not those at the
+    very place of the match in either.
+    """
+    search_a, search_b = (NearestMatches(xy, pool, count) for xy in (xy_a, xy_b))
+    radius_a = np.zeros(xy_a.shape[1], dtype=np.float32)
+    pairs = [np.zeros((2, 0), dtype=np.int64)]
+    for rows, radius, row, near in search_a.blocks():
+        radius_a[rows] = radius
+        is_apart = search_b.squared_distance(row, near) > 0
+        pairs.append(np.stack([row[is_apart], near[is_apart]]))
+    for _, _, row, near in search_b.blocks():
+        is_new = search_a.squared_distance(row, near) > radius_a[row]
+        pairs.append(np.stack([row[is_new], near[is_new]]))
+    row, near = np.concatenate(pairs, axis=1)
+    return row, near
+
+
+def _kth(squared: Float32[np.ndarray, "row pool"], count: int) -> Float32[np.ndarray, " row"]:
     """Return the squared distance of the last neighbour; infinite where there are not as many."""
-    if squared.shape[1] < NUM_NEIGHBOURS:
+    if squared.shape[1] < count:
         return np.full(len(squared), np.inf, dtype=np.float32)
-    kth: Float32[np.ndarray, " row"] = np.partition(squared, NUM_NEIGHBOURS - 1, axis=1)[
-        :, NUM_NEIGHBOURS - 1
-    ]
+    kth: Float32[np.ndarray, " row"] = np.partition(squared, count - 1, axis=1)[:, count - 1]
     return kth

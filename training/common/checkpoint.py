@@ -16,14 +16,10 @@ import torch
 
 import rekd_hloc
 from rekd_hloc.features.tensor_files import load_tensors
-from rekd_hloc.features.weights import (
-    detector_config,
-    learned_tensors,
-    read_weights,
-    resolve_weights,
-)
+from rekd_hloc.features.weights import detector_config, learned_tensors, resolve_weights
 from rekd_hloc.files import atomic_write, write_json, write_text
 from rekd_hloc.renamed_options import translate_config
+from rekd_hloc.weight_files import read_weights
 
 LAST = "last.pt"
 """The checkpoint that a run goes on from."""

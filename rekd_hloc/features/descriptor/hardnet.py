@@ -30,13 +30,8 @@ from rekd_hloc.features.descriptor.support_hardnet import (
 from rekd_hloc.features.descriptor.tfeat import TFeat
 from rekd_hloc.features.precision import full_precision
 from rekd_hloc.features.tensor_files import load_tensors
-from rekd_hloc.features.weights import (
-    read_weights,
-    shipped_names,
-    shipped_path,
-    write_weights,
-)
 from rekd_hloc.files import atomic_write
+from rekd_hloc.weight_files import read_weights, shipped_names, shipped_path, write_weights
 
 logger = logging.getLogger(__name__)
 
