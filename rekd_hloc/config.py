@@ -249,18 +249,22 @@ PAPER_DETECTOR = DetectorConfig(
     protocol="paper",
 )
 
+RANKED = ExtractConfig(ranking="ranking-linear")
+"""What the presets but the paper's have in common. An ``ExtractConfig`` itself has no ranking, so
+that files made before there was one are still known by their configuration."""
+
 PRESETS: dict[str, ExtractConfig] = {
-    "rekd": ExtractConfig(),
-    "rekd-upright": ExtractConfig(descriptor=DescriptorConfig(oriented=False)),
-    "rekd-c36": ExtractConfig(weights="rekd-c36"),
+    "rekd": RANKED,
+    "rekd-upright": replace(RANKED, descriptor=DescriptorConfig(oriented=False)),
+    "rekd-c36": replace(RANKED, weights="rekd-c36"),
     "rekd-paper": ExtractConfig(
         weights="rekd-c36",
         max_side_px=0,
         detector=PAPER_DETECTOR,
         descriptor=DescriptorConfig(oriented=False, antialias=False),
     ),
-    "rekd-fast": ExtractConfig(
-        weights="rekd-fast", detector=DetectorConfig(levels_up=1, levels_down=4)
+    "rekd-fast": replace(
+        RANKED, weights="rekd-fast", detector=DetectorConfig(levels_up=1, levels_down=4)
     ),
 }
 

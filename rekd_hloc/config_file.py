@@ -186,6 +186,11 @@ def config_tree(config: object) -> dict[str, Any]:
     return tree
 
 
+def defaults_left_out(kind: type) -> dict[str, Any]:
+    """Return the options of a configuration that files leave out, with the values that means."""
+    return {item.name: item.default for item in fields(kind) if item.metadata == LATER}
+
+
 def hash_of_tree(tree: Mapping[str, Any]) -> str:
     """Return the hash of a configuration as nested mappings."""
     text = json.dumps(_canonical(dict(tree)), sort_keys=True, default=str)

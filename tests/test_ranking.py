@@ -1,7 +1,9 @@
 """The learned ranking of keypoints in the extractor, and the shapes of peaks that it looks at."""
 
+import json
 import math
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +28,7 @@ from rekd_hloc.features.ranking import (
     read_signs,
     save_ranking,
 )
+from rekd_hloc.storage.provenance import OtherSettingsError, refuse_other
 from rekd_hloc.types import Keypoints
 from rekd_hloc.weight_files import weights_hash, write_weights
 from tests.helpers import baked_network, descriptor_weights, random_keypoints, textured_image
@@ -107,11 +110,24 @@ def test_provenance_names_the_ranking_only_where_there_is_one(extractor, ranked_
 
 def test_files_made_before_there_were_rankings_are_gone_on_with():
     """Hashes as version 0.2.0.dev0 had them before the option came."""
-    assert config_hash(get_preset("rekd")) == "ca9bcfc01d31"
-    assert config_hash(get_preset("rekd-fast")) == "7286592f8095"
+    assert config_hash(replace(get_preset("rekd"), ranking="none")) == "ca9bcfc01d31"
+    assert config_hash(replace(get_preset("rekd-fast"), ranking="none")) == "7286592f8095"
     assert "ranking" not in config_tree(ExtractConfig())
     assert config_tree(ExtractConfig(ranking="mine.safetensors"))["ranking"] == "mine.safetensors"
     assert config_hash(ExtractConfig(ranking_pool=3)) != config_hash(ExtractConfig())
+
+
+def test_another_ranking_is_named_by_what_turns_it_off():
+    """Files made before there were rankings record none, and the error says so."""
+    config = get_preset("rekd")
+    before, now = (
+        {"config": json.dumps(config_tree(c)), "config_hash": config_hash(c)}
+        for c in (replace(config, ranking="none"), config)
+    )
+    with pytest.raises(OtherSettingsError) as error:
+        refuse_other(Path("features.h5"), before, now)
+    assert 'ranking "none" in features.h5, "ranking-linear" now' in str(error.value)
+    assert "ranking_pool" not in str(error.value)
 
 
 def test_a_ranking_comes_back_from_its_file(tmp_path):

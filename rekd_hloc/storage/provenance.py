@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rekd_hloc.config_file import hash_of_tree
+from rekd_hloc.config import ExtractConfig
+from rekd_hloc.config_file import defaults_left_out, hash_of_tree
 from rekd_hloc.json_text import parse_json
 from rekd_hloc.renamed_options import translate_config
 
@@ -106,6 +107,8 @@ def _differences(file: str, stored: Mapping[str, str], asked: Mapping[str, str])
 def _options(provenance: Mapping[str, str]) -> dict[str, str]:
     """Return options by their dotted names, then the other attributes."""
     config = stored_config(provenance)
+    if "detector" in config:  # of an extractor
+        config = defaults_left_out(ExtractConfig) | config
     others = {key: value for key, value in provenance.items() if key != "config" or not config}
     return {**_leaves(config), **others}
 
