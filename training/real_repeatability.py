@@ -23,7 +23,7 @@ from evaluation.command_line import exit_status, make_parser, require_positive
 from evaluation.extractors.extraction import extract_by_content
 from evaluation.extractors.options import add_extractor_options, load_extractors
 from evaluation.extractors.registry import NamedExtractor
-from evaluation.reporting.report import Table, today, write_report
+from evaluation.reporting.report import Cell, Table, today, write_report
 from rekd_hloc.geometry import angle_difference
 from rekd_hloc.types import Keypoints
 from training.scenes.real_pairs import RIGHT_PX, PairTruth, RealPairs, repeatability
@@ -147,7 +147,8 @@ def _measure_scene(
 
 def _tables(results: Mapping[str, Mapping[str, RealRepeatability]]) -> list[Table]:
     """Return the means over scenes, and each scene's repeatability; in percent."""
-    means, by_scene = [], []
+    means: list[list[Cell]] = []
+    by_scene: list[list[Cell]] = []
     for name, scenes in results.items():
         every = [list(asdict(of_scene).values()) for of_scene in scenes.values()]
         means.append([name, *(100 * value for value in _mean(every))])
