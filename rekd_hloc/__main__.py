@@ -1,12 +1,16 @@
 """``python -m rekd_hloc``: the command line ``rekd-hloc``, which Ctrl-C may end from the start."""
 
+import os
 import sys
 
 from rekd_hloc.cli.interrupts import how_to_go_on, run_interruptibly
+from rekd_hloc.processor import wait_passively
 
 
 def main() -> int:
     """Run the command line; what it needs is imported here, where a signal is met with a line."""
+
+    wait_passively(os.environ)
 
     def run() -> int:
         from rekd_hloc.cli.main import main as run_commands

@@ -1,8 +1,9 @@
-"""Where computations run: torch devices by name, and the cores of this process."""
+"""Where computations run: torch devices by name, and threads of the CPU."""
 
-import os
-
+import cv2
 import torch
+
+from rekd_hloc.processor import limit_cores, num_cores
 
 WITH_FLOAT64 = ("cpu", "cuda")
 """Kinds of device that surely compute in float64; Apple's do not, and Intel's not all."""
@@ -45,11 +46,19 @@ def exact_device(device: torch.device) -> torch.device:
     return device if device.type in WITH_FLOAT64 else torch.device("cpu")
 
 
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def use_threads(count: int | None) -> None:
+    """Compute on at most so many cores from now on; None takes those that this process may use.
+
+    More than torch has now are taken only if asked for, so that ``OMP_NUM_THREADS`` holds.
+
+    Raises:
+        ValueError: not positive.
+    """
+    if count is not None:
+        limit_cores(count)
+    num_threads = count or min(num_cores(), torch.get_num_threads())
+    torch.set_num_threads(num_threads)
+    cv2.setNumThreads(num_threads)
 
 
 def _is_there(kind: str) -> bool:

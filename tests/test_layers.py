@@ -83,6 +83,7 @@ BASE = {
         "json_text",
         "known_names",
         "devices",
+        "processor",
     },
     "evaluation": {"command_line", "image_folders", "rotated_images"},
 }

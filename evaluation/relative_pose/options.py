@@ -27,7 +27,7 @@ from evaluation.relative_pose.report import (
 )
 from evaluation.relative_pose.stereo import ExtractorRun, Resources, StereoPlan
 from evaluation.reporting.report import today, write_csv, write_report
-from rekd_hloc.devices import num_cores
+from rekd_hloc.processor import num_cores
 
 NUM_SEEDS = 3
 NUM_KEYPOINTS = 2048

@@ -19,6 +19,7 @@ from rekd_hloc.cli.options import (
     Ratio,
     Replace,
     Seed,
+    Threads,
     print_result,
     read_match_config,
 )
@@ -50,6 +51,7 @@ def match(
     filter_name: Filter = "density",
     ratio: Ratio = None,
     device: Device = "auto",
+    threads: Threads = None,
     overwrite: Overwrite = False,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -105,6 +107,7 @@ def refine(
         ),
     ] = "auto",
     device: Device = "auto",
+    threads: Threads = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json_output: Json = False,

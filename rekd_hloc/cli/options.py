@@ -116,6 +116,27 @@ IgnoreExif = Annotated[
     bool,
     typer.Option("--ignore-exif", help="Start from the default focal length instead of EXIF's."),
 ]
+
+
+def _use_threads(count: int | None) -> int | None:
+    """Compute on so many cores; called before the command runs, with or without the option."""
+    from rekd_hloc.devices import use_threads
+
+    try:
+        use_threads(count)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return count
+
+
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        callback=_use_threads,
+        help="Cores to compute on. Default: those that affinity and a container's quota allow.",
+    ),
+]
 PairsSource = Annotated[
     str, typer.Option("--pairs", help="exhaustive, sequential, or a file of image name pairs.")
 ]

@@ -31,6 +31,7 @@ from rekd_hloc.cli.options import (
     Seed,
     Settings,
     Strict,
+    Threads,
     print_result,
     read_match_config,
     read_numbers,
@@ -56,6 +57,7 @@ def extract(
     mask_dir: Masks = None,
     mask_frame: MaskFrame = "auto",
     device: Device = "auto",
+    threads: Threads = None,
     overwrite: Overwrite = False,
     strict: Strict = False,
     json_output: Json = False,
@@ -158,6 +160,7 @@ def reconstruct(
     num_threads: Annotated[
         int, typer.Option(help="Of the mapper; 1 is repeatable to the bit, -1 takes all cores.")
     ] = 1,
+    threads: Threads = None,
     overwrite: Redo = False,
     strict: Strict = False,
     quiet: Quiet = False,

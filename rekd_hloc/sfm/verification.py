@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rekd_hloc.config import MAX_ERROR_PX
-from rekd_hloc.devices import num_cores
 from rekd_hloc.matching.pairs import unique_pairs
+from rekd_hloc.processor import num_cores
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.cameras import image_ids
 from rekd_hloc.types import Pair
