@@ -4,6 +4,7 @@ import ast
 import functools
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -197,6 +198,17 @@ def test_kornias_frames_are_met_in_patches_only():
         words |= {module.rsplit(".", 1)[-1] for module, _ in imports(path)}
         found = {word for word in words if "laf" in word.lower().split("_")}
         assert not found, f"{path} uses {sorted(found)}"
+
+
+def test_shapes_are_checked_at_run_time_wherever_they_are_written():
+    """The tests' options name the packages whose functions are checked as they run."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    _, _, names = options["addopts"].partition("--jaxtyping-packages=")
+    checked = [name.replace(".", "/") for name in names.split()[0].split(",")]
+    for path in sources("rekd_hloc"):
+        place = path.relative_to(ROOT).with_suffix("").as_posix()
+        if "jaxtyping" in path.read_text():
+            assert any(place == name or place.startswith(f"{name}/") for name in checked), place
 
 
 def test_training_code_is_imported_lazily():
