@@ -5,7 +5,6 @@ camera rolled by its own angle. Their poses are exact. ``evaluation.rendering`` 
 """
 
 from pathlib import Path
-from typing import Any
 
 from rekd_hloc.devices import choose_device
 from rekd_hloc.files import SCRATCH_SUFFIX, write_bytes
@@ -13,6 +12,7 @@ from rekd_hloc.ownership import NOT_MADE, stamp
 from rekd_hloc.sfm.output_folder import NAMES, PAGE, REPORT, OutputFolder
 from rekd_hloc.sfm.reconstruct import reconstruct
 from rekd_hloc.sfm.report import Stopwatch
+from rekd_hloc.sfm.result import ReconstructionResult
 from rekd_hloc.viz.page import write_html_report
 
 DEMO_DATA = Path(__file__).parent / "demo_data"
@@ -31,7 +31,7 @@ def run_demo(
     seed: int = 0,
     overwrite: bool = False,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> ReconstructionResult:
     """Copy the demo images into ``out/images``, reconstruct them in ``out``, and write a page.
 
     The intrinsics are unknown to the reconstruction: one camera, refined by COLMAP.

@@ -10,6 +10,7 @@ from rekd_hloc import __version__
 from rekd_hloc.cli.main import COMMANDS, main
 from rekd_hloc.cli.options import EXIT_FAILED, EXIT_MISTAKE
 from rekd_hloc.sfm import reconstruct as reconstruction
+from rekd_hloc.sfm.result import ReconstructionResult
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from tests.helpers import ROOT, textured_image
 
@@ -43,6 +44,7 @@ def test_every_command_is_there():
         "reconstruct",
         "demo",
         "export",
+        "export-model",
         "plot",
         "check",
         "info",
@@ -205,15 +207,20 @@ def test_a_page_is_written_when_asked_for(images, tmp_path, monkeypatch, capsys)
     def run(images, output, options, **more):
         output.mkdir(exist_ok=True)
         (output / "report.json").write_text(json.dumps(report))
-        return report
+        return ReconstructionResult(report, output)
 
     monkeypatch.setattr(reconstruction, "reconstruct", run)
     monkeypatch.setattr("rekd_hloc.sfm.report.format_report", lambda report: "the report")
     words = ["reconstruct", str(images), str(out), "--conf", "rekd-fast"]
     assert main(words) == 0
-    assert capsys.readouterr().out == "the report\n"
+    shown = capsys.readouterr().out
+    assert shown.startswith("the report\nmodel         ")
+    assert str(out / "sparse" / "0") in shown
+    assert "--page writes one" in shown
+    assert f"rekd-hloc export-model {out} --to nerfstudio" in shown
     assert not (out / "report.html").exists()
-    assert main([*words, "--page"]) == 0
+    assert main([*words, "--page", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == report
     page = (out / "report.html").read_text(encoding="utf-8")
     assert f"<h1>{images.name}: rekd-fast</h1>" in page
     assert "2 of 2" in page

@@ -25,6 +25,7 @@ WHEEL = {
     "refinement": {"base", "storage", "matching"},
     "sfm": {"base", "storage", "matching", "features", "refinement"},
     "viz": {"base", "storage", "matching", "features", "refinement", "sfm"},
+    "exports": {"base", "storage", "matching", "features", "refinement", "sfm"},
     "demo": {"base", "storage", "matching", "features", "refinement", "sfm", "viz"},
     "plugin": {"base", "storage", "matching", "features", "refinement", "sfm", "viz"},
     "cli": {
@@ -35,6 +36,7 @@ WHEEL = {
         "refinement",
         "sfm",
         "viz",
+        "exports",
         "plugin",
         "demo",
     },

@@ -1,5 +1,6 @@
-"""Commands on files that exist: export, plot, check, info, export-weights, hloc."""
+"""Commands on files that exist: export, export-model, plot, check, info, export-weights, hloc."""
 
+from os.path import commonpath
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from rekd_hloc.cli.options import (
     print_result,
     read_numbers,
 )
+from rekd_hloc.names import counted
 
 hloc_app = typer.Typer(
     help="Let stock `python -m hloc...` know the rekd confs.",
@@ -77,6 +79,39 @@ def export(
         )
     record = {"num_images": len(ids), "num_pairs": len(pairs), "output": str(database)}
     print_result(json_output, record, f"{len(ids)} images and {len(pairs)} pairs in {database}")
+
+
+def export_model(
+    model: Annotated[
+        Path, typer.Argument(help="Output of reconstruct, or folder of a COLMAP model.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Argument(help="Folder to write; by default the format's name beside sparse."),
+    ] = None,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="text, ply, undistorted, nerfstudio, openmvs, bundler or gltf.",
+        ),
+    ] = "text",
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the photos; by default the one that reconstruct took."),
+    ] = None,
+    overwrite: Replace = False,
+    json_output: Json = False,
+) -> None:
+    """Write a model in the form of another program.
+
+    undistorted is for COLMAP's dense reconstruction and for Gaussian splatting.
+    """
+    from rekd_hloc.exports.export_model import export_model as run
+
+    written = run(model, to, output, images=images, overwrite=overwrite)
+    record = {"files": [str(path) for path in written]}
+    place = written[0].parent if len(written) == 1 else commonpath(map(str, written))
+    print_result(json_output, record, f"{counted(len(written), 'file')} in {place}")
 
 
 def plot(

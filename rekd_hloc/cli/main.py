@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "reconstruct": (reconstruction.reconstruct, "photos/ out/ --conf rekd-fast --seed 1"),
     "demo": (reconstruction.demo, "demo/"),
     "export": (files.export, "features.h5 database.db --matches matches.h5"),
+    "export-model": (files.export_model, "out/ --to undistorted"),
     "plot": (files.plot, "features.h5 photos/ plots/ --image a.jpg"),
     "check": (files.check, "features.h5 matches.h5 pairs.txt"),
     "info": (files.info, "--json"),

@@ -163,12 +163,14 @@ def reconstruct(
     threads: Threads = None,
     overwrite: Redo = False,
     strict: Strict = False,
+    json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct a scene: extract, match, verify, map. Writes OUTPUT/report.json."""
     from rekd_hloc.sfm.reconstruct import ReconstructOptions
     from rekd_hloc.sfm.reconstruct import reconstruct as run
     from rekd_hloc.sfm.report import format_report
+    from rekd_hloc.sfm.result import describe_places
 
     name, resolved = resolve_conf(
         conf, config, settings, max_keypoints, device, preset=reconstruction_preset
@@ -200,17 +202,19 @@ def reconstruct(
 
         check_page(output, overwrite=overwrite)
     report = run(images, output, options, overwrite=overwrite, progress=not quiet)
+    written = None
     if page:
         from rekd_hloc.viz.page import write_html_report
 
-        write_html_report(
+        written = write_html_report(
             output,
             images,
             title=f"{images.name}: {name}",
             reference=reference,
             overwrite=overwrite,
         )
-    typer.echo(format_report(report))
+    places = describe_places(report, written)
+    print_result(json_output, report, f"{format_report(report)}\n{places}")
     if report["num_registered"] == 0:
         raise typer.Exit(EXIT_FAILED)
     if strict:
@@ -223,6 +227,7 @@ def demo(
     device: Device = "auto",
     seed: Seed = 0,
     overwrite: Redo = False,
+    json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct twelve packaged images of known poses.
@@ -230,14 +235,16 @@ def demo(
     The images come from rolled cameras; the report compares the model with the true poses.
     """
     from rekd_hloc.demo import run_demo
+    from rekd_hloc.sfm.output_folder import PAGE
     from rekd_hloc.sfm.report import format_report
+    from rekd_hloc.sfm.result import describe_places
 
     name, _ = resolve_conf(conf, None, None, None, device)
     report = run_demo(
         output, conf=name, device=device, seed=seed, overwrite=overwrite, progress=not quiet
     )
-    typer.echo(format_report(report))
-    typer.echo(f"Open {output / 'report.html'} for keypoints and matches.")
+    places = describe_places(report, output / PAGE)
+    print_result(json_output, report, f"{format_report(report)}\n{places}")
     if report["num_registered"] < report["num_images"]:
         raise typer.Exit(EXIT_FAILED)
 

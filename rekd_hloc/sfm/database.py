@@ -37,6 +37,7 @@ from rekd_hloc.sfm.database_record import (
     write_database,
 )
 from rekd_hloc.sfm.focals import correct_focals
+from rekd_hloc.sfm.older_colmap import add_prior_columns
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.provenance import stored_config
 from rekd_hloc.types import Features, Keypoints, Pair
@@ -199,6 +200,7 @@ def export_database(
                 for pair in pairs:
                     index = _read_index(matches, features, pair, counts)
                     database.write_matches(ids[pair[0]], ids[pair[1]], index)
+        add_prior_columns(scratch)
         with write_database(scratch, owner=owner):
             pass
         refuse_foreign_database(database_path, owner=owner, overwrite=overwrite)

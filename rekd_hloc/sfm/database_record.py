@@ -64,6 +64,21 @@ def write_database(path: Path, *, owner: str) -> Iterator[None]:
     _write_record(path, digest(path), owner)
 
 
+@contextlib.contextmanager
+def change_database(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a database for statements of one transaction.
+
+    Raises:
+        OSError: it cannot be written, or the disk is full.
+    """
+    try:
+        with contextlib.closing(_connect(path)) as database, database:
+            yield database
+    except sqlite3.Error as error:
+        number = errno.ENOSPC if "full" in str(error) else errno.EIO
+        raise explain_os_error(OSError(number, str(error)), path, path.parent) from error
+
+
 def replace_database(path: Path, scratch: Path) -> None:
     """Put a finished database in the place of another, which stays until then.
 
@@ -122,14 +137,10 @@ def _read_record(path: Path) -> tuple[str, str]:
 
 
 def _write_record(path: Path, content: str, owner: str) -> None:
-    try:
-        with contextlib.closing(_connect(path)) as database, database:
-            database.execute(f"CREATE TABLE IF NOT EXISTS {TABLE} (content TEXT, owner TEXT)")
-            database.execute(f"DELETE FROM {TABLE}")
-            database.execute(f"INSERT INTO {TABLE} VALUES (?, ?)", (content, owner))
-    except sqlite3.Error as error:
-        number = errno.ENOSPC if "full" in str(error) else errno.EIO
-        raise explain_os_error(OSError(number, str(error)), path, path.parent) from error
+    with change_database(path) as database:
+        database.execute(f"CREATE TABLE IF NOT EXISTS {TABLE} (content TEXT, owner TEXT)")
+        database.execute(f"DELETE FROM {TABLE}")
+        database.execute(f"INSERT INTO {TABLE} VALUES (?, ?)", (content, owner))
 
 
 def _connect(path: Path) -> sqlite3.Connection:

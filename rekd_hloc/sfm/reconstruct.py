@@ -30,6 +30,7 @@ from rekd_hloc.sfm.output_folder import (
 from rekd_hloc.sfm.reconstruct_options import DEFAULT_OPTIONS, ReconstructOptions, describe_options
 from rekd_hloc.sfm.refined_features import RefineOptions, refine_features
 from rekd_hloc.sfm.refinement_sources import is_refined, refuse_unrefined, stored_provenance
+from rekd_hloc.sfm.result import ReconstructionResult
 from rekd_hloc.sfm.stages import MappingOptions, Run, build_model
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.made_with import is_other, read_provenance
@@ -50,7 +51,7 @@ def reconstruct(
     progress: bool = False,
     extractor: ImageExtractor | None = None,
     **changes: Any,
-) -> dict[str, Any]:
+) -> ReconstructionResult:
     """Reconstruct a scene; writes ``features.h5``, ``matches.h5``, ``pairs.txt``, ``database.db``,
     the models ``sparse/0``, ``sparse/1``, ... (largest first) and ``report.json`` into ``output``,
     with ``refine`` also ``features-refined.h5``, of which database and models are then made.
@@ -70,7 +71,7 @@ def reconstruct(
         **changes: options by their names, in place of those in ``options``: ``conf="rekd-fast"``.
 
     Returns:
-        What is in ``report.json``.
+        What is in ``report.json``; its ``reconstruction`` is the ``pycolmap.Reconstruction``.
 
     Raises:
         ValueError: an option out of range, a folder without images, cameras that do not fit the
@@ -91,12 +92,13 @@ def reconstruct(
         extractor = extractor or _load_extractor(options)
         asked = describe_options(options, extractor.provenance)
         if done := read_finished(image_dir, output, options, listing, pairs, extractor, asked):
-            return done
+            return ReconstructionResult(done, output)
     with Run.start(
         image_dir, output, options.mapping, reference=options.reference,
         overwrite=overwrite, names=_writes(options.pairs, output), pairs=pairs, progress=progress,
     ) as run:  # fmt: skip
-        return _run_all_stages(run, options, listing, pairs, extractor)
+        report = _run_all_stages(run, options, listing, pairs, extractor)
+    return ReconstructionResult(report, output)
 
 
 def _run_all_stages(
@@ -197,7 +199,7 @@ def reconstruct_from_files(
     reference: Path | None = None,
     overwrite: bool = False,
     progress: bool = False,
-) -> dict[str, Any]:
+) -> ReconstructionResult:
     """Reconstruct from hloc's files of any extractor and matcher; they are read, never changed.
 
     Args:
@@ -213,7 +215,7 @@ def reconstruct_from_files(
         progress: show bars on stderr.
 
     Returns:
-        What is in ``report.json``.
+        As :func:`reconstruct`.
 
     Raises:
         ValueError, FileNotFoundError, OSError: as :func:`reconstruct`.
@@ -241,7 +243,8 @@ def reconstruct_from_files(
         overwrite=overwrite, names=_writes(pairs, output), pairs=image_pairs, progress=progress,
     ) as run:  # fmt: skip
         _write_pairs(run.folder, image_pairs, pairs)
-        return build_model(run, features, matches, image_pairs, counts, {}, configuration)
+        report = build_model(run, features, matches, image_pairs, counts, {}, configuration)
+    return ReconstructionResult(report, output)
 
 
 def _writes(pairs: str | Path | None, output: Path) -> tuple[str, ...]:
