@@ -13,10 +13,13 @@ __all__ = [
     "Features",
     "Keypoints",
     "Matches",
+    "draw_keypoints",
+    "draw_matches",
     "filter_by_consensus",
     "filter_by_orientation",
     "load_config",
     "match",
+    "match_pair",
     "reconstruct",
     "refine",
     "register",
@@ -27,10 +30,13 @@ _HOMES = {
     "Features": "rekd_hloc.types",
     "Keypoints": "rekd_hloc.types",
     "Matches": "rekd_hloc.types",
+    "draw_keypoints": "rekd_hloc.viz.draw",
+    "draw_matches": "rekd_hloc.viz.draw",
     "filter_by_consensus": "rekd_hloc.matching.consensus",
     "filter_by_orientation": "rekd_hloc.matching.consistency",
     "load_config": "rekd_hloc.config",
     "match": "rekd_hloc.matching.match",
+    "match_pair": "rekd_hloc.interfaces.match_pair",
     "reconstruct": "rekd_hloc.sfm.reconstruct",
     "refine": "rekd_hloc.refinement.pairs",
     "register": "rekd_hloc.plugin",
@@ -39,6 +45,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from rekd_hloc.config import load_config
     from rekd_hloc.features.extractor import Extractor
+    from rekd_hloc.interfaces.match_pair import match_pair
     from rekd_hloc.matching.consensus import filter_by_consensus
     from rekd_hloc.matching.consistency import filter_by_orientation
     from rekd_hloc.matching.match import match
@@ -46,6 +53,7 @@ if TYPE_CHECKING:
     from rekd_hloc.refinement.pairs import refine
     from rekd_hloc.sfm.reconstruct import reconstruct
     from rekd_hloc.types import Features, Keypoints, Matches
+    from rekd_hloc.viz.draw import draw_keypoints, draw_matches
 
 
 def __getattr__(name: str) -> object:

@@ -226,12 +226,13 @@ class MatchConfig:
 
 
 RECONSTRUCTION_MATCHING = MatchConfig(ratio=0.95)
-"""Matching before a reconstruction: a mild ratio test takes two thirds of the wrong matches that
-the filter leaves, and camera centres come out a third nearer to the truth (docs/training.md)."""
+"""Matching before a reconstruction, by ``reconstruct`` and by its steps ``extract`` and ``match``:
+a mild ratio test takes two thirds of the wrong matches that the filter leaves, and camera centres
+come out a third nearer to the truth (docs/training.md)."""
 
 RECONSTRUCTION_KEYPOINTS = 4096
-"""Budget of an image in a reconstruction, whatever the preset's own: twice the points, and poses
-nearer to the truth, than with 2,048 (docs/training.md)."""
+"""Budget of an image in a reconstruction and its steps, whatever the preset's own: twice the
+points, and poses nearer to the truth, than with 2,048 (docs/training.md)."""
 
 MAX_ERROR_PX = 3.0
 """Largest epipolar error of a verified match (COLMAP's default: 4); chosen on images with true

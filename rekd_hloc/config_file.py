@@ -46,9 +46,15 @@ def load_config(
 
     Raises:
         FileNotFoundError: there is no such YAML file.
-        ValueError: an unknown key (with the nearest known one), a value of the wrong type or out
-            of range, or text that is not YAML; one line that names source, key and value.
+        ValueError: defaults that are no dataclass, as a preset's name; an unknown key (with the
+            nearest known one), a value of the wrong type or out of range, or text that is not
+            YAML; one line that names source, key and value.
     """
+    if not is_dataclass(defaults):
+        raise ValueError(
+            f"load_config takes a dataclass of defaults, got {defaults!r}; a preset's are "
+            "rekd_hloc.config.get_preset('rekd')"
+        )
     if path is not None and not path.is_file():
         raise FileNotFoundError(f"no configuration file {path}")
     sources = [(f"override {text!r}", _read_override(text)) for text in overrides]

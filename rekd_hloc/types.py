@@ -6,16 +6,18 @@ only if they are the same object: whether tensors agree is the caller's question
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
 Pair = tuple[str, str]
 """Names of two images, in the order in which they are matched."""
 
-Index = Int64[Tensor, " selected"] | Bool[Tensor, " keypoint"]
+Index = Int64[Tensor, " selected"] | Bool[Tensor, " keypoint"] | slice
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,7 @@ class Keypoints:
         return len(self.xy)
 
     def __getitem__(self, index: Index) -> Self:
-        """Return the keypoints that an integer or boolean index tensor selects."""
+        """Return the keypoints that a slice, or an integer or boolean index tensor, selects."""
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def to(self, device: torch.device | str) -> Self:
@@ -100,6 +102,36 @@ class Features:
     def __len__(self) -> int:
         return len(self.keypoints)
 
+    def __getitem__(self, index: Index) -> Self:
+        """Return the features that a slice, or an integer or boolean index tensor, selects."""
+        return replace(self, keypoints=self.keypoints[index], descriptors=self.descriptors[index])
+
+    def numpy(self) -> dict[str, NDArray[np.generic]]:
+        """Return arrays by name.
+
+        They are ``xy``, ``scale``, ``angle`` (radians), ``score``, ``descriptors`` and
+        ``image_size`` (width, height).
+        """
+        arrays = {f.name: getattr(self.keypoints, f.name) for f in fields(self.keypoints)}
+        arrays["descriptors"] = self.descriptors
+        found = {name: rows.detach().cpu().numpy() for name, rows in arrays.items()}
+        return {**found, "image_size": np.array(self.image_size)}
+
+    def to_frame(self) -> Any:
+        """Return keypoints as a ``pandas.DataFrame``: x, y, scale, angle_deg and score.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError("to_frame needs pandas: pip install pandas") from error
+        arrays = self.numpy()
+        columns = {"x": arrays["xy"][:, 0], "y": arrays["xy"][:, 1], "scale": arrays["scale"]}
+        angle_deg = np.rad2deg(arrays["angle"].astype(np.float64))
+        return pd.DataFrame({**columns, "angle_deg": angle_deg, "score": arrays["score"]})
+
     def to(self, device: torch.device | str) -> Self:
         """Return the same features on another device."""
         return replace(
@@ -136,7 +168,7 @@ class Matches:
         return len(self.index)
 
     def __getitem__(self, index: Index) -> Self:
-        """Return the matches that an integer or boolean index tensor selects."""
+        """Return the matches that a slice, or an integer or boolean index tensor, selects."""
         return replace(self, index=self.index[index], score=self.score[index])
 
     def to(self, device: torch.device | str) -> Self:

@@ -316,7 +316,7 @@ def read_scene(path: Path) -> tuple[tuple[int, ...], float, float, float]:
 
 def extract_folder(folder: Path, out: Path) -> tuple[list[str], dict[str, str]]:
     """Names of the images with features, and the reasons of those that were skipped."""
-    from rekd_hloc.features.extractor import grey_from_array
+    from rekd_hloc.features.grey_images import grey_from_array
     from rekd_hloc.sfm.extraction import extract_images
     from tests.sift_extractor import SiftExtractor
 

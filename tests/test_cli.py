@@ -42,6 +42,7 @@ def test_every_command_is_there():
         "match",
         "refine",
         "reconstruct",
+        "localize",
         "demo",
         "export",
         "export-model",

@@ -8,7 +8,8 @@ import torch
 
 from rekd_hloc.config import DescriptorConfig, DetectorConfig, ExtractConfig, get_preset
 from rekd_hloc.devices import choose_device
-from rekd_hloc.features.extractor import Extractor, grey_from_array
+from rekd_hloc.features.extractor import Extractor
+from rekd_hloc.features.grey_images import grey_from_array
 from rekd_hloc.images import ImageReadError
 from rekd_hloc.weight_files import weights_hash
 from tests.helpers import descriptor_weights, detector_weights, textured_image

@@ -20,7 +20,7 @@ from evaluation.relative_pose.estimation import ResultLog
 from rekd_hloc.config import DetectorConfig, with_max_keypoints
 from rekd_hloc.features.described import Described
 from rekd_hloc.features.descriptor.hardnet import load_hardnet
-from rekd_hloc.features.extractor import grey_from_array
+from rekd_hloc.features.grey_images import grey_from_array
 from rekd_hloc.features.ranking import load_ranking, resolve_ranking
 from rekd_hloc.files import write_json, write_text
 from rekd_hloc.images import read_image

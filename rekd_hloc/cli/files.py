@@ -14,11 +14,15 @@ from rekd_hloc.cli.options import (
     IgnoreExif,
     Intrinsics,
     Json,
+    Quiet,
     Replace,
     print_result,
     read_numbers,
 )
 from rekd_hloc.names import counted
+
+MAX_PAIRS = 50
+"""Pairs of which a picture is drawn by default; n photos have n (n - 1) / 2."""
 
 hloc_app = typer.Typer(
     help="Let stock `python -m hloc...` know the rekd confs.",
@@ -46,6 +50,7 @@ def export(
     ] = False,
     overwrite: Replace = False,
     json_output: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write features and matches into a new COLMAP database."""
     from contextlib import ExitStack
@@ -75,10 +80,14 @@ def export(
             patch_size_px=stored_patch_size_px(store),
             quantise_descriptors=sift_descriptors,
             overwrite=overwrite,
-            progress=True,
+            progress=not quiet,
         )
     record = {"num_images": len(ids), "num_pairs": len(pairs), "output": str(database)}
-    print_result(json_output, record, f"{len(ids)} images and {len(pairs)} pairs in {database}")
+    print_result(
+        json_output,
+        record,
+        f"{counted(len(ids), 'image')} and {counted(len(pairs), 'pair')} in {database}",
+    )
 
 
 def export_model(
@@ -122,6 +131,10 @@ def plot(
         list[str] | None, typer.Option(help="Names to draw; default is all. May be repeated.")
     ] = None,
     matches: Annotated[Path | None, typer.Option(help="Draw the matches of these images.")] = None,
+    max_pairs: Annotated[
+        int,
+        typer.Option(min=0, help="Pairs drawn at most, those with the most matches; 0 draws all."),
+    ] = MAX_PAIRS,
     overwrite: Replace = False,
     json_output: Json = False,
 ) -> None:
@@ -132,10 +145,16 @@ def plot(
     from rekd_hloc.viz.draw import plot_files
 
     written = plot_files(
-        features, images, output, names=image, matches_path=matches, overwrite=overwrite
+        features,
+        images,
+        output,
+        names=image,
+        matches_path=matches,
+        max_pairs=max_pairs or None,
+        overwrite=overwrite,
     )
     record = {"files": [str(path) for path in written]}
-    print_result(json_output, record, f"{len(written)} pictures in {output}")
+    print_result(json_output, record, f"{counted(len(written), 'picture')} in {output}")
 
 
 def check(
@@ -180,6 +199,7 @@ def export_weights(
         float, typer.Option(help="Value of white in the images that the release was trained on.")
     ] = 1.0,
     overwrite: Replace = False,
+    json_output: Json = False,
 ) -> None:
     """Convert a training checkpoint into weights to run.
 
@@ -190,31 +210,34 @@ def export_weights(
     convert_checkpoint(
         checkpoint, output, group_order=group_order, pixel_range=pixel_range, overwrite=overwrite
     )
-    typer.echo(f"wrote {output}")
+    print_result(json_output, {"output": str(output)}, f"wrote {output}")
 
 
 @hloc_app.command()
-def enable() -> None:
+def enable(json_output: Json = False) -> None:
     """Install a hook into this environment.
 
     Shows which files were written.
     """
     from rekd_hloc.plugin.enable import enable as run
 
-    typer.echo(run())
+    text = run()
+    print_result(json_output, {"message": text}, text)
 
 
 @hloc_app.command()
-def disable() -> None:
+def disable(json_output: Json = False) -> None:
     """Remove the hook that `enable` installed."""
     from rekd_hloc.plugin.enable import disable as run
 
-    typer.echo(run())
+    text = run()
+    print_result(json_output, {"message": text}, text)
 
 
 @hloc_app.command()
-def status() -> None:
+def status(json_output: Json = False) -> None:
     """Show whether hloc and the hook are installed."""
     from rekd_hloc.plugin.enable import status as run
 
-    typer.echo(run())
+    text = run()
+    print_result(json_output, {"message": text}, text)

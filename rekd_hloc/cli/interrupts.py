@@ -21,7 +21,7 @@ HANDLED = b"\0"
 """What the main thread tells the watching one; the numbers of signals begin at 1."""
 STATUS = 128
 """Added to a signal's number: the exit status that shells give, 130 for Ctrl-C."""
-RESUMED = ("extract", "match", "refine", "reconstruct", "demo")
+RESUMED = ("extract", "match", "refine", "reconstruct", "localize", "demo")
 """Commands that go on with what is there."""
 STARTS_ANEW = ("extract", "match", "refine")
 """Those of them that start anew with ``--overwrite``."""

@@ -3,21 +3,20 @@
 This module lists the commands and turns their errors into exit codes.
 """
 
-import contextlib
-import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rekd_hloc import __version__
-from rekd_hloc.cli import files, matching, reconstruction
+from rekd_hloc.cli import files, localizing, matching, reconstruction
 from rekd_hloc.cli.failures import MISTAKES, SHOW_TRACEBACK, describe_failure
 from rekd_hloc.cli.interrupts import how_to_go_on, run_interruptibly
+from rekd_hloc.cli.logs import append_log, globals_first, log_messages, show_details
 from rekd_hloc.cli.options import EXIT_FAILED, EXIT_MISTAKE, EXIT_STATUSES
 from rekd_hloc.names import one_line
 
@@ -27,6 +26,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "match": (matching.match, "features.h5 matches.h5 --pairs pairs.txt"),
     "refine": (matching.refine, "features.h5 matches.h5 photos/ refined.h5"),
     "reconstruct": (reconstruction.reconstruct, "photos/ out/ --conf rekd-fast --seed 1"),
+    "localize": (localizing.localize, "new/ out/ found/ --conf rekd-fast"),
     "demo": (reconstruction.demo, "demo/"),
     "export": (files.export, "features.h5 database.db --matches matches.h5"),
     "export-model": (files.export_model, "out/ --to undistorted"),
@@ -45,12 +45,11 @@ def make_app() -> typer.Typer:
         help="Oriented keypoints for structure from motion: photos in, COLMAP model out.",
         epilog=EXIT_STATUSES,
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_offer_version)
+    app.callback()(_offer_globals)
     for name, (command, arguments) in COMMANDS.items():
         app.command(name, epilog=f"Example: rekd-hloc {name} {arguments}")(command)
     app.add_typer(files.hloc_app, name="hloc")
@@ -70,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    with _logging():
+    with log_messages(arguments):
         try:
             try:
-                app(args=arguments, prog_name="rekd-hloc")
+                app(args=globals_first(arguments), prog_name="rekd-hloc")
             finally:
                 sys.stdout.flush()  # here, where a pipe that was closed can be met
         except SystemExit as end:
@@ -99,35 +98,27 @@ def _show_version(is_asked: bool) -> bool:
     return is_asked
 
 
-def _offer_version(
+def _offer_globals(
     version: Annotated[
         bool,
         typer.Option(
             "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
         ),
     ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("-v", "--verbose", help="Say what is done; before or after the command."),
+    ] = False,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(help="Append what is done to this file. reconstruct has one in OUTPUT."),
+    ] = None,
 ) -> None:
-    """Give the program an option beside its commands; its callback does the work."""
-
-
-@contextlib.contextmanager
-def _logging() -> Iterator[None]:
-    """Show warnings of this package on stderr for the time of one command."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine("%(levelname)s: %(message)s"))
-    root = logging.getLogger("rekd_hloc")
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-
-
-class _OneLine(logging.Formatter):
-    """Shows each message on one line: names of files in it may hold any character."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
-        return one_line(super().formatMessage(record))
+    """Give the program options beside its commands."""
+    if verbose:
+        show_details()
+    if log_file is not None:
+        append_log(log_file, needs_folder=False)
 
 
 app = make_app()

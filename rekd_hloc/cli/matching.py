@@ -23,6 +23,7 @@ from rekd_hloc.cli.options import (
     print_result,
     read_match_config,
 )
+from rekd_hloc.names import counted
 
 
 def pairs(
@@ -40,7 +41,7 @@ def pairs(
     names = make_pairs(list_images(images), source, overlap=overlap)
     write_pairs(output, names, overwrite=overwrite)
     record = {"num_pairs": len(names), "output": str(output)}
-    print_result(json_output, record, f"{len(names)} pairs in {output}")
+    print_result(json_output, record, f"{counted(len(names), 'pair')} in {output}")
 
 
 def match(
@@ -82,7 +83,8 @@ def match(
     }
     again = f", {summary.num_rematched} of images that changed since were matched again"
     text = (
-        f"{record['num_matches']} matches of {record['num_pairs']} pairs in {output} "
+        f"{counted(record['num_matches'], 'match', 'matches')} of "
+        f"{counted(record['num_pairs'], 'pair')} in {output} "
         f"({summary.num_resumed} were there already{again if summary.num_rematched else ''}), "
         f"{summary.seconds:.1f} s"
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from rekd_hloc.config import (
+    RECONSTRUCTION_KEYPOINTS,
     RECONSTRUCTION_MATCHING,
     ExtractConfig,
     MatchConfig,
@@ -44,7 +45,13 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="key=value, for example detector.border_px=20; may be repeated."),
 ]
-MaxKeypoints = Annotated[int | None, typer.Option(help="Best keypoints kept in an image.")]
+MaxKeypoints = Annotated[
+    int | None,
+    typer.Option(
+        help="Best keypoints kept in an image; "
+        f"{RECONSTRUCTION_KEYPOINTS} unless a file or --set says otherwise."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, mps or xpu.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
 Overwrite = Annotated[
@@ -90,7 +97,7 @@ Ratio = Annotated[
     float | None,
     typer.Option(
         help="Largest ratio of best to second distance; 1 is off. "
-        f"Default: 1, and {RECONSTRUCTION_MATCHING.ratio} in a reconstruction."
+        f"Default: {RECONSTRUCTION_MATCHING.ratio}; with adalam and consensus 1."
     ),
 ]
 CameraModel = Annotated[str, typer.Option(help="A camera model of COLMAP.")]
@@ -173,9 +180,9 @@ def resolve_conf(
 
 
 def read_match_config(
-    filter_name: str, ratio: float | None, defaults: MatchConfig = DEFAULT_MATCHING
+    filter_name: str, ratio: float | None, defaults: MatchConfig = RECONSTRUCTION_MATCHING
 ) -> MatchConfig:
-    """Return matching options from the command line.
+    """Return matching options from the command line, by default those of a reconstruction.
 
     AdaLAM has a ratio test of its own, and consensus does better without one.
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from rekd_hloc.cli.logs import LOG_NAME, append_log
 from rekd_hloc.cli.options import (
     EXIT_FAILED,
     CameraMode,
@@ -40,11 +41,11 @@ from rekd_hloc.cli.options import (
 )
 from rekd_hloc.config import (
     MAX_ERROR_PX,
-    RECONSTRUCTION_KEYPOINTS,
     RECONSTRUCTION_MATCHING,
     REFINED_MAX_ERROR_PX,
     reconstruction_preset,
 )
+from rekd_hloc.names import counted
 
 
 def extract(
@@ -72,7 +73,9 @@ def extract(
     from rekd_hloc.sfm.extraction import extract_images
     from rekd_hloc.sfm.image_notes import describe_upright_masks
 
-    name, resolved = resolve_conf(conf, config, settings, max_keypoints, device)
+    name, resolved = resolve_conf(
+        conf, config, settings, max_keypoints, device, preset=reconstruction_preset
+    )
     extractor = Extractor.from_pretrained(name, device=device, config=resolved)
     summary = extract_images(
         extractor,
@@ -95,9 +98,11 @@ def extract(
     print_result(
         json_output,
         {**asdict(summary), "num_changed": summary.num_changed, "output": str(output)},
-        f"{len(summary.names)} images in {output} ({summary.num_resumed} were there already"
+        f"{counted(len(summary.names), 'image')} in {output} "
+        f"({summary.num_resumed} were there already"
         f"{changed if summary.changed else ''}), "
-        f"{median} keypoints in the median image, {len(summary.skipped)} files skipped, "
+        f"{median} keypoints in the median image, "
+        f"{counted(len(summary.skipped), 'file')} skipped, "
         f"{summary.seconds:.1f} s",
     )
     if not summary.names:
@@ -112,13 +117,7 @@ def reconstruct(
     conf: Conf = None,
     config: Config = None,
     settings: Settings = None,
-    max_keypoints: Annotated[
-        int | None,
-        typer.Option(
-            help="Best keypoints kept in an image; "
-            f"{RECONSTRUCTION_KEYPOINTS} unless a file or --set says otherwise."
-        ),
-    ] = None,
+    max_keypoints: MaxKeypoints = None,
     mask_dir: Masks = None,
     mask_frame: MaskFrame = "auto",
     source: PairsSource = "exhaustive",
@@ -201,6 +200,7 @@ def reconstruct(
         from rekd_hloc.viz.page import check_page
 
         check_page(output, overwrite=overwrite)
+    append_log(output / LOG_NAME)
     report = run(images, output, options, overwrite=overwrite, progress=not quiet)
     written = None
     if page:
@@ -240,6 +240,7 @@ def demo(
     from rekd_hloc.sfm.result import describe_places
 
     name, _ = resolve_conf(conf, None, None, None, device)
+    append_log(output / LOG_NAME)
     report = run_demo(
         output, conf=name, device=device, seed=seed, overwrite=overwrite, progress=not quiet
     )

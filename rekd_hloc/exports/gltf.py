@@ -41,12 +41,15 @@ def write_gltf(model: Any, folder: Path, images: Path | None) -> None:
     centres = np.array([world_from_cam(image)[:3, 3] for image in shown]).reshape(-1, 3)
     extent = float(np.linalg.norm(np.ptp(centres, axis=0))) if len(centres) else 1.0
     frusta = _draw_frusta(model, shown, FRUSTUM_SHARE * (extent or 1.0))
-    meshes = [
+    orange = np.tile(np.array(FRUSTUM_RGB, dtype=np.uint8), (len(frusta), 1))
+    made = [
         buffer.add_mesh("points", POINTS, xyz, rgb),
-        buffer.add_mesh("frusta", LINES, frusta, np.tile(np.uint8(FRUSTUM_RGB), (len(frusta), 1))),
+        buffer.add_mesh("frusta", LINES, frusta, orange),
     ]
-    meshes = [mesh for mesh in meshes if mesh is not None]
-    nodes = [{"mesh": row, "name": mesh["name"]} for row, mesh in enumerate(meshes)]
+    meshes = [mesh for mesh in made if mesh is not None]
+    nodes: list[dict[str, Any]] = [
+        {"mesh": row, "name": mesh["name"]} for row, mesh in enumerate(meshes)
+    ]
     nodes += [
         {
             "camera": row,

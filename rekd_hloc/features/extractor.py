@@ -3,28 +3,30 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rekd_hloc.config import ExtractConfig, config_hash, config_tree, get_preset
+from rekd_hloc.config import ExtractConfig, config_hash, config_tree
 from rekd_hloc.devices import choose_device
+from rekd_hloc.features.batches import images_of_batch, pad_features
 from rekd_hloc.features.described import describe_keypoints
 from rekd_hloc.features.descriptor.hardnet import load_hardnet, resolve_hardnet
 from rekd_hloc.features.descriptor.support_hardnet import supports_of
 from rekd_hloc.features.detector.detect import Detector, make_detector
+from rekd_hloc.features.grey_images import Image, grey_of, shrink_mask, usable_pixels
+from rekd_hloc.features.opencv_points import to_gray_or_rgb, to_opencv
+from rekd_hloc.features.pretrained_folder import read_preset, save_folder
 from rekd_hloc.features.ranking import Ranking, load_ranking, resolve_ranking
 from rekd_hloc.features.weights import load_network, resolve_weights
 from rekd_hloc.geometry import warp_points, warp_scales
-from rekd_hloc.images import load_image, shrink
+from rekd_hloc.images import shrink
 from rekd_hloc.types import Features, Keypoints
 from rekd_hloc.weight_files import weights_hash
-
-Image = str | Path | NDArray[np.generic] | Tensor
 
 GPU_READERS = 4
 """Threads that read images ahead for a GPU; a CPU is kept busy by what one thread reads."""
@@ -66,12 +68,17 @@ class Extractor:
 
     @classmethod
     def from_pretrained(
-        cls, preset: str = "rekd", *, device: str = "auto", config: ExtractConfig | None = None
+        cls,
+        preset: str | Path = "rekd",
+        *,
+        device: str = "auto",
+        config: ExtractConfig | None = None,
     ) -> Self:
         """Return an extractor with the weights that ship with the package.
 
         Args:
-            preset: ``rekd``, ``rekd-upright``, ``rekd-fast``, ``rekd-c36`` or ``rekd-paper``.
+            preset: ``rekd``, ``rekd-upright``, ``rekd-fast``, ``rekd-c36`` or ``rekd-paper``, or
+                a folder of :meth:`save_pretrained`.
             device: ``auto`` (CUDA, MPS or XPU where there is one), or one of them, or ``cpu``.
             config: options in place of the preset's own.
 
@@ -79,7 +86,8 @@ class Extractor:
             ValueError: no such preset or device.
             FileNotFoundError: the configuration names weights that are not there.
         """
-        config = config or get_preset(preset)
+        config = config or read_preset(preset)
+        preset = str(preset)
         torch_device = choose_device(device)
         weights = resolve_weights(config.weights)
         network = load_network(weights, tile_rows=config.detector.tile_rows, device=torch_device)
@@ -132,8 +140,9 @@ class Extractor:
         """Extract from a file, or from an array.
 
         Args:
-            image: a path; or grey (height, width) or RGB (height, width, 3), uint8, uint16, or
-                floats in 0..1. What is transparent in a file is ignored as if masked.
+            image: a path; or grey (height, width) or RGB (height, width, 3), or channels first
+                (1 or 3, height, width), uint8, uint16, or floats in 0..1. What is transparent in a
+                file is ignored as if masked.
             mask: (height, width), zero where pixels must be ignored; no patch touches one.
 
         Returns:
@@ -143,15 +152,15 @@ class Extractor:
             ImageReadError: the file is no readable image.
             ValueError: an array of another shape or type, or a mask of another size.
         """
-        grey, has_value = _grey_of(image)
+        grey, has_value = grey_of(image)
         height, width = grey.shape
-        usable = _usable_pixels(mask, grey.shape)
+        usable = usable_pixels(mask, grey.shape)
         if has_value is not None:
             usable = has_value if usable is None else usable & has_value
         small, small_from_image = shrink(grey, self.config.max_side_px)
         small = small.to(self.detector.exact_device)
         if usable is not None:
-            usable = _shrink_mask(usable, small.shape)
+            usable = shrink_mask(usable, small.shape)
         descriptor = self.config.descriptor
         largest_px = descriptor.patch_size_px * max(supports_of(self.descriptor))
         keypoints = self.detector.detect(small, usable, largest_px, oriented=descriptor.oriented)
@@ -163,6 +172,53 @@ class Extractor:
             described = ranking.keep_best_described(described, budget)
         in_image = _to_original(described.keypoints.to("cpu"), torch.linalg.inv(small_from_image))
         return Features(in_image, described.descriptors, (width, height))
+
+    def extract(
+        self, image: Image, mask: NDArray[np.generic] | Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Extract one image or a batch, in the manner of LightGlue and its kin.
+
+        Args:
+            image: what :meth:`__call__` takes, or a tensor (batch, channel, height, width).
+            mask: of a single image.
+
+        Returns:
+            ``keypoints``, ``keypoint_scores``, ``descriptors``, ``scales``, ``oris`` (radians,
+            clockwise), ``image_size`` and ``num_keypoints``, whose first axis is the batch; see
+            :meth:`rekd_hloc.features.batches.FeatureBatch.to_dict`.
+
+        Raises:
+            ImageReadError, ValueError: as :meth:`__call__`; or a mask with a batch.
+        """
+        if not isinstance(image, Tensor) or image.ndim != 4:
+            return pad_features([self(image, mask)]).to_dict()
+        if mask is not None:
+            raise ValueError("extract takes a mask with a single image; call it for each image")
+        return pad_features([self(part) for part in images_of_batch(image)]).to_dict()
+
+    def detectAndCompute(  # noqa: N802  (OpenCV's name)
+        self, image: NDArray[np.generic], mask: NDArray[np.generic] | None = None
+    ) -> tuple[tuple[Any, ...], NDArray[np.float32]]:
+        """Extract an image of OpenCV, as its ``Feature2D`` does.
+
+        Args:
+            image: grey or BGR, as ``cv2.imread`` gives it.
+            mask: zero where no patch may be.
+
+        Returns:
+            ``cv2.KeyPoint`` with angles in degrees, and one row of a descriptor for each.
+        """
+        features = self(to_gray_or_rgb(image), mask)
+        return to_opencv(features, self.config.descriptor.patch_size_px)
+
+    def save_pretrained(self, folder: Path, *, overwrite: bool = False) -> None:
+        """Write configuration and weights into a folder that :meth:`from_pretrained` takes.
+
+        Raises:
+            FileExistsError: the folder holds other files of these names.
+            OSError: a file cannot be written.
+        """
+        save_folder(self.config, folder, overwrite=overwrite)
 
 
 def _load_ranking(config: ExtractConfig, descriptor_weights: str) -> Ranking | None:
@@ -181,69 +237,6 @@ def _load_ranking(config: ExtractConfig, descriptor_weights: str) -> Ranking | N
             f"{descriptor_weights}; take ranking=none, or train a ranking"
         )
     return ranking
-
-
-def _grey_of(
-    image: Image,
-) -> tuple[Float[Tensor, "height width"], Bool[Tensor, "height width"] | None]:
-    """Grey, and where the file has a value; None if it has one everywhere."""
-    if not isinstance(image, str | Path):
-        return grey_from_array(image), None
-    loaded = load_image(Path(image))
-    assert isinstance(loaded.pixels, Tensor)
-    return loaded.pixels, None if loaded.usable is None else torch.from_numpy(loaded.usable)
-
-
-def grey_from_array(image: NDArray[np.generic] | Tensor) -> Float[Tensor, "height width"]:
-    """Return grey in 0..1 from an array that holds an image, by ITU-R 601 luma.
-
-    Raises:
-        ValueError: another shape, an empty side, or values out of range.
-    """
-    if isinstance(image, Tensor):
-        tensor = image
-    else:  # torch takes neither Pillow's read-only arrays nor views that run backwards
-        tensor = torch.from_numpy(np.require(image, requirements=["C", "W"]))
-    if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and tensor.shape[2] != 3):
-        raise ValueError(
-            f"image must be (height, width) or (height, width, 3), got {tuple(tensor.shape)}"
-        )
-    if 0 in tensor.shape:
-        raise ValueError(f"image has no pixel: shape {tuple(tensor.shape)}")
-    white = {torch.uint8: 255.0, torch.uint16: 65535.0}.get(tensor.dtype, 1.0)
-    values = tensor.float() / white
-    if not tensor.dtype.is_floating_point and white == 1.0:
-        raise ValueError(f"image must be uint8, uint16 or floats in 0..1, got {tensor.dtype}")
-    if not bool(torch.isfinite(values).all()) or values.min() < 0 or values.max() > 1.0 + 1e-4:
-        raise ValueError(
-            f"a float image must lie in 0..1, got {float(values.min())}..{float(values.max())}; "
-            "divide by its white"
-        )
-    if tensor.ndim == 2:
-        return values
-    return values @ values.new_tensor([0.299, 0.587, 0.114])
-
-
-def _usable_pixels(
-    mask: NDArray[np.generic] | Tensor | None, shape: torch.Size
-) -> Bool[Tensor, "height width"] | None:
-    if mask is None:
-        return None
-    usable = mask != 0 if isinstance(mask, Tensor) else torch.from_numpy(np.asarray(mask != 0))
-    if usable.shape != shape:
-        raise ValueError(
-            f"mask has shape {tuple(usable.shape)}, its image {tuple(shape)}; they must be equal"
-        )
-    return usable
-
-
-def _shrink_mask(usable: Tensor, shape: torch.Size) -> Tensor:
-    """A small pixel is usable if every pixel that it stands for is."""
-    if usable.shape == shape:
-        return usable
-    ignored = (~usable).float()[None, None]
-    share = torch.nn.functional.adaptive_max_pool2d(ignored, tuple(shape))
-    return share[0, 0] == 0
 
 
 def _to_original(keypoints: Keypoints, image_from_small: Float[Tensor, "3 3"]) -> Keypoints:

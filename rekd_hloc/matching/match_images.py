@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from rekd_hloc.config import MatchConfig
 from rekd_hloc.devices import choose_device
 from rekd_hloc.matching.match import DEFAULT_CONFIG, Matcher, make_matcher
 from rekd_hloc.matching.pairs import unique_pairs
+from rekd_hloc.progress import progress_bar
 from rekd_hloc.storage.feature_arrays import NO_DESCRIPTORS
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.names import names_by_key
@@ -125,7 +125,7 @@ def match_images(
                 store.require_writable()
             cache = _FeatureCache(features, torch_device)
             work = _PairWork(features_path, matcher, torch_device, cache)
-            bar = tqdm(missing, unit="pair", desc="match", disable=not progress)
+            bar: Iterable[Pair] = progress_bar(missing, "match", unit="pair", shown=progress)
             for pair, arrays in zip(bar, map_pairs(work, missing), strict=True):
                 index, score, is_fallback, count = arrays
                 matches = Matches(torch.from_numpy(index), torch.from_numpy(score), is_fallback)

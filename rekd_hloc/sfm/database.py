@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from rekd_hloc.files import SCRATCH_SUFFIX, beside
 from rekd_hloc.locks import hold_file
 from rekd_hloc.matching.pairs import unique_pairs
+from rekd_hloc.progress import progress_bar
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.cameras import (
     CameraOptions,
@@ -184,7 +184,7 @@ def export_database(
             correct_focals(database, plan)
             ids, writer = image_ids(database), CameraWriter(database, plan)
             counts: dict[str, int] = {}
-            for name in tqdm(names, "database", disable=None if progress else True):
+            for name in progress_bar(names, "database", unit="image", shown=progress):
                 keypoints, size = features.read_keypoints(name), features.image_size(name)
                 if name not in ids:
                     size = size or _refuse_unsized(features, name, image_dir)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from rekd_hloc.names import one_line
+from rekd_hloc.progress import progress_bar
 from rekd_hloc.sfm.changed_images import find_changed, find_removed
 from rekd_hloc.sfm.image_folder import check_names, check_still_there, find_mask, is_there
 from rekd_hloc.sfm.image_notes import ImageNotes, warn_of_notes
@@ -185,7 +185,7 @@ def extract_files(
         removed = find_removed(store, {i.name for i in images}, folder) if folder else []
         if missing:
             store.require_writable()
-        bar = tqdm(missing, label, unit=" images", disable=None if progress else True)
+        bar = progress_bar(missing, label, unit=" images", shown=progress)
         work = ImageWork(extractor)
         results = work.read_ahead(missing) if map_images is map else map_images(work, missing)
         for image, result in zip(bar, results, strict=True):

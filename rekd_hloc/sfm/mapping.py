@@ -9,10 +9,9 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from rekd_hloc.files import SCRATCH_SUFFIX, beside, replace_folder
 from rekd_hloc.ownership import FOLDER, refuse_kind
+from rekd_hloc.progress import progress_bar
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.point_colors import color_black_points
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
@@ -173,7 +172,7 @@ def _run_mapper(
         numbered = pycolmap.global_mapping(*paths, options)
     else:
         options = compat.set_options(pycolmap.IncrementalPipelineOptions(), **settings)
-        bar = tqdm(desc="register", unit=" images", disable=None if progress else True)
+        bar = progress_bar(None, "register", unit=" images", shown=progress)
 
         def count_image() -> None:
             bar.update()

@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from rekd_hloc.config_file import hash_of_tree
 from rekd_hloc.devices import choose_device
@@ -20,6 +19,7 @@ from rekd_hloc.files import beside
 from rekd_hloc.images import read_image
 from rekd_hloc.matching.pairs import make_pairs, unique_pairs
 from rekd_hloc.names import one_line
+from rekd_hloc.progress import progress_bar
 from rekd_hloc.refinement.pyramid import ImagePyramid
 from rekd_hloc.refinement.track_alignment import (
     PyramidCache,
@@ -141,7 +141,7 @@ def refine_features(
                 progress=progress,
             )  # fmt: skip
             aligner = TrackAligner(build_tracks(found), images.frames, PyramidCache(images.pyramid))
-            bar = tqdm(total=len(todo), desc="refine", disable=None if progress else True)
+            bar = progress_bar(None, "refine", total=len(todo), shown=progress)
             for number in aligner.in_order([images.numbers[name] for name in todo]):
                 name, refined = names[number], aligner.refine(number)
                 store.write_record(refined_record(source, name, refined, images.skipped))

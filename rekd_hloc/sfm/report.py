@@ -1,5 +1,6 @@
 """What a reconstruction gave, in numbers: ``report.json`` and its text form."""
 
+import logging
 import platform
 import sys
 import time
@@ -23,6 +24,8 @@ from rekd_hloc.sfm.skipped import shorten_skipped
 from rekd_hloc.sfm.verification import Counts
 from rekd_hloc.storage.provenance import package_versions
 
+logger = logging.getLogger(__name__)
+
 NUM_WEAKEST = 10
 """Pairs listed one by one."""
 
@@ -42,6 +45,7 @@ class Stopwatch:
         finally:
             elapsed = time.perf_counter() - start
             self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+            logger.info("%s took %.1f s", name, elapsed)
 
 
 def describe_models(models: Sequence[Any], names: Sequence[str]) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pycolmap
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from rekd_hloc.config import MAX_ERROR_PX
 from rekd_hloc.matching.pairs import unique_pairs
 from rekd_hloc.processor import num_cores
+from rekd_hloc.progress import progress_bar
 from rekd_hloc.sfm import pycolmap_compat as compat
 from rekd_hloc.sfm.cameras import image_ids
 from rekd_hloc.types import Pair
@@ -94,7 +94,7 @@ def verify(
         ids = image_ids(database)
         pairs = unique_pairs(pairs, ids)
         todo = [p for p in pairs if not compat.has_geometry(database, ids[p[0]], ids[p[1]])]
-        bar = tqdm(total=len(todo), desc="verify", disable=None if progress else True)
+        bar = progress_bar(None, "verify", total=len(todo), unit="pair", shown=progress)
         executor = ThreadPoolExecutor(num_threads or num_cores())
         try:
             cameras, xy = _read_images(database, {name for pair in todo for name in pair}, ids)

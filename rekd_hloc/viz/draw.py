@@ -129,6 +129,7 @@ def plot_files(
     *,
     names: Iterable[str] | None = None,
     matches_path: Path | None = None,
+    max_pairs: int | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
     """Draw keypoints of images, and matches between them, into PNG files.
@@ -139,6 +140,7 @@ def plot_files(
         output: folder to write: ``keypoints/NAME.png`` and ``matches/NAME--NAME.png``.
         names: images to draw; all in the file when None.
         matches_path: HDF5 file; its pairs of two drawn images are drawn too.
+        max_pairs: pairs drawn at most, those with the most matches; None draws all.
         overwrite: replace pictures of these names that this function did not draw.
 
     Returns:
@@ -160,6 +162,7 @@ def plot_files(
         if matches_path is not None:
             store = stack.enter_context(MatchStore(matches_path))
             drawn = [pair for pair in store.pairs(known) if images.keys() >= set(pair)]
+            drawn = _keep_largest(store, drawn, max_pairs)
             pairs = {f"matches/{_file_name(_join(*pair))}": pair for pair in drawn}
         singles = {f"keypoints/{_file_name(name)}": name for name in images}
         made = stack.enter_context(_hold_pictures(output, (*singles, *pairs), overwrite))
@@ -203,6 +206,17 @@ def _find_names(features: FeatureStore, names: Iterable[str]) -> list[str]:
         if meant is None:
             raise ValueError(f"no image {name!r} in {features.path}{suggest(name, known)}")
     return [meant for meant in found.values() if meant is not None]
+
+
+def _keep_largest(store: MatchStore, pairs: list[Pair], max_pairs: int | None) -> list[Pair]:
+    """Return the pairs with the most matches, in their order, and say what is left out."""
+    if max_pairs is None or len(pairs) <= max_pairs:
+        return pairs
+    counts = {pair: len(store.read(*pair)) for pair in pairs}
+    kept = set(sorted(pairs, key=lambda pair: -counts[pair])[:max_pairs])
+    words = "%d of %d pairs are drawn, those with the most matches; --max-pairs 0 draws all"
+    logger.warning(words, len(kept), len(pairs))
+    return [pair for pair in pairs if pair in kept]
 
 
 def _join(a: str, b: str) -> str:

@@ -13,7 +13,7 @@ from rekd_hloc.features.described import Described, describe_keypoints
 from rekd_hloc.features.descriptor.hardnet import load_hardnet, resolve_hardnet
 from rekd_hloc.features.detector.detect import Detector
 from rekd_hloc.features.detector.peak_shape import ShapedKeypoints
-from rekd_hloc.features.extractor import grey_from_array
+from rekd_hloc.features.grey_images import grey_from_array
 from rekd_hloc.features.weights import load_detector, resolve_weights
 from rekd_hloc.files import atomic_write
 from rekd_hloc.images import read_image, shrink

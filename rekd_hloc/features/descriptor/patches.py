@@ -76,6 +76,25 @@ def cut_patches(
     return patches
 
 
+def affine_frames(
+    keypoints: Keypoints, patch_size_px: float, *, oriented: bool
+) -> Float[Tensor, "keypoint 2 3"]:
+    """Return the maps from the square of -1..1 to the squares that are described.
+
+    kornia calls them local affine frames, and cuts the same patches from them.
+
+    Args:
+        keypoints: in pixels of the image.
+        patch_size_px: side of the square for scale 1, in pixels.
+        oriented: whether the squares are rotated by the keypoints' angles.
+    """
+    half = keypoints.scale * (patch_size_px / 2)
+    angle = keypoints.angle if oriented else torch.zeros_like(half)
+    cos, sin = half * angle.cos(), half * angle.sin()
+    rows = [cos, -sin, keypoints.xy[:, 0], sin, cos, keypoints.xy[:, 1]]
+    return torch.stack(rows, dim=1).view(-1, 2, 3)
+
+
 def _num_halvings(shape: torch.Size) -> int:
     """Say how often the image can be halved before its shorter side is one pixel."""
     return min(shape).bit_length() - 1

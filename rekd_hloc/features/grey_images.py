@@ -1,0 +1,88 @@
+"""Images and masks as the extractor takes them: grey values in 0..1, and what to ignore."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rekd_hloc.images import load_image
+
+Image = str | Path | NDArray[np.generic] | Tensor
+
+
+def grey_of(
+    image: Image,
+) -> tuple[Float[Tensor, "height width"], Bool[Tensor, "height width"] | None]:
+    """Return grey, and where the file has a value; None if it has one everywhere."""
+    if not isinstance(image, str | Path):
+        return grey_from_array(image), None
+    loaded = load_image(Path(image))
+    assert isinstance(loaded.pixels, Tensor)
+    return loaded.pixels, None if loaded.usable is None else torch.from_numpy(loaded.usable)
+
+
+def grey_from_array(image: NDArray[np.generic] | Tensor) -> Float[Tensor, "height width"]:
+    """Return grey in 0..1 from an array that holds an image, by ITU-R 601 luma.
+
+    Raises:
+        ValueError: another shape, an empty side, or values out of range.
+    """
+    if isinstance(image, Tensor):
+        tensor = image
+    else:  # torch takes neither Pillow's read-only arrays nor views that run backwards
+        tensor = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+    if tensor.ndim == 3 and tensor.shape[2] != 3 and tensor.shape[0] in (1, 3):
+        tensor = tensor[0] if tensor.shape[0] == 1 else tensor.permute(1, 2, 0)
+    if tensor.ndim == 4:
+        raise ValueError(f"one image at a time, got {tuple(tensor.shape)}; extract takes batches")
+    if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and tensor.shape[2] != 3):
+        raise ValueError(
+            f"image must be (height, width) or (height, width, 3), got {tuple(tensor.shape)}"
+        )
+    if 0 in tensor.shape:
+        raise ValueError(f"image has no pixel: shape {tuple(tensor.shape)}")
+    white = {torch.uint8: 255.0, torch.uint16: 65535.0}.get(tensor.dtype, 1.0)
+    values = tensor.float() / white
+    if not tensor.dtype.is_floating_point and white == 1.0:
+        raise ValueError(f"image must be uint8, uint16 or floats in 0..1, got {tensor.dtype}")
+    if not bool(torch.isfinite(values).all()) or values.min() < 0 or values.max() > 1.0 + 1e-4:
+        raise ValueError(
+            f"a float image must lie in 0..1, got {float(values.min())}..{float(values.max())}; "
+            "divide by its white"
+        )
+    if tensor.ndim == 2:
+        return values
+    return values @ values.new_tensor([0.299, 0.587, 0.114])
+
+
+def usable_pixels(
+    mask: NDArray[np.generic] | Tensor | None, shape: torch.Size
+) -> Bool[Tensor, "height width"] | None:
+    """Return where a mask is not zero.
+
+    Raises:
+        ValueError: it is of another size than its image.
+    """
+    if mask is None:
+        return None
+    usable = mask != 0 if isinstance(mask, Tensor) else torch.from_numpy(np.asarray(mask != 0))
+    if usable.shape != shape:
+        raise ValueError(
+            f"mask has shape {tuple(usable.shape)}, its image {tuple(shape)}; they must be equal"
+        )
+    return usable
+
+
+def shrink_mask(usable: Tensor, shape: torch.Size) -> Tensor:
+    """Return the mask of an image made smaller.
+
+    A small pixel is usable if every pixel that it stands for is.
+    """
+    if usable.shape == shape:
+        return usable
+    ignored = (~usable).float()[None, None]
+    share = torch.nn.functional.adaptive_max_pool2d(ignored, tuple(shape))
+    return share[0, 0] == 0

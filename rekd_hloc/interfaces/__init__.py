@@ -1,0 +1,1 @@
+"""The extractor in the manners of other libraries."""
