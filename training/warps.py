@@ -74,7 +74,7 @@ def plain_view(image: Image) -> View:
 
 def draw_view(rng: np.random.Generator, image: Image, config: WarpConfig, *, upright: bool) -> View:
     """Draw a view of an image (RGB): a random homography, then photometric augmentation."""
-    view_from_image, size = _draw_map(rng, image, config, upright)
+    view_from_image, size = draw_map(rng, image, config, upright)
     weights = rng.dirichlet(8 * np.asarray(LUMA) + 1)
     fine = np.diag([2.0, 2.0, 1.0])
     fine[:2, 2] = 0.5  # pixel centres of an image of twice the size
@@ -86,7 +86,7 @@ def draw_view(rng: np.random.Generator, image: Image, config: WarpConfig, *, upr
         borderMode=cv2.BORDER_REFLECT_101,
     )
     small = cv2.resize(warped, size, interpolation=cv2.INTER_AREA)
-    return View(_augment_photometric(rng, np.asarray(small), config), view_from_image, upright)
+    return View(augment_photometric(rng, np.asarray(small), config), view_from_image, upright)
 
 
 def draw_tilt(
@@ -106,9 +106,10 @@ def draw_tilt(
     return np.asarray(along @ np.diag([stretch, 1 / stretch, 1.0]) @ along.T @ tilt)
 
 
-def _draw_map(
+def draw_map(
     rng: np.random.Generator, image: Image, config: WarpConfig, upright: bool
 ) -> tuple[NDArray[np.float64], tuple[int, int]]:
+    """Draw a homography of an image, and the width and height of the view that it gives."""
     height, width = image.shape[:2]
     centre = ((width - 1) / 2, (height - 1) / 2)
     limit = config.upright_angle_deg if upright else config.max_angle_deg
@@ -135,7 +136,7 @@ def _grey(image: Image, weights: NDArray[np.float64]) -> Image:
     return np.rint(image.astype(np.float32) @ weights.astype(np.float32)).clip(0, 255).astype("u1")
 
 
-def _augment_photometric(rng: np.random.Generator, grey: Image, config: WarpConfig) -> Image:
+def augment_photometric(rng: np.random.Generator, grey: Image, config: WarpConfig) -> Image:
     """Change the light, then add blur, noise and compression, in a camera's order."""
     gamma = math.exp(rng.uniform(*np.log(config.gamma)))
     values = (grey.astype(np.float32) / 255) ** gamma

@@ -216,7 +216,7 @@ def scheduled_rate(
 def build_optimiser(
     name: str, groups: Iterable[Mapping[str, Any]], learning_rate: float
 ) -> torch.optim.Optimizer:
-    """Build ``adam``, or ``sgd`` with momentum and dampening of 0.9 (HardNet's).
+    """Build ``adam``, ``adamw``, or ``sgd`` with momentum and dampening of 0.9 (HardNet's).
 
     Args:
         name: of the optimiser.
@@ -226,6 +226,8 @@ def build_optimiser(
     parameters = [dict(group) for group in groups]
     if name == "adam":
         return torch.optim.Adam(parameters, lr=learning_rate)
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=learning_rate)
     return torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, dampening=0.9)
 
 
