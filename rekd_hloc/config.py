@@ -204,15 +204,18 @@ class MatchConfig:
 
     ratio: float = 1.0
     """Largest allowed distance ratio best/second; 1 switches the test off."""
-    filter: Literal["none", "paper", "density", "consensus", "adalam"] = "density"
-    """Orientation filter: none, the paper's mode of whole degrees, circular density, or consensus
-    of neighbours; adalam is another matcher, with a ratio test and a filter of its own."""
+    filter: Literal["none", "paper", "density", "consensus", "adalam", "network"] = "density"
+    """Orientation filter: none, the paper's mode of whole degrees, circular density, consensus of
+    neighbours, or a network that learned to judge matches by their frames; adalam is another
+    matcher, with a ratio test and a filter of its own."""
     tolerance_deg: float = 30.0
     """Half width of the band of accepted rotations about a mode (paper: 30)."""
     max_modes: int = 1
     """Rotations accepted at once in an image pair (density filter)."""
     scale_tolerance: float = 0.0
     """Largest accepted factor from a mode's scale ratio, 0 for any (density filter)."""
+    network: str = field(default="match-network", metadata=LATER)
+    """Name of shipped weights of the network, or a file of ``training.train_match_network``."""
 
     def __post_init__(self) -> None:
         _check_values(self)

@@ -16,6 +16,7 @@ from rekd_hloc.config import NetworkConfig
 from rekd_hloc.features import weights
 from rekd_hloc.features.descriptor import hardnet
 from rekd_hloc.features.detector.network import build_frozen
+from rekd_hloc.matching.match_network import MatchJudge, MatchNetwork, save_match_network
 from rekd_hloc.plugin.import_hook import ImportHook
 
 DOUBLE = str(Path(__file__).parent / "hloc_double")
@@ -57,6 +58,8 @@ def write_random_weights(folder, *, seed=0):
         weight_files.write_weights(folder / f"{name}.safetensors", network.state_dict(), metadata)
     descriptor = kornia.feature.HardNet(pretrained=False)
     hardnet.save_descriptor(folder / "hardnet.safetensors", descriptor, {})
+    judge = MatchJudge(MatchNetwork(width=8, edge_width=8, num_heads=2, num_layers=2), 0.0)
+    save_match_network(folder / "match-network.safetensors", judge, {})
 
 
 @contextlib.contextmanager

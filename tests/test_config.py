@@ -115,7 +115,7 @@ def test_every_option_is_frozen_documented_and_typed(kind):
         (
             MatchConfig,
             {"filter": "median"},
-            "filter must be one of none, paper, density, consensus, adalam, got",
+            "filter must be one of none, paper, density, consensus, adalam, network, got",
         ),
         (MatchConfig, {"tolerance_deg": 200.0}, r"tolerance_deg must be in \(0, 180\]"),
         (MatchConfig, {"max_modes": 0}, "max_modes must be at least 1"),

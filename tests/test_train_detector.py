@@ -31,7 +31,9 @@ from training.detector_run import (
 )
 from training.detector_validation import ValidationResult, validate
 from training.export import export_checkpoint
+from training.match_network_config import TrainMatchNetworkConfig
 from training.pairs import ImageSet
+from training.ranking_run import TrainRankingConfig
 from training.refine_group import main as refine_main
 from training.refine_group import refine_group
 from training.train_detector import main
@@ -73,7 +75,12 @@ def test_every_configuration_loads():
     names = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
     assert "train_rekd.yaml" in names
     for name in names:
-        kinds = {"hardnet": TrainDescriptorConfig, "ablation": AblationConfig}
+        kinds = {
+            "hardnet": TrainDescriptorConfig,
+            "ablation": AblationConfig,
+            "ranking": TrainRankingConfig,
+            "match_network": TrainMatchNetworkConfig,
+        }
         kind = next((kinds[word] for word in kinds if word in name), TrainDetectorConfig)
         load_config(kind(), ROOT / "configs" / name)
 

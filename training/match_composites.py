@@ -109,7 +109,7 @@ def _draw_pieces(rng: np.random.Generator, shape: tuple[int, ...], count: int) -
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     seeds = rng.uniform(0, 1, (count, 2)) * np.array(shape)
     squared = [(rows - row) ** 2 + (columns - column) ** 2 for row, column in seeds]
-    return np.argmin(squared, axis=0).astype(np.uint8)
+    return np.asarray(np.argmin(squared, axis=0), np.uint8)
 
 
 def _draw_view(
@@ -120,7 +120,7 @@ def _draw_view(
     config: CompositeConfig,
 ) -> CompositeView:
     shared, size = draw_map(rng, photo, config.warps, False)
-    view = cv2.resize(others[rng.integers(len(others))], size, interpolation=cv2.INTER_AREA)
+    view = cv2.resize(others[int(rng.integers(len(others)))], size, interpolation=cv2.INTER_AREA)
     label = np.full(view.shape, NOTHING, np.uint8)
     maps = [_draw_piece_map(rng, size, config) @ shared for _ in range(int(pieces.max()) + 1)]
     for piece in rng.permutation(len(maps)):
@@ -131,9 +131,11 @@ def _draw_view(
             np.where(covered > 0, np.uint8(piece), label),
         )
     for _ in range(rng.integers(config.max_occluders + 1)):
-        before = cv2.resize(others[rng.integers(len(others))], size, interpolation=cv2.INTER_AREA)
-        covered = _draw_occluder(rng, size)
-        view, label = np.where(covered, before, view), np.where(covered, np.uint8(NOTHING), label)
+        before = cv2.resize(
+            others[int(rng.integers(len(others)))], size, interpolation=cv2.INTER_AREA
+        )
+        hidden = _draw_occluder(rng, size)
+        view, label = np.where(hidden, before, view), np.where(hidden, np.uint8(NOTHING), label)
     grey = augment_photometric(rng, np.asarray(view, np.uint8), config.warps)
     return CompositeView(grey, label, np.stack(maps))
 

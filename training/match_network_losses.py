@@ -26,7 +26,7 @@ def label_loss(logits: Float[Tensor, " match"], pairs: Sequence[LabelledPair]) -
     between pairs.
     """
     losses = []
-    for logit, pair in zip(logits.split([len(pair) for pair in pairs]), pairs, strict=True):
+    for logit, pair in zip(_split(logits, pairs), pairs, strict=True):
         right = pair.is_right.to(logit)
         weight = pair.is_known.to(logit) * (1 + (RIGHT_WEIGHT - 1) * right)
         entropy = F.binary_cross_entropy_with_logits(logit, right, reduction="none")
@@ -43,7 +43,7 @@ def geometry_loss(
     Pairs of several planes, and those with too few right matches, are left out.
     """
     losses = [logits.new_zeros(())]
-    for logit, pair in zip(logits.split([len(pair) for pair in pairs]), pairs, strict=True):
+    for logit, pair in zip(_split(logits, pairs), pairs, strict=True):
         if not pair.is_rigid or int(pair.is_right.sum()) < MIN_RIGHT:
             continue
         xy_a, xy_b = (_normalised(pair.evidence.xy[:, side]) for side in (0, 1))
@@ -63,7 +63,8 @@ def eight_point(
     a, b = (F.pad(xy, (0, 1), value=1.0) for xy in (xy_a, xy_b))
     products = (b[:, :, None] * a[:, None, :]).flatten(1)
     normal = products.T @ (weight[:, None] * products) / weight.sum().clamp(min=1e-9)
-    return torch.linalg.eigh(normal).eigenvectors[:, 0].view(3, 3)
+    fundamental: Tensor = torch.linalg.eigh(normal).eigenvectors[:, 0].view(3, 3)
+    return fundamental
 
 
 def squared_sampson(
@@ -77,6 +78,10 @@ def squared_sampson(
     slope = (line_a[:, :2] ** 2).sum(dim=1) + (line_b[:, :2] ** 2).sum(dim=1)
     squared: Tensor = (b * line_b).sum(dim=1) ** 2 / (slope + 1e-12)
     return squared
+
+
+def _split(logits: Tensor, pairs: Sequence[LabelledPair]) -> Sequence[Tensor]:
+    return torch.split(logits, [len(pair) for pair in pairs])
 
 
 def _normalised(xy: Float64[Tensor, "match 2"]) -> Float64[Tensor, "match 2"]:

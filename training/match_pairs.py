@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -55,10 +55,12 @@ class LabelledPair:
 
     def save(self, path: Path) -> None:
         """Write the pair whole or not at all."""
-        arrays = {name: getattr(self.evidence, name).float().numpy() for name in EVIDENCE}
-        flags = {"is_right": self.is_right.numpy(), "is_known": self.is_known.numpy()}
+        arrays: dict[str, Any] = {
+            name: getattr(self.evidence, name).float().numpy() for name in EVIDENCE
+        }
+        arrays |= {"is_right": self.is_right.numpy(), "is_known": self.is_known.numpy()}
         with atomic_write(path) as scratch, scratch.open("wb") as file:
-            np.savez(file, is_rigid=np.array(self.is_rigid), **arrays, **flags)
+            np.savez(file, is_rigid=np.array(self.is_rigid), **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -67,8 +69,12 @@ class LabelledPair:
             evidence = MatchEvidence(
                 **{name: torch.from_numpy(arrays[name]).double() for name in EVIDENCE}
             )
-            flags = (torch.from_numpy(arrays[name]) for name in ("is_right", "is_known"))
-            return cls(evidence, *flags, bool(arrays["is_rigid"]))
+            return cls(
+                evidence,
+                is_right=torch.from_numpy(arrays["is_right"]),
+                is_known=torch.from_numpy(arrays["is_known"]),
+                is_rigid=bool(arrays["is_rigid"]),
+            )
 
     def swapped(self) -> Self:
         """Return the pair with its images exchanged."""

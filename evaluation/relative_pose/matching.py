@@ -14,7 +14,7 @@ from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Pair
 
-FILTERS = ("none", "paper", "density", "scale", "consensus", "adalam")
+FILTERS = ("none", "paper", "density", "scale", "consensus", "adalam", "network")
 """Those of ``MatchConfig``, and ``scale``: density of rotations and scale ratios together."""
 OLD_FILTERS = {"ours": "density"}
 """Names that filters had before; they are still read."""
@@ -68,9 +68,10 @@ def match_label(config: MatchConfig) -> str:
 def without_orientation(config: MatchConfig) -> MatchConfig:
     """Return the same without a filter of rotations alone.
 
-    AdaLAM and consensus look at positions and scales too, and take angles that are all zero.
+    AdaLAM, consensus and the network look at positions and scales too, and take angles that are all
+    zero.
     """
-    if config.filter in ("adalam", "consensus"):
+    if config.filter in ("adalam", "consensus", "network"):
         return config
     return replace(config, filter="none", scale_tolerance=0.0)
 

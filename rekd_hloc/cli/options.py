@@ -89,8 +89,8 @@ Filter = Annotated[
     str,
     typer.Option(
         "--filter",
-        help="Filter of matches: density or paper of rotations, consensus of neighbours, none; "
-        "or adalam, a matcher with its own.",
+        help="Filter of matches: density or paper of rotations, consensus of neighbours, network "
+        "(learned), none; or adalam, a matcher with its own.",
     ),
 ]
 Ratio = Annotated[
@@ -184,12 +184,12 @@ def read_match_config(
 ) -> MatchConfig:
     """Return matching options from the command line, by default those of a reconstruction.
 
-    AdaLAM has a ratio test of its own, and consensus does better without one.
+    AdaLAM has a ratio test of its own, and consensus and network do better without one.
 
     Raises:
         ValueError: no such filter, or a ratio out of range.
     """
-    if filter_name in ("adalam", "consensus"):
+    if filter_name in ("adalam", "consensus", "network"):
         defaults = DEFAULT_MATCHING
     ratios = [] if ratio is None else [f"ratio={ratio}"]
     return load_config(defaults, None, [f"filter={filter_name}", *ratios])

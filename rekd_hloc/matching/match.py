@@ -4,18 +4,25 @@ A matcher is any :class:`Matcher`. To add one, write its file, add its name to t
 ``MatchConfig.filter`` and one line to :data:`MATCHERS`.
 """
 
+import json
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
-from rekd_hloc.config import MatchConfig, config_hash, config_json
+from rekd_hloc.config import MatchConfig, config_hash, config_json, config_tree
 from rekd_hloc.matching.adalam import match_adalam
 from rekd_hloc.matching.consensus import filter_by_consensus
 from rekd_hloc.matching.consistency import filter_by_orientation, filter_paper
+from rekd_hloc.matching.match_network import (
+    filter_by_network,
+    load_match_network,
+    resolve_match_network,
+)
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.names import counted
 from rekd_hloc.types import Features, Keypoints, Matches
+from rekd_hloc.weight_files import weights_hash
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +60,11 @@ class _ConfiguredMatcher:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """Return the configuration and its hash."""
-        return {"config": config_json(self.config), "config_hash": config_hash(self.config)}
+        """Return the configuration and its hash; options that came later only where they count."""
+        stated = json.loads(config_json(self.config))
+        stated = {name: stated[name] for name in config_tree(self.config)}
+        text = json.dumps(stated, sort_keys=True)
+        return {"config": text, "config_hash": config_hash(self.config)}
 
 
 @dataclass(frozen=True)
@@ -117,12 +127,44 @@ class AdalamMatcher(_ConfiguredMatcher):
         return match_adalam(a, b)
 
 
+@dataclass(frozen=True)
+class NetworkMatcher(_ConfiguredMatcher):
+    """Mutual nearest neighbours that a network holds to be right.
+
+    See :mod:`rekd_hloc.matching.match_network`. Scores are probabilities.
+
+    Raises:
+        FileNotFoundError, ValueError: as
+            :func:`rekd_hloc.matching.match_network.load_match_network`.
+    """
+
+    def __post_init__(self) -> None:
+        load_match_network(self.config.network)  # a mistake is told before the work
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Return the configuration and its hash, and the hash of the weights."""
+        path = resolve_match_network(self.config.network)
+        return {**super().provenance, "match_network": weights_hash(path)}
+
+    @property
+    def needs(self) -> tuple[Literal["angles", "scales"], ...]:
+        """The network needs angles and scales."""
+        return ("angles", "scales")
+
+    def __call__(self, a: Features, b: Features) -> Matches:
+        """Match two images."""
+        matches = match_nearest(a.descriptors, b.descriptors, ratio=self.config.ratio)
+        return filter_by_network(matches, a, b, load_match_network(self.config.network))
+
+
 MATCHERS: dict[str, Callable[[MatchConfig], Matcher]] = {
     "none": NearestMatcher,
     "paper": NearestMatcher,
     "density": NearestMatcher,
     "consensus": ConsensusMatcher,
     "adalam": AdalamMatcher,
+    "network": NetworkMatcher,
 }
 """What makes the matcher of a configuration, for each of the choices of ``MatchConfig.filter``."""
 
@@ -166,7 +208,8 @@ def filter_matches(
 
     Raises:
         ValueError: as :func:`rekd_hloc.matching.consistency.filter_by_orientation`, or the filter
-            is ``adalam``, which finds the matches itself.
+            is ``adalam``, which finds the matches itself, or ``network``, which needs descriptors:
+            see :func:`rekd_hloc.matching.match_network.filter_by_network`.
     """
     if config.filter == "none":
         return matches
@@ -174,6 +217,8 @@ def filter_matches(
         return filter_paper(matches, a.angle, b.angle, tolerance_deg=config.tolerance_deg)
     if config.filter == "adalam":
         raise ValueError("filter adalam finds matches itself; to filter others use density")
+    if config.filter == "network":
+        raise ValueError("filter network needs descriptors too; call filter_by_network")
     if config.filter == "consensus":
         return _filter_by_consensus(matches, a, b, config, lambda: matches)
     return _filter_by_density(matches, a, b, config)

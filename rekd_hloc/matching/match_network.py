@@ -146,6 +146,28 @@ class MatchJudge:
         return list(probability.split([len(pair) for pair in pairs]))
 
 
+def filter_by_network(matches: Matches, a: Features, b: Features, judge: MatchJudge) -> Matches:
+    """Keep the matches that a network holds to be right.
+
+    Args:
+        matches: of any matcher, at most one for each keypoint: best all mutual nearest neighbours.
+        a: features of image a with true scales and angles.
+        b: likewise of image b, on the same device.
+        judge: the network.
+
+    Returns:
+        The matches that stay, in their order. Their scores are probabilities; they order matches
+        for a sampler that tries the likely ones first.
+
+    Raises:
+        ValueError: as :func:`gather_evidence`.
+    """
+    (probability,) = judge.probabilities([gather_evidence(matches, a, b)])
+    kept = (probability >= judge.threshold).to(matches.index.device)
+    score = probability.to(matches.score)
+    return Matches(matches.index[kept], score[kept])
+
+
 @functools.lru_cache(maxsize=4)
 def load_match_network(name: str = DEFAULT_NETWORK) -> MatchJudge:
     """Load a match network by its name or from a file.

@@ -61,6 +61,10 @@ def matcher_confs() -> dict[str, Conf]:
             "output": "matches-NN-rekd-consensus",
             "model": {"name": "rekd", "filter": "consensus"},
         },
+        "NN-rekd-net": {
+            "output": "matches-NN-rekd-net",
+            "model": {"name": "rekd", "filter": "network"},
+        },
         "adalam-rekd": {
             "output": "matches-adalam-rekd",
             "model": {"name": "rekd", "filter": "adalam"},
@@ -72,6 +76,10 @@ def matcher_confs() -> dict[str, Conf]:
         "consensus-filter": {
             "output": "matches-NN-mutual-consensus",
             "model": orientation_filter(NN_MUTUAL, filter="consensus"),
+        },
+        "network-filter": {
+            "output": "matches-NN-mutual-net",
+            "model": orientation_filter(NN_MUTUAL, filter="network"),
         },
     }
 

@@ -41,7 +41,7 @@ def features_to_hloc(features: Features) -> Tensors:
 def features_from_hloc(data: Mapping[str, Tensor], side: int) -> Features:
     """Return the features of image 0 or 1 from the input of a matcher.
 
-    Missing scales are 1, missing angles 0.
+    Missing scales are 1, missing angles 0, missing scores 1.
 
     Raises:
         ValueError: keypoints, angles, scales and descriptors disagree in number.
@@ -52,7 +52,10 @@ def features_from_hloc(data: Mapping[str, Tensor], side: int) -> Features:
         if f"{name}{side}" in data:
             values[name] = data[f"{name}{side}"][0]
     angle = wrap_angle(torch.deg2rad(values["oris"]))
-    keypoints = Keypoints(xy, values["scales"], angle, torch.ones_like(xy[:, 0]))
+    score = data.get(f"scores{side}", torch.ones_like(xy[:, 0])[None])[0]
+    if score.shape != xy.shape[:1]:  # other programs keep other things under that name
+        score = torch.ones_like(xy[:, 0])
+    keypoints = Keypoints(xy, values["scales"], angle, score.to(xy))
     height, width = data[f"image{side}"].shape[-2:]
     return Features(keypoints, data[f"descriptors{side}"][0].T, (width, height))
 

@@ -1,5 +1,5 @@
-"""hloc's matcher ``orientation_filter``: any other matcher, then agreement on one rotation, or
-consensus of neighbours."""
+"""hloc's matcher ``orientation_filter``: any other matcher, then agreement on one rotation,
+consensus of neighbours, or the judgement of a network."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from hloc.utils.base_model import BaseModel, dynamic_load
 from torch import Tensor
 
 from rekd_hloc.matching.match import filter_matches
+from rekd_hloc.matching.match_network import filter_by_network, load_match_network
 from rekd_hloc.plugin.conversion import (
     features_from_hloc,
     match_config_from_hloc,
@@ -31,8 +32,11 @@ class OrientationFilter(BaseModel):  # type: ignore[misc]  # hloc carries no typ
         self.matcher = dynamic_load(matchers, inner["name"])(dict(inner)).eval()
         name = f"orientation_filter on {inner['name']}"
         needs = ["keypoints", "oris"] if self.config.filter != "none" else []
-        if self.config.filter == "consensus":
+        if self.config.filter in ("consensus", "network"):
             needs.append("scales")
+        if self.config.filter == "network":
+            needs.append("descriptors")
+            load_match_network(self.config.network)  # a mistake is told before the run
         self.safe_matcher = SafeMatcher(name, needs)
 
     def _forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -44,5 +48,8 @@ class OrientationFilter(BaseModel):  # type: ignore[misc]  # hloc carries no typ
             return dict(prediction)
         a, b = features_from_hloc(data, 0), features_from_hloc(data, 1)
         matches = matches_from_hloc(prediction, len(a)).to(a.keypoints.xy.device)
+        if self.config.filter == "network":
+            judge = load_match_network(self.config.network)
+            return select_matches(prediction, filter_by_network(matches, a, b, judge))
         consistent = filter_matches(matches, a.keypoints, b.keypoints, self.config)
         return select_matches(prediction, consistent)
