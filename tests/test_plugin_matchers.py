@@ -196,8 +196,18 @@ def test_consensus_reads_degrees_and_scales_of_any_features(hloc, name, sigma_of
     assert (by_rotation >= 0).all()
 
 
-@pytest.mark.parametrize("name", ["NN-rekd-consensus", "consensus-filter"])
-def test_consensus_needs_scales_too(hloc, name, caplog):
+@pytest.mark.parametrize("name", ["NN-rekd-net", "network-filter"])
+def test_the_network_that_ships_tells_right_from_wrong(hloc, name):
+    matches, scores = run(OURS[name], moved_pair(1.0))
+    right, wrong = matches[0, :NUM_RIGHT] >= 0, matches[0, NUM_RIGHT:] >= 0
+    assert right.float().mean() > wrong.float().mean() + 0.5
+    assert bool((scores[matches >= 0] > 0).all())
+
+
+@pytest.mark.parametrize(
+    "name", ["NN-rekd-consensus", "consensus-filter", "NN-rekd-net", "network-filter"]
+)
+def test_filters_by_frames_need_scales_too(hloc, name, caplog):
     data = {key: value for key, value in rotated_pair().items() if key != "scales0"}
     assert_no_match(build(OURS[name])(data), NUM_RIGHT + NUM_WRONG)
     assert len(caplog.records) == 1

@@ -122,7 +122,7 @@ class MatchNetworkRun:
         """Append a validation of this step to the log and write the checkpoints."""
         self.quality, self.validated_step = quality, self.step
         metrics = {**self.last_losses, **quality}
-        self.folder.record(self.step, metrics, quality["average_precision"], self._state())
+        self.folder.record(self.step, metrics, quality["f"], self._state())
 
     def save(self) -> None:
         """Write the checkpoint that a later run goes on from."""

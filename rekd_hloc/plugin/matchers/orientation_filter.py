@@ -13,6 +13,7 @@ from rekd_hloc.plugin.conversion import (
     features_from_hloc,
     match_config_from_hloc,
     matches_from_hloc,
+    matches_to_hloc,
     select_matches,
 )
 from rekd_hloc.plugin.safe_matcher import SafeMatcher
@@ -50,6 +51,7 @@ class OrientationFilter(BaseModel):  # type: ignore[misc]  # hloc carries no typ
         matches = matches_from_hloc(prediction, len(a)).to(a.keypoints.xy.device)
         if self.config.filter == "network":
             judge = load_match_network(self.config.network)
-            return select_matches(prediction, filter_by_network(matches, a, b, judge))
+            likely = filter_by_network(matches, a, b, judge)
+            return {**select_matches(prediction, likely), **matches_to_hloc(likely, len(a))}
         consistent = filter_matches(matches, a.keypoints, b.keypoints, self.config)
         return select_matches(prediction, consistent)
