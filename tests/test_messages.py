@@ -83,6 +83,9 @@ def test_a_log_beside_the_output_waits_for_its_folder(tmp_path):
         LOGGER.info("before")
         assert not folder.exists()
         folder.mkdir()
+        LOGGER.info("between")
+        assert not list(folder.iterdir())
+        (folder / ".rekd_hloc").mkdir()
         LOGGER.info("after")
     text = (folder / LOG_NAME).read_text()
     assert "rekd-hloc reconstruct 'a b'" in text
@@ -91,7 +94,7 @@ def test_a_log_beside_the_output_waits_for_its_folder(tmp_path):
 
 def test_a_reconstruction_has_a_log(tmp_path, monkeypatch, capsys):
     def run(images, output, options, **more):
-        output.mkdir()
+        (output / ".rekd_hloc").mkdir(parents=True)
         LOGGER.info("extract took 1.0 s")
         return ReconstructionResult({"num_registered": 0, "skipped": {}}, output)
 

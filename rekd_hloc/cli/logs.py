@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rekd_hloc import __version__
 from rekd_hloc.files import explain_os_error
+from rekd_hloc.locks import RECORD_FOLDER
 from rekd_hloc.names import one_line
 
 LOG_NAME = "rekd-hloc.log"
@@ -54,13 +55,13 @@ def append_log(path: Path, *, needs_folder: bool = True) -> None:
 
     Args:
         path: the file; what it holds stays.
-        needs_folder: wait until others have made its folder, and do without where it cannot be
-            written; else that is an error.
+        needs_folder: wait until its folder is one of a run's, and do without where it cannot be
+            written; else the folder is made, and that is an error.
 
     Raises:
         OSError: the file cannot be written.
     """
-    handler = _LogFile(path)
+    handler = _LogFile(path, path.parent / RECORD_FOLDER if needs_folder else path.parent)
     if not needs_folder:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,17 +91,18 @@ def globals_first(arguments: Sequence[str]) -> list[str]:
 
 
 class _LogFile(logging.Handler):
-    """Writes into a file once its folder is there; what cannot be written is let go."""
+    """Writes into a file once a folder is there; what cannot be written is let go."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, awaited: Path) -> None:
         super().__init__()
         self._path = path
+        self._awaited = awaited
         self._waiting: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line, and those that waited for the folder."""
         self._waiting.append(self.format(record))
-        if self._path.parent.is_dir():
+        if self._awaited.is_dir():
             with contextlib.suppress(OSError), self._path.open("a", encoding="utf-8") as file:
                 file.write("".join(f"{line}\n" for line in self._waiting))
             self._waiting.clear()
