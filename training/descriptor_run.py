@@ -250,7 +250,21 @@ def export_descriptor(checkpoint: Path, out: Path, metrics: dict[str, Any]) -> N
     network = build_hardnet(0, supports=supports)
     network.load_state_dict(validated_tensors(state))
     names = ("step", "seconds", "quality", "identity")
-    save_descriptor(out, network, {**{name: state[name] for name in names}, **metrics})
+    provenance = {**{name: state[name] for name in names}, **metrics}
+    provenance["identity"] = _with_names_of_folders(provenance["identity"])
+    save_descriptor(out, network, provenance)
+
+
+def _with_names_of_folders(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return what a training was, with the validation scenes' names in place of their paths.
+
+    Weights may be given to others, whom the folders of this machine do not concern.
+    """
+    if "validation_scenes" not in identity:
+        return identity
+    scenes = {k: v for k, v in identity["validation_scenes"].items() if k != "models"}
+    scenes["images"] = [Path(folder).name for folder in scenes.get("images", ())]
+    return {**identity, "validation_scenes": scenes}
 
 
 def _plain(qualities: Qualities) -> dict[str, Any]:
