@@ -63,7 +63,7 @@ def test_the_wheel_holds_the_product_and_nothing_of_the_laboratory(wheel):
     assert any(name.endswith(".safetensors") for name in names)
     assert sum(name.startswith("rekd_hloc/demo_data/images/") for name in names) == 12
     assert not any("rendering" in name for name in names)
-    assert wheel.stat().st_size < 14_000_000  # with the descriptor of the version before, 5 MB
+    assert wheel.stat().st_size < 20_000_000  # 5 MB of it the descriptor of the version before
 
 
 def test_the_installed_wheel_extracts_and_brings_no_other_package(wheel, tmp_path):
