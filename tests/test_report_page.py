@@ -1,4 +1,3 @@
-import base64
 import json
 import re
 import shutil
@@ -11,11 +10,12 @@ import pytest
 from rekd_hloc.sfm.alignment import read_reference
 from rekd_hloc.sfm.reconstruct import reconstruct_from_files
 from rekd_hloc.viz.page import write_html_report
-from rekd_hloc.viz.run_files import RunFiles, count_matrix, read_model, read_pair
+from rekd_hloc.viz.run_files import RunFiles, read_model, read_pairs
 from tests.helpers import textured_image
 from tests.synthetic_scene import SIZE, make_scene
 
-SECTIONS = ["Summary", "Time", "Keypoints", "Matches", "Pairs", "Cameras", "Configuration"]
+SECTIONS = ["Model", "Tracks", "Photos", "Pairs", "Pair viewer"]
+PLAIN = ["Summary", "Time", "Weakest pairs", "Configuration"]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
         if tag == "img":
             self.images.append(dict(attrs))
@@ -68,7 +68,7 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] == "h2":
             self.headings.append(data)
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += data + "\n"
 
 
@@ -76,29 +76,23 @@ def read_page(path):
     return Page(path.read_text(encoding="utf-8"))
 
 
-def test_page_has_every_section_and_needs_no_other_file(run, path):
+def read_record(path):
+    """What the page's scripts show."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'id="scene">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_page_has_every_section_and_asks_for_no_other_file(run, path):
     assert path == run / "out" / "report.html"
-    page = read_page(path)
-    assert page.headings == SECTIONS
-    assert page.links
-    assert all(link.startswith("data:image/") for link in page.links)
-    assert not re.search(r"https?:|@import|<script", path.read_text(encoding="utf-8"))
+    page, text = read_page(path), path.read_text(encoding="utf-8")
+    assert page.headings == SECTIONS + PLAIN
+    assert not page.links
+    assert "default-src 'none'; img-src data:" in text
+    assert not re.search(r"https?:|@import|fetch\(|XMLHttp|import ", text)
     assert "A <test> & more" in page.text
     assert "5 of 5" in page.text
     assert "degrees median rotation error" in page.text
     assert not list((run / "out").glob("*.tmp"))
-
-
-def test_every_picture_has_a_caption_and_is_not_blank(path):
-    page = read_page(path)
-    kinds = ("Wall-clock", "keypoints", "Strongest pair", "Weakest", "Inliers of each", "aligned")
-    for kind in kinds:
-        assert any(kind in image["alt"] for image in page.images)
-    for image in page.images:
-        assert page.text.count(image["alt"]) == 1
-        code = image["src"].split("base64,")[1]
-        picture = cv2.imdecode(np.frombuffer(base64.b64decode(code), np.uint8), cv2.IMREAD_COLOR)
-        assert picture.std() > 5
 
 
 def test_numbers_of_the_page_are_those_of_the_report(run, path):
@@ -128,7 +122,9 @@ def test_missing_parts_are_left_out(run, tmp_path):
 def test_images_that_are_gone_leave_the_rest(run, tmp_path):
     shutil.copytree(run / "out", tmp_path / "out")
     page = read_page(write_html_report(tmp_path / "out", tmp_path / "none", title="x"))
-    assert page.headings == [name for name in SECTIONS if name not in ("Keypoints", "Matches")]
+    assert page.headings == SECTIONS + PLAIN
+    record = read_record(tmp_path / "out" / "report.html")
+    assert [image["photo"] for image in record["images"]] == [None] * 5
 
 
 def test_a_folder_without_report_is_named(tmp_path):
@@ -144,11 +140,8 @@ def test_run_files_agree_with_the_report(run):
     assert (
         sum(inliers for _, inliers in files.counts.values()) == files.report["pairs"]["num_inliers"]
     )
-    matrix = count_matrix(files.names, files.counts)
-    assert (matrix == matrix.T).all()
-    assert matrix.sum() == 2 * files.report["pairs"]["num_inliers"]
     pair, (num_matches, num_inliers) = next(iter(files.counts.items()))
-    matches, is_inlier = read_pair(run / "out" / "database.db", pair)
+    matches, is_inlier = read_pairs(run / "out" / "database.db", [pair])[pair]
     assert (len(matches), is_inlier.sum()) == (num_matches, num_inliers)
 
 

@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 
+from rekd_hloc.viz.explorer.assets import SCRIPTS
 from tests.helpers import ROOT
 
 PROBE = """
@@ -60,6 +61,8 @@ def test_the_wheel_holds_the_product_and_nothing_of_the_laboratory(wheel):
     assert "rekd_hloc/py.typed" in names
     for template in ("base", "macros", "template"):
         assert f"rekd_hloc/viz/{template}.html" in names
+    for file in (*SCRIPTS, "explorer.css", "explorer.html"):
+        assert f"rekd_hloc/viz/explorer/{file}" in names
     assert any(name.endswith(".safetensors") for name in names)
     assert sum(name.startswith("rekd_hloc/demo_data/images/") for name in names) == 12
     assert not any("rendering" in name for name in names)

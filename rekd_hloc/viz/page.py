@@ -1,6 +1,7 @@
-"""One HTML page about a reconstruction: numbers, keypoints, matches, pairs, cameras.
+"""One HTML page about a reconstruction: numbers, model, photos, tracks, pairs, matches.
 
-This module turns a run's files into text and pictures; ``template.html`` puts them on the page.
+This module turns a run's report into text, :mod:`rekd_hloc.viz.explorer` its files into a record
+that the page's scripts show; ``template.html`` puts all on the page.
 """
 
 import json
@@ -8,12 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rekd_hloc.sfm.alignment import Pose, PoseErrors, read_reference
+from markupsafe import Markup
+
+from rekd_hloc.sfm.alignment import Pose, read_reference
 from rekd_hloc.sfm.output_folder import PAGE, OutputFolder
 from rekd_hloc.sfm.skipped import shorten_skipped
-from rekd_hloc.viz import page_pictures as pictures
-from rekd_hloc.viz.draw import RADIUS_PER_SCALE
-from rekd_hloc.viz.run_files import RunFiles, read_model
+from rekd_hloc.viz.explorer.assets import read_script, read_style
+from rekd_hloc.viz.explorer.packing import encode_record
+from rekd_hloc.viz.explorer.scene import describe_scene
+from rekd_hloc.viz.run_files import RunFiles
 from rekd_hloc.viz.templates import render_template
 
 TEMPLATE = Path(__file__).with_name("template.html")
@@ -37,7 +41,7 @@ def write_html_report(
         output: folder that ``reconstruct`` wrote.
         image_dir: folder of the images.
         title: of the page.
-        reference: true poses, as for ``reconstruct``; they are drawn beside the estimated ones.
+        reference: true poses, as for ``reconstruct``; the model is shown beside their centres.
         overwrite: replace a ``report.html`` that this function did not write.
 
     Returns:
@@ -78,6 +82,7 @@ def _read_text(report: Mapping[str, Any]) -> dict[str, object]:
         "diagnosis": str(report.get("diagnosis") or ""),
         "notes": _list_notes(report),
         "summary": _summary(report),
+        "stages": _list_stages(report),
         "weakest_pairs": _list_weakest_pairs(report),
         "skipped": shorten_skipped(skipped, "report.json lists all"),
         "versions": _list_versions(report),
@@ -86,17 +91,24 @@ def _read_text(report: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _draw(run: RunFiles, reference: Mapping[str, Pose] | None) -> dict[str, object]:
-    """Return what the template shows as pictures, and the errors of the cameras drawn there."""
-    model = read_model(run.output, reference)
+    """Return what the page's scripts show, and these scripts."""
+    scene = describe_scene(run, reference)
     return {
-        "stages": pictures.draw_stages(run.report),
-        "radius_per_scale": RADIUS_PER_SCALE,
-        "keypoints": pictures.draw_keypoints(run),
-        "pairs": pictures.draw_pairs(run),
-        "pair_matrix": pictures.draw_matrix(run),
-        "cameras": pictures.draw_cameras(model, reference),
-        "camera_errors": _list_camera_errors(model.errors if model else None),
+        "scene": scene,
+        "scene_json": Markup(encode_record(scene or {})),  # holds no markup
+        "style": read_style(),
+        "script": read_script(),
     }
+
+
+def _list_stages(report: Mapping[str, Any]) -> Rows:
+    """Return name, seconds, and percent of the longest stage."""
+    seconds = {name: value for name, value in _items(report, "seconds") if name != "total"}
+    longest = max(seconds.values(), default=0.0) or 1.0
+    return [
+        (name, f"{value:,.1f} s", f"{max(100 * value / longest, 0.0):.1f}")
+        for name, value in seconds.items()
+    ]
 
 
 def _list_notes(report: Mapping[str, Any]) -> list[str]:
@@ -157,13 +169,6 @@ def _list_weakest_pairs(report: Mapping[str, Any]) -> Rows:
         )
         for pair in weakest
     ]
-
-
-def _list_camera_errors(errors: PoseErrors | None) -> Rows:
-    if errors is None:
-        return []
-    values = zip(errors.names, errors.rotation_deg, errors.center_rel, strict=True)
-    return [(name, f"{rotation:.3f}", f"{100 * center:.3f}") for name, rotation, center in values]
 
 
 def _list_versions(report: Mapping[str, Any]) -> Rows:

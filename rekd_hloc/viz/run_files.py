@@ -1,7 +1,7 @@
 """What a reconstruction left in its output folder, read for a report page."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +75,13 @@ class SparseModel:
         poses: of the registered images, by name.
         points: 3-D points, shape (point, 3).
         errors: against the true poses; None without them, or if they cannot be aligned.
+        model: the ``pycolmap.Reconstruction`` in its own frame, with the points in their order.
     """
 
     poses: dict[str, Pose]
     points: Float64[np.ndarray, "point 3"]
     errors: PoseErrors | None
+    model: Any
 
 
 def read_keypoints(path: Path, names: list[str]) -> dict[str, Keypoints]:
@@ -103,25 +105,23 @@ def read_counts(database_path: Path) -> Counts:
     return counts
 
 
-def read_pair(database_path: Path, pair: Pair) -> tuple[Matches, Bool[np.ndarray, " match"]]:
-    """Read a pair's matches, and which of them agree with its two-view geometry."""
+def read_pairs(
+    database_path: Path, pairs: Iterable[Pair]
+) -> dict[Pair, tuple[Matches, Bool[np.ndarray, " match"]]]:
+    """Read matches of pairs, and which of them agree with the pair's two-view geometry."""
+    wanted = list(pairs)
+    if not wanted:
+        return {}
     with compat.open_database(database_path) as database:
         ids = image_ids(database)
-        id_a, id_b = (ids[name] for name in pair)
-        index = np.asarray(database.read_matches(id_a, id_b), dtype=np.int64).reshape(-1, 2)
-        inliers = {tuple(row) for row in _read_inliers(database, id_a, id_b).tolist()}
-    is_inlier = np.array([tuple(row) in inliers for row in index.tolist()], dtype=bool)
-    return Matches(torch.from_numpy(index), torch.ones(len(index))), is_inlier
+        return {pair: _read_pair(database, ids[pair[0]], ids[pair[1]]) for pair in wanted}
 
 
-def count_matrix(names: list[str], counts: Counts) -> Int64[np.ndarray, "image image"]:
-    """Return the inliers of each pair as a symmetric matrix; other images are left out."""
-    row = {name: k for k, name in enumerate(names)}
-    matrix = np.zeros((len(names), len(names)), np.int64)
-    for (a, b), (_, inliers) in counts.items():
-        if a in row and b in row:
-            matrix[row[a], row[b]] = matrix[row[b], row[a]] = inliers
-    return matrix
+def _read_pair(database: Any, id_a: int, id_b: int) -> tuple[Matches, Bool[np.ndarray, " match"]]:
+    index = np.asarray(database.read_matches(id_a, id_b), dtype=np.int64).reshape(-1, 2)
+    inliers = _read_inliers(database, id_a, id_b)
+    code, good = ((rows[:, 0] << 32) + rows[:, 1] for rows in (index, inliers))
+    return Matches(torch.from_numpy(index), torch.ones(len(index))), np.isin(code, good)
 
 
 def read_model(output: Path, reference: Mapping[str, Pose] | None) -> SparseModel | None:
@@ -144,13 +144,13 @@ def read_model(output: Path, reference: Mapping[str, Pose] | None) -> SparseMode
         with suppress(ValueError):  # too few common images, or on one line
             errors = align_to_reference(model, reference)
     if errors is None:
-        return SparseModel(poses, points, None)
+        return SparseModel(poses, points, None, model)
     move = errors.reference_from_model
     moved = {
         name: Pose(pose.rotation @ move.rotation.T, move.apply(pose.centre[None])[0])
         for name, pose in poses.items()
     }
-    return SparseModel(moved, move.apply(points), errors)
+    return SparseModel(moved, move.apply(points), errors, model)
 
 
 def _read_inliers(database: Any, id_a: int, id_b: int) -> Int64[np.ndarray, "inlier 2"]:
