@@ -13,6 +13,7 @@ from rekd_hloc.sfm.output_folder import NAMES, PAGE, REPORT, OutputFolder
 from rekd_hloc.sfm.reconstruct import reconstruct
 from rekd_hloc.sfm.report import Stopwatch
 from rekd_hloc.sfm.result import ReconstructionResult
+from rekd_hloc.sfm.work_seconds import WORK_SECONDS
 from rekd_hloc.viz.page import write_html_report
 
 DEMO_DATA = Path(__file__).parent / "demo_data"
@@ -76,6 +77,8 @@ def run_demo(
         stages = {name: seconds for name, seconds in report["seconds"].items() if name != "total"}
         stages |= watch.seconds
         report["seconds"] = {**stages, "total": sum(stages.values())}
+        work = {**report[WORK_SECONDS], **watch.seconds, "total": 0.0}
+        report[WORK_SECONDS] = {**work, "total": sum(work.values())}
         folder.write_json(REPORT, report)
     return report
 

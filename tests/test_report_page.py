@@ -119,6 +119,16 @@ def test_missing_parts_are_left_out(run, tmp_path):
     assert "Add images." in page.text
 
 
+def test_the_time_is_that_of_the_runs_that_did_the_work(run, tmp_path):
+    report = {"num_images": 2, "seconds": {"extract": 0.2, "map": 3.0, "total": 3.2}}
+    report["work_seconds"] = {"extract": 1234.5, "map": 3.0, "total": 1237.5}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    text = read_page(write_html_report(tmp_path, tmp_path / "none", title="x")).text
+    assert "1,234.5 s" in text
+    assert "1,237.5" in text
+    assert "The last run took 3.2 s." in text
+
+
 def test_images_that_are_gone_leave_the_rest(run, tmp_path):
     shutil.copytree(run / "out", tmp_path / "out")
     page = read_page(write_html_report(tmp_path / "out", tmp_path / "none", title="x"))

@@ -118,6 +118,7 @@ def _run_all_stages(
             mask_dir=options.mask_dir, mask_frame=options.mask_frame,
             overwrite=features_path in anew, progress=run.progress,
         )  # fmt: skip
+    run.watch.tell_found("extract", summary.num_resumed, len(summary.names))
     usable = set(summary.names)
     if options.pairs == SEQUENTIAL:
         pairs = _choose_pairs(options, run.image_dir, summary.names)
@@ -128,6 +129,7 @@ def _run_all_stages(
             features_path, matches_path, pairs, options.matching,
             overwrite=matches_path in anew, device=options.device, progress=run.progress,
         )  # fmt: skip
+    run.watch.tell_found("match", matched.num_resumed, len(matched.num_matches))
     check_still_there([run.image_dir / name for name in listing.images], run.output)
     configuration = describe_options(options, extractor.provenance)
     run.image_report = {**summary.notes, **matched.notes}
@@ -184,6 +186,7 @@ def _refine(
             redo=True, overwrite=not is_refined(stored_provenance(refined_path)),
             device=options.device, progress=run.progress,
         )  # fmt: skip
+    run.watch.tell_found("refine", summary.num_resumed, len(summary.names))
     run.image_report = {**run.image_report, "refinement": summary.to_report(names)}
     return refined_path
 

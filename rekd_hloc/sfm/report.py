@@ -31,10 +31,20 @@ NUM_WEAKEST = 10
 
 
 class Stopwatch:
-    """Seconds of each stage, by its name; time of a stage entered twice adds up."""
+    """Seconds of each stage, by its name; time of a stage entered twice adds up.
+
+    Attributes:
+        seconds: of each stage.
+        shares_found: how much of a stage's work was there already, 0 to 1, where that is told.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.shares_found: dict[str, float] = {}
+
+    def tell_found(self, name: str, num_found: int, num_all: int) -> None:
+        """Note that a stage had only a part of its work to do."""
+        self.shares_found[name] = num_found / num_all if num_all else 0.0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -42,6 +42,7 @@ from rekd_hloc.sfm.report import (
 )
 from rekd_hloc.sfm.scene_motion import find_motions, lacks_parallax
 from rekd_hloc.sfm.verification import Counts, verify
+from rekd_hloc.sfm.work_seconds import WORK_SECONDS, carry_on, read_work_seconds
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Pair
 
@@ -170,6 +171,11 @@ def build_model(
             report |= describe_errors(models, run.reference)
     report |= {
         "seconds": {**run.watch.seconds, "total": sum(run.watch.seconds.values())},
+        WORK_SECONDS: carry_on(
+            run.watch.seconds,
+            run.watch.shares_found,
+            read_work_seconds(run.output / REPORT),
+        ),
         "seed": options.seed,
         "configuration": {**configuration, "mapping": options.to_json()},
         **describe_run(provenance),
@@ -244,6 +250,8 @@ def _update_database(
         is_current = stored == json.loads(json.dumps(sources))
         if database.is_file() and is_current and run.folder.owns_database():
             logger.info("%s is up to date", database)
+            for stage in ("database", "verify"):
+                run.watch.tell_found(stage, 1, 1)
             return features.provenance
         run.folder.remove(DATABASE_RECORD)
         export_database(

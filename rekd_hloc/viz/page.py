@@ -14,6 +14,7 @@ from markupsafe import Markup
 from rekd_hloc.sfm.alignment import Pose, read_reference
 from rekd_hloc.sfm.output_folder import PAGE, OutputFolder
 from rekd_hloc.sfm.skipped import shorten_skipped
+from rekd_hloc.sfm.work_seconds import WORK_SECONDS
 from rekd_hloc.viz.explorer.assets import read_script, read_style
 from rekd_hloc.viz.explorer.packing import encode_record
 from rekd_hloc.viz.explorer.scene import describe_scene
@@ -83,6 +84,7 @@ def _read_text(report: Mapping[str, Any]) -> dict[str, object]:
         "notes": _list_notes(report),
         "summary": _summary(report),
         "stages": _list_stages(report),
+        "stages_note": _describe_time(report),
         "weakest_pairs": _list_weakest_pairs(report),
         "skipped": shorten_skipped(skipped, "report.json lists all"),
         "versions": _list_versions(report),
@@ -103,12 +105,28 @@ def _draw(run: RunFiles, reference: Mapping[str, Pose] | None) -> dict[str, obje
 
 def _list_stages(report: Mapping[str, Any]) -> Rows:
     """Return name, seconds, and percent of the longest stage."""
-    seconds = {name: value for name, value in _items(report, "seconds") if name != "total"}
+    seconds = {name: value for name, value in _seconds(report).items() if name != "total"}
     longest = max(seconds.values(), default=0.0) or 1.0
     return [
         (name, f"{value:,.1f} s", f"{max(100 * value / longest, 0.0):.1f}")
         for name, value in seconds.items()
     ]
+
+
+def _seconds(report: Mapping[str, Any]) -> dict[str, float]:
+    """Return seconds of each stage in the run that did its work."""
+    return {**report.get("seconds", {}), **report.get(WORK_SECONDS, {})}
+
+
+def _describe_time(report: Mapping[str, Any]) -> str:
+    """Return what to know of the seconds where earlier runs did a part of the work."""
+    last = report.get("seconds", {}).get("total")
+    if last is None or _seconds(report).get("total", last) - last < 0.05:
+        return ""
+    return (
+        "A stage whose work an earlier run had done has the seconds of that run. "
+        f"The last run took {last:,.1f} s."
+    )
 
 
 def _list_notes(report: Mapping[str, Any]) -> list[str]:
@@ -125,7 +143,7 @@ def _headline(report: Mapping[str, Any]) -> dict[str, str]:
         "3-D points": f"{report.get('num_points3D', 0):,}",
         "px mean reprojection error": _number(report.get("mean_reprojection_error_px"), 3),
         "degrees median rotation error": _number(rotation.get("median"), 3),
-        "seconds in all": _number(report.get("seconds", {}).get("total"), 1),
+        "seconds in all": _number(_seconds(report).get("total"), 1),
     }
     return {name: value for name, value in tiles.items() if value is not None}
 

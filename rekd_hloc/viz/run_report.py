@@ -23,7 +23,7 @@ FORMS: dict[str, Any] = {
     **dict.fromkeys(("rotation_error_deg", "center_error_rel"), ERRORS),
     **dict.fromkeys(("weights", "versions", "skipped"), {"*": str}),
     "unregistered": [str],
-    "seconds": {"*": float},
+    **dict.fromkeys(("seconds", "work_seconds"), {"*": float}),
     "configuration": {"preset": str, "pairs": str, "features": str, "matches": str},
     "pairs": {
         **dict.fromkeys(("num_pairs", "num_verified", "num_matches", "num_inliers"), int),
