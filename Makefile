@@ -5,10 +5,11 @@
 # make nightly   the slow tests, those with real hloc (HLOC=its checkout), the oldest pycolmap, 50 killed runs
 # make slow      the tests that take minutes;  make gpu: those that need a CUDA build of torch
 # make docs      build the pages of docs/ into build/site; a warning is an error
+# make docker    build the image of the Dockerfile, and run it
 # make results   write docs/results from what is measured in RESULTS, and name what is missing
 # make measure   measure what is missing first (a day on a CPU; goes on where it was interrupted)
 # Options: PYTHON=python3.12  VENV=.venv  HLOC=../Hierarchical-Localization  RESULTS=runs/results  TORCH=torch==2.13.0  TORCH_INDEX=https://...
-.PHONY: demo docs test check style types setup results measure slow gpu coverage nightly hloc oldest clean
+.PHONY: demo docker docs test check style types setup results measure slow gpu coverage nightly hloc oldest clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -68,6 +69,11 @@ docs: setup
 	$(BIN)/python -m typer rekd_hloc.cli.main utils docs --name rekd-hloc --title 'Command line' \
 	  --output docs/command-line.md
 	$(BIN)/zensical build --clean --strict
+
+# an image for a CPU; its program must name its version
+docker:
+	docker build --tag rekd-hloc .
+	docker run --rm rekd-hloc --version
 
 results: setup
 	$(BIN)/python -m evaluation.results $(RESULTS)

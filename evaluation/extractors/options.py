@@ -34,8 +34,15 @@ def require_distinct(names: Sequence[str]) -> None:
         raise ValueError(f"a method is given twice: {', '.join(names)}")
 
 
-def load_extractors(arguments: argparse.Namespace, num_keypoints: int) -> list[NamedExtractor]:
+def load_extractors(
+    arguments: argparse.Namespace, num_keypoints: int, *, matches_pairs: bool = False
+) -> list[NamedExtractor]:
     """Load the extractors of ``--method`` in the order given.
+
+    Args:
+        arguments: of the command line.
+        num_keypoints: most keypoints of an image.
+        matches_pairs: as for :func:`load_extractor`.
 
     Raises:
         ValueError: no such extractor, one given twice, or one of stored features.
@@ -47,7 +54,7 @@ def load_extractors(arguments: argparse.Namespace, num_keypoints: int) -> list[N
     return [
         load_extractor(
             name, num_keypoints, device=arguments.device,
-            overrides=arguments.set, weights=arguments.weights,
+            overrides=arguments.set, weights=arguments.weights, matches_pairs=matches_pairs,
         )
         for name in arguments.method
     ]  # fmt: skip

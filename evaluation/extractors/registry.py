@@ -16,6 +16,7 @@ import cv2
 import kornia
 import torch
 
+from evaluation.extractors import light_glue
 from evaluation.extractors.classical import (
     CLASSICAL,
     OPENCV_EXTRACTORS,
@@ -91,7 +92,7 @@ LEVEL_SCALE = {
 
 def load_extractor(
     name: str, num_keypoints: int, *, device: str = "auto", overrides: Sequence[str] = (),
-    weights: Path | None = None, image_root: Path | None = None,
+    weights: Path | None = None, image_root: Path | None = None, matches_pairs: bool = False,
 ) -> NamedExtractor:  # fmt: skip
     """Return the extractor of that name with a keypoint budget.
 
@@ -103,22 +104,28 @@ def load_extractor(
             ``+rekd-hardnet``); other extractors ignore them.
         weights: folder of the peers' weights.
         image_root: folder that the image names in a ``file:`` are relative to.
+        matches_pairs: the caller matches by :func:`evaluation.relative_pose.matching.match_pairs`,
+            which asks LightGlue for methods of the name ``NAME+lightglue``.
 
     Raises:
-        ValueError: no such extractor; the message lists them.
+        ValueError: no such extractor; the message lists them. Or one with LightGlue for a caller
+            that does not ask it.
         FileNotFoundError: weights or a features file are not there; the message says what to do.
     """
     if name.endswith(OLD_HARDNET):
         name = name.removesuffix(OLD_HARDNET) + HARDNET
     if name.startswith(FILE):
         return _file_extractor(name, num_keypoints, image_root)
+    if name.endswith(light_glue.SUFFIX):
+        return _with_light_glue(name, num_keypoints, device, weights, matches_pairs=matches_pairs)
     if name in PRESETS:
         return _preset_extractor(name, num_keypoints, device, overrides)
     torch_device = choose_device(device)
     base_name = name.removesuffix(HARDNET)
     if base_name not in EXTRACTORS:
         raise ValueError(
-            f"no method {name!r}; methods are {', '.join(EXTRACTORS)}, file:PATH, and any "
+            f"no method {name!r}; methods are {', '.join((*EXTRACTORS, *light_glue.METHODS))}, "
+            "file:PATH, and any "
             f"detector's name with {HARDNET}"
         )
     if base_name in PRESETS:
@@ -166,6 +173,22 @@ def _peer_extractor(
         level_scale=LEVEL_SCALE.get(name, 1.0), needs_color=name in COLOUR,
         num_readers=1 if device.type == "cpu" else GPU_READERS,
     )  # fmt: skip
+
+
+def _with_light_glue(
+    name: str, num_keypoints: int, device: str, weights: Path | None, *, matches_pairs: bool
+) -> NamedExtractor:
+    """Features of a peer, whose file says that LightGlue matches them."""
+    if name not in light_glue.METHODS:
+        known = ", ".join(light_glue.METHODS)
+        raise ValueError(f"no method {name!r}; with LightGlue there are {known}")
+    if not matches_pairs:
+        raise ValueError(f"{name}: LightGlue is for the programs pose and imc alone")
+    base = name.removesuffix(light_glue.SUFFIX)
+    peer = _peer_extractor(base, num_keypoints, choose_device(device), weights)
+    file = light_glue.FILES[base]
+    light_glue.find_weights(file)  # raises what is missing before the work
+    return replace(peer, name=name, provenance={**peer.provenance, light_glue.KEY: file})
 
 
 def _with_hardnet(

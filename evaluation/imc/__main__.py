@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> tuple[str, list[ValidationIssue]]:
     sets = _read_pairs(scenes, masks, arguments) if STEREO in tasks else []
     bags = _draw_bags(scenes, masks, arguments) if MULTIVIEW in tasks else []
     require_both_halves(bags, plan)
-    methods = load_extractors(arguments, arguments.num_keypoints)
+    methods = load_extractors(arguments, arguments.num_keypoints, matches_pairs=True)
     runs: list[ExtractorRun] = []
     multiview: dict[str, MultiviewRun] = {}
     with open_resources(arguments) as resources:

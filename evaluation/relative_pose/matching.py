@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from evaluation.extractors import light_glue
 from evaluation.extractors.extraction import digest_of
 from rekd_hloc.config import MatchConfig
-from rekd_hloc.matching.match import make_matcher
+from rekd_hloc.devices import choose_device
+from rekd_hloc.matching.match import Matcher, make_matcher
 from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Pair
@@ -95,7 +97,7 @@ def match_pairs(
     Args:
         features_path: file with the features of all images.
         pairs: image names.
-        config: how to match.
+        config: how to match, unless the features are of a method with LightGlue.
         folder: for the file; its name holds a hash of features and options.
         jobs: pairs at once, in threads.
         device: where descriptors are compared.
@@ -106,8 +108,13 @@ def match_pairs(
         OSError: the matches cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    matcher = make_matcher(config)
     with FeatureStore(features_path) as store:
+        learned = store.provenance.get(light_glue.KEY)
+        matcher: Matcher = (
+            light_glue.load_pair_matcher(learned, str(choose_device(device)))
+            if learned
+            else make_matcher(config)
+        )
         digest = digest_of({**matcher.provenance, "features": dict(store.provenance)})
     path = folder / f"{features_path.stem[:80]}-{digest}.h5"
     with ThreadPoolExecutor(jobs) as pool:

