@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from rekd_hloc import progress
 from rekd_hloc.config import MatchConfig, config_hash
 from rekd_hloc.matching import match as two_images
 from rekd_hloc.matching import match_images as loop
@@ -311,12 +312,13 @@ def test_no_pair_is_no_mistake(features_path, tmp_path):
     assert summary.num_resumed == 0
 
 
-def test_the_bar_is_shown_on_request(features_path, tmp_path, pairs, capsys):
+def test_progress_is_told_on_request(features_path, tmp_path, pairs, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "PERIOD_S", 0.0)
     match_images(features_path, tmp_path / "quiet.h5", pairs)
     assert capsys.readouterr().err == ""
     match_images(features_path, tmp_path / "shown.h5", pairs, progress=True)
     shown = capsys.readouterr()
-    assert "6/6" in shown.err
+    assert "match: 6 of 6 pairs" in shown.err
     assert shown.out == ""
 
 
