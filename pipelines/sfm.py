@@ -70,7 +70,8 @@ def run(
         overwrite=overwrite,
     )
 
-    # Every image with every other: right for some hundred. For more, hloc.pairs_from_retrieval.
+    # Every image with every other: right for two hundred. For more, by retrieval without hloc:
+    # write_pairs(pairs, make_pairs(names, "retrieval:20", features=features)) of matching.pairs.
     pairs = out / "pairs.txt"
     pairs_from_exhaustive.main(pairs, image_list=sorted(list_h5_names(features)))
     folder.made.add(pairs.name, pairs)

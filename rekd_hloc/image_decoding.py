@@ -3,7 +3,7 @@
 Files are decoded by Pillow: it says so when a file is damaged instead of returning half of it.
 OpenCV reads what Pillow does not: colours of more than 8 bits, and several kinds of TIFF. Alpha is
 dropped, ink (CMYK) and palettes become light. HEIC is read if pillow-heif is installed; it comes
-upright, since its rotation is a part of the file's own grid.
+upright, since its rotation is a part of the file's own grid. Camera raw is read if rawpy is.
 """
 
 import contextlib
@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from rekd_hloc.image_kinds import explain_content, register_heif
+from rekd_hloc.image_kinds import explain_content, is_raw, register_heif
 from rekd_hloc.names import printable
+from rekd_hloc.raw_photos import can_read_raw, develop
 from rekd_hloc.tiff_tags import ALPHAS, SIGNED, UNSIGNED, TiffTags, read_tiff_tags, read_unrotated
 
 MAX_PIXELS = 178_956_970
@@ -63,6 +64,8 @@ def decode(path: Path) -> DecodedImage:
         raise FileNotFoundError(f"no image file {printable(path)}")
     if path.stat().st_size == 0:
         raise ImageReadError(f"cannot read {printable(path)}: the file is empty")
+    if is_raw(path.name) and can_read_raw():
+        return _develop(path)
     tags = read_tiff_tags(path)
     try:
         if tags is None:
@@ -83,6 +86,14 @@ def decode(path: Path) -> DecodedImage:
         with np.errstate(over="ignore"):
             nothing = np.asarray(nothing).astype(decoded.values.dtype)
     return replace(decoded, has_value=_both(decoded.has_value, decoded.values != nothing))
+
+
+def _develop(path: Path) -> DecodedImage:
+    try:
+        values, orientation = develop(path)
+    except ValueError as error:
+        raise ImageReadError(f"cannot read {printable(path)}: {error}") from error
+    return DecodedImage(values, None, orientation)
 
 
 def _why_unidentified(path: Path, tags: TiffTags | None) -> str:

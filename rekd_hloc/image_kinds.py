@@ -1,12 +1,15 @@
 """Which kinds of files are images, and which look like photos but cannot be used as they are.
 
-HEIC is read where ``pillow-heif`` is installed, AVIF where Pillow was built with it.
+HEIC is read where ``pillow-heif`` is installed, AVIF where Pillow was built with it, and camera raw
+where ``rawpy`` is installed.
 """
 
 import functools
 from pathlib import PurePath
 
 from PIL import features
+
+from rekd_hloc.raw_photos import can_read_raw
 
 SUFFIXES = frozenset(
     (
@@ -37,8 +40,11 @@ HEIF = (
     "or convert it to JPEG"
 )
 AVIF = "an AVIF photo, which this Pillow cannot read: `pip install -U pillow`, or convert it to PNG"
-RAW = "camera raw: develop it to JPEG or TIFF, for example with darktable-cli or RawTherapee"
-VIDEO = "a video: take frames out of it, for example `ffmpeg -i VIDEO -vf fps=2 %05d.jpg`"
+RAW = (
+    'camera raw, for which rawpy is missing: `pip install "rekd-hloc[raw]"`, '
+    "or develop it to JPEG or TIFF, for example with darktable-cli or RawTherapee"
+)
+VIDEO = "a video: take frames out of it by `rekd-hloc frames VIDEO FOLDER --fps 2`"
 FLOATS = "a picture of floating-point values: convert it to TIFF, for example with ImageMagick"
 LAYERS = "a picture of layers: export it as TIFF or PNG from the program that made it"
 UNUSED = {
@@ -61,7 +67,14 @@ def is_image(name: str) -> bool:
         return register_heif()
     if suffix in AVIF_SUFFIXES:
         return bool(features.check("avif"))
+    if suffix in RAW_SUFFIXES:
+        return can_read_raw()
     return suffix in SUFFIXES
+
+
+def is_raw(name: str) -> bool:
+    """Say whether the ending of a file's name is one of camera raw."""
+    return _suffix(name) in RAW_SUFFIXES
 
 
 def explain_unused(name: str) -> str | None:

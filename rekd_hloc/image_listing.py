@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from rekd_hloc.image_kinds import SUFFIXES, explain_unused, is_image
+from rekd_hloc.image_kinds import SUFFIXES, explain_unused, is_image, is_raw
 from rekd_hloc.names import printable
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,7 @@ def list_folder(folder: Path, *, leave_out: Iterable[Path | None] = ()) -> Image
     search.visited.update(others)
     search.visited.discard(_identify(folder))
     search.run()
+    search.leave_out_developed()
     return ImageListing(sorted(search.images), dict(sorted(search.unused.items())))
 
 
@@ -122,6 +123,21 @@ class _Search:
         while self.links:
             self._search(self.links.popleft())
         self._report_empty_folders()
+
+    def leave_out_developed(self) -> None:
+        """Leave out raw photos beside which the camera or someone else put a developed one."""
+        raw = {name for name in self.images if is_raw(name)}
+        stems = {
+            PurePosixPath(n).with_suffix("").as_posix(): n for n in self.images if n not in raw
+        }
+        for name in raw:
+            developed = stems.get(PurePosixPath(name).with_suffix("").as_posix())
+            if developed is not None:
+                self.images.remove(name)
+                self._leave_out(
+                    name, f"camera raw of {printable(developed)}, which is used; remove that one "
+                    "to use the raw"
+                )  # fmt: skip
 
     def _search(self, start: str) -> None:
         """Search one folder and its own subfolders; links to folders are noted for later."""

@@ -106,6 +106,15 @@ def test_an_image_that_changed_is_extracted_again(scene, change):
     assert (summary.changed, summary.num_resumed, num_seen) == ([], 3, 0)
 
 
+def test_an_image_that_was_not_there_before_is_named(scene):
+    assert scene.extract()[0].added == []
+    write(scene.images / "new.png", textured_image(72, 96, 9))
+    summary, num_seen = scene.extract()
+    assert (summary.added, summary.changed, summary.num_resumed) == (["new.png"], [], 3)
+    assert num_seen == 1
+    assert summary.notes["added"] == ["new.png"]
+
+
 def test_an_image_that_was_only_touched_or_copied_is_kept(scene):
     scene.extract()
     before = scene.file.read_bytes()
@@ -344,6 +353,7 @@ def test_a_damaged_stamp_is_none(text):
 
 def test_what_changed_is_said_in_the_plural_and_in_the_singular():
     assert describe_changes([], []) == []
+    assert describe_changes([], [], 0, ["d", "e"]) == ["2 images were not in the run before: d, e"]
     assert describe_changes(["a"], ["b", "c"], 1) == [
         "1 image changed since and was extracted again: a",
         "1 pair was matched again, as features changed since",

@@ -37,8 +37,10 @@ def extracted(images, tmp_path_factory):
 
 def test_every_command_is_there():
     assert list(COMMANDS) == [
+        "frames",
         "extract",
         "pairs",
+        "codebook",
         "match",
         "refine",
         "reconstruct",

@@ -22,8 +22,9 @@ def touch(folder, *names):
 
 @pytest.fixture
 def no_heif(monkeypatch):
-    """An installation without pillow-heif."""
+    """An installation without pillow-heif and rawpy."""
     monkeypatch.setattr(image_kinds, "register_heif", lambda: False)
+    monkeypatch.setattr(image_kinds, "can_read_raw", lambda: False)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def no_heif(monkeypatch):
         ("a.exr", ["floating-point", "TIFF"]),
         ("depth.pfm", ["floating-point"]),
         ("a.psd", ["layers", "export"]),
-        ("GOPR1.MP4", ["video", "ffmpeg"]),
+        ("GOPR1.MP4", ["video", "rekd-hloc frames"]),
         ("b.mov", ["video"]),
     ],
 )
@@ -232,7 +233,7 @@ def test_names_only_come_with_a_warning(tmp_path, caplog):
         assert caplog.text == ""
         list_images(touch(tmp_path, "c.mp4"))
     assert f"{tmp_path}: 1 file is left out" in caplog.text
-    assert "ffmpeg" in caplog.text
+    assert "rekd-hloc frames" in caplog.text
 
 
 @pytest.mark.parametrize(

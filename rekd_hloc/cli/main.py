@@ -21,8 +21,10 @@ from rekd_hloc.cli.options import EXIT_FAILED, EXIT_MISTAKE, EXIT_STATUSES
 from rekd_hloc.names import one_line
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "frames": (reconstruction.frames, "walk.mp4 photos/ --fps 2"),
     "extract": (reconstruction.extract, "photos/ features.h5 --conf rekd-fast"),
-    "pairs": (matching.pairs, "photos/ pairs.txt --pairs sequential --overlap 5"),
+    "pairs": (matching.pairs, "photos/ pairs.txt --pairs retrieval:20 --features features.h5"),
+    "codebook": (matching.codebook, "features.h5 codebook.safetensors"),
     "match": (matching.match, "features.h5 matches.h5 --pairs pairs.txt"),
     "refine": (matching.refine, "features.h5 matches.h5 photos/ refined.h5"),
     "reconstruct": (reconstruction.reconstruct, "photos/ out/ --conf rekd-fast --seed 1"),

@@ -8,9 +8,11 @@ import typer
 
 from rekd_hloc.cli.options import (
     EXIT_FAILED,
+    Codebook,
     Device,
     Filter,
     Images,
+    Index,
     Json,
     Overlap,
     Overwrite,
@@ -31,17 +33,38 @@ def pairs(
     output: Annotated[Path, typer.Argument(help="Text file to write, two names a line.")],
     source: PairsSource = "exhaustive",
     overlap: Overlap = 10,
+    features: Annotated[
+        Path | None, typer.Option(help="Features of the photos, which retrieval compares.")
+    ] = None,
+    codebook: Codebook = "default",
+    index: Index = None,
     overwrite: Replace = False,
     json_output: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """List the image pairs to match."""
+    """List the image pairs to match.
+
+    With --features, photos without features are left out.
+    """
     from rekd_hloc.image_listing import list_images
     from rekd_hloc.matching.pairs import make_pairs, write_pairs
 
-    names = make_pairs(list_images(images), source, overlap=overlap)
-    write_pairs(output, names, overwrite=overwrite)
-    record = {"num_pairs": len(names), "output": str(output)}
-    print_result(json_output, record, f"{counted(len(names), 'pair')} in {output}")
+    names = list_images(images)
+    if features is not None:
+        names = _with_features(names, features)
+    chosen = make_pairs(
+        names,
+        source,
+        overlap=overlap,
+        image_dir=images,
+        features=features,
+        codebook=codebook,
+        index=index,
+        progress=not quiet,
+    )
+    write_pairs(output, chosen, overwrite=overwrite)
+    record = {"num_pairs": len(chosen), "output": str(output)}
+    print_result(json_output, record, f"{counted(len(chosen), 'pair')} in {output}")
 
 
 def match(
@@ -49,6 +72,11 @@ def match(
     output: Annotated[Path, typer.Argument(help="HDF5 file to write or to go on with.")],
     source: PairsSource = "exhaustive",
     overlap: Overlap = 10,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the photos, for pairs by gps.")
+    ] = None,
+    codebook: Codebook = "default",
+    index: Index = None,
     filter_name: Filter = "density",
     ratio: Ratio = None,
     device: Device = "auto",
@@ -64,7 +92,17 @@ def match(
     from rekd_hloc.storage.features import FeatureStore
 
     with FeatureStore(features) as store:
-        image_pairs = make_pairs(store.names(), source, overlap=overlap)
+        names = store.names()
+    image_pairs = make_pairs(
+        names,
+        source,
+        overlap=overlap,
+        image_dir=images,
+        features=features,
+        codebook=codebook,
+        index=index,
+        progress=not quiet,
+    )
     summary = match_images(
         features,
         output,
@@ -145,6 +183,47 @@ def refine(
     )
     if not summary.names:
         raise typer.Exit(EXIT_FAILED)
+
+
+def codebook(
+    features: Annotated[Path, typer.Argument(help="Features of photos to learn from.")],
+    output: Annotated[Path, typer.Argument(help="Codebook to write, a safetensors file.")],
+    cells: Annotated[int, typer.Option(help="Cells of the coarse level.")] = 128,
+    words: Annotated[int, typer.Option(help="Words of each cell.")] = 64,
+    seed: Seed = 0,
+    overwrite: Replace = False,
+    json_output: Json = False,
+) -> None:
+    """Train the words by which retrieval compares photos, for another descriptor or subject."""
+    from rekd_hloc.ownership import SAFETENSORS, refuse_foreign
+    from rekd_hloc.retrieval.codebook import save_codebook, train_codebook
+    from rekd_hloc.retrieval.sampling import sample_descriptors
+
+    refuse_foreign(output, SAFETENSORS, overwrite=overwrite)
+    sample = sample_descriptors([features], seed=seed)
+    made = train_codebook(
+        sample.descriptors,
+        num_cells=cells,
+        words_per_cell=words,
+        seed=seed,
+        descriptor=sample.descriptor,
+    )
+    save_codebook(output, made, {"num_images": sample.num_images, "seed": seed})
+    record = {"num_words": len(made), "num_images": sample.num_images, "output": str(output)}
+    text = f"{len(made)} words of {len(sample.descriptors)} descriptors of "
+    print_result(json_output, record, f"{text}{sample.num_images} images in {output}")
+
+
+def _with_features(names: list[str], features: Path) -> list[str]:
+    from rekd_hloc.names import list_names
+    from rekd_hloc.storage.features import FeatureStore
+
+    with FeatureStore(features) as store:
+        described = set(store.names())
+    lacking = [name for name in names if name not in described]
+    if lacking:
+        typer.echo(f"not in {features}, so without pairs: {list_names(lacking)}", err=True)
+    return [name for name in names if name in described]
 
 
 def _count_matches(num_matches: Mapping[tuple[str, str], int]) -> dict[str, Any]:

@@ -145,9 +145,30 @@ Threads = Annotated[
     ),
 ]
 PairsSource = Annotated[
-    str, typer.Option("--pairs", help="exhaustive, sequential, or a file of image name pairs.")
+    str,
+    typer.Option(
+        "--pairs",
+        help="exhaustive, sequential:10, retrieval:30 (those that look alike), loops:30, gps:30, "
+        "several with + between, auto, or a file of image name pairs.",
+    ),
 ]
-Overlap = Annotated[int, typer.Option(help="Neighbours of an image in sequential pairs.")]
+Video = Annotated[
+    Path | None,
+    typer.Option(help="Take frames of this video into IMAGES first; needs the extra video."),
+]
+Fps = Annotated[
+    float, typer.Option(help="Frames of a video for each second: the sharpest of each span.")
+]
+Overlap = Annotated[
+    int, typer.Option(help="Neighbours of an image in sequential pairs; loops are further apart.")
+]
+Codebook = Annotated[
+    str, typer.Option(help="For retrieval: a file of the command codebook, or the shipped one.")
+]
+Index = Annotated[
+    Path | None,
+    typer.Option(help="For retrieval: HDF5 file that keeps the index, to go on with later."),
+]
 
 
 def resolve_conf(

@@ -11,11 +11,13 @@ from rekd_hloc.cli.options import (
     EXIT_FAILED,
     CameraMode,
     CameraModel,
+    Codebook,
     Conf,
     Config,
     Device,
     Filter,
     FocalGuess,
+    Fps,
     IgnoreExif,
     Images,
     Intrinsics,
@@ -33,6 +35,7 @@ from rekd_hloc.cli.options import (
     Settings,
     Strict,
     Threads,
+    Video,
     print_result,
     read_match_config,
     read_numbers,
@@ -48,9 +51,25 @@ from rekd_hloc.config import (
 from rekd_hloc.names import counted
 
 
+def frames(
+    video: Annotated[Path, typer.Argument(help="Video of any kind that FFmpeg reads.")],
+    images: Annotated[Path, typer.Argument(help="Folder to write the frames into.")],
+    fps: Fps = 2.0,
+    json_output: Json = False,
+) -> None:
+    """Take the sharpest frames of a video as photos. Needs the extra video."""
+    from rekd_hloc.video_frames import take_frames
+
+    taken = take_frames(video, images, fps=fps)
+    text = f"{len(taken.names)} frames of {video.name} in {images}, {taken.num_new} of them new"
+    print_result(json_output, asdict(taken), text)
+
+
 def extract(
     images: Images,
     output: Annotated[Path, typer.Argument(help="HDF5 file to write or to go on with.")],
+    video: Video = None,
+    fps: Fps = 2.0,
     conf: Conf = None,
     config: Config = None,
     settings: Settings = None,
@@ -76,6 +95,7 @@ def extract(
     name, resolved = resolve_conf(
         conf, config, settings, max_keypoints, device, preset=reconstruction_preset
     )
+    _take_frames(video, images, fps)
     extractor = Extractor.from_pretrained(name, device=device, config=resolved)
     summary = extract_images(
         extractor,
@@ -92,7 +112,7 @@ def extract(
     rotated = describe_upright_masks(summary.mask_frames)
     if rotated:
         typer.echo(rotated, err=True)
-    for line in describe_changes(summary.changed, summary.removed):
+    for line in describe_changes(summary.changed, summary.removed, 0, summary.added):
         typer.echo(line, err=True)
     changed = f", {summary.num_changed} changed since and were extracted again"
     print_result(
@@ -114,14 +134,17 @@ def extract(
 def reconstruct(
     images: Images,
     output: Annotated[Path, typer.Argument(help="Folder for features, matches and model.")],
+    video: Video = None,
+    fps: Fps = 2.0,
     conf: Conf = None,
     config: Config = None,
     settings: Settings = None,
     max_keypoints: MaxKeypoints = None,
     mask_dir: Masks = None,
     mask_frame: MaskFrame = "auto",
-    source: PairsSource = "exhaustive",
+    source: PairsSource = "auto",
     overlap: Overlap = 10,
+    codebook: Codebook = "default",
     filter_name: Filter = "density",
     ratio: Ratio = None,
     mapper: Annotated[str, typer.Option(help="incremental or global.")] = "incremental",
@@ -180,6 +203,7 @@ def reconstruct(
         matching=read_match_config(filter_name, ratio, RECONSTRUCTION_MATCHING),
         pairs=source,
         overlap=overlap,
+        codebook=codebook,
         mask_dir=mask_dir,
         mask_frame=mask_frame,
         mapper=mapper,
@@ -201,6 +225,7 @@ def reconstruct(
 
         check_page(output, overwrite=overwrite)
     append_log(output / LOG_NAME)
+    _take_frames(video, images, fps)
     report = run(images, output, options, overwrite=overwrite, progress=not quiet)
     written = None
     if page:
@@ -248,6 +273,16 @@ def demo(
     print_result(json_output, report, f"{format_report(report)}\n{places}")
     if report["num_registered"] < report["num_images"]:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _take_frames(video: Path | None, images: Path, fps: float) -> None:
+    if video is None:
+        return
+    from rekd_hloc.video_frames import take_frames
+
+    taken = take_frames(video, images, fps=fps)
+    number = f"{len(taken.names)} frames of {video.name}, {taken.num_new} of them new"
+    typer.echo(f"{number}; --pairs sequential+loops matches those of a long video", err=True)
 
 
 def _print_skipped(skipped: dict[str, str]) -> None:

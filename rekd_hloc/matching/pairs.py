@@ -1,29 +1,44 @@
-"""Which images to match: all pairs, neighbours in a sequence, or a pairs file of hloc's form.
+"""Which images to match: all pairs, neighbours of several kinds, or a pairs file of hloc's form.
 
-A pairs file has one pair on a line, two names with white space between. hloc cannot read names that
-hold white space themselves; here a line is split where both parts are names of known images.
-
-To add a way of choosing pairs, write a :class:`PairSelector` in a file of its own and one line in
-:data:`PAIR_SELECTORS`.
+A user names a way to choose, such as ``sequential``, with a number where it takes one, as in
+``retrieval:20``, or several with ``+`` between, whose pairs are joined: ``retrieval:20+gps:5``.
+To add a way, write a :class:`PairSelector` in a file of its own and one line in
+:data:`PAIR_SELECTORS`. Pairs files are in :mod:`rekd_hloc.matching.pairs_file`.
 """
 
 import itertools
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from rekd_hloc.known_names import find_name, suggest
-from rekd_hloc.ownership import replace_text
+from rekd_hloc.matching.pairs_file import format_pairs as format_pairs  # part of this interface
+from rekd_hloc.matching.pairs_file import read_pairs as read_pairs
+from rekd_hloc.matching.pairs_file import unique_pairs as unique_pairs
+from rekd_hloc.matching.pairs_file import write_pairs as write_pairs
+from rekd_hloc.matching.pairs_nearest import (
+    DEFAULT_NEAREST,
+    GpsSelector,
+    LoopSelector,
+    RetrievalSelector,
+)
+from rekd_hloc.names import counted
 from rekd_hloc.storage.names import names_by_key
 from rekd_hloc.types import Pair
 
 logger = logging.getLogger(__name__)
 
+AUTO = "auto"
+"""Exhaustive up to ``MAX_EXHAUSTIVE`` images, retrieval above."""
 EXHAUSTIVE = "exhaustive"
 SEQUENTIAL = "sequential"
+RETRIEVAL = "retrieval"
+LOOPS = "loops"
+GPS = "gps"
+MAX_EXHAUSTIVE = 200
+"""Images up to which all pairs are matched by choice of the program: 19,900 pairs."""
 
 
 @runtime_checkable
@@ -46,6 +61,16 @@ class PairOptions:
 
     overlap: int = 10
     """Images that follow in a sequence, as for :func:`sequential_pairs`."""
+    number: int | None = None
+    """What stands behind the selector's name, as in ``retrieval:20``; None without it."""
+    features: Path | None = None
+    """HDF5 file of the images' features, for retrieval."""
+    codebook: str = "default"
+    """Name or file of the codebook, for retrieval."""
+    index: Path | None = None
+    """HDF5 file of an index to go on with, for retrieval."""
+    progress: bool = False
+    """Show bars on stderr."""
 
 
 DEFAULT_OPTIONS = PairOptions()
@@ -70,7 +95,10 @@ class SequentialSelector:
 
     def __call__(self, image_dir: Path | None, names: Sequence[str]) -> list[Pair]:
         """See :func:`sequential_pairs`."""
-        return sequential_pairs(sorted(names, key=_natural_key), self.options.overlap)
+        number = self.options.number
+        return sequential_pairs(
+            natural_order(names), self.options.overlap if number is None else number
+        )
 
 
 @dataclass(frozen=True)
@@ -84,26 +112,81 @@ class FileSelector:
         return read_pairs(self.path, names)
 
 
+@dataclass(frozen=True)
+class UnionSelector:
+    """Join the pairs of several selectors."""
+
+    parts: tuple[PairSelector, ...]
+
+    def __call__(self, image_dir: Path | None, names: Sequence[str]) -> list[Pair]:
+        """Return all their pairs, each once."""
+        pairs = [pair for part in self.parts for pair in part(image_dir, names)]
+        return unique_pairs(pairs, names)
+
+
 PAIR_SELECTORS: dict[str, Callable[[PairOptions], PairSelector]] = {
     EXHAUSTIVE: ExhaustiveSelector,
     SEQUENTIAL: SequentialSelector,
+    RETRIEVAL: RetrievalSelector,
+    LOOPS: LoopSelector,
+    GPS: GpsSelector,
 }
 """What makes a selector, by the name that users give it; every other name is a pairs file's."""
 
 
 def make_selector(source: str | Path, options: PairOptions = DEFAULT_OPTIONS) -> PairSelector:
-    """Make the selector of a name in :data:`PAIR_SELECTORS`, or of a pairs file.
+    """Make the selector of a name in :data:`PAIR_SELECTORS`, of several, or of a pairs file.
+
+    Args:
+        source: a name, with ``:`` and a number where one is to be set; several with ``+`` between;
+            or a file. Text that is a name is no file.
+        options: of the selectors.
 
     Raises:
-        FileNotFoundError: the source is neither.
+        FileNotFoundError: a part of the source is neither.
+        ValueError: a number that is none, or is below 1.
     """
-    if str(source) in PAIR_SELECTORS and not isinstance(source, Path):
-        return PAIR_SELECTORS[str(source)](options)
-    if not Path(source).is_file():
+    parts = [] if isinstance(source, Path) else str(source).split("+")
+    if not parts or (Path(source).is_file() and _selector_name(str(source)) is None):
+        parts = [str(source)]
+    if len(parts) > 1:
+        return UnionSelector(tuple(make_selector(part, options) for part in parts))
+    name = None if isinstance(source, Path) else _selector_name(parts[0])
+    if name is not None:
+        number = _number(parts[0], name)
+        return PAIR_SELECTORS[name](options if number is None else replace(options, number=number))
+    if not Path(parts[0]).is_file():
         raise FileNotFoundError(
-            f"no pairs file {str(source)!r}; pairs are {', '.join(PAIR_SELECTORS)} or a file"
+            f"no pairs file {parts[0]!r}; pairs are {', '.join(PAIR_SELECTORS)} or a file"
         )
-    return FileSelector(Path(source))
+    return FileSelector(Path(parts[0]))
+
+
+def settle_source(source: str | Path, num_images: int) -> str | Path:
+    """Return what ``auto`` stands for, and say so where it is not all pairs; others as they are."""
+    if source != AUTO:
+        return source
+    if num_images <= MAX_EXHAUSTIVE:
+        return EXHAUSTIVE
+    chosen = f"{RETRIEVAL}:{DEFAULT_NEAREST}"
+    logger.warning(
+        "%s: each is matched with the %d that look most like it (--pairs %s); "
+        "--pairs exhaustive matches all %d pairs",
+        counted(num_images, "image"), DEFAULT_NEAREST, chosen, num_images * (num_images - 1) // 2,
+    )  # fmt: skip
+    return chosen
+
+
+def needs_features(source: str | Path) -> bool:
+    """Say whether pairs can only be chosen once the images' features are there."""
+    parts = [] if isinstance(source, Path) else source.split("+")
+    return bool({RETRIEVAL, LOOPS} & {_selector_name(part) for part in parts})
+
+
+def depends_on_others(source: str | Path) -> bool:
+    """Say whether the pair of two images depends on which other images take part."""
+    parts = [] if isinstance(source, Path) else source.split("+")
+    return bool({SEQUENTIAL, RETRIEVAL, LOOPS, GPS} & {_selector_name(part) for part in parts})
 
 
 def make_pairs(
@@ -112,22 +195,33 @@ def make_pairs(
     *,
     overlap: int = 10,
     image_dir: Path | None = None,
+    features: Path | None = None,
+    codebook: str = "default",
+    index: Path | None = None,
+    progress: bool = False,
 ) -> list[Pair]:
     """Choose pairs among images as a user asks for them.
 
     Args:
         names: of the images.
         source: ``exhaustive``; ``sequential`` (in the order of the numbers in the names, so that
-            ``9.jpg`` comes before ``10.jpg``); or a pairs file.
+            ``9.jpg`` comes before ``10.jpg``); ``retrieval:20`` (those that look alike);
+            ``loops:20`` (of a sequence, those that look alike and are far apart); ``gps:20``;
+            several with ``+`` between; ``auto``; or a pairs file.
         overlap: as for :func:`sequential_pairs`.
         image_dir: folder of the images, for selectors that look at them.
+        features: HDF5 file of the images, for retrieval.
+        codebook: name or file of the codebook, for retrieval.
+        index: HDF5 file of an index for retrieval, to read and to add images to.
+        progress: show bars on stderr.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`read_pairs` and :func:`sequential_pairs`; or files
-            of matches in hloc's form could not tell two of the names apart.
+        FileNotFoundError, ValueError: as :func:`make_selector`, :func:`read_pairs` and the
+            selectors; or files of matches in hloc's form could not tell two of the names apart.
     """
     names_by_key(names)
-    return make_selector(source, PairOptions(overlap))(image_dir, names)
+    options = PairOptions(overlap, None, features, codebook, index, progress)
+    return make_selector(settle_source(source, len(names)), options)(image_dir, names)
 
 
 def exhaustive_pairs(names: Sequence[str]) -> list[Pair]:
@@ -169,129 +263,32 @@ def sequential_pairs(
     ]
 
 
-def read_pairs(path: Path, names: Collection[str]) -> list[Pair]:
-    """Return the pairs of a file, in its order, each once in whichever direction came first.
-
-    Empty lines are skipped, and lines that begin with ``#`` unless they are a pair of known names.
-
-    Args:
-        path: one pair on a line, UTF-8.
-        names: of the known images; they may hold spaces.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: with file and line: an unknown image (and the known one nearest to it), an image
-            paired with itself, a line that can be split in two ways or is no pair at all.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no pairs file {path}")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"pairs file {path} is no UTF-8 text: {error.reason}") from error
-    known = frozenset(names)
-    pairs: list[Pair] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            pair = _split_line(line.strip(), known)
-            pairs += unique_pairs([pair] if pair else [], known)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
-    return unique_pairs(pairs, known)
-
-
-def write_pairs(path: Path, pairs: Iterable[Pair], *, overwrite: bool = False) -> None:
-    """Write pairs in hloc's form, one on a line; the file appears whole or not at all.
-
-    Args:
-        path: the file. One that is there stays unless it holds the same.
-        pairs: of image names.
-        overwrite: replace a text file that holds something else.
-
-    Raises:
-        ValueError: as :func:`format_pairs`.
-        FileExistsError: a file with something else is there, or one that is no text.
-        OSError: the file cannot be written, or the disk is full.
-    """
-    replace_text(path, format_pairs(pairs, path), overwrite=overwrite)
-
-
-def format_pairs(pairs: Iterable[Pair], path: Path) -> str:
-    """Return pairs in hloc's form, one on a line.
-
-    Names with white space are written as they are, with a warning: :func:`read_pairs` resolves
-    them, hloc does not.
-
-    Args:
-        pairs: of image names.
-        path: where they go, for the warning.
-
-    Raises:
-        ValueError: a name is empty, holds a line break, or begins or ends with white space.
-    """
-    pairs = list(pairs)
-    spaced: list[str] = []
-    for name in dict.fromkeys(itertools.chain.from_iterable(pairs)):
-        if not name or name != name.strip() or "\n" in name or "\r" in name:
-            raise ValueError(f"image name {name!r} cannot stand in a pairs file; rename the image")
-        if len(name.split()) > 1:
-            spaced.append(name)
-    if spaced:
-        logger.warning(
-            "%d image names hold spaces (%r): hloc cannot read %s", len(spaced), spaced[0], path
-        )
-    return "".join(f"{a} {b}\n" for a, b in pairs)
-
-
-def unique_pairs(pairs: Iterable[Pair], names: Collection[str]) -> list[Pair]:
-    """Return the pairs in their order, each once in whichever direction came first.
-
-    Args:
-        pairs: of image names; those of other Unicode forms come back as they are known.
-        names: of the known images.
-
-    Raises:
-        ValueError: an unknown image (and the known one nearest to it), or one paired with itself.
-    """
-    known = names if isinstance(names, set | frozenset) else frozenset(names)
-    seen: dict[frozenset[str], Pair] = {}
-    for pair in pairs:
-        a, b = (_require_known(name, known) for name in pair)
-        if a == b:
-            raise ValueError(f"image {a!r} is paired with itself; remove that pair")
-        seen.setdefault(frozenset((a, b)), (a, b))
-    return list(seen.values())
-
-
-def _split_line(line: str, known: Collection[str]) -> Pair | None:
-    """Return the pair that a line names, known or not; None for a line without one."""
-    splits = [(line[: gap.start()], line[gap.end() :]) for gap in re.finditer(r"\s+", line)]
-    found = [(find_name(a, known), find_name(b, known)) for a, b in splits]
-    readings = [(a, b) for a, b in found if a is not None and b is not None]
-    if len(readings) == 1:
-        return readings[0]
-    if readings:
-        both = " or ".join(f"{a!r} + {b!r}" for a, b in readings)
-        raise ValueError(f"can be read as {both}; rename an image")
-    if not line or line.startswith("#"):
-        return None
-    half_known = [split for split, names in zip(splits, found, strict=True) if any(names)]
-    if len(splits) == 1 or len(half_known) == 1:
-        return half_known[0] if half_known else splits[0]
-    raise ValueError(f"{line!r} does not name two known images with a space between")
-
-
-def _require_known(name: str, known: Collection[str]) -> str:
-    found = find_name(name, known)
-    if found is None:
-        raise ValueError(f"unknown image {name!r}{suggest(name, known)}")
-    return found
-
-
 def _require_unique(names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         twice = next(name for index, name in enumerate(names) if name in names[:index])
         raise ValueError(f"image name {twice!r} occurs twice; every image needs its own")
+
+
+def natural_order(names: Sequence[str]) -> list[str]:
+    """Return names sorted by the values of the numbers in them."""
+    return sorted(names, key=_natural_key)
+
+
+def _selector_name(text: str) -> str | None:
+    """Return the selector that a text such as ``retrieval:20`` names; None if it names none."""
+    name, colon, number = text.partition(":")
+    return name if name in PAIR_SELECTORS and (not colon or number.strip("-").isdecimal()) else None
+
+
+def _number(text: str, name: str) -> int | None:
+    _, colon, number = text.partition(":")
+    if not colon:
+        return None
+    if name == EXHAUSTIVE:
+        raise ValueError(f"{name} takes no number, got {text!r}; leave {colon + number!r} out")
+    if int(number) < 1:
+        raise ValueError(f"{name} needs a number of at least 1, got {text!r}")
+    return int(number)
 
 
 def _natural_key(name: str) -> list[tuple[int, int, str]]:

@@ -54,7 +54,10 @@ def find_removed(store: FeatureStore, names: Collection[str], folder: Path) -> l
 
 
 def describe_changes(
-    changed: Collection[str], removed: Collection[str], num_rematched: int = 0
+    changed: Collection[str],
+    removed: Collection[str],
+    num_rematched: int = 0,
+    added: Collection[str] = (),
 ) -> list[str]:
     """Return lines about what changed since the run before; none if nothing did.
 
@@ -62,8 +65,14 @@ def describe_changes(
         changed: images that were extracted again.
         removed: images that are not in the folder any more.
         num_rematched: pairs that were matched again.
+        added: images that were not in the run before.
     """
     lines = []
+    if added:
+        were = "was" if len(added) == 1 else "were"
+        lines.append(
+            f"{counted(len(added), 'image')} {were} not in the run before: {list_names(added)}"
+        )
     if changed:
         lines.append(
             f"{counted(len(changed), 'image')} changed since and "

@@ -52,6 +52,7 @@ class ExtractionSummary:
         changed: of ``names``, those that were extracted again because the image or its mask is
             another than before.
         removed: images in the file that are not in the folder any more, and not in ``names``.
+        added: of ``names``, those that were not in the file, where other images were.
     """
 
     names: list[str]
@@ -63,6 +64,7 @@ class ExtractionSummary:
     mask_frames: dict[str, str] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
 
     @property
     def num_changed(self) -> int:
@@ -78,6 +80,7 @@ class ExtractionSummary:
             "num_changed": self.num_changed,
             "changed": self.changed,
             "removed": self.removed,
+            "added": self.added,
         }
 
 
@@ -210,6 +213,7 @@ def extract_files(
         value_ranges={name: limits for name in names if (limits := notes[name].value_range)},
         mask_frames={name: frame for name in names if (frame := notes[name].mask_frame)},
         changed=[name for name in changed if name in counts], removed=removed,
+        added=[n for n in names if n not in resumed and n not in changed] if stored else [],
     )  # fmt: skip
 
 

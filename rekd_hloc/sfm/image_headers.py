@@ -13,7 +13,8 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from rekd_hloc.image_kinds import register_heif
+from rekd_hloc.image_kinds import is_raw, register_heif
+from rekd_hloc.raw_photos import can_read_raw, read_exif, read_frame
 
 TAGS = ExifTags.Base
 Size = tuple[int, int]
@@ -91,19 +92,20 @@ def read_header(path: Path) -> ImageHeader | None:
     What is damaged in EXIF counts as absent.
     """
     register_heif()
+    rotation = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about size and odd metadata
-            with Image.open(path) as image:
-                main, details = _read_exif(image)
-                size = (int(image.width), int(image.height))
-                if image.format == "TIFF":  # Pillow gives the size as it is shown
-                    size = int(main[TAGS.ImageWidth]), int(main[TAGS.ImageLength])
+            if is_raw(path.name) and can_read_raw():
+                size, rotation = read_frame(path)
+                main, details = _read_raw_exif(path)
+            else:
+                main, details, size = _read_by_pillow(path)
     except Exception:  # Pillow raises whatever its parsing meets
         return None
     if min(size) < 1:
         return None
-    orientation = _number(main.get(TAGS.Orientation)) or 1
+    orientation = rotation or _number(main.get(TAGS.Orientation)) or 1
     return ImageHeader(
         size=size,
         orientation=int(orientation) if orientation in range(1, 9) else 1,
@@ -113,6 +115,22 @@ def read_header(path: Path) -> ImageHeader | None:
         focal_35mm=_number(details.get(TAGS.FocalLengthIn35mmFilm)),
         taken_size=_taken_size(details),
     )
+
+
+def _read_by_pillow(path: Path) -> tuple[dict[int, Any], dict[int, Any], Size]:
+    with Image.open(path) as image:
+        main, details = _read_exif(image)
+        size = (int(image.width), int(image.height))
+        if image.format == "TIFF":  # Pillow gives the size as it is shown
+            size = int(main[TAGS.ImageWidth]), int(main[TAGS.ImageLength])
+    return main, details, size
+
+
+def _read_raw_exif(path: Path) -> tuple[dict[int, Any], dict[int, Any]]:
+    with contextlib.suppress(Exception):
+        exif = read_exif(path)
+        return dict(exif), dict(exif.get_ifd(ExifTags.IFD.Exif))
+    return {}, {}
 
 
 def _read_exif(image: Image.Image) -> tuple[dict[int, Any], dict[int, Any]]:

@@ -13,8 +13,9 @@ from rekd_hloc.config import reconstruction_preset
 from rekd_hloc.image_listing import ImageListing
 from rekd_hloc.matching.match import make_matcher
 from rekd_hloc.matching.match_images import match_images, matching_provenance
-from rekd_hloc.matching.pairs import SEQUENTIAL, format_pairs, make_pairs
+from rekd_hloc.matching.pairs import depends_on_others, format_pairs, make_pairs, settle_source
 from rekd_hloc.sfm.cameras import plan_cameras
+from rekd_hloc.sfm.chosen_pairs import choose_early, choose_pairs
 from rekd_hloc.sfm.extraction import extract_images
 from rekd_hloc.sfm.finished_run import is_read_only, read_finished
 from rekd_hloc.sfm.image_folder import check_still_there, find_images
@@ -86,7 +87,8 @@ def reconstruct(
     options = replace(options, **changes)
     listing = find_images(image_dir, mask_dir=options.mask_dir, output=output)
     names = listing.images
-    pairs = _choose_pairs(options, image_dir, names)
+    options = replace(options, pairs=settle_source(options.pairs, len(names)))
+    pairs = choose_early(options, image_dir, names, output / FEATURES)
     plan_cameras(options.cameras, image_dir, names)  # raises what does not fit, before the work
     if is_read_only(output) and not overwrite:
         extractor = extractor or _load_extractor(options)
@@ -120,8 +122,11 @@ def _run_all_stages(
         )  # fmt: skip
     run.watch.tell_found("extract", summary.num_resumed, len(summary.names))
     usable = set(summary.names)
-    if options.pairs == SEQUENTIAL:
-        pairs = _choose_pairs(options, run.image_dir, summary.names)
+    if depends_on_others(options.pairs):
+        with run.watch.stage("pairs"):
+            pairs = choose_pairs(
+                options, run.image_dir, summary.names, features_path, progress=run.progress
+            )
     pairs = [pair for pair in pairs if usable.issuperset(pair)]
     _write_pairs(run.folder, pairs, options.pairs)
     with run.watch.stage("match"):
@@ -265,10 +270,6 @@ def _write_pairs(folder: OutputFolder, pairs: Sequence[Pair], source: str | Path
     except ValueError as error:
         folder.remove(PAIRS)
         logger.warning("%s is not written: %s", folder.path / PAIRS, error)
-
-
-def _choose_pairs(options: ReconstructOptions, image_dir: Path, names: Sequence[str]) -> list[Pair]:
-    return make_pairs(names, options.pairs, overlap=options.overlap, image_dir=image_dir)
 
 
 def _load_extractor(options: ReconstructOptions) -> ImageExtractor:

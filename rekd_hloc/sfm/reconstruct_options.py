@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rekd_hloc.config import RECONSTRUCTION_MATCHING, ExtractConfig, MatchConfig, config_hash
-from rekd_hloc.matching.pairs import EXHAUSTIVE
+from rekd_hloc.matching.pairs import AUTO as AUTO_PAIRS
 from rekd_hloc.sfm.mapping_options import MappingOptions
 from rekd_hloc.sfm.mask_frames import AUTO, check_mask_frame
 from rekd_hloc.storage.provenance import stored_config
@@ -21,8 +21,11 @@ class ReconstructOptions(MappingOptions):
         config: options in place of the preset's own, of which the budget is
             ``RECONSTRUCTION_KEYPOINTS``.
         matching: neighbours, ratio test and orientation filter.
-        pairs: ``exhaustive``, ``sequential``, or a file with the names of a pair on each line.
+        pairs: ``exhaustive``, ``sequential:10``, ``retrieval:30``, ``loops:30``, ``gps:30``,
+            several with ``+`` between, ``auto`` (exhaustive up to 200 images, retrieval above), or
+            a file with the names of a pair on each line.
         overlap: neighbours of an image in sequential pairs.
+        codebook: name or file of the codebook, for retrieval.
         mask_dir: masks as COLMAP's, zero where to ignore.
         mask_frame: the pixel grid of masks whose images EXIF rotates: ``file``, ``upright``, or
             ``auto`` to decide by their sizes and EXIF.
@@ -34,8 +37,9 @@ class ReconstructOptions(MappingOptions):
     conf: str = "rekd"
     config: ExtractConfig | None = None
     matching: MatchConfig = RECONSTRUCTION_MATCHING
-    pairs: str | Path = EXHAUSTIVE
+    pairs: str | Path = AUTO_PAIRS
     overlap: int = 10
+    codebook: str = "default"
     mask_dir: Path | None = None
     mask_frame: str = AUTO
     refine: bool = True
@@ -72,5 +76,6 @@ def describe_options(options: ReconstructOptions, provenance: Mapping[str, str])
         "matching_hash": config_hash(options.matching),
         "pairs": str(options.pairs),
         "overlap": options.overlap,
+        **({} if options.codebook == "default" else {"codebook": options.codebook}),
         **({"refine": True} if options.refine else {}),  # as in reports from before it was there
     }

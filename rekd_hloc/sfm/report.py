@@ -194,7 +194,10 @@ def format_report(report: Mapping[str, Any]) -> str:
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in report["seconds"].items())
     lines.append(f"seconds       {stages}; peak memory {report['peak_memory_mib']:.0f} MiB")
     changes = describe_changes(
-        report.get("changed", ()), report.get("removed", ()), report.get("num_rematched", 0)
+        report.get("changed", ()),
+        report.get("removed", ()),
+        report.get("num_rematched", 0),
+        report.get("added", ()),
     )
     lines += [f"changed       {line}" for line in changes]
     for name, reason in shorten_skipped(report["skipped"], "report.json lists all"):

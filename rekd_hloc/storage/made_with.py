@@ -11,7 +11,7 @@ from rekd_hloc.storage.hdf5_links import walk
 from rekd_hloc.storage.journal import Journal
 from rekd_hloc.storage.provenance import differs, refuse_other
 
-CONTENTS = {"keypoints": "features", "matches0": "matches"}
+CONTENTS = {"keypoints": "features", "matches0": "matches", "words": "an index"}
 """What a file holds, by a dataset that it has then."""
 
 
