@@ -13,8 +13,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from rekd_hloc.progress import progress_bar
 from rekd_hloc.retrieval.codebook import Codebook, check_descriptor
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.storage.journal import Record
@@ -163,11 +163,11 @@ def read_signatures(
     with FeatureStore(features_path) as store:
         check_descriptor(codebook, features_path, store.provenance)
         if index_path is None:
-            bar = tqdm(names, unit="image", desc="describe", disable=not progress)
+            bar = progress_bar(names, "describe", unit="image", shown=progress)
             return {name: make_signature(store.read(name), codebook) for name in bar}
         with SignatureStore.resume(index_path, codebook) as index:
             sources = {name: store.source_digest(name) for name in names}
             lacking = [name for name in names if index.source(name) != sources[name]]
-            for name in tqdm(lacking, unit="image", desc="describe", disable=not progress):
+            for name in progress_bar(lacking, "describe", unit="image", shown=progress):
                 index.write(name, make_signature(store.read(name), codebook), sources[name])
             return {name: index.read(name) for name in names}
