@@ -48,6 +48,7 @@ def test_every_command_is_there():
         "demo",
         "export",
         "export-model",
+        "merge",
         "plot",
         "check",
         "info",

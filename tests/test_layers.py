@@ -83,6 +83,7 @@ BASE = {
         "images",
         "names",
         "raw_photos",
+        "shards",
         "tiff_tags",
         "video_frames",
         "value_range",

@@ -1,4 +1,4 @@
-"""Commands on files that exist: export, export-model, plot, check, info, export-weights, hloc."""
+"""Commands on files that exist: export, export-model, merge, plot, check, info and others."""
 
 from os.path import commonpath
 from pathlib import Path
@@ -14,6 +14,7 @@ from rekd_hloc.cli.options import (
     IgnoreExif,
     Intrinsics,
     Json,
+    Overwrite,
     Quiet,
     Replace,
     print_result,
@@ -121,6 +122,23 @@ def export_model(
     record = {"files": [str(path) for path in written]}
     place = written[0].parent if len(written) == 1 else commonpath(map(str, written))
     print_result(json_output, record, f"{counted(len(written), 'file')} in {place}")
+
+
+def merge(
+    output: Annotated[Path, typer.Argument(help="HDF5 file to write or to go on with.")],
+    parts: Annotated[list[Path], typer.Argument(help="Features, or matches, of all shards.")],
+    overwrite: Overwrite = False,
+    json_output: Json = False,
+) -> None:
+    """Join features, or matches, that were made in shards."""
+    from dataclasses import asdict
+
+    from rekd_hloc.storage.merging import merge_files
+
+    summary = merge_files(parts, output, overwrite=overwrite)
+    of_what = "images" if summary.kind == "features" else "pairs"
+    text = f"{summary.kind} of {summary.num_all} {of_what} in {output}, {summary.num_new} new"
+    print_result(json_output, {**asdict(summary), "output": str(output)}, text)
 
 
 def plot(

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "demo": (reconstruction.demo, "demo/"),
     "export": (files.export, "features.h5 database.db --matches matches.h5"),
     "export-model": (files.export_model, "out/ --to undistorted"),
+    "merge": (files.merge, "features.h5 part1.h5 part2.h5"),
     "plot": (files.plot, "features.h5 photos/ plots/ --image a.jpg"),
     "check": (files.check, "features.h5 matches.h5 pairs.txt"),
     "info": (files.info, "--json"),

@@ -21,6 +21,7 @@ from rekd_hloc.cli.options import (
     Ratio,
     Replace,
     Seed,
+    Shard,
     Threads,
     print_result,
     read_match_config,
@@ -81,6 +82,7 @@ def match(
     ratio: Ratio = None,
     device: Device = "auto",
     threads: Threads = None,
+    shard: Shard = None,
     overwrite: Overwrite = False,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -89,6 +91,7 @@ def match(
     from rekd_hloc.matching.match import describe_fallback
     from rekd_hloc.matching.match_images import match_images
     from rekd_hloc.matching.pairs import make_pairs
+    from rekd_hloc.shards import take_shard
     from rekd_hloc.storage.features import FeatureStore
 
     with FeatureStore(features) as store:
@@ -106,7 +109,7 @@ def match(
     summary = match_images(
         features,
         output,
-        image_pairs,
+        take_shard(image_pairs, shard),
         read_match_config(filter_name, ratio),
         overwrite=overwrite,
         device=device,
@@ -194,7 +197,10 @@ def codebook(
     overwrite: Replace = False,
     json_output: Json = False,
 ) -> None:
-    """Train the words by which retrieval compares photos, for another descriptor or subject."""
+    """Train the words by which retrieval compares photos.
+
+    Another descriptor needs words of its own; the shipped ones are of the shipped descriptor.
+    """
     from rekd_hloc.ownership import SAFETENSORS, refuse_foreign
     from rekd_hloc.retrieval.codebook import save_codebook, train_codebook
     from rekd_hloc.retrieval.sampling import sample_descriptors

@@ -159,6 +159,10 @@ Video = Annotated[
 Fps = Annotated[
     float, typer.Option(help="Frames of a video for each second: the sharpest of each span.")
 ]
+Shard = Annotated[
+    str | None,
+    typer.Option(help="Do one of several equal parts, such as 3/8, into an OUTPUT of its own."),
+]
 Overlap = Annotated[
     int, typer.Option(help="Neighbours of an image in sequential pairs; loops are further apart.")
 ]

@@ -33,6 +33,7 @@ from rekd_hloc.cli.options import (
     Redo,
     Seed,
     Settings,
+    Shard,
     Strict,
     Threads,
     Video,
@@ -78,6 +79,7 @@ def extract(
     mask_frame: MaskFrame = "auto",
     device: Device = "auto",
     threads: Threads = None,
+    shard: Shard = None,
     overwrite: Overwrite = False,
     strict: Strict = False,
     json_output: Json = False,
@@ -88,9 +90,11 @@ def extract(
     The file has the form that hloc writes. A run that was stopped goes on with what is there.
     """
     from rekd_hloc.features.extractor import Extractor
+    from rekd_hloc.image_listing import list_images
     from rekd_hloc.sfm.changed_images import describe_changes
     from rekd_hloc.sfm.extraction import extract_images
     from rekd_hloc.sfm.image_notes import describe_upright_masks
+    from rekd_hloc.shards import take_shard
 
     name, resolved = resolve_conf(
         conf, config, settings, max_keypoints, device, preset=reconstruction_preset
@@ -101,6 +105,7 @@ def extract(
         extractor,
         images,
         output,
+        names=None if shard is None else take_shard(list_images(images), shard),
         mask_dir=mask_dir,
         mask_frame=mask_frame,
         overwrite=overwrite,

@@ -170,6 +170,27 @@ class MatchStore(Store):
         known = {key: value for key, value in known.items() if value}
         self._file.append(Record(group, arrays, {"": {"name0": a, "name1": b, **known}}))
 
+    def read_record(self, a: str, b: str) -> Record:
+        """Return all numbers that are stored with a pair, as they are, and attributes.
+
+        Raises:
+            ValueError: the file lacks the pair, or is damaged there.
+        """
+        location = self._find(a, b)
+        record = None if location is None else self._file.read_all(location[0])
+        if record is None:
+            raise ValueError(f"{self.path} has no matches of ({a!r}, {b!r}); match that pair first")
+        return record
+
+    def write_record(self, record: Record) -> None:
+        """Add a pair, or replace it, with datasets and attributes as another file has them.
+
+        Raises:
+            ValueError: a store that was opened to read.
+            OSError: the disk is full or gone; what was written before is safe.
+        """
+        self._file.append(record)
+
     def _find(self, a: str, b: str) -> tuple[str, bool] | None:
         """The group that holds the pair, and whether as (b, a); hloc's older form comes last."""
         for separator in ("/", "_"):
