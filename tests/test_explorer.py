@@ -1,10 +1,12 @@
 """What the interactive part of a report page shows, and that it works in a real browser."""
 
 import base64
+import html
 import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -163,7 +165,7 @@ def browse(page, tmp_path, *options):
     """The document after the page's scripts, and what they complained of."""
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-dev-shm-usage"]
     command += ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-    command += ["--virtual-time-budget=8000", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--virtual-time-budget=60000", f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--enable-logging=stderr", *options, "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, timeout=300, check=False)
     complaints = re.findall(r".*CONSOLE.*", done.stderr.decode(errors="replace"))
@@ -189,3 +191,20 @@ def test_the_page_works_in_a_browser(run, tmp_path, width):
     assert "<b>&" not in document
     assert re.search(r"inliers of \d+ matches", document)
     assert re.search(r"Point with \d+ observations", document)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_a_reader_orbits_zooms_picks_and_sorts(run, tmp_path):
+    out = shutil.copytree(run / "out", tmp_path / "out")
+    page = write_html_report(out, run / "images", title="x")
+    actions = Path(__file__).with_name("explorer_actions.js").read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    script = f'<script type="module">{actions}</script></body>'
+    page.write_text(text.replace("</body>", script), encoding="utf-8")
+    document, complaints = browse(page, tmp_path, "--window-size=1400,900")
+    assert complaints == []
+    told = json.loads(html.unescape(re.search(r'data-told="([^"]*)"', document)[1]))
+    assert told.pop("cameras") >= 3
+    assert told.pop("spots") >= 5
+    assert told == dict.fromkeys(told, True)
