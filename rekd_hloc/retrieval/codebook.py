@@ -45,7 +45,8 @@ class Codebook:
     Attributes:
         cells: centres of the coarse level.
         words: centres of the fine level, those of one cell together.
-        descriptor: first digits of the hash of the descriptor's weights; empty if unknown.
+        descriptor: first digits of the hash of the descriptor's weights; of several with spaces
+            between, where it was found to do as well for others; empty if unknown.
         digest: first digits of the hash of the codebook's own file; empty if there is none.
     """
 
@@ -136,7 +137,7 @@ def check_descriptor(codebook: Codebook, features: Path, provenance: Mapping[str
         provenance: what that file records.
     """
     found = provenance.get(DESCRIPTOR, "unknown")
-    if codebook.descriptor and found != codebook.descriptor:
+    if codebook.descriptor and found not in codebook.descriptor.split():
         logger.warning(
             "%s has the descriptor %s, the codebook %s: fewer overlapping images may be found; "
             "train one by `rekd-hloc codebook %s FILE`, and name it by --codebook",
