@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -58,6 +59,8 @@ def write_random_weights(folder, *, seed=0):
         weight_files.write_weights(folder / f"{name}.safetensors", network.state_dict(), metadata)
     descriptor = kornia.feature.HardNet(pretrained=False)
     hardnet.save_descriptor(folder / "hardnet.safetensors", descriptor, {})
+    ranking = "ranking-linear.safetensors"
+    shutil.copy(weight_files.PRETRAINED / ranking, folder / ranking)
     judge = MatchJudge(MatchNetwork(width=8, edge_width=8, num_heads=2, num_layers=2), 0.0)
     save_match_network(folder / "match-network.safetensors", judge, {})
 

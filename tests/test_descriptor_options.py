@@ -109,10 +109,10 @@ def test_two_supports_are_exported_as_such(halfway, pairs):
     assert torch.allclose(describe(loaded, patches, 8), described, atol=1e-4)
 
 
-def test_two_supports_start_as_the_shipped_descriptor(folder, cache, pairs, tmp_path):
-    config = run_config(folder, cache, tmp_path / "a", tracks=TWO, init="default")
+def test_two_supports_start_as_a_shipped_descriptor_of_one(folder, cache, pairs, tmp_path):
+    config = run_config(folder, cache, tmp_path / "a", tracks=TWO, init="hardnet-0.1")
     run = DescriptorRun(config, {}, read_start(config))
-    shipped = ValidationSet({"oriented": pairs}).evaluate(by_network(load_hardnet("default")))
+    shipped = ValidationSet({"oriented": pairs}).evaluate(by_network(load_hardnet("hardnet-0.1")))
     assert ValidationSet({"oriented": pairs}).evaluate_network(run.network) == shipped
     assert not run.network.features[0].weight[:, 1].any()
     trained = run_steps(config, cache, 1, pairs)[0]

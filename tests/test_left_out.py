@@ -78,7 +78,7 @@ def test_reconstruct_names_them_in_the_report_and_on_the_page(photos, tmp_path):
     assert json.loads((tmp_path / "out" / "report.json").read_text())["skipped"]
     text = format_report({**report, "diagnosis": "see 'a\nb.jpg'"})
     assert r"see 'a\nb.jpg'" in text
-    assert "skipped       IMG_1.dng: camera raw: develop" in text
+    assert "skipped       IMG_1.dng: camera raw" in text
     page = write_html_report(tmp_path / "out", photos, title="x").read_text(encoding="utf-8")
     assert "&lt;b&gt;bold &amp; odd.nef" in page
     assert "<b>bold" not in page

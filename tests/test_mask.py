@@ -7,7 +7,7 @@ import torch
 
 from rekd_hloc.config import DetectorConfig
 from rekd_hloc.features.detector.detect import Detector
-from rekd_hloc.features.detector.mask import patches_are_usable
+from rekd_hloc.features.detector.mask import fill_ignored, patches_are_usable
 from rekd_hloc.types import Keypoints
 from tests.helpers import baked_network, textured_image
 
@@ -142,3 +142,31 @@ def test_strong_structure_that_is_ignored_takes_no_places(image):
 def test_everything_ignored_gives_none(image):
     usable = torch.zeros(150, 300, dtype=torch.bool)
     assert len(Detector(baked_network(), CONFIG).detect(image, usable, 8.0)) == 0
+
+
+def disc_mask():
+    return torch.from_numpy(cv2.circle(np.ones(SIZE, np.uint8), (70, 40), 18, 0, -1) > 0)
+
+
+def test_ignored_pixels_are_filled_by_what_is_around_whatever_they_hold():
+    image, mask = torch.from_numpy(textured_image(*SIZE)).float() / 255, disc_mask()
+    filled = fill_ignored(image, mask)
+    assert torch.equal(filled[mask], image[mask])
+    other = torch.where(mask, image, torch.rand(SIZE))
+    assert torch.equal(fill_ignored(other, mask), filled)
+    inside = filled[~mask]
+    assert inside.std() < image.std() / 2  # means, no texture
+    ring = image[
+        mask & ~torch.from_numpy(cv2.erode(mask.numpy().astype(np.uint8), np.ones((9, 9))) > 0)
+    ]
+    assert abs(float(inside.mean() - ring.mean())) < 0.05
+
+
+def test_filling_turns_with_the_image_and_leaves_flat_ones_flat():
+    image, mask = torch.from_numpy(textured_image(*SIZE)).float() / 255, disc_mask()
+    turned = fill_ignored(image.rot90(), mask.rot90())
+    torch.testing.assert_close(turned, fill_ignored(image, mask).rot90(), atol=1e-6, rtol=0)
+    flat = torch.full(SIZE, 0.3)
+    torch.testing.assert_close(fill_ignored(flat, mask), flat, atol=1e-6, rtol=0)
+    assert torch.equal(fill_ignored(image, torch.ones_like(mask)), image)
+    assert torch.equal(fill_ignored(image, torch.zeros_like(mask)), image)

@@ -134,7 +134,7 @@ def test_an_output_inside_the_image_folder_is_not_read_as_photos(photos, tmp_pat
         ({"camera_mode": "each"}, "no camera mode 'each'"),
         ({"intrinsics": [1.0]}, "SIMPLE_RADIAL takes"),
         ({"seed": -1}, "seed must not be negative"),
-        ({"pairs": "exhaustiv"}, "exhaustive, sequential or a file"),
+        ({"pairs": "exhaustiv"}, "exhaustive, sequential, retrieval, loops, gps or a file"),
         ({"pairs": "sequential", "overlap": 0}, "overlap must be at least 1"),
         ({"reference": "nowhere"}, "no reference folder"),
         ({"mask_dir": "nowhere"}, "no mask folder"),

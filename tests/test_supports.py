@@ -9,6 +9,8 @@ import torch
 
 from evaluation.extractors import registry
 from rekd_hloc.config import DescriptorConfig, DetectorConfig, ExtractConfig
+from rekd_hloc.features import extractor as extractor_module
+from rekd_hloc.features.described import describe_keypoints
 from rekd_hloc.features.descriptor.hardnet import (
     DESCRIPTOR_FORMAT,
     describe,
@@ -23,6 +25,7 @@ from rekd_hloc.features.descriptor.support_hardnet import (
     supports_of,
     with_supports,
 )
+from rekd_hloc.features.detector.mask import fill_ignored
 from rekd_hloc.features.extractor import Extractor
 from rekd_hloc.weight_files import read_weights, write_weights
 from tests.helpers import detector_weights, random_keypoints, textured_image
@@ -106,13 +109,13 @@ def test_supports_that_do_not_fit_the_tensors_are_refused(saved, tmp_path, state
 
 
 def test_a_support_that_was_never_seen_changes_nothing():
-    tensors = with_supports(read_hardnet("default"), 2)
+    tensors = with_supports(read_hardnet("hardnet-0.1"), 2)
     assert tensors[FIRST_LAYER].shape == (32, 2, 3, 3)
     network = SupportHardNet(supports=(1.0, 2.0))
     network.load_state_dict(tensors)
     patches = random_patches()
     described = describe(network.eval(), patches, 6)
-    before = describe(load_hardnet("default"), patches[:, :1], 6)
+    before = describe(load_hardnet("hardnet-0.1"), patches[:, :1], 6)
     torch.testing.assert_close(described, before, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="2 supports, and 1 are asked for.*tracks.supports"):
         with_supports(tensors, 1)
@@ -152,14 +155,27 @@ def test_the_extractor_cuts_what_the_network_asks_for(saved):
     assert len(extractor(np.full((60, 80), 90, np.uint8)).keypoints) == 0
 
 
-def test_no_square_of_any_support_touches_a_masked_pixel(saved):
+def test_a_mask_keeps_out_the_patch_and_is_filled_in_the_wider_square(saved, monkeypatch):
     image, mask = textured_image(60, 80), np.ones((60, 80), np.uint8)
     mask[:, :20] = 0
-    extractor = Extractor.from_pretrained("rekd", device="cpu", config=config_of(saved[1]))
+    config = config_of(saved[1])
+    seen = []
+
+    def describe(network, grey, *arguments):
+        seen.append(grey)
+        return describe_keypoints(network, grey, *arguments)
+
+    monkeypatch.setattr(extractor_module, "describe_keypoints", describe)
+    extractor = Extractor.from_pretrained("rekd", device="cpu", config=config)
     keypoints = extractor(image, mask).keypoints
+    half = config.descriptor.patch_size_px / 2 * keypoints.scale
+    reach = half * (keypoints.angle.cos().abs() + keypoints.angle.sin().abs())
     assert len(keypoints) > 0
-    reach = 16 * keypoints.scale * (keypoints.angle.cos().abs() + keypoints.angle.sin().abs())
     assert (keypoints.xy[:, 0] - reach > 18.5).all()
+    assert (keypoints.xy[:, 0] - 2 * reach < 18.5).any()  # whose wider square touches it
+    grey = torch.from_numpy(image).float() / 255
+    assert torch.equal(seen[0], fill_ignored(grey, torch.from_numpy(mask) > 0))
+    assert not torch.equal(seen[0], grey)
 
 
 def test_another_detector_s_keypoints_are_described_alike(saved):

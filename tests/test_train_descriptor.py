@@ -105,14 +105,14 @@ def test_a_run_starts_from_the_weights_of_another(folder, cache, halfway, tmp_pa
 
 
 def test_a_run_starts_from_shipped_weights(folder, cache, pairs, tmp_path):
-    config = run_config(folder, cache, tmp_path / "a", init="default")
+    config = run_config(folder, cache, tmp_path / "a", init="hardnet-0.1")
     run = DescriptorRun(config, {}, read_start(config))
     patches = pairs[0].a.patches
     found = describe(run.network.eval(), patches, 8)
     torch.testing.assert_close(
-        found, describe(load_hardnet("default"), patches, 8), rtol=0, atol=1e-4
+        found, describe(load_hardnet("hardnet-0.1"), patches, 8), rtol=0, atol=1e-4
     )
-    for name, tensor in read_hardnet("default").items():
+    for name, tensor in read_hardnet("hardnet-0.1").items():
         assert torch.equal(tensor, run.network.state_dict()[name]), name
 
 

@@ -18,6 +18,7 @@ from rekd_hloc.features.described import describe_keypoints
 from rekd_hloc.features.descriptor.hardnet import load_hardnet, resolve_hardnet
 from rekd_hloc.features.descriptor.support_hardnet import supports_of
 from rekd_hloc.features.detector.detect import Detector, make_detector
+from rekd_hloc.features.detector.mask import fill_ignored
 from rekd_hloc.features.grey_images import Image, grey_of, shrink_mask, usable_pixels
 from rekd_hloc.features.opencv_points import to_gray_or_rgb, to_opencv
 from rekd_hloc.features.pretrained_folder import read_preset, save_folder
@@ -143,7 +144,8 @@ class Extractor:
             image: a path; or grey (height, width) or RGB (height, width, 3), or channels first
                 (1 or 3, height, width), uint8, uint16, or floats in 0..1. What is transparent in a
                 file is ignored as if masked.
-            mask: (height, width), zero where pixels must be ignored; no patch touches one.
+            mask: (height, width), zero where pixels must be ignored; no patch touches one. In the
+                wider squares that some descriptors see too, their surroundings fill them.
 
         Returns:
             Features on the CPU, strongest first, in pixels of the original image.
@@ -162,12 +164,14 @@ class Extractor:
         if usable is not None:
             usable = shrink_mask(usable, small.shape)
         descriptor = self.config.descriptor
-        largest_px = descriptor.patch_size_px * max(supports_of(self.descriptor))
-        keypoints = self.detector.detect(small, usable, largest_px, oriented=descriptor.oriented)
+        supports = supports_of(self.descriptor)
+        patch_px = descriptor.patch_size_px * min(supports)
+        keypoints = self.detector.detect(small, usable, patch_px, oriented=descriptor.oriented)
         budget, ranking = self.config.detector.max_keypoints, self.ranking
         if ranking is not None and not ranking.needs_description:
             keypoints = ranking.keep_best(keypoints, budget)
-        described = describe_keypoints(self.descriptor, small, keypoints, descriptor, self.device)
+        seen = small if usable is None or len(supports) == 1 else fill_ignored(small, usable)
+        described = describe_keypoints(self.descriptor, seen, keypoints, descriptor, self.device)
         if ranking is not None and ranking.needs_description:
             described = ranking.keep_best_described(described, budget)
         in_image = _to_original(described.keypoints.to("cpu"), torch.linalg.inv(small_from_image))

@@ -9,11 +9,13 @@ about what a descriptor's blur reaches beyond its patch.
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from rekd_hloc.types import Keypoints
 
+FILL_WINDOWS_PX = (9, 33, 129, 513)
+"""Sides of the windows whose usable pixels stand in for ignored ones, the least that has any."""
 GRID = 33
 """Points along a patch's side at which an undecided patch is looked at."""
 HALF_DIAGONAL_PX = 0.5**0.5
@@ -67,6 +69,37 @@ def patches_are_usable(
 ) -> Bool[Tensor, " keypoint"]:
     """Tell which keypoints have a patch without ignored pixels; see :class:`PatchMask`."""
     return PatchMask(is_usable, patch_size_px, oriented=oriented)(keypoints)
+
+
+def fill_ignored(
+    image: Float[Tensor, "height width"], is_usable: Bool[Tensor, "height width"]
+) -> Float[Tensor, "height width"]:
+    """Return the image with the means of the usable pixels around in place of ignored ones.
+
+    What was there does not matter. A square about a keypoint may then reach into it: no patch that
+    the keypoint stands for, but the surroundings that some descriptors see too.
+    """
+    usable = is_usable.cpu().numpy()
+    if usable.all() or not usable.any():
+        return image
+    grey = np.where(usable, image.cpu().numpy(), 0).astype(np.float64)
+    weight = usable.astype(np.float64)
+    filled = np.full_like(grey, grey.sum() / weight.sum())
+    for side in reversed(FILL_WINDOWS_PX):
+        around, sums = (_window_sums(map_, side) for map_ in (weight, grey))
+        # sums of ones are whole numbers, but for rounding
+        filled = np.where(around > 0.5, sums / np.maximum(around, 0.5), filled)
+    filled = np.where(usable, grey, filled).astype(np.float32)
+    return torch.from_numpy(filled).to(image)
+
+
+def _window_sums(
+    map_: Float64[np.ndarray, "height width"], side: int
+) -> Float64[np.ndarray, "height width"]:
+    """Return the sum of a square window about each pixel; beyond the border is nothing."""
+    return np.asarray(
+        cv2.boxFilter(map_, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
+    )
 
 
 def _whole_patch_is_usable(xy: Tensor, angle: Tensor, half: Tensor, distance: Tensor) -> Tensor:
