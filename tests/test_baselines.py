@@ -269,6 +269,44 @@ def test_an_opencv_without_akaze_says_what_to_install(monkeypatch):
         load_extractor("akaze", 10)
 
 
+def random_xfeat(folder):
+    """Weights of the published form, whose score map has peaks without training."""
+    torch.manual_seed(0)
+    network = kornia.feature.XFeatModel()
+    with torch.no_grad():
+        for layer in (network.keypoint_head[-1], network.heatmap_head[-2]):
+            layer.weight.mul_(30)
+    torch.save(network.state_dict(), folder / "xfeat.pt")
+
+
+@pytest.mark.skipif(not hasattr(kornia.feature, "XFeat"), reason="this kornia has no XFeat")
+def test_xfeats_keypoints_lie_at_centres_of_pixels(tmp_path):
+    """It shrinks the larger image to the size of the smaller one, a multiple of 32."""
+    random_xfeat(tmp_path)
+    method = load_extractor("xfeat", 40, device="cpu", weights=tmp_path)
+    assert not method.has_orientation
+    small = cv2.GaussianBlur(textured_image(64, 96, seed=1), (0, 0), 1.5)
+    large = cv2.resize(small, (120, 80), interpolation=cv2.INTER_LINEAR)
+    a, b = (method(np.repeat(grey[:, :, None], 3, axis=2)) for grey in (small, large))
+    assert len(a) > 10
+    assert a.descriptors.shape[1] == 64
+    expected = (a.keypoints.xy + 0.5) * 1.25 - 0.5
+    distance = torch.cdist(expected, b.keypoints.xy).amin(dim=1)
+    assert float((distance < 1e-3).float().mean()) > 0.5
+
+
+def test_xfeat_without_fitting_weights_says_so(tmp_path, monkeypatch):
+    torch.save({"a": torch.zeros(2)}, tmp_path / "xfeat.pt")
+    if hasattr(kornia.feature, "XFeat"):
+        with pytest.raises(ValueError, match=r"xfeat\.pt does not fit xfeat"):
+            load_extractor("xfeat", 10, device="cpu", weights=tmp_path)
+    monkeypatch.delattr(kornia.feature, "XFeat", raising=False)
+    with pytest.raises(ValueError, match="a kornia that has XFeat"):
+        load_extractor("xfeat", 10, device="cpu", weights=tmp_path)
+    with pytest.raises(FileNotFoundError, match="accelerated_features"):
+        load_extractor("xfeat", 10, device="cpu", weights=tmp_path / "nowhere")
+
+
 @pytest.mark.data
 def test_keynet_finds_again_what_it_found(picture, tmp_path):
     method = load_or_skip("keynet", 120, overrides=OURS)

@@ -1,4 +1,4 @@
-"""Learned baselines: Key.Net, DISK and ALIKED, in kornia's implementations, from weights files.
+"""Learned baselines: Key.Net, DISK, ALIKED, XFeat, in kornia's implementations, from weights files.
 
 Nothing is downloaded: the weights are looked for in the folder that ``--weights`` names, else in
 ``weights`` of the folder that the environment variable REKD_DATA names, else in
@@ -21,12 +21,13 @@ from rekd_hloc.features.tensor_files import load_tensors
 from rekd_hloc.types import Features, Keypoints
 
 KEYNET = "keynet"
-LEARNED = (KEYNET, "disk", "aliked-n16", "aliked-n16rot")
+LEARNED = (KEYNET, "disk", "aliked-n16", "aliked-n16rot", "xfeat")
 FILES = {
     "keynet": ("keynet/keynet_pytorch.pth", "https://github.com/axelBarroso/Key.Net-Pytorch"),
     "disk": ("disk/disk-depth-save.pth", "https://github.com/cvlab-epfl/disk (depth-save.pth)"),
     "aliked-n16": ("aliked/aliked-n16.pth", "https://github.com/Shiaoming/ALIKED"),
     "aliked-n16rot": ("aliked/aliked-n16rot.pth", "https://github.com/Shiaoming/ALIKED"),
+    "xfeat": ("xfeat/xfeat.pt", "https://github.com/verlab/accelerated_features"),
 }
 """Weights of each extractor below the weights folder, and where they are published."""
 ALIKED_CONSTANT = "dkd.hw_grid"
@@ -128,15 +129,51 @@ def aliked_extractor(
     return extract
 
 
+def xfeat_extractor(
+    num_keypoints: int, device: torch.device, folder: Path | None = None
+) -> ExtractColour:
+    """Return XFeat, which looks at a copy of the image whose sides are multiples of 32.
+
+    Raises:
+        ValueError: this kornia has no XFeat, or the file does not fit it.
+    """
+    path = weights_file("xfeat", folder)
+    build = getattr(kornia.feature, "XFeat", None)
+    if build is None:
+        raise ValueError(_lacks("xfeat", "XFeat"))
+    network: Any = build(top_k=num_keypoints)
+    try:
+        network.net.load_state_dict(_read_state(path, None))
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit xfeat: {str(error).splitlines()[0]}") from error
+    network.eval().requires_grad_(False).to(device)
+
+    def extract(image: Colour) -> Features:
+        rgb = _to_batch(image, device)
+        with torch.inference_mode():
+            found = network.detectAndCompute(rgb)[0]
+        sides = torch.tensor([image.shape[1], image.shape[0]], device=device)
+        ratio = sides / (sides // 32 * 32).clamp(min=32)
+        # kornia scales corners of pixels where these are their centres
+        xy = found["keypoints"] + (ratio - 1) / 2
+        return _to_features(xy, found["scores"], found["descriptors"], rgb)
+
+    return extract
+
+
 def _build_aliked(name: str, num_keypoints: int) -> nn.Module:
     build = getattr(kornia.feature, "ALIKED", None)
     if build is None:
-        raise ValueError(
-            f"{name} needs a kornia that has ALIKED, this is {kornia.__version__}: "
-            "pip install 'kornia>=0.9'; or use features made elsewhere: --method file:PATH"
-        )
+        raise ValueError(_lacks(name, "ALIKED"))
     network: nn.Module = build(name, max_num_keypoints=num_keypoints, detection_threshold=0.0)
     return network
+
+
+def _lacks(name: str, class_name: str) -> str:
+    return (
+        f"{name} needs a kornia that has {class_name}, this is {kornia.__version__}: "
+        "pip install 'kornia>=0.9'; or use features made elsewhere: --method file:PATH"
+    )
 
 
 def _read_state(path: Path, key: str | None) -> dict[str, Tensor]:

@@ -33,6 +33,7 @@ from evaluation.extractors.learned import (
     disk_extractor,
     keynet_extractor,
     weights_file,
+    xfeat_extractor,
 )
 from evaluation.extractors.named_extractor import (
     LEVEL_PATCH_SIDE,
@@ -68,8 +69,8 @@ __all__ = [
 ]
 
 EXTRACTORS = (*PRESETS, *CLASSICAL, *LEARNED)
-COLOUR = ("disk", "aliked-n16", "aliked-n16rot")
-WITHOUT_ORIENTATION = ("rootsift-upright", "keynet", "disk", "aliked-n16", "aliked-n16rot")
+COLOUR = ("disk", "aliked-n16", "aliked-n16rot", "xfeat")
+WITHOUT_ORIENTATION = ("rootsift-upright", "keynet", "disk", "aliked-n16", "aliked-n16rot", "xfeat")
 HARDNET = "+rekd-hardnet"
 OLD_HARDNET = "+ours"
 """What :data:`HARDNET` was called; it is still read."""
@@ -162,6 +163,8 @@ def _peer_extractor(
         extract = keynet_extractor(num_keypoints, device, weights)
     elif name == "disk":
         extract = disk_extractor(num_keypoints, device, weights)
+    elif name == "xfeat":
+        extract = xfeat_extractor(num_keypoints, device, weights)
     else:
         extract = aliked_extractor(name, num_keypoints, device, weights)
     provenance = {"method": name, "version": version, "num_keypoints": str(num_keypoints)}
