@@ -70,14 +70,14 @@ def test_pairs_come_back_from_their_files(tmp_path):
     assert torch.equal(again[2].is_known, labelled(22).is_known)
 
 
-def test_exchanged_and_mirrored_pairs_have_the_same_frames():
+def test_exchanged_and_reflected_pairs_have_the_same_frames():
     pair = labelled(60)
     row, near = pair.evidence.neighbours(torch.arange(60))
     signs = pair.evidence.edge_signs(row, near, torch.float64)
-    mirrored = pair.mirrored().evidence.edge_signs(row, near, torch.float64)
+    reflected = pair.reflected().evidence.edge_signs(row, near, torch.float64)
     lengths = [6, 7, 8, 9, 10, 11, 12, 13, 15]
-    torch.testing.assert_close(mirrored[:, lengths], signs[:, lengths])
-    torch.testing.assert_close(mirrored[:, 14], -signs[:, 14])  # rotates the other way
+    torch.testing.assert_close(reflected[:, lengths], signs[:, lengths])
+    torch.testing.assert_close(reflected[:, 14], -signs[:, 14])  # rotates the other way
     exchanged = pair.swapped().evidence.edge_signs(row, near, torch.float64)
     torch.testing.assert_close(exchanged[:, [7, 6]], signs[:, [6, 7]])
 

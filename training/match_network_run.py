@@ -1,6 +1,5 @@
 """One training run of the match network: optimiser steps, checkpoints, export."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from rekd_hloc.config import config_json
 from rekd_hloc.matching.match_evidence import NUM_EDGE_SIGNS, NUM_SIGNS
 from rekd_hloc.matching.match_network import (
     MatchJudge,
@@ -17,14 +15,11 @@ from rekd_hloc.matching.match_network import (
     choose_pool,
     save_match_network,
 )
-from training.common.checkpoint import BEST, RunFolder, load_checkpoint, make_identity
-from training.common.distributed import Process
-from training.common.loop import build_optimiser, scheduled_rate, set_learning_rate, take_step
+from training.common.checkpoint import make_identity
+from training.common.network_run import NetworkRun
 from training.match_network_config import TrainMatchNetworkConfig
 from training.match_network_losses import geometry_loss, label_loss
 from training.match_pairs import LabelledPair, draw_training_pair
-
-logger = logging.getLogger(__name__)
 
 NO_INFLUENCE = (
     *("output", "cache", "data", "validation", "validation_images", "validation_unrelated"),
@@ -37,8 +32,8 @@ FEWEST = 8
 """Matches without which a pair teaches nothing."""
 
 
-class MatchNetworkRun:
-    """Network, optimiser and step counter, tied to the files of one output folder.
+class MatchNetworkRun(NetworkRun[TrainMatchNetworkConfig, MatchNetwork]):
+    """The run of a match network.
 
     Args:
         config: the run's options.
@@ -52,47 +47,23 @@ class MatchNetworkRun:
         pairs: Sequence[LabelledPair],
         hashes: dict[str, Any],
     ) -> None:
-        self.config = config
-        self.folder = RunFolder(Path(config.output), config_json(config))
-        self.process = Process(0, 1, torch.device("cpu"))
         with torch.random.fork_rng([]):
             torch.manual_seed(config.seed)
-            self.network = MatchNetwork(
+            network = MatchNetwork(
                 width=config.width,
                 edge_width=config.edge_width,
                 num_heads=config.num_heads,
                 num_layers=config.num_layers,
             )
-        measure_signs(self.network, pairs)
-        groups = [{"params": self.network.parameters(), "weight_decay": config.weight_decay}]
-        self.optimiser = build_optimiser("adamw", groups, config.learning_rate)
-        self.step = 0
-        self.validated_step = 0
-        self.last_losses: dict[str, float] = {}
-        self.quality: dict[str, float] = {}
-        self.identity = make_identity(asdict(config), NO_INFLUENCE, **hashes)
-        self._resume()
-        self.folder.begin(self.validated_step)
-
-    def _resume(self) -> None:
-        state = self.folder.resume(self.identity, self.identity, NO_INFLUENCE)
-        if state is None:
-            return
-        self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.validated_step = state["step"], state["validated_step"]
-        self.last_losses, self.quality = state["losses"], state["quality"]
-        logger.info("resuming %s at step %d", self.folder.last, self.step)
-
-    @property
-    def learning_rate(self) -> float:
-        """Return the learning rate of the next step."""
-        return scheduled_rate(
-            self.step,
-            highest=self.config.learning_rate,
-            num_steps=self.config.steps,
-            warmup_steps=self.config.warmup_steps,
+        measure_signs(network, pairs)
+        super().__init__(
+            config,
+            network,
+            optimiser="adamw",
             schedule="cosine",
+            score="f",
+            identity=make_identity(asdict(config), NO_INFLUENCE, **hashes),
+            no_influence=NO_INFLUENCE,
         )
 
     def advance(self, batch: Sequence[LabelledPair]) -> dict[str, float]:
@@ -101,8 +72,7 @@ class MatchNetworkRun:
         Raises:
             FloatingPointError: the loss is not finite; the message names the step.
         """
-        set_learning_rate(self.optimiser, self.learning_rate)
-        self.network.train()
+        self.begin_step()
         stages = self.network([pair.evidence for pair in batch])
         losses = [label_loss(logits, batch) for logits in stages]
         weights = self.config.stage_weights
@@ -112,41 +82,14 @@ class MatchNetworkRun:
             geometry = geometry_loss(stages[-1], batch)
             loss = loss + self.config.geometry_weight * geometry
             values["geometry"] = geometry.item()
-        values = {"loss": loss.item(), **values}
-        take_step(self.optimiser, loss, values, self.step)
-        self.last_losses = values
-        self.step += 1
-        return values
-
-    def record(self, quality: dict[str, float]) -> None:
-        """Append a validation of this step to the log and write the checkpoints."""
-        self.quality, self.validated_step = quality, self.step
-        metrics = {**self.last_losses, **quality}
-        self.folder.record(self.step, metrics, quality["f"], self._state())
-
-    def save(self) -> None:
-        """Write the checkpoint that a later run goes on from."""
-        self.folder.save(self._state())
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-            "validated_step": self.validated_step,
-            "losses": self.last_losses,
-            "quality": self.quality,
-            "identity": self.identity,
-        }
+        return self.end_step(loss, values)
 
     def export(self) -> Path:
         """Write the best checkpoint as it ships."""
-        state = load_checkpoint(self.folder.path / BEST)
-        self.network.load_state_dict(state["network"])
-        names = ("step", "seconds", "quality", "identity")
+        provenance = self.load_best()
         out = self.folder.path / "match-network.safetensors"
-        judge = MatchJudge(self.network.eval(), state["quality"]["threshold"])
-        save_match_network(out, judge, {name: state[name] for name in names})
+        judge = MatchJudge(self.network, provenance["quality"]["threshold"])
+        save_match_network(out, judge, provenance)
         return out
 
 

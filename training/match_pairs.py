@@ -83,7 +83,7 @@ class LabelledPair:
         }
         return replace(self, evidence=replace(self.evidence, **parts))
 
-    def mirrored(self) -> Self:
+    def reflected(self) -> Self:
         """Return the pair of both images as a mirror shows them."""
         xy = self.evidence.xy * torch.tensor([-1.0, 1.0])
         angle = wrap_angle(math.pi - self.evidence.angle)
@@ -135,11 +135,11 @@ def load_or_make(
 def draw_training_pair(
     rng: np.random.Generator, pair: LabelledPair, max_matches: int
 ) -> LabelledPair:
-    """Draw what a step sees of a pair: exchanged, mirrored, some matches fewer, or a part of it."""
+    """Draw what a step sees of a pair: exchanged, reflected, some or most matches left out."""
     if rng.random() < 0.5:
         pair = pair.swapped()
     if rng.random() < 0.5:
-        pair = pair.mirrored()
+        pair = pair.reflected()
     kept = torch.from_numpy(rng.random(len(pair)) < rng.uniform(0.6, 1.0))
     pair = pair[torch.nonzero(kept)[:, 0]]
     if len(pair) > max_matches:

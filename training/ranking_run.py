@@ -1,6 +1,5 @@
 """One training run of the ranking: options, optimiser steps, checkpoints, export."""
 
-import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -11,16 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from rekd_hloc.config import config_json
 from rekd_hloc.features.ranking import LooksAt, Ranking, RankingNetwork, save_ranking
-from training.common.checkpoint import BEST, RunFolder, load_checkpoint, make_identity
-from training.common.distributed import Process
-from training.common.loop import build_optimiser, scheduled_rate, set_learning_rate, take_step
+from training.common.checkpoint import make_identity
+from training.common.network_run import NetworkRun
 from training.scenes.scene_folders import SceneFolders
 from training.selection.candidates import CandidateConfig
 from training.selection.ranking_samples import RankedImage
-
-logger = logging.getLogger(__name__)
 
 NO_INFLUENCE = (
     *("output", "cache", "scenes", "validation", "teacher"),
@@ -104,8 +99,8 @@ class RankingBatch:
     target: Float[Tensor, "image keypoint"]
 
 
-class RankingRun:
-    """Network, optimiser and step counter, tied to the files of one output folder.
+class RankingRun(NetworkRun[TrainRankingConfig, RankingNetwork]):
+    """The run of a ranking.
 
     Args:
         config: the run's options.
@@ -121,46 +116,21 @@ class RankingRun:
         hashes: dict[str, Any],
         descriptor_weights: str,
     ) -> None:
-        self.config = config
-        self.folder = RunFolder(Path(config.output), config_json(config))
-        self.process = Process(0, 1, torch.device("cpu"))
         with torch.random.fork_rng([]):
             torch.manual_seed(config.seed)
             network = RankingNetwork(num_signs=images[0].signs.shape[1], hidden=config.hidden)
         every = torch.cat([image.signs for image in images])
         network.mean.copy_(every.mean(dim=0))
         network.deviation.copy_(every.std(dim=0).clamp(min=1e-4))
-        self.network = network
-        groups = [{"params": network.parameters(), "weight_decay": config.weight_decay}]
-        self.optimiser = build_optimiser("adam", groups, config.learning_rate)
-        self.step = 0
-        self.validated_step = 0
-        self.last_losses: dict[str, float] = {}
-        self.quality: dict[str, float] = {}
         self.descriptor_weights = "" if config.looks_at == "detection" else descriptor_weights
-        self.identity = make_identity(asdict(config), NO_INFLUENCE, **hashes)
-        self._resume()
-        self.folder.begin(self.validated_step)
-
-    def _resume(self) -> None:
-        state = self.folder.resume(self.identity, self.identity, NO_INFLUENCE)
-        if state is None:
-            return
-        self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.validated_step = state["step"], state["validated_step"]
-        self.last_losses, self.quality = state["losses"], state["quality"]
-        logger.info("resuming %s at step %d", self.folder.last, self.step)
-
-    @property
-    def learning_rate(self) -> float:
-        """Return the learning rate of the next step."""
-        return scheduled_rate(
-            self.step,
-            highest=self.config.learning_rate,
-            num_steps=self.config.steps,
-            warmup_steps=self.config.warmup_steps,
+        super().__init__(
+            config,
+            network,
+            optimiser="adam",
             schedule="linear",
+            score="kept",
+            identity=make_identity(asdict(config), NO_INFLUENCE, **hashes),
+            no_influence=NO_INFLUENCE,
         )
 
     def advance(self, batch: RankingBatch) -> dict[str, float]:
@@ -169,7 +139,7 @@ class RankingRun:
         Raises:
             FloatingPointError: the loss is not finite; the message names the step.
         """
-        set_learning_rate(self.optimiser, self.learning_rate)
+        self.begin_step()
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
         noise = torch.randn(batch.signs.shape, generator=generator) * self.config.noise
         signs = batch.signs + noise * self.network.deviation
@@ -177,41 +147,14 @@ class RankingRun:
         entropy = F.binary_cross_entropy_with_logits(logit, batch.target, batch.num_seen.sqrt())
         order = pairwise_loss(logit, batch.target)
         loss = entropy + self.config.pairwise_weight * order
-        values = {"loss": loss.item(), "entropy": entropy.item(), "order": order.item()}
-        take_step(self.optimiser, loss, values, self.step)
-        self.last_losses = values
-        self.step += 1
-        return values
-
-    def record(self, quality: dict[str, float]) -> None:
-        """Append a validation of this step to the log and write the checkpoints."""
-        self.quality, self.validated_step = quality, self.step
-        metrics = {**self.last_losses, **quality}
-        self.folder.record(self.step, metrics, quality["kept"], self._state())
-
-    def save(self) -> None:
-        """Write the checkpoint that a later run goes on from."""
-        self.folder.save(self._state())
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-            "validated_step": self.validated_step,
-            "losses": self.last_losses,
-            "quality": self.quality,
-            "identity": self.identity,
-        }
+        return self.end_step(loss, {"entropy": entropy.item(), "order": order.item()})
 
     def export(self) -> Path:
         """Write the best checkpoint as it ships."""
-        state = load_checkpoint(self.folder.path / BEST)
-        self.network.load_state_dict(state["network"])
+        provenance = self.load_best()
         ranking = Ranking(self.network, self.config.looks_at, self.descriptor_weights)
-        names = ("step", "seconds", "quality", "identity")
         out = self.folder.path / "ranking.safetensors"
-        save_ranking(out, ranking, {name: state[name] for name in names})
+        save_ranking(out, ranking, provenance)
         return out
 
 
