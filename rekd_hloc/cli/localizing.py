@@ -1,5 +1,6 @@
 """The command that finds new images in a model: localize."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,13 +19,16 @@ from rekd_hloc.cli.options import (
     Replace,
     Seed,
     Settings,
+    Threads,
     print_result,
     read_match_config,
     resolve_conf,
 )
-from rekd_hloc.config import reconstruction_preset
+from rekd_hloc.config import PRESETS
 
 REPORT, POSES = "localization.json", "poses.txt"
+WEIGHTS = {"detector_weights": "weights", "descriptor_weights": "descriptor.weights"}
+"""What features record of their weights, and the options that name them."""
 
 
 def localize(
@@ -42,6 +46,7 @@ def localize(
     filter_name: Filter = "density",
     ratio: Ratio = None,
     device: Device = "auto",
+    threads: Threads = None,
     seed: Seed = 0,
     overwrite: Replace = False,
     json_output: Json = False,
@@ -49,29 +54,31 @@ def localize(
 ) -> None:
     """Find where new photos were taken in a model.
 
-    The conf must be the one that the model's features were made with. hloc's models will do.
+    Without --conf, it is the one that the model's features were made with. hloc's models will do.
     """
     from rekd_hloc.exports.model_folder import find_model
     from rekd_hloc.features.extractor import Extractor
+    from rekd_hloc.files import encode_json
     from rekd_hloc.locks import hold_folder
     from rekd_hloc.ownership import TEXT, MadeFiles
     from rekd_hloc.sfm.localize_images import QUERIES, localize_images
     from rekd_hloc.sfm.output_folder import FEATURES
+    from rekd_hloc.storage.features import FeatureStore
 
     source, home = find_model(model)
     path = features or home / FEATURES
     if not path.is_file():
         raise FileNotFoundError(f"no features {path}; name those of the model with --features")
-    name, resolved = resolve_conf(
-        conf, config, settings, max_keypoints, device, preset=reconstruction_preset
-    )
+    with FeatureStore(path) as store:
+        stored = store.provenance
+    if conf is None and stored.get("preset") in PRESETS:
+        conf = stored["preset"]
+    name, resolved = resolve_conf(conf, config, settings, max_keypoints, device)
     extractor = Extractor.from_pretrained(name, device=device, config=resolved)
-    _refuse_other_weights(path, extractor.provenance)
-    made = MadeFiles(output)
+    _refuse_other_weights(path, stored, extractor.provenance)
     for file in (POSES, REPORT):
-        made.refuse_foreign(file, TEXT, overwrite=overwrite)
+        MadeFiles(output).refuse_foreign(file, TEXT, overwrite=overwrite)
     with hold_folder(output):
-        made = MadeFiles(output)
         found = localize_images(
             extractor,
             queries,
@@ -83,43 +90,37 @@ def localize(
             overwrite=overwrite,
             progress=not quiet,
         )
-        _write_poses(found.poses, made)
+        record = {name: pose.to_json() if pose else None for name, pose in found.poses.items()}
+        made = MadeFiles(output)
+        made.write(POSES, found.format_poses().encode())
+        made.write(REPORT, encode_json(record).encode())
     for skipped, reason in found.skipped.items():
         typer.echo(f"skipped {skipped}: {reason}", err=True)
-    record = {query: pose.to_json() if pose else None for query, pose in found.poses.items()}
     lines = [_describe(query, pose) for query, pose in found.poses.items()]
     print_result(json_output, record, "\n".join([*lines, f"poses         {output / POSES}"]))
     if not any(found.poses.values()):
         raise typer.Exit(EXIT_FAILED)
 
 
-def _refuse_other_weights(path: Path, made_with: dict[str, str]) -> None:
-    """Refuse a map of other descriptors; files of hloc do not say, and are taken."""
-    from rekd_hloc.storage.features import FeatureStore
-
-    with FeatureStore(path) as store:
-        stored = store.provenance
-    for part in ("detector_weights", "descriptor_weights"):
-        if stored.get(part, made_with[part]) != made_with[part]:
+def _refuse_other_weights(
+    path: Path, stored: Mapping[str, str], made_with: Mapping[str, str]
+) -> None:
+    """Refuse a map of other weights; files of hloc do not say, and are taken."""
+    for part, option in WEIGHTS.items():
+        if (there := stored.get(part, made_with[part])) != made_with[part]:
             raise ValueError(
-                f"{path} was made with {stored.get('preset', 'another conf')}, not with "
-                f"{made_with.get('preset')}: {part} {stored[part]}, here {made_with[part]}; "
-                "choose its conf with --conf"
+                f"{path} was made with {part} {there}, conf {made_with.get('preset')} has "
+                f"{made_with[part]}; {_remedy(option, there)}, choose the conf it was made with "
+                "(--conf), or make it anew"
             )
 
 
-def _write_poses(poses: Any, made: Any) -> None:
-    """Write those that were found as hloc does, and all with what they rest on."""
-    from rekd_hloc.files import encode_json
+def _remedy(option: str, digest: str) -> str:
+    """Return what names weights of that hash, where they ship."""
+    from rekd_hloc.weight_files import shipped_with_hash
 
-    lines = []
-    for name, found in poses.items():
-        if found is not None:
-            record = found.to_json()
-            lines.append(" ".join([name, *map(repr, record["qvec_wxyz"] + record["tvec"])]))
-    made.write(POSES, "".join(f"{line}\n" for line in lines).encode())
-    record = {name: found.to_json() if found else None for name, found in poses.items()}
-    made.write(REPORT, encode_json(record).encode())
+    name = shipped_with_hash(digest)
+    return f"take --set {option}={name or 'FILE'}"
 
 
 def _describe(name: str, found: Any) -> str:

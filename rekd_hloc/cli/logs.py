@@ -14,8 +14,6 @@ from rekd_hloc.names import one_line
 
 LOG_NAME = "rekd-hloc.log"
 """Of the log file in the folder of a reconstruction."""
-SWITCHES, WITH_VALUE = ("-v", "--verbose"), ("--log-file",)
-"""Options that may stand before a command or after it."""
 ROOT = logging.getLogger("rekd_hloc")
 LINE = "%(asctime)s %(levelname)s %(message)s"
 
@@ -72,22 +70,6 @@ def append_log(path: Path, *, needs_folder: bool = True) -> None:
     ROOT.addHandler(handler)
     ROOT.setLevel(logging.INFO)
     ROOT.info("rekd-hloc %s: %s", __version__, shlex.join(["rekd-hloc", *_arguments.get()]))
-
-
-def globals_first(arguments: Sequence[str]) -> list[str]:
-    """Return a command line with the options of the program itself before its command."""
-    before, after = [], []
-    words = iter(arguments)
-    for word in words:
-        if word == "--":
-            after += [word, *words]
-        elif word in SWITCHES or word.startswith(tuple(f"{name}=" for name in WITH_VALUE)):
-            before.append(word)
-        elif word in WITH_VALUE:
-            before += [word, *[value for value in [next(words, None)] if value is not None]]
-        else:
-            after.append(word)
-    return before + after
 
 
 class _LogFile(logging.Handler):

@@ -14,9 +14,10 @@ import typer
 
 from rekd_hloc import __version__
 from rekd_hloc.cli import files, localizing, matching, reconstruction
+from rekd_hloc.cli.command_words import split_words
 from rekd_hloc.cli.failures import MISTAKES, SHOW_TRACEBACK, describe_failure
 from rekd_hloc.cli.interrupts import how_to_go_on, run_interruptibly
-from rekd_hloc.cli.logs import append_log, globals_first, log_messages, show_details
+from rekd_hloc.cli.logs import append_log, log_messages, show_details
 from rekd_hloc.cli.options import EXIT_FAILED, EXIT_MISTAKE, EXIT_STATUSES
 from rekd_hloc.names import one_line
 
@@ -75,7 +76,8 @@ def _run(arguments: list[str]) -> int:
     with log_messages(arguments):
         try:
             try:
-                app(args=globals_first(arguments), prog_name="rekd-hloc")
+                before, after = split_words(arguments)
+                app(args=[*before, *after], prog_name="rekd-hloc")
             finally:
                 sys.stdout.flush()  # here, where a pipe that was closed can be met
         except SystemExit as end:

@@ -1,7 +1,7 @@
 """Options that several commands share, what they stand for, and how a command ends."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +12,8 @@ from rekd_hloc.config import (
     RECONSTRUCTION_MATCHING,
     ExtractConfig,
     MatchConfig,
-    get_preset,
     load_config,
+    reconstruction_preset,
     with_max_keypoints,
 )
 
@@ -28,7 +28,6 @@ EXIT_STATUSES = (
     "3 with --strict if photos were left out, 130 or 143 if interrupted."
 )
 
-DEFAULT_MATCHING = MatchConfig()
 
 Conf = Annotated[
     str | None,
@@ -181,12 +180,10 @@ def resolve_conf(
     settings: list[str] | None,
     max_keypoints: int | None,
     device: str,
-    *,
-    preset: Callable[[str], ExtractConfig] = get_preset,
 ) -> tuple[str, ExtractConfig]:
     """Return the preset's name, and its options after file, settings and budget, in that order.
 
-    ``preset`` gives the options that a name stands for.
+    Before them, the preset has the budget of a reconstruction.
 
     Raises:
         ValueError, FileNotFoundError: no such preset, device, file or option.
@@ -198,15 +195,13 @@ def resolve_conf(
     if name is None:
         name = "rekd-fast" if chosen.type == "cpu" else "rekd"
         typer.echo(f"conf {name} on {chosen} (choose with --conf)", err=True)
-    resolved = load_config(preset(name), config, settings or [])
+    resolved = load_config(reconstruction_preset(name), config, settings or [])
     if max_keypoints is not None:
         resolved = with_max_keypoints(resolved, max_keypoints)
     return name, resolved
 
 
-def read_match_config(
-    filter_name: str, ratio: float | None, defaults: MatchConfig = RECONSTRUCTION_MATCHING
-) -> MatchConfig:
+def read_match_config(filter_name: str, ratio: float | None) -> MatchConfig:
     """Return matching options from the command line, by default those of a reconstruction.
 
     AdaLAM has a ratio test of its own, and consensus and network do better without one.
@@ -214,8 +209,8 @@ def read_match_config(
     Raises:
         ValueError: no such filter, or a ratio out of range.
     """
-    if filter_name in ("adalam", "consensus", "network"):
-        defaults = DEFAULT_MATCHING
+    has_own_test = filter_name in ("adalam", "consensus", "network")
+    defaults = MatchConfig() if has_own_test else RECONSTRUCTION_MATCHING
     ratios = [] if ratio is None else [f"ratio={ratio}"]
     return load_config(defaults, None, [f"filter={filter_name}", *ratios])
 

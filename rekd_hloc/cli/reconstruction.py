@@ -45,9 +45,7 @@ from rekd_hloc.cli.options import (
 )
 from rekd_hloc.config import (
     MAX_ERROR_PX,
-    RECONSTRUCTION_MATCHING,
     REFINED_MAX_ERROR_PX,
-    reconstruction_preset,
 )
 from rekd_hloc.names import counted
 
@@ -96,9 +94,7 @@ def extract(
     from rekd_hloc.sfm.image_notes import describe_upright_masks
     from rekd_hloc.shards import take_shard
 
-    name, resolved = resolve_conf(
-        conf, config, settings, max_keypoints, device, preset=reconstruction_preset
-    )
+    name, resolved = resolve_conf(conf, config, settings, max_keypoints, device)
     _take_frames(video, images, fps)
     extractor = Extractor.from_pretrained(name, device=device, config=resolved)
     summary = extract_images(
@@ -199,13 +195,11 @@ def reconstruct(
     from rekd_hloc.sfm.report import format_report
     from rekd_hloc.sfm.result import describe_places
 
-    name, resolved = resolve_conf(
-        conf, config, settings, max_keypoints, device, preset=reconstruction_preset
-    )
+    name, resolved = resolve_conf(conf, config, settings, max_keypoints, device)
     options = ReconstructOptions(
         conf=name,
         config=resolved,
-        matching=read_match_config(filter_name, ratio, RECONSTRUCTION_MATCHING),
+        matching=read_match_config(filter_name, ratio),
         pairs=source,
         overlap=overlap,
         codebook=codebook,

@@ -5,19 +5,17 @@ from typing import Any
 
 from torch import Tensor
 
-from rekd_hloc.config import MatchConfig
+from rekd_hloc.config import RECONSTRUCTION_MATCHING, MatchConfig
 from rekd_hloc.features.batches import pad_features
 from rekd_hloc.matching.match import make_matcher
 from rekd_hloc.types import Features
-
-DEFAULT_MATCHING = MatchConfig()
 
 
 def match_pair(
     extractor: Callable[[Any], Features],
     image0: Any,
     image1: Any,
-    config: MatchConfig = DEFAULT_MATCHING,
+    config: MatchConfig = RECONSTRUCTION_MATCHING,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Extract and match two images.
 
@@ -25,7 +23,7 @@ def match_pair(
         extractor: an :class:`rekd_hloc.Extractor`.
         image0: whatever the extractor takes: a path, an array or a tensor.
         image1: the same.
-        config: how to match.
+        config: how to match; by default as ``rekd-hloc match`` and ``reconstruct`` do.
 
     Returns:
         Features of both images as :meth:`rekd_hloc.Extractor.extract` gives them, without the batch

