@@ -5,8 +5,10 @@ on the folder, on the order or on which other images are there.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from rekd_hloc.image_listing import list_images
 
@@ -23,6 +25,12 @@ def list_image_paths(folders: Iterable[Path | str]) -> tuple[list[Path], list[Pa
         raise ValueError("no images: give images=[FOLDER,...] with natural images")
     training = sorted(path for path in paths if not is_validation(path.name))
     return training, sorted(path for path in paths if is_validation(path.name))
+
+
+def from_first_to_last(paths: Sequence[Path], count: int) -> list[Path]:
+    """Return at most ``count`` of the sorted paths, evenly spread with both ends; 0 takes all."""
+    picked = np.linspace(0, len(paths) - 1, min(count or len(paths), len(paths)))
+    return [paths[int(number)] for number in picked]
 
 
 def is_validation(name: str) -> bool:

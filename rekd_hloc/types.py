@@ -56,6 +56,10 @@ class Keypoints:
         """Return the keypoints that a slice, or an integer or boolean index tensor, selects."""
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
+    def strongest(self, count: int) -> Int64[Tensor, " chosen"]:
+        """Return the numbers of the ``count`` keypoints of the highest scores, the best first."""
+        return torch.argsort(self.score, descending=True, stable=True)[:count]
+
     def to(self, device: torch.device | str) -> Self:
         """Return the same keypoints on another device."""
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})

@@ -129,7 +129,8 @@ def _sharpest(video: Path, fps: float) -> Iterator[tuple[float, NDArray[np.uint8
     """Yield time in seconds and pixels of the sharpest frame of each span."""
     span, best, kept = -1, -1.0, None
     for seconds, pixels in _decode(video):
-        number, sharp = int(seconds * fps), sharpness(pixels)
+        # a frame's time as a float may lie just before the span that it begins
+        number, sharp = int(seconds * fps + 1e-6), sharpness(pixels)
         if number != span:
             if kept is not None:
                 yield kept

@@ -23,7 +23,7 @@ def differences(output: Path, reference: Path) -> None:
             missing, more = expected.keys() - got.keys(), got.keys() - expected.keys()
             raise ValueError(f"{path.name}: {len(missing)} arrays missing, {len(more)} more")
         for name, array in expected.items():
-            if not np.array_equal(array, got[name]):
+            if not np.array_equal(array, got[name], equal_nan=array.dtype.kind == "f"):
                 raise ValueError(f"{path.name}: {name} has other values")
     left = sorted(path.name for path in output.iterdir() if path.name.endswith(SCRATCH))
     if left:

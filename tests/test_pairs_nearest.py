@@ -111,6 +111,7 @@ def test_the_program_chooses_by_the_number_of_images(caplog, tmp_path):
     assert "--pairs exhaustive matches all 499500 pairs" in record.getMessage()
     assert settle_source(tmp_path, 1000) == tmp_path
     assert settle_source("sequential", 1000) == "sequential"
+    assert settle_source("auto+gps:5", 20) == "exhaustive+gps:5"
 
 
 def test_what_pairs_depend_on(tmp_path):

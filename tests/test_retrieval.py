@@ -209,6 +209,67 @@ def test_loops_are_far_apart_in_the_order_of_the_numbers(tmp_path, codebook_file
     assert {("6.jpg", "10.jpg"), ("7.jpg", "11.jpg")} <= set(pairs)
 
 
+@pytest.mark.parametrize("overlap", [2, 3, 4])
+def test_loops_begin_behind_the_overlap(overlap, tmp_path, codebook_file):
+    """Images 1 and 4 show one scene, three places apart, and so do 0 and 5."""
+    pairs = loops_of(tmp_path, codebook_file, "loops:5", overlap)
+    assert ("0.jpg", "5.jpg") in pairs
+    assert (("1.jpg", "4.jpg") in pairs) == (overlap < 3)
+
+
+def test_loops_follow_the_sequence_beside_them(tmp_path, codebook_file):
+    """Five places apart is no pair of the sequence, and fewer than the overlap that is not asked."""
+    assert ("0.jpg", "5.jpg") in loops_of(tmp_path, codebook_file, "sequential:3+loops:5", 9)
+
+
+def loops_of(tmp_path, codebook_file, source, overlap):
+    path = tmp_path / "features.h5"
+    if not path.exists():
+        write(path, {f"{n}.jpg": view(scene, n) for n, scene in enumerate([0, 1, 2, 3, 1, 0])})
+    names = [f"{n}.jpg" for n in range(6)]
+    how = {"features": path, "codebook": str(codebook_file), "overlap": overlap}
+    return set(make_pairs(names, source, **how))
+
+
+def test_the_strongest_keypoints_make_a_signature(codebook, monkeypatch):
+    features = view(0, 1)
+    monkeypatch.setattr(signatures_module, "MAX_KEYPOINTS", 20)
+    strongest = features.keypoints.score.argsort(descending=True)[:20]
+    few = Features(features.keypoints[strongest], features.descriptors[strongest], (100, 100))
+    found, expected = make_signature(features, codebook), make_signature(few, codebook)
+    assert len(found) <= 20
+    np.testing.assert_array_equal(found.words, expected.words)
+    np.testing.assert_array_equal(found.bits, expected.bits)
+
+
+def test_an_image_of_many_words_is_no_better_for_that(codebook):
+    true, crowd = view(2, 1), [view(scene, 3) for scene in (0, 1, 3, 4, 5)]
+    crowd.append(Features(true.keypoints[:12], true.descriptors[:12], (100, 100)))
+    many = Features(
+        Keypoints.concatenate([part.keypoints for part in crowd]),
+        torch.cat([part.descriptors for part in crowd]),
+        (100, 100),
+    )
+    half = Features(true.keypoints[:12], true.descriptors[:12], (100, 100))
+    index = RetrievalIndex(
+        {"many": make_signature(many, codebook), "half": make_signature(half, codebook)}
+    )
+    scores = dict(zip(index.names, index.scores(make_signature(view(2, 0), codebook)), strict=True))
+    assert scores["half"] > scores["many"]
+
+
+def test_rotations_between_two_bins_count_like_others(codebook):
+    index = RetrievalIndex({"a": make_signature(view(1, 0), codebook)})
+    scores = []
+    for part in np.linspace(0, 1, 8, endpoint=False):
+        noisy = view(1, 5, rotation=part * 2 * np.pi / 16)
+        jitter = 0.1 * torch.randn(60, generator=torch.Generator().manual_seed(4))
+        angle = (noisy.keypoints.angle + jitter) % (2 * torch.pi)
+        rotated = replace(noisy, keypoints=replace(noisy.keypoints, angle=angle))
+        scores.append(float(index.scores(make_signature(rotated, codebook))[0]))
+    assert min(scores) > 0.85 * max(scores)
+
+
 def test_an_index_is_added_to(features_file, codebook_file, tmp_path, monkeypatch):
     described = []
     real = signatures_module.make_signature

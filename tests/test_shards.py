@@ -1,5 +1,6 @@
 """Work in parts: each machine does a shard, and the merged file is that of one machine."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -9,7 +10,8 @@ from rekd_hloc.matching.pairs import exhaustive_pairs
 from rekd_hloc.shards import take_shard
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.merging import merge_files
-from tests.helpers import random_features
+from tests.helpers import random_features, textured_image
+from tests.sift_extractor import SiftExtractor
 
 NAMES = [f"sub/{number}.jpg" for number in range(5)]
 MADE_WITH = {"config": "{}", "config_hash": "abc"}
@@ -72,6 +74,8 @@ def test_merged_files_are_those_of_one_machine(tmp_path):
     assert (summary.num_all, summary.num_new) == (5, 2)
     assert_equal(whole, merged, FeatureStore)
 
+    assert merge_files(parts, merged).num_replaced == 0
+
     pairs = exhaustive_pairs(NAMES)
     match_images(whole, tmp_path / "matches.h5", pairs)
     shards = [tmp_path / f"matches{number}.h5" for number in (1, 2)]
@@ -79,6 +83,20 @@ def test_merged_files_are_those_of_one_machine(tmp_path):
         match_images(merged, path, take_shard(pairs, f"{number}/2"))
     assert merge_files(shards, tmp_path / "joined.h5").num_all == len(pairs)
     assert_equal(tmp_path / "matches.h5", tmp_path / "joined.h5", MatchStore)
+
+
+def test_what_a_part_has_made_anew_takes_the_place_of_the_old(tmp_path):
+    parts = [write(tmp_path / f"{n}.h5", NAMES[n : n + 2]) for n in (0, 2)]
+    merged = tmp_path / "merged.h5"
+    merge_files(parts, merged)
+    with FeatureStore.resume(parts[1], MADE_WITH) as store:
+        store.write(NAMES[2], random_features(12, seed=9))
+    summary = merge_files(parts, merged)
+    assert (summary.num_all, summary.num_new, summary.num_replaced) == (4, 0, 1)
+    with FeatureStore(merged) as store:
+        assert [len(store.read(name)) for name in NAMES[:4]] == [30, 30, 12, 30]
+    older = write(tmp_path / "older.h5", [NAMES[2]])
+    assert merge_files([parts[1], older], merged).num_replaced == 0  # the first part counts
 
 
 def test_what_cannot_be_merged_is_named(tmp_path):
@@ -93,6 +111,8 @@ def test_what_cannot_be_merged_is_named(tmp_path):
         merge_files([one, other], one)
     with pytest.raises(ValueError, match="no files to merge"):
         merge_files([], out)
+    with pytest.raises(ValueError, match="nothing to merge, they are empty"):
+        merge_files([write(tmp_path / "empty.h5", [])], out)
     with pytest.raises(ValueError, match="made with different settings"):
         merge_files([one, matches], out)
     with pytest.raises(FileExistsError, match="holds matches, where features would go"):
@@ -107,5 +127,26 @@ def test_the_commands(tmp_path, capsys):
         assert main(["match", str(features), part, "--shard", f"{number}/2", "--quiet"]) == 0
     assert main(["merge", str(tmp_path / "all.h5"), *parts]) == 0
     assert "matches of 10 pairs" in capsys.readouterr().out
+    words = ["match", str(features), parts[0], "--shard", "1/2", "--pairs", "sequential+retrieval"]
+    assert main(words) == 2
+    assert "write the pairs once by rekd-hloc pairs" in capsys.readouterr().err
     assert main(["match", str(features), parts[0], "--shard", "3/2"]) == 2
     assert "shard must be like 3/8" in capsys.readouterr().err
+
+
+def test_a_shard_without_photos_is_no_failure(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        assert cv2.imwrite(str(tmp_path / "photos" / f"{number}.png"), textured_image(60, 80))
+    monkeypatch.setattr(
+        "rekd_hloc.features.extractor.Extractor.from_pretrained", lambda *a, **k: SiftExtractor(20)
+    )
+    parts = [str(tmp_path / f"part{number}.h5") for number in (1, 2, 3)]
+    words = ["extract", str(tmp_path / "photos")]
+    for number, part in enumerate(parts, start=1):
+        assert main([*words, part, "--shard", f"{number}/3", "--quiet"]) == 0
+    assert main(["merge", str(tmp_path / "all.h5"), *parts]) == 0
+    with FeatureStore(tmp_path / "all.h5") as store:
+        assert store.names() == ["0.png", "1.png"]
+    (tmp_path / "none").mkdir()
+    assert main(["extract", str(tmp_path / "none"), str(tmp_path / "n.h5"), "--quiet"]) == 2

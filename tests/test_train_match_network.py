@@ -22,7 +22,7 @@ from training.match_data import composite_pairs, make_pairs
 from training.match_network_config import MatchDataConfig, TrainMatchNetworkConfig
 from training.match_network_losses import eight_point, geometry_loss, label_loss, squared_sampson
 from training.match_network_run import draw_batch
-from training.match_network_validation import average_precision, precision_recall, validate
+from training.match_network_validation import pair_precision, precision_recall, validate
 from training.match_pairs import (
     LabelledPair,
     draw_training_pair,
@@ -220,8 +220,8 @@ def test_geometry_loss_pulls_wrong_matches_down():
 def test_average_precision_and_recall():
     pair = labelled(100)
     right = pair.is_right.float()
-    assert average_precision(right, pair) == 1
-    assert average_precision(-right, pair) < 0.4
+    assert pair_precision(right, pair) == 1
+    assert pair_precision(-right, pair) < 0.4
     assert precision_recall(pair.is_right, pair) == (1, 1)
     precision, recall = precision_recall(torch.ones(100, dtype=torch.bool), pair)
     assert (precision, recall) == (50 / 90, 1)

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from evaluation.extractors.extraction import digest_of
-from evaluation.image_folders import images_hash, list_image_paths
+from evaluation.image_folders import from_first_to_last, images_hash, list_image_paths
 from rekd_hloc.config import config_tree, get_preset, with_max_keypoints
 from rekd_hloc.features.extractor import Extractor
 from rekd_hloc.storage.features import FeatureStore
@@ -52,8 +52,8 @@ def make_pairs(
     if data.images:
         paths = list_image_paths(data.images)
     learned, held_out = (
-        _spread(paths[0], data.max_images),
-        _spread(paths[1], config.validation_images),
+        from_first_to_last(paths[0], data.max_images),
+        from_first_to_last(paths[1], config.validation_images),
     )
     cache = Path(config.cache)
     sets = []
@@ -103,7 +103,7 @@ def _composite_pairs(
         "seed": seed,
     }
     folder = cache / digest_of(made_of)
-    behind = [_read_grey(path) for path in _spread(others, NUM_OTHERS)]
+    behind = [_read_grey(path) for path in from_first_to_last(others, NUM_OTHERS)]
 
     def make(number: int) -> Iterator[LabelledPair]:
         rng = np.random.default_rng([seed, number])
@@ -160,9 +160,3 @@ def _read_grey(path: Path) -> Image:
     if image is None:
         raise ValueError(f"{path} is not an image; take it out of the folder")
     return np.asarray(image, np.uint8)
-
-
-def _spread(paths: Sequence[Path], count: int) -> list[Path]:
-    """At most ``count`` of the paths, evenly spread; 0 takes all."""
-    picked = np.linspace(0, len(paths) - 1, min(count or len(paths), len(paths)))
-    return [paths[int(i)] for i in picked]

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rekd_hloc.matching.match_network import MatchJudge, MatchNetwork
 from training.match_pairs import LabelledPair
+from training.scenes.real_pairs import average_precision
 
 MIN_RIGHT = 15
 """Fewest right matches of a pair that recall is measured on."""
@@ -52,9 +52,9 @@ def validate(network: MatchNetwork, pairs: Sequence[LabelledPair]) -> dict[str, 
     best = max(THRESHOLDS, key=lambda threshold: f_score(*table[threshold]))
     kept = [int((probabilities[i] >= best).sum()) >= 5 for i in poor]
     return {
-        "average_precision": _mean([average_precision(probabilities[i], pairs[i]) for i in rich]),
+        "average_precision": _mean([pair_precision(probabilities[i], pairs[i]) for i in rich]),
         "by_ratio": _mean(
-            [average_precision(-pairs[i].evidence.ratio.amax(dim=1), pairs[i]) for i in rich]
+            [pair_precision(-pairs[i].evidence.ratio.amax(dim=1), pairs[i]) for i in rich]
         ),
         "threshold": best,
         "precision": float(table[best][0]),
@@ -71,12 +71,10 @@ def precision_recall(is_kept: Bool[Tensor, " match"], pair: LabelledPair) -> tup
     return right / max(known, 1), right / max(int(pair.is_right.sum()), 1)
 
 
-def average_precision(score: Float[Tensor, " match"], pair: LabelledPair) -> float:
-    """Return the area under the curve of precision over recall of the known matches."""
-    order = torch.argsort(score[pair.is_known], descending=True, stable=True)
-    right = pair.is_right[pair.is_known][order].double()
-    precision = right.cumsum(0) / torch.arange(1, len(right) + 1)
-    return float((precision * right).sum() / right.sum().clamp(min=1))
+def pair_precision(score: Float[Tensor, " match"], pair: LabelledPair) -> float:
+    """Return the average precision of the known matches."""
+    right = pair.is_right[pair.is_known]
+    return average_precision(score[pair.is_known], right, max(int(right.sum()), 1))
 
 
 def f_score(precision: float, recall: float) -> float:

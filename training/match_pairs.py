@@ -19,7 +19,7 @@ from rekd_hloc.files import atomic_write
 from rekd_hloc.geometry import wrap_angle
 from rekd_hloc.matching.match_evidence import MatchEvidence
 from rekd_hloc.matching.match_network import gather_evidence
-from rekd_hloc.matching.nearest import match_nearest
+from rekd_hloc.matching.nearest import scan_nearest
 from rekd_hloc.types import Features
 
 EVIDENCE = tuple(field.name for field in fields(MatchEvidence))
@@ -92,13 +92,14 @@ class LabelledPair:
 
 def match_features(a: Features, b: Features) -> tuple[Tensor, MatchEvidence]:
     """Return the mutual nearest neighbours of two images, and what is known of them."""
-    matches = match_nearest(a.descriptors, b.descriptors)
-    return matches.index, gather_evidence(matches, a, b)
+    scan = scan_nearest(a.descriptors, b.descriptors)
+    matches = scan.mutual()
+    return matches.index, gather_evidence(matches, a, b, scan)
 
 
 def strongest(features: Features, count: int) -> Features:
     """Return the keypoints of the highest scores."""
-    order = torch.argsort(features.keypoints.score, descending=True, stable=True)[:count]
+    order = features.keypoints.strongest(count)
     return Features(
         features.keypoints[order], features.descriptors[order].float(), features.image_size
     )

@@ -77,7 +77,7 @@ def measure(truth: PairTruth, max_keypoints: int, *, has_orientation: bool) -> R
         max_keypoints: the strongest so many of each photo are taken.
         has_orientation: without it the share of right angles is not a number.
     """
-    few = truth.select(*(_strongest(points, max_keypoints) for points in (truth.a, truth.b)))
+    few = truth.select(*(points.strongest(max_keypoints) for points in (truth.a, truth.b)))
     found = torch.nonzero(few.partner >= 0)[:, 0]
     carried, others = few.a_in_b[found], few.b[few.partner[found]]
     turn = angle_difference(carried.angle, others.angle).abs()
@@ -171,10 +171,6 @@ def _share(is_right: torch.Tensor) -> float:
 def _in_levels(keypoints: Keypoints, level_scale: float) -> Keypoints:
     """Return them with scale 1 at the image's own size, by which errors are tolerated."""
     return replace(keypoints, scale=keypoints.scale / level_scale)
-
-
-def _strongest(keypoints: Keypoints, count: int) -> torch.Tensor:
-    return torch.argsort(keypoints.score, descending=True, stable=True)[:count]
 
 
 if __name__ == "__main__":

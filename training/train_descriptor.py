@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.image_folders import images_hash, list_image_paths
+from evaluation.image_folders import from_first_to_last, images_hash, list_image_paths
 from rekd_hloc.devices import choose_device
 from rekd_hloc.features.descriptor.hardnet import load_hardnet
 from rekd_hloc.features.detector.detect import Detector
@@ -57,7 +57,7 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
         KeyboardInterrupt: stopped from outside, after a checkpoint.
     """
     training_paths, validation_paths = list_image_paths(config.images)
-    training_paths = _spread(training_paths, config.max_images or len(training_paths))
+    training_paths = from_first_to_last(training_paths, config.max_images)
     start = read_start(config)  # before the long work, as are the scenes
     weights = resolve_weights(config.detector)
     detector_hash = weights_hash(weights)
@@ -66,7 +66,7 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
     tracks, scene_hashes = _make_tracks(config, training_paths, detector, detector_hash, quiet)
     logger.info("%d tracks with %d patches", len(tracks), tracks.num_patches)
     held_out = ValidationSet.make(
-        _spread(validation_paths, config.validation_images),
+        from_first_to_last(validation_paths, config.validation_images),
         detector,
         config.tracks,
         max_keypoints=config.validation_keypoints,
@@ -149,12 +149,6 @@ def summarise(qualities: Qualities) -> str:
         f"FPR95 {q.fpr95:.4f}"
         for kind, q in qualities.items()
     )
-
-
-def _spread(paths: Sequence[Path], count: int) -> list[Path]:
-    """At most ``count`` of the sorted paths, evenly spread, so that every folder is there."""
-    picked = np.linspace(0, len(paths) - 1, min(count, len(paths)))
-    return [paths[int(i)] for i in picked]
 
 
 if __name__ == "__main__":

@@ -136,8 +136,9 @@ def merge(
     from rekd_hloc.storage.merging import merge_files
 
     summary = merge_files(parts, output, overwrite=overwrite)
-    of_what = "images" if summary.kind == "features" else "pairs"
-    text = f"{summary.kind} of {summary.num_all} {of_what} in {output}, {summary.num_new} new"
+    held = counted(summary.num_all, "image" if summary.kind == "features" else "pair")
+    replaced = f", {summary.num_replaced} made anew since" if summary.num_replaced else ""
+    text = f"{summary.kind} of {held} in {output}, {summary.num_new} new{replaced}"
     print_result(json_output, {**asdict(summary), "output": str(output)}, text)
 
 

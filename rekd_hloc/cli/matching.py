@@ -90,10 +90,15 @@ def match(
     """Match features, and keep what agrees on one rotation."""
     from rekd_hloc.matching.match import describe_fallback
     from rekd_hloc.matching.match_images import match_images
-    from rekd_hloc.matching.pairs import make_pairs
+    from rekd_hloc.matching.pairs import make_pairs, needs_features
     from rekd_hloc.shards import take_shard
     from rekd_hloc.storage.features import FeatureStore
 
+    if shard is not None and needs_features(source):
+        raise ValueError(
+            f"each shard would do all of --pairs {source} again; write the pairs once by rekd-hloc "
+            "pairs, and give that file as --pairs"
+        )
     with FeatureStore(features) as store:
         names = store.names()
     image_pairs = make_pairs(

@@ -96,12 +96,14 @@ def extract(
 
     name, resolved = resolve_conf(conf, config, settings, max_keypoints, device)
     _take_frames(video, images, fps)
+    names = None if shard is None else take_shard(list_images(images), shard)
+    is_empty_shard = names == []  # of more shards than photos
     extractor = Extractor.from_pretrained(name, device=device, config=resolved)
     summary = extract_images(
         extractor,
         images,
         output,
-        names=None if shard is None else take_shard(list_images(images), shard),
+        names=names,
         mask_dir=mask_dir,
         mask_frame=mask_frame,
         overwrite=overwrite,
@@ -126,7 +128,7 @@ def extract(
         f"{counted(len(summary.skipped), 'file')} skipped, "
         f"{summary.seconds:.1f} s",
     )
-    if not summary.names:
+    if not summary.names and not is_empty_shard:
         raise typer.Exit(EXIT_FAILED)
     if strict:
         require_all_photos(summary.skipped, "see above; --json lists all under skipped")

@@ -19,7 +19,7 @@ from rekd_hloc.matching.match_network import (
     load_match_network,
     resolve_match_network,
 )
-from rekd_hloc.matching.nearest import match_nearest
+from rekd_hloc.matching.nearest import match_nearest, scan_nearest
 from rekd_hloc.names import counted
 from rekd_hloc.types import Features, Keypoints, Matches
 from rekd_hloc.weight_files import weights_hash
@@ -154,8 +154,9 @@ class NetworkMatcher(_ConfiguredMatcher):
 
     def __call__(self, a: Features, b: Features) -> Matches:
         """Match two images."""
-        matches = match_nearest(a.descriptors, b.descriptors, ratio=self.config.ratio)
-        return filter_by_network(matches, a, b, load_match_network(self.config.network))
+        scan = scan_nearest(a.descriptors, b.descriptors)
+        judge = load_match_network(self.config.network)
+        return filter_by_network(scan.mutual(self.config.ratio), a, b, judge, scan)
 
 
 MATCHERS: dict[str, Callable[[MatchConfig], Matcher]] = {

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rekd_hloc.matching.match_evidence import NUM_EDGE_SIGNS, NUM_SIGNS, MatchEvidence
 from rekd_hloc.matching.match_layers import NeighbourLayer
-from rekd_hloc.matching.nearest import distance_ratios
+from rekd_hloc.matching.nearest import NearestScan, scan_nearest
 from rekd_hloc.types import Features, Matches
 from rekd_hloc.weight_files import read_weights, shipped_names, shipped_path, write_weights
 
@@ -96,18 +96,22 @@ class MatchNetwork(nn.Module):
         return torch.cat(rows), torch.cat(nears), torch.cat(signs)
 
 
-def gather_evidence(matches: Matches, a: Features, b: Features) -> MatchEvidence:
+def gather_evidence(
+    matches: Matches, a: Features, b: Features, scan: NearestScan | None = None
+) -> MatchEvidence:
     """Return what is known of matches of any matcher.
 
     Args:
         matches: at most one for each keypoint.
         a: features of image a with true scales and angles.
         b: likewise of image b, on the same device.
+        scan: of their descriptors, where there is one already.
 
     Raises:
         ValueError: as :meth:`MatchEvidence.of`, or descriptors that cannot be compared.
     """
-    cosine, ratio = distance_ratios(matches, a.descriptors, b.descriptors)
+    scan = scan or scan_nearest(a.descriptors, b.descriptors)
+    cosine, ratio = scan.distance_ratios(matches)
     return MatchEvidence.of(matches, a.keypoints, b.keypoints, cosine, ratio)
 
 
@@ -146,7 +150,13 @@ class MatchJudge:
         return list(probability.split([len(pair) for pair in pairs]))
 
 
-def filter_by_network(matches: Matches, a: Features, b: Features, judge: MatchJudge) -> Matches:
+def filter_by_network(
+    matches: Matches,
+    a: Features,
+    b: Features,
+    judge: MatchJudge,
+    scan: NearestScan | None = None,
+) -> Matches:
     """Keep the matches that a network holds to be right.
 
     Args:
@@ -154,6 +164,7 @@ def filter_by_network(matches: Matches, a: Features, b: Features, judge: MatchJu
         a: features of image a with true scales and angles.
         b: likewise of image b, on the same device.
         judge: the network.
+        scan: of the descriptors, where there is one already.
 
     Returns:
         The matches that stay, in their order. Their scores are probabilities; they order matches
@@ -162,7 +173,7 @@ def filter_by_network(matches: Matches, a: Features, b: Features, judge: MatchJu
     Raises:
         ValueError: as :func:`gather_evidence`.
     """
-    (probability,) = judge.probabilities([gather_evidence(matches, a, b)])
+    (probability,) = judge.probabilities([gather_evidence(matches, a, b, scan)])
     kept = (probability >= judge.threshold).to(matches.index.device)
     score = probability.to(matches.score)
     return Matches(matches.index[kept], score[kept])

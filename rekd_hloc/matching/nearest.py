@@ -5,6 +5,7 @@ keypoints and not with its square, and a block stays in the CPU's cache while it
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
@@ -51,23 +52,7 @@ def match_nearest(
         ValueError: widths or devices differ, ``ratio`` or ``block`` is out of range, a descriptor
             is not finite or not of length 1.
     """
-    if not 0 < ratio <= 1:
-        raise ValueError(f"ratio must be in (0, 1], got {ratio}")
-    if block < 1:
-        raise ValueError(f"block must be at least 1, got {block}")
-    a, b = _prepare(descriptors_a, descriptors_b)
-    if len(a) == 0 or len(b) == 0:
-        return Matches.empty(a.device)
-    nearest, similarity, best_b, second_a, second_b = _scan(a, b, block, seconds=ratio < 1)
-    is_mutual = similarity == best_b[nearest]
-    is_mutual &= _is_first(nearest, among=is_mutual)
-    if ratio < 1:
-        distance = _distance(similarity)
-        is_mutual &= distance < ratio * _distance(second_a)
-        is_mutual &= distance < ratio * _distance(second_b)[nearest]
-    index_a = torch.nonzero(is_mutual)[:, 0]
-    index = torch.stack([index_a, nearest[index_a]], dim=1)
-    return Matches(index=index, score=similarity[index_a].clamp(-1, 1))
+    return scan_nearest(descriptors_a, descriptors_b, block=block, seconds=ratio < 1).mutual(ratio)
 
 
 @torch.no_grad()
@@ -92,19 +77,92 @@ def distance_ratios(
     Raises:
         ValueError: as :func:`match_nearest`.
     """
+    return scan_nearest(descriptors_a, descriptors_b, block=block).distance_ratios(matches)
+
+
+@dataclass(frozen=True, eq=False)
+class NearestScan:
+    """What comparing all descriptors of two images has found; matches and ratios are read from it.
+
+    Attributes:
+        a: L2-normalised rows.
+        b: likewise, of the same dtype and device.
+        nearest: for each row of a the row of b that is most similar to it.
+        best_a: their similarity.
+        best_b: for each row of b the similarity of the most similar row of a.
+        second_a: for each row of a the second largest similarity; -inf where there is none.
+        second_b: likewise for each row of b; -inf everywhere if it was not asked for.
+    """
+
+    a: Float[Tensor, "keypoint_a channel"]
+    b: Float[Tensor, "keypoint_b channel"]
+    nearest: Int64[Tensor, " keypoint_a"]
+    best_a: Float[Tensor, " keypoint_a"]
+    best_b: Float[Tensor, " keypoint_b"]
+    second_a: Float[Tensor, " keypoint_a"]
+    second_b: Float[Tensor, " keypoint_b"]
+
+    def mutual(self, ratio: float = 1.0) -> Matches:
+        """Return the mutual nearest neighbours; see :func:`match_nearest`.
+
+        Raises:
+            ValueError: ``ratio`` is out of range.
+        """
+        if not 0 < ratio <= 1:
+            raise ValueError(f"ratio must be in (0, 1], got {ratio}")
+        if len(self.a) == 0 or len(self.b) == 0:
+            return Matches.empty(self.a.device)
+        is_mutual = self.best_a == self.best_b[self.nearest]
+        is_mutual &= _is_first(self.nearest, among=is_mutual)
+        if ratio < 1:
+            distance = _distance(self.best_a)
+            is_mutual &= distance < ratio * _distance(self.second_a)
+            is_mutual &= distance < ratio * _distance(self.second_b)[self.nearest]
+        index_a = torch.nonzero(is_mutual)[:, 0]
+        index = torch.stack([index_a, self.nearest[index_a]], dim=1)
+        return Matches(index=index, score=self.best_a[index_a].clamp(-1, 1))
+
+    def distance_ratios(
+        self, matches: Matches
+    ) -> tuple[Float[Tensor, " match"], Float[Tensor, "match 2"]]:
+        """Return the cosine of each match, and its ratios; see :func:`distance_ratios`."""
+        if len(matches) == 0:
+            return self.a.new_zeros(0), self.a.new_zeros(0, 2)
+        of_a, of_b = matches.index.to(self.a.device).unbind(dim=1)
+        cosine = (self.a[of_a] * self.b[of_b]).sum(dim=1)
+        is_nearest = self.nearest[of_a] == of_b
+        cosine = torch.where(is_nearest, self.best_a[of_a], cosine)
+        other_a = torch.where(is_nearest, self.second_a[of_a], self.best_a[of_a])
+        is_best = cosine >= self.best_b[of_b] - ROUNDING
+        other_b = torch.where(is_best, self.second_b[of_b], self.best_b[of_b])
+        distance = _distance(cosine)
+        ratios = torch.stack([distance / _distance(other) for other in (other_a, other_b)], dim=1)
+        return cosine.clamp(-1, 1), ratios
+
+
+@torch.no_grad()
+def scan_nearest(
+    descriptors_a: Float[Tensor, "keypoint_a channel"],
+    descriptors_b: Float[Tensor, "keypoint_b channel"],
+    *,
+    block: int = 2048,
+    seconds: bool = True,
+) -> NearestScan:
+    """Compare all descriptors of two images, once.
+
+    Args:
+        descriptors_a: L2-normalised rows.
+        descriptors_b: L2-normalised rows, on the same device.
+        block: as for :func:`match_nearest`.
+        seconds: find the second most similar rows of a too, which costs time.
+
+    Raises:
+        ValueError: as :func:`match_nearest`.
+    """
+    if block < 1:
+        raise ValueError(f"block must be at least 1, got {block}")
     a, b = _prepare(descriptors_a, descriptors_b)
-    if len(matches) == 0:
-        return a.new_zeros(0), a.new_zeros(0, 2)
-    of_a, of_b = matches.index.to(a.device).unbind(dim=1)
-    nearest, best_a, best_b, second_a, second_b = _scan(a, b, block, seconds=True)
-    cosine = (a[of_a] * b[of_b]).sum(dim=1)
-    is_nearest = nearest[of_a] == of_b
-    cosine = torch.where(is_nearest, best_a[of_a], cosine)
-    other_a = torch.where(is_nearest, second_a[of_a], best_a[of_a])
-    other_b = torch.where(cosine >= best_b[of_b] - ROUNDING, second_b[of_b], best_b[of_b])
-    distance = _distance(cosine)
-    ratios = torch.stack([distance / _distance(other) for other in (other_a, other_b)], dim=1)
-    return cosine.clamp(-1, 1), ratios
+    return NearestScan(a, b, *_scan(a, b, block, seconds=seconds))
 
 
 def _prepare(descriptors_a: Tensor, descriptors_b: Tensor) -> tuple[Tensor, Tensor]:

@@ -150,6 +150,9 @@ def make_selector(source: str | Path, options: PairOptions = DEFAULT_OPTIONS) ->
     if not parts or (Path(source).is_file() and _selector_name(str(source)) is None):
         parts = [str(source)]
     if len(parts) > 1:
+        steps = [_number(part, SEQUENTIAL) for part in parts if _selector_name(part) == SEQUENTIAL]
+        if steps and steps[0] is not None:  # loops begin where the sequence's pairs end
+            options = replace(options, overlap=steps[0])
         return UnionSelector(tuple(make_selector(part, options) for part in parts))
     name = None if isinstance(source, Path) else _selector_name(parts[0])
     if name is not None:
@@ -164,6 +167,8 @@ def make_selector(source: str | Path, options: PairOptions = DEFAULT_OPTIONS) ->
 
 def settle_source(source: str | Path, num_images: int) -> str | Path:
     """Return what ``auto`` stands for, and say so where it is not all pairs; others as they are."""
+    if isinstance(source, str) and "+" in source:
+        return "+".join(str(settle_source(part, num_images)) for part in source.split("+"))
     if source != AUTO:
         return source
     if num_images <= MAX_EXHAUSTIVE:

@@ -61,7 +61,7 @@ class LoopSelector:
     options: "PairOptions"
 
     def __call__(self, image_dir: Path | None, names: Sequence[str]) -> list[Pair]:
-        """Return pairs of images at least ``overlap`` places apart in the order of the names."""
+        """Return pairs of images more than ``overlap`` places apart in the order of the names."""
         from rekd_hloc.matching.pairs import natural_order
 
         return RetrievalSelector(self.options, self.options.overlap)(

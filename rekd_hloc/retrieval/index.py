@@ -6,7 +6,7 @@ of one scene agree on the rotation between the images, others spread over all bi
 bins hold is the score.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +96,6 @@ def nearest_images(
     signatures: Mapping[str, Signature],
     count: int,
     *,
-    queries: Sequence[str] | None = None,
     min_gap: int = 0,
 ) -> dict[str, list[str]]:
     """Return for each image those that look most like it, the best first.
@@ -106,8 +105,7 @@ def nearest_images(
     Args:
         signatures: of all images, in their order.
         count: the most images for each.
-        queries: the images to find others for; all when None.
-        min_gap: images that are fewer places away in the order do not count; for loops of a
+        min_gap: images so many places away in the order, or fewer, do not count; for loops of a
             sequence, whose neighbours are paired in any case.
 
     Raises:
@@ -116,11 +114,9 @@ def nearest_images(
     if count < 1:
         raise ValueError(f"retrieval needs at least 1 image for each, got {count}")
     index = RetrievalIndex(signatures)
-    place = {name: number for number, name in enumerate(index.names)}
     found = {}
-    for name in index.names if queries is None else queries:
+    for number, name in enumerate(index.names):
         scores = index.scores(signatures[name])
-        number = place[name]
         scores[max(0, number - min_gap) : number + min_gap + 1] = 0
         best = np.argsort(-scores, kind="stable")[:count]
         found[name] = [index.names[other] for other in best if scores[other] > 0]

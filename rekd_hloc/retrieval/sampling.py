@@ -66,8 +66,7 @@ def sample_descriptors(paths: Sequence[Path], *, seed: int = 0) -> DescriptorSam
         with FeatureStore(path) as store:
             for name in store.names():
                 features = store.read(name)
-                order = torch.argsort(features.keypoints.score, descending=True, stable=True)
-                strongest = order[:MAX_KEYPOINTS]
+                strongest = features.keypoints.strongest(MAX_KEYPOINTS)
                 drawn = torch.randperm(len(strongest), generator=generator)[:per_image]
                 parts.append(features.descriptors[strongest[drawn]].float())
     return DescriptorSample(torch.cat(parts), next(iter(kinds)), len(images))

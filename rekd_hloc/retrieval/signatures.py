@@ -65,7 +65,7 @@ def make_signature(features: Features, codebook: Codebook) -> Signature:
         empty = np.zeros(0, np.uint8)
         return Signature(np.zeros(0, np.int32), np.zeros((0, row_bytes), np.uint8), empty)
     keypoints = features.keypoints
-    strongest = torch.argsort(keypoints.score, descending=True, stable=True)[:MAX_KEYPOINTS]
+    strongest = keypoints.strongest(MAX_KEYPOINTS)
     number, residual = codebook.assign(features.descriptors[strongest].float())
     words, first, of_word = np.unique(number.numpy(), return_index=True, return_inverse=True)
     total = torch.zeros(len(words), residual.shape[1])

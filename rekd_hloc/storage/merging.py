@@ -5,7 +5,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.storage.journal import Record
 from rekd_hloc.storage.provenance import differs
 
 
@@ -17,11 +20,13 @@ class MergeSummary:
         kind: ``features`` or ``matches``.
         num_all: images or pairs in the merged file.
         num_new: of them, those that were not in it before.
+        num_replaced: those that were, and that a part has made anew since.
     """
 
     kind: str
     num_all: int
     num_new: int
+    num_replaced: int
 
 
 def merge_files(parts: Sequence[Path], out: Path, *, overwrite: bool = False) -> MergeSummary:
@@ -29,14 +34,15 @@ def merge_files(parts: Sequence[Path], out: Path, *, overwrite: bool = False) ->
 
     Args:
         parts: files of features, or of matches, all made with the same settings; they are only
-            read. What several of them have is taken from the first.
+            read. What several of them have is taken from the first, what ``out`` has too from
+            the part.
         out: file to write, or to go on with.
         overwrite: delete an old ``out`` first.
 
     Raises:
         FileNotFoundError: one of the files is not there.
-        ValueError: no file is named, one is ``out`` itself or damaged, they are of both kinds, or
-            were made with different settings.
+        ValueError: no file is named, all are empty, one is ``out`` itself or damaged, they are of
+            both kinds, or were made with different settings.
         FileExistsError: ``out`` is of the other kind.
         OSError: ``out`` cannot be written, or the disk is full; what is finished is kept.
     """
@@ -61,29 +67,51 @@ def merge_files(parts: Sequence[Path], out: Path, *, overwrite: bool = False) ->
                 f"{of_features[0]} holds features, {of_matches[0]} matches; merge each kind into "
                 "a file of its own"
             )
-        if of_matches:
-            return _merge_matches(matches, out, overwrite)
-        return _merge_features(features, out, overwrite)
+        if not of_features and not of_matches:
+            raise ValueError(f"{', '.join(map(str, parts))}: nothing to merge, they are empty")
+        return _merge(matches if of_matches else features, out, overwrite)
 
 
-def _merge_features(parts: Sequence[FeatureStore], out: Path, overwrite: bool) -> MergeSummary:
-    with FeatureStore.resume(out, parts[0].provenance, overwrite=overwrite) as merged:
-        before = set(merged.names())
-        done = set(before)
+def _merge(
+    parts: Sequence[FeatureStore] | Sequence[MatchStore], out: Path, overwrite: bool
+) -> MergeSummary:
+    """Copy what is new, and what was made anew since an earlier merge."""
+    kind = type(parts[0])
+    num_new = num_replaced = 0
+    with kind.resume(out, parts[0].provenance, overwrite=overwrite) as merged:
+        before = {frozenset(key): key for key in _keys(merged)}
+        seen = set()
         for part in parts:
-            for name in part.names():
-                if name not in done:
-                    merged.write_record(part.read_record(name))
-                    done.add(name)
-    return MergeSummary("features", len(done), len(done) - len(before))
+            for key in _keys(part):
+                if (images := frozenset(key)) in seen:
+                    continue
+                seen.add(images)
+                record = part.read_record(*key)
+                if images not in before:
+                    num_new += 1
+                elif not _is_same(record, merged.read_record(*before[images])):
+                    num_replaced += 1
+                else:
+                    continue
+                merged.write_record(record)
+    name = "features" if kind is FeatureStore else "matches"
+    return MergeSummary(name, len(before.keys() | seen), num_new, num_replaced)
 
 
-def _merge_matches(parts: Sequence[MatchStore], out: Path, overwrite: bool) -> MergeSummary:
-    with MatchStore.resume(out, parts[0].provenance, overwrite=overwrite) as merged:
-        num_before = num_all = len(merged.pairs())
-        for part in parts:
-            for pair in part.pairs():
-                if pair not in merged:
-                    merged.write_record(part.read_record(*pair))
-                    num_all += 1
-    return MergeSummary("matches", num_all, num_all - num_before)
+def _keys(store: FeatureStore | MatchStore) -> list[tuple[str, ...]]:
+    """Return what a file holds: names of images, or pairs of them."""
+    if isinstance(store, MatchStore):
+        return list(store.pairs())
+    return [(name,) for name in store.names()]
+
+
+def _is_same(one: Record, other: Record) -> bool:
+    """Say whether two records hold the same numbers and attributes."""
+    return (
+        one.attrs == other.attrs
+        and one.arrays.keys() == other.arrays.keys()
+        and all(
+            np.array_equal(values, other.arrays[name], equal_nan=values.dtype.kind == "f")
+            for name, values in one.arrays.items()
+        )
+    )

@@ -176,7 +176,7 @@ class RealPairs:
             num_right=int(right.sum()),
             precision=int(right.sum()) / max(int(judged.sum()), 1),
             recall=int(found.sum()) / possible,
-            average_precision=_average_precision(matches.score[judged], found[judged], possible),
+            average_precision=average_precision(matches.score[judged], found[judged], possible),
             num_on_line=int(on_line.sum()),
         )
 
@@ -256,9 +256,16 @@ def _find_partners(
     return partner
 
 
-def _average_precision(
+def average_precision(
     score: Float[Tensor, " match"], is_found: Bool[Tensor, " match"], possible: int
 ) -> float:
+    """Return the area under the curve of precision over recall.
+
+    Args:
+        score: by which matches are taken, the highest first.
+        is_found: which of them are right.
+        possible: number of right matches that there could be.
+    """
     order = torch.argsort(score, descending=True, stable=True)
     found = is_found[order].double()
     precision = found.cumsum(0) / torch.arange(1, len(found) + 1)
@@ -266,5 +273,5 @@ def _average_precision(
 
 
 def _distinct(keypoints: Keypoints, count: int) -> Int64[Tensor, " chosen"]:
-    order = torch.argsort(keypoints.score, descending=True, stable=True)[:count]
+    order = keypoints.strongest(count)
     return order[distinct_points(keypoints.xy[order], threshold_px=RIGHT_PX)]
