@@ -218,7 +218,7 @@ def test_loops_begin_behind_the_overlap(overlap, tmp_path, codebook_file):
 
 
 def test_loops_follow_the_sequence_beside_them(tmp_path, codebook_file):
-    """Five places apart is no pair of the sequence, and fewer than the overlap that is not asked."""
+    """Images 0 and 5 are no pair of the sequence, and nearer than the overlap not asked for."""
     assert ("0.jpg", "5.jpg") in loops_of(tmp_path, codebook_file, "sequential:3+loops:5", 9)
 
 
