@@ -95,7 +95,9 @@ def project_opengl(frame, record, xyz):
     return camera["fl_x"] * u * bend + camera["cx"], camera["fl_y"] * v * bend + camera["cy"]
 
 
-def test_nerfstudios_cameras_see_the_points_where_the_model_does(out, project):
+@pytest.mark.parametrize("distortion", [0.0, 0.1])
+def test_nerfstudios_cameras_see_the_points_where_the_model_does(out, project, distortion):
+    use_camera(out, "SIMPLE_RADIAL", [500, SIZE[0] / 2, SIZE[1] / 2, distortion])
     export_model(out, "nerfstudio")
     model, record = model_of(out), json.loads((out / "nerfstudio" / "transforms.json").read_text())
     turned = np.array(record["applied_transform"])[:, :3]
@@ -105,13 +107,54 @@ def test_nerfstudios_cameras_see_the_points_where_the_model_does(out, project):
             project / "photos" / image.name
         )
         for point in [p for p in image.points2D if p.has_point3D()][:5]:
-            xyz = turned @ model.points3D[point.point3D_id].xyz
-            seen = project_opengl(frame, record, xyz)
-            np.testing.assert_allclose(seen, point.xy, atol=1e-3)
+            xyz = model.points3D[point.point3D_id].xyz
+            seen = project_opengl(frame, record, turned @ xyz)
+            np.testing.assert_allclose(seen, image.project_point(xyz), atol=1e-3)
     data = (out / "nerfstudio" / record["ply_file_path"]).read_bytes().partition(b"end_header\n")[2]
-    first = struct.unpack("<3f", data[:12])
-    xyz = turned @ model.points3D[min(model.point3D_ids())].xyz
-    np.testing.assert_allclose(first, xyz, rtol=1e-5)
+    written = np.frombuffer(data, np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)]))
+    points = [model.points3D[i] for i in model.point3D_ids()]
+    expected = np.array([turned @ point.xyz for point in points])
+    distance = np.linalg.norm(written["xyz"][:, None] - expected[None], axis=2)
+    assert len(written) == len(points)
+    np.testing.assert_allclose(distance.min(axis=0), 0, atol=1e-4)
+    colours = np.array([point.color for point in points])
+    np.testing.assert_array_equal(written["rgb"], colours[distance.argmin(axis=1)])
+
+
+def give_cameras_of_their_own(out):
+    """Each image gets its own camera, of another focal length and distortion; points go."""
+    model, own = model_of(out), pycolmap.Reconstruction()
+    for number, image_id in enumerate(sorted(model.reg_image_ids()), start=1):
+        own.add_camera_with_trivial_rig(
+            pycolmap.Camera(
+                camera_id=number, model="SIMPLE_RADIAL", width=SIZE[0], height=SIZE[1],
+                params=[400 + 50 * number, SIZE[0] / 2, SIZE[1] / 2, 0.01 * number],
+            )
+        )  # fmt: skip
+        image = model.images[image_id]
+        own.add_image_with_trivial_frame(
+            pycolmap.Image(name=image.name, camera_id=number, image_id=number),
+            image.cam_from_world(),
+        )
+    own.write(str(out / "sparse" / "0"))
+
+
+def test_each_image_may_have_a_camera_of_its_own(out):
+    give_cameras_of_their_own(out)
+    export_model(out, "nerfstudio")
+    record = json.loads((out / "nerfstudio" / "transforms.json").read_text())
+    assert "fl_x" not in record
+    for frame in record["frames"]:
+        number = frame["colmap_im_id"]
+        assert (frame["fl_x"], frame["k1"]) == (400 + 50 * number, pytest.approx(0.01 * number))
+    (path,) = export_model(out, "gltf")
+    document, _ = read_glb(path)
+    names = {node["camera"]: node["name"] for node in document["nodes"] if "camera" in node}
+    model = model_of(out)
+    for number, camera in enumerate(document["cameras"]):
+        focal = model.find_image_with_name(names[number]).camera.focal_length_y
+        assert camera["perspective"]["yfov"] == pytest.approx(2 * np.arctan(SIZE[1] / 2 / focal))
+        assert camera["perspective"]["aspectRatio"] == pytest.approx(SIZE[0] / SIZE[1])
 
 
 def read_glb(path):
@@ -123,21 +166,35 @@ def read_glb(path):
     return json.loads(data[20 : 20 + length]), data[20 + length + 8 :]
 
 
+def read_rows(document, data, mesh):
+    """Positions of a mesh, whose bounds are those that its accessor states."""
+    accessor = document["accessors"][mesh["primitives"][0]["attributes"]["POSITION"]]
+    view = document["bufferViews"][accessor["bufferView"]]
+    rows = np.frombuffer(data, "<f4", 3 * accessor["count"], view["byteOffset"]).reshape(-1, 3)
+    np.testing.assert_array_equal(rows.min(axis=0), np.float32(accessor["min"]))
+    np.testing.assert_array_equal(rows.max(axis=0), np.float32(accessor["max"]))
+    return rows
+
+
 def test_gltf_has_points_frusta_and_cameras(out):
     (path,) = export_model(out, "gltf")
     document, data = read_glb(path)
     model = model_of(out)
-    points = document["accessors"][document["meshes"][0]["primitives"][0]["attributes"]["POSITION"]]
-    assert points["count"] == model.num_points3D()
-    view = document["bufferViews"][points["bufferView"]]
-    rows = np.frombuffer(data, "<f4", 3 * points["count"], view["byteOffset"]).reshape(-1, 3)
-    np.testing.assert_array_equal(rows.min(axis=0), np.float32(points["min"]))
+    assert len(read_rows(document, data, document["meshes"][0])) == model.num_points3D()
     nodes = {node["name"]: node for node in document["nodes"]}
     for image in model.images.values():
         matrix = np.reshape(nodes[image.name]["matrix"], (4, 4)).T
         np.testing.assert_allclose(matrix[:3, 3], image.projection_center(), atol=1e-9)
         np.testing.assert_allclose(-matrix[:3, 2], image.viewing_direction(), atol=1e-9)
     assert nodes["COLMAP"]["matrix"] == FLIP.ravel().tolist()
+    images = sorted(model.images.values(), key=lambda image: image.name)
+    centres = np.array([image.projection_center() for image in images])
+    depth = 0.04 * np.linalg.norm(np.ptp(centres, axis=0))
+    lines = read_rows(document, data, document["meshes"][1]).reshape(len(images), 8, 2, 3)
+    np.testing.assert_allclose(lines[:, 0, 0], centres, atol=1e-5)  # from the camera
+    forward = np.array([image.viewing_direction() for image in images])
+    to_corner = np.einsum("ijk,ik->ij", lines[:, :4, 1] - lines[:, :4, 0], forward)
+    np.testing.assert_allclose(to_corner, depth, rtol=1e-4)
 
 
 def read_bundle(path):
@@ -152,7 +209,9 @@ def read_bundle(path):
 
 
 @needs_colmap
-def test_bundler_is_as_colmap_writes_it(out, tmp_path):
+@pytest.mark.parametrize("distortion", [0.0, 0.1])
+def test_bundler_is_as_colmap_writes_it(out, tmp_path, distortion):
+    use_camera(out, "SIMPLE_RADIAL", [500, SIZE[0] / 2, SIZE[1] / 2, distortion])
     export_model(out, "bundler")
     source, theirs = out / "sparse" / "0", tmp_path / "theirs"
     colmap(

@@ -54,9 +54,9 @@ def _describe_point(model: Any, point: Any, rows: dict[int, int]) -> list[str]:
     views = []
     for element in point.track.elements:
         image = model.images[element.image_id]
-        values = camera_parameters(model.cameras[image.camera_id])
+        camera = model.cameras[image.camera_id]
         x, y = image.points2D[element.point2D_idx].xy
-        place = _join((x - values["cx"], values["cy"] - y))
+        place = _join((x - camera.principal_point_x, camera.principal_point_y - y))
         views.append(f"{rows[element.image_id]} {element.point2D_idx} {place}")
     return [
         _join(point.xyz),

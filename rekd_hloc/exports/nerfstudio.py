@@ -3,22 +3,22 @@
 Cameras look along -z in it, and the world's z points up where COLMAP's y points down.
 """
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
 
 from rekd_hloc.exports.scene_arrays import (
     FLIP,
     camera_parameters,
     read_images,
-    read_points,
     world_from_cam,
 )
 from rekd_hloc.exports.undistorted import require_photos
-from rekd_hloc.files import write_bytes, write_json
+from rekd_hloc.files import write_json
+from rekd_hloc.sfm.pycolmap_compat import pycolmap
 
 TRANSFORMS, POINTS = "transforms.json", "sparse_pc.ply"
 APPLIED = np.array([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, -1.0, 0.0, 0.0]])
@@ -27,10 +27,6 @@ PERSPECTIVE = frozenset(("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL",
 FISHEYE = frozenset(("SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "OPENCV_FISHEYE"))
 DISTORTION = {"OPENCV": ("k1", "k2", "p1", "p2"), "OPENCV_FISHEYE": ("k1", "k2", "k3", "k4")}
 """Parameters of nerfstudio's camera models."""
-VERTEX = [
-    ("x", "<f4"), ("y", "<f4"), ("z", "<f4"),
-    ("red", "u1"), ("green", "u1"), ("blue", "u1"),
-]  # fmt: skip
 
 
 def write_nerfstudio(model: Any, folder: Path, images: Path | None) -> None:
@@ -41,15 +37,16 @@ def write_nerfstudio(model: Any, folder: Path, images: Path | None) -> None:
         ValueError: a camera model that nerfstudio lacks.
     """
     assert images is not None
+    model = copy.deepcopy(model)
+    model.transform(pycolmap.Sim3d(1.0, pycolmap.Rotation3d(APPLIED[:, :3]), np.zeros(3)))
     shown = read_images(model)
     require_photos(images, [image.name for image in shown])
     cameras = {i: _describe_camera(model.cameras[i]) for i in {im.camera_id for im in shown}}
     is_shared = len(cameras) == 1
-    applied = np.vstack([APPLIED, [0.0, 0.0, 0.0, 1.0]])
     frames = [
         {
             "file_path": _path_from(folder, images / image.name),
-            "transform_matrix": (applied @ world_from_cam(image) @ FLIP).tolist(),
+            "transform_matrix": (world_from_cam(image) @ FLIP).tolist(),
             "colmap_im_id": int(image.image_id),
             **({} if is_shared else cameras[image.camera_id]),
         }
@@ -62,21 +59,7 @@ def write_nerfstudio(model: Any, folder: Path, images: Path | None) -> None:
         "ply_file_path": POINTS,
     }
     write_json(folder / TRANSFORMS, record)
-    xyz, rgb = read_points(model)
-    write_bytes(folder / POINTS, encode_ply(xyz @ APPLIED[:, :3].T, rgb))
-
-
-def encode_ply(xyz: Float[np.ndarray, "point 3"], rgb: UInt8[np.ndarray, "point 3"]) -> bytes:
-    """Return coloured points as a binary PLY file."""
-    rows = np.empty(len(xyz), dtype=VERTEX)
-    for column, name in enumerate("xyz"):
-        rows[name] = xyz[:, column]
-    for column, name in enumerate(("red", "green", "blue")):
-        rows[name] = rgb[:, column]
-    kinds = {"<f4": "float", "u1": "uchar"}
-    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(xyz)}"]
-    lines += [f"property {kinds[kind]} {name}" for name, kind in VERTEX]
-    return "\n".join([*lines, "end_header\n"]).encode() + rows.tobytes()
+    model.export_PLY(str(folder / POINTS))
 
 
 def _path_from(folder: Path, photo: Path) -> str:

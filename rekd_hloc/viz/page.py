@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from rekd_hloc.sfm.alignment import Pose, read_reference
 from rekd_hloc.sfm.output_folder import PAGE, OutputFolder
 from rekd_hloc.sfm.skipped import shorten_skipped
@@ -97,7 +95,7 @@ def _draw(run: RunFiles, reference: Mapping[str, Pose] | None) -> dict[str, obje
     scene = describe_scene(run, reference)
     return {
         "scene": scene,
-        "scene_json": Markup(encode_record(scene or {})),  # holds no markup
+        "scene_json": encode_record(scene or {}),  # holds no markup
         "style": read_style(),
         "script": read_script(),
     }

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from markupsafe import Markup
-
 FOLDER = Path(__file__).parent
 SCRIPTS = (
     "data.js",
@@ -17,14 +15,14 @@ SCRIPTS = (
 """In the order in which they build on one another."""
 
 
-def read_style() -> Markup:
+def read_style() -> str:
     """Return the style as it goes into a page."""
-    return Markup(_read("explorer.css"))  # our own file
+    return _read("explorer.css")
 
 
-def read_script() -> Markup:
+def read_script() -> str:
     """Return the scripts as they go into one ``<script type="module">``."""
-    return Markup("\n".join(map(_read, SCRIPTS)))  # our own files
+    return "\n".join(map(_read, SCRIPTS))
 
 
 def _read(name: str) -> str:
