@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import Field, asdict, fields, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -187,7 +187,7 @@ def config_tree(config: object) -> dict[str, Any]:
         value = getattr(config, item.name)
         if is_dataclass(value):
             tree[item.name] = config_tree(value)
-        elif not (item.metadata == LATER and value == item.default):
+        elif not _is_left_out(item, value):
             tree[item.name] = asdict(cast(Any, config))[item.name]
     return tree
 
@@ -207,6 +207,7 @@ def config_json(config: object) -> str:
     """Return a configuration as JSON text that is the same for equal configurations.
 
     A whole number in a float option, ``tolerance_deg=30``, is written as the float it stands for.
+    Options are left out as by :func:`config_tree`.
     """
     return json.dumps(_typed(config), sort_keys=True)
 
@@ -217,9 +218,13 @@ def _typed(config: object) -> dict[str, Any]:
         value = getattr(config, item.name)
         if is_dataclass(value):
             values[item.name] = _typed(value)
-        else:
+        elif not _is_left_out(item, value):
             values[item.name] = float(value) if item.type is float else value
     return values
+
+
+def _is_left_out(item: Field[Any], value: object) -> bool:
+    return item.metadata == LATER and value == item.default
 
 
 def _canonical(value: Any) -> Any:  # noqa: ANN401  (a tree of whatever a dataclass holds)

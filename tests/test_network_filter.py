@@ -1,5 +1,6 @@
 """Tests of the network as a filter of matches, and of what files record of it."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from rekd_hloc import weight_files
 from rekd_hloc.config import MatchConfig
+from rekd_hloc.matching import nearest
 from rekd_hloc.matching.match import filter_matches, make_matcher, match
 from rekd_hloc.matching.match_network import (
     MatchJudge,
@@ -22,7 +24,7 @@ from tests.helpers import random_features
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A network that looks at nothing but the ratios: of equal ones it keeps all."""
+    """A small network of random weights, with a threshold of 0.5."""
     path = tmp_path_factory.mktemp("weights") / "own.safetensors"
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
@@ -74,15 +76,28 @@ def test_images_of_few_keypoints(weights, count):
     assert len(match(features, two_images()[1], config)) <= count
 
 
-def test_files_made_without_the_network_stay_what_they_are(weights):
-    assert "network" not in make_matcher(MatchConfig()).provenance["config"].replace(
-        '"filter": "network"', ""
+def test_files_made_without_the_network_stay_what_they_are():
+    """The option came later, so that files made before it do not have it."""
+    assert "network" not in make_matcher(MatchConfig()).provenance["config"]
+
+
+def test_weights_are_told_apart_by_what_is_in_them_not_by_their_path(weights, tmp_path):
+    shutil.copy(weights, tmp_path / "copy.safetensors")
+    save_match_network(tmp_path / "other.safetensors", judge_of(0.4), {})
+    own, copy, other = (
+        make_matcher(MatchConfig(filter="network", network=str(path))).provenance
+        for path in (weights, tmp_path / "copy.safetensors", tmp_path / "other.safetensors")
     )
-    hashes = {
-        make_matcher(MatchConfig(filter="network", network=name)).provenance["config_hash"]
-        for name in (weights, weights.replace("own", "./own"))
-    }
-    assert len(hashes) == 2
+    assert own == copy
+    assert own != other
+    assert own["config"] == other["config"]
+
+
+def test_descriptors_are_compared_once(weights, monkeypatch):
+    scans, real = [], nearest._scan
+    monkeypatch.setattr(nearest, "_scan", lambda *a, **k: scans.append(1) or real(*a, **k))
+    assert len(match(*two_images(), MatchConfig(filter="network", network=weights))) > 0
+    assert len(scans) == 1
 
 
 def test_weights_that_are_not_there_are_named_at_once(tmp_path, monkeypatch):

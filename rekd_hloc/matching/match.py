@@ -4,13 +4,12 @@ A matcher is any :class:`Matcher`. To add one, write its file, add its name to t
 ``MatchConfig.filter`` and one line to :data:`MATCHERS`.
 """
 
-import json
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
-from rekd_hloc.config import MatchConfig, config_hash, config_json, config_tree
+from rekd_hloc.config import MatchConfig, config_hash, config_json
 from rekd_hloc.matching.adalam import match_adalam
 from rekd_hloc.matching.consensus import filter_by_consensus
 from rekd_hloc.matching.consistency import filter_by_orientation, filter_paper
@@ -60,11 +59,9 @@ class _ConfiguredMatcher:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """Return the configuration and its hash; options that came later only where they count."""
-        stated = json.loads(config_json(self.config))
-        stated = {name: stated[name] for name in config_tree(self.config)}
-        text = json.dumps(stated, sort_keys=True)
-        return {"config": text, "config_hash": config_hash(self.config)}
+        """Return the configuration and its hash; weights are told by their own, not by a path."""
+        config = replace(self.config, network=MatchConfig.network)
+        return {"config": config_json(config), "config_hash": config_hash(config)}
 
 
 @dataclass(frozen=True)
