@@ -1,6 +1,6 @@
 import json
 import math
-from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, replace
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from typing import Literal, get_args, get_origin
 
 import pytest
@@ -16,6 +16,7 @@ from rekd_hloc.config import (
     NetworkConfig,
     config_hash,
     config_json,
+    config_tree,
     get_preset,
     load_config,
     with_max_keypoints,
@@ -160,7 +161,8 @@ def test_equal_configurations_have_one_text_and_hash():
     assert config_json(whole) == config_json(exact)
     nested = config_json(ExtractConfig(descriptor=whole))
     assert nested == config_json(ExtractConfig())
-    assert json.loads(nested) == json.loads(json.dumps(asdict(ExtractConfig())))
+    assert json.loads(nested) == json.loads(json.dumps(config_tree(ExtractConfig())))
+    assert json.loads(config_json(ExtractConfig(ranking="x")))["ranking"] == "x"
     assert json.loads(nested)["detector"]["max_keypoints"] == 2048
     assert isinstance(json.loads(nested)["detector"]["max_keypoints"], int)
 
