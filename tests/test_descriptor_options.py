@@ -1,5 +1,6 @@
 """A run with memory, second-order term, average or two supports: it resumes, exports, starts."""
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -18,7 +19,8 @@ from tests.training_data import (
 )
 from training.common.checkpoint import load_checkpoint, save_checkpoint
 from training.descriptor_config import TrainDescriptorConfig
-from training.descriptor_run import DescriptorRun, read_start
+from training.descriptor_run import DescriptorRun
+from training.descriptor_start import read_start
 from training.descriptor_validation import ValidationSet, by_network, make_pairs
 
 ALL = {"memory_size": 40, "second_order_weight": 1.0, "average_decay": 0.9}
@@ -117,6 +119,32 @@ def test_two_supports_start_as_a_shipped_descriptor_of_one(folder, cache, pairs,
     assert not run.network.features[0].weight[:, 1].any()
     trained = run_steps(config, cache, 1, pairs)[0]
     assert trained.network.features[0].weight[:, 1].abs().max() > 0
+
+
+def test_a_narrow_network_repeats_its_teacher(folder, cache, pairs, tmp_path):
+    options = {"tracks": TWO, "width": 16, "teacher": "default"}
+    config = run_config(folder, cache, tmp_path / "begin", steps=40, validate_every=40, **options)
+    begin, _ = run_steps(config, cache, 1, pairs)
+    run, _ = run_steps(replace(config, output=str(tmp_path / "run")), cache, 40, pairs)
+    assert run.last_losses["teacher"] < 0.9 * begin.last_losses["teacher"]
+    out = run.export(ValidationSet({"oriented": pairs}))
+    narrow, full = load_hardnet(str(out)), load_hardnet("default")
+    assert supports_of(narrow) == supports_of(full) == (1.0, 2.0)
+    sizes = [sum(t.numel() for t in network.parameters()) for network in (narrow, full)]
+    assert 0.25 < sizes[0] / sizes[1] < 0.5  # the last layer has half, the others a quarter
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"teacher": "hardnet-0.1"}, "teacher=hardnet-0.1 sees supports [1.0], the tracks have"),
+        ({"width": 16, "init": "default"}, "its first layer has 32 channels, and width is 16"),
+    ],
+)
+def test_a_teacher_or_start_that_does_not_fit(folder, cache, pairs, tmp_path, options, message):
+    config = run_config(folder, cache, tmp_path, tracks=TWO, **options)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run_steps(config, cache, 1, pairs)
 
 
 def test_more_supports_than_tracks_have_are_refused(folder, cache, pairs, halfway, tmp_path):

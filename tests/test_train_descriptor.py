@@ -29,12 +29,8 @@ from tests.wall_scene import make_wall
 from training import train_descriptor
 from training.common.checkpoint import load_checkpoint, save_checkpoint
 from training.descriptor_config import TrainDescriptorConfig
-from training.descriptor_run import (
-    DescriptorRun,
-    build_hardnet,
-    learning_rate,
-    read_start,
-)
+from training.descriptor_run import DescriptorRun, learning_rate
+from training.descriptor_start import build_hardnet, read_start
 from training.descriptor_validation import make_pairs
 from training.track_batches import TrackSet
 

@@ -9,7 +9,8 @@ import torch
 from rekd_hloc.types import Keypoints
 from tests.helpers import textured_image
 from training.descriptor_config import TrainDescriptorConfig
-from training.descriptor_run import DescriptorRun, read_start
+from training.descriptor_run import DescriptorRun
+from training.descriptor_start import read_start
 from training.descriptor_validation import ValidationSet
 from training.track_batches import BatchPlan, TrackSet
 from training.track_cache import generate_tracks

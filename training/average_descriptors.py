@@ -20,9 +20,9 @@ from rekd_hloc.features.descriptor.hardnet import (
     resolve_hardnet,
     save_descriptor,
 )
-from rekd_hloc.features.descriptor.support_hardnet import supports_of
+from rekd_hloc.features.descriptor.support_hardnet import FIRST_LAYER, supports_of
 from rekd_hloc.weight_files import weights_hash
-from training.descriptor_run import build_hardnet
+from training.descriptor_start import build_hardnet
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,10 @@ def average_descriptors(names: Sequence[str], out: Path) -> None:
         raise ValueError(
             f"weights of other supports: {', '.join(map(str, supports))}; average those of one kind"
         )
-    network = build_hardnet(0, supports=supports[0])
+    widths = [len(state[FIRST_LAYER]) for state in states]
+    if len(set(widths)) > 1:
+        raise ValueError(f"weights of other widths: {widths}; average those of one kind")
+    network = build_hardnet(0, supports=supports[0], width=widths[0])
     network.load_state_dict(
         {key: _mean([state[key] for state in states]) for key in network.state_dict()}
     )

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from rekd_hloc.features.descriptor.hardnet import MAX_WIDTH
+from rekd_hloc.features.descriptor.support_hardnet import FULL_WIDTH
 from training.common.checkpoint import make_identity
 from training.scenes.matched_tracks import SceneConfig
 from training.scenes.scene_folders import SceneFolders
@@ -15,6 +17,7 @@ NO_INFLUENCE = (
     "images",
     "detector",
     "peers",
+    "teacher",
     "init",
     "device",
     "tensorboard",
@@ -56,6 +59,13 @@ class TrainDescriptorConfig:
     average_decay: float = 0.0
     """Share of the average of the weights that a step keeps, e.g. 0.998, the mean of about 500
     steps; the average is validated and exported. 0 takes the weights of the last step."""
+    width: int = FULL_WIDTH
+    """Channels of the first layer (paper: 32); 16 is a quarter of the work."""
+    teacher: str = ""
+    """Descriptor weights, by name or file, that the network is to repeat; empty for none. It sees
+    the same patches, so it needs as many supports."""
+    teacher_weight: float = 1.0
+    """Weight of the mean squared distance to the teacher's descriptors, where there is one."""
     dropout: float = 0.3
     """Before the last layer (paper's code: 0.3)."""
     seed: int = 0
@@ -96,7 +106,9 @@ class TrainDescriptorConfig:
             )
         if self.checkpoint_every < 0:
             raise ValueError(f"checkpoint_every must not be negative, got {self.checkpoint_every}")
-        for name in ("memory_size", "second_order_weight"):
+        if not 1 <= self.width <= MAX_WIDTH:
+            raise ValueError(f"width must be in 1..{MAX_WIDTH}, got {self.width}")
+        for name in ("memory_size", "second_order_weight", "teacher_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("dropout", "average_decay"):

@@ -1,7 +1,8 @@
 """The losses of the descriptor.
 
 Hardest-in-batch triplet margin loss of HardNet (Mishchuk et al., NIPS 2017), with negatives from a
-memory where there is one, and the second-order similarity of SOSNet (Tian et al., CVPR 2019).
+memory where there is one, the second-order similarity of SOSNet (Tian et al., CVPR 2019), and the
+distance to a teacher's descriptors.
 """
 
 import torch
@@ -76,6 +77,13 @@ def second_order_loss(
     difference = (within_a - within_b).masked_fill(same | ~is_near, 0.0)
     # the root has no slope at zero: equal distances have no gradient
     return difference.square().sum(dim=1).clamp(min=1e-12).sqrt().mean()
+
+
+def teacher_loss(
+    descriptors: Float[Tensor, "patch channel"], taught: Float[Tensor, "patch channel"]
+) -> Float[Tensor, ""]:
+    """Return the mean squared distance of descriptors to those that a teacher gives the patches."""
+    return (descriptors - taught).square().sum(dim=1).mean()
 
 
 def _nearest_past(

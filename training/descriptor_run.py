@@ -1,25 +1,22 @@
 """One training run of the descriptor: options, optimiser steps, checkpoints, export."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import kornia.feature
 import numpy as np
 import torch
 from torch import nn
 
 from rekd_hloc.config import config_json
 from rekd_hloc.devices import choose_device
-from rekd_hloc.features.descriptor.hardnet import read_hardnet, save_descriptor
+from rekd_hloc.features.descriptor.hardnet import save_descriptor
 from rekd_hloc.features.descriptor.support_hardnet import (
+    FIRST_LAYER,
     ONE_SUPPORT,
-    SupportHardNet,
-    with_supports,
 )
-from training.common.checkpoint import BEST, LAST, RunFolder, load_checkpoint
+from training.common.checkpoint import BEST, RunFolder, load_checkpoint
 from training.common.distributed import Process
 from training.common.loop import build_optimiser, scheduled_rate, set_learning_rate, take_step
 from training.descriptor_config import (
@@ -27,8 +24,9 @@ from training.descriptor_config import (
     TrainDescriptorConfig,
     make_descriptor_identity,
 )
-from training.descriptor_losses import hardest_in_batch_loss, second_order_loss
+from training.descriptor_losses import hardest_in_batch_loss, second_order_loss, teacher_loss
 from training.descriptor_memory import DescriptorMemory
+from training.descriptor_start import build_hardnet, load_teacher, validated_tensors
 from training.descriptor_validation import MatchingQuality, Qualities, ValidationSet
 from training.track_batches import PatchPairs
 from training.weight_average import WeightAverage
@@ -36,6 +34,9 @@ from training.weight_average import WeightAverage
 logger = logging.getLogger(__name__)
 
 Tensors = dict[str, torch.Tensor]
+
+TEACHER_BATCH = 64
+"""Patches that the teacher describes at once: more leave the cache of a core."""
 
 
 class DescriptorRun:
@@ -55,7 +56,8 @@ class DescriptorRun:
         self.process = Process(0, 1, choose_device(config.device))
         device = self.process.device
         supports = config.tracks.supports
-        self.network = build_hardnet(config.seed, config.dropout, supports).to(device)
+        self.network = build_hardnet(config.seed, config.dropout, supports, config.width).to(device)
+        self.teacher = load_teacher(config, device)
         groups = [{"params": self.network.parameters(), "weight_decay": config.weight_decay}]
         self.optimiser = build_optimiser(config.optimiser, groups, config.learning_rate)
         self.step = 0
@@ -143,7 +145,22 @@ class DescriptorRun:
             second_order = second_order_loss(a, b, excluded)
             parts |= {"triplet": loss.detach(), "second_order": second_order.detach()}
             loss = loss + config.second_order_weight * second_order
+        if self.teacher is not None:
+            repeated = teacher_loss(torch.cat([a, b]), self._taught(batch))
+            parts |= {"teacher": repeated.detach()}
+            loss = loss + config.teacher_weight * repeated
         return loss, {"loss": loss.item(), **{name: part.item() for name, part in parts.items()}}
+
+    @torch.no_grad()
+    def _taught(self, batch: PatchPairs) -> torch.Tensor:
+        """Return what the teacher says of a batch's patches, first column first."""
+        assert self.teacher is not None
+        device = self.process.device
+        patches = torch.cat([batch.a, batch.b]).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.autocast):
+            return torch.cat(
+                [self.teacher(part).float() for part in torch.split(patches, TEACHER_BATCH)]
+            )
 
     def record(self, quality: Qualities) -> None:
         """Append a validation of this step to the log and write the checkpoints."""
@@ -180,54 +197,6 @@ class DescriptorRun:
         return out
 
 
-def build_hardnet(
-    seed: int, dropout: float = 0.3, supports: Sequence[float] = ONE_SUPPORT
-) -> nn.Module:
-    """Build HardNet with orthogonal filters (the paper's start), drawn from the seed alone."""
-    network: nn.Module = kornia.feature.HardNet(pretrained=False)
-    if len(supports) > 1:
-        network = SupportHardNet(supports=supports)
-    generator = torch.Generator().manual_seed(seed)
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.orthogonal_(layer.weight, gain=0.6, generator=generator)
-        elif isinstance(layer, nn.Dropout):
-            layer.p = dropout
-        elif isinstance(layer, nn.ReLU):
-            layer.inplace = True
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-def read_start(config: TrainDescriptorConfig) -> Tensors | None:
-    """Read the weights that a run begins with.
-
-    Returns:
-        None if the run goes on from its checkpoint, or starts from random weights.
-
-    Raises:
-        FileNotFoundError: ``init`` names neither weights nor a file.
-        ValueError: the file holds no HardNet, or one of more supports than ``tracks.supports``.
-    """
-    if not config.init or (Path(config.output) / LAST).exists():
-        return None
-    if Path(config.init).suffix != ".pt":
-        tensors = read_hardnet(config.init)
-    else:
-        tensors = validated_tensors(load_checkpoint(Path(config.init)))
-        if tensors.keys() != build_hardnet(0).state_dict().keys():
-            raise ValueError(f"{config.init} is no checkpoint of training.train_descriptor")
-    try:
-        return with_supports(tensors, len(config.tracks.supports))
-    except ValueError as error:
-        raise ValueError(f"init={config.init}: {error}") from error
-
-
-def validated_tensors(state: dict[str, Any]) -> Tensors:
-    """Return the weights of a checkpoint that were validated: the average, where it holds one."""
-    tensors: Tensors = state.get("average", state.get("network", {}))
-    return tensors
-
-
 def learning_rate(config: TrainDescriptorConfig, step: int) -> float:
     """Return the learning rate of a step: warm-up, and linear to zero."""
     return scheduled_rate(
@@ -247,8 +216,9 @@ def export_descriptor(checkpoint: Path, out: Path, metrics: dict[str, Any]) -> N
     """
     state = load_checkpoint(checkpoint)
     supports = state["identity"].get("tracks", {}).get("supports", ONE_SUPPORT)
-    network = build_hardnet(0, supports=supports)
-    network.load_state_dict(validated_tensors(state))
+    tensors = validated_tensors(state)
+    network = build_hardnet(0, supports=supports, width=len(tensors[FIRST_LAYER]))
+    network.load_state_dict(tensors)
     names = ("step", "seconds", "quality", "identity")
     provenance = {**{name: state[name] for name in names}, **metrics}
     provenance["identity"] = _with_names_of_folders(provenance["identity"])

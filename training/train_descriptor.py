@@ -16,7 +16,7 @@ import numpy as np
 
 from evaluation.image_folders import from_first_to_last, images_hash, list_image_paths
 from rekd_hloc.devices import choose_device
-from rekd_hloc.features.descriptor.hardnet import load_hardnet
+from rekd_hloc.features.descriptor.hardnet import load_hardnet, resolve_hardnet
 from rekd_hloc.features.detector.detect import Detector
 from rekd_hloc.features.weights import load_detector, resolve_weights
 from rekd_hloc.weight_files import weights_hash
@@ -25,7 +25,8 @@ from training.common.loop import Validation, load_ahead, run_steps
 from training.common.signal_handler import SignalHandler
 from training.descriptor_config import TrainDescriptorConfig
 from training.descriptor_real_pairs import make_real_pairs
-from training.descriptor_run import DescriptorRun, read_start
+from training.descriptor_run import DescriptorRun
+from training.descriptor_start import read_start
 from training.descriptor_validation import (
     Describe,
     Qualities,
@@ -85,6 +86,8 @@ def train(config: TrainDescriptorConfig, *, quiet: bool = False) -> Path:
         "detector_hash": detector_hash,
         "scene_hashes": scene_hashes,
     }
+    if config.teacher:
+        hashes["teacher_hash"] = weights_hash(resolve_hardnet(config.teacher))
     run = DescriptorRun(config, hashes, start)
     _evaluate_peers(run, held_out)
     _run_to_end(run, tracks, held_out, quiet=quiet)

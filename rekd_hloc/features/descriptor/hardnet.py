@@ -3,7 +3,7 @@
 The architecture is kornia's HardNet (Mishchuk et al., NIPS 2017). Batch normalisation is folded
 into the convolutions when weights are loaded, which changes no value by more than rounding and
 saves 40 % of the time. Files of other programs are recognised by the tensors in them. A HardNet of
-several input channels sees as many supports, see :mod:`support_hardnet`.
+several input channels sees as many supports, and one may be narrower: see :mod:`support_hardnet`.
 """
 
 import importlib
@@ -24,6 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from rekd_hloc.features.descriptor.support_hardnet import (
     FIRST_LAYER,
+    FULL_WIDTH,
     SupportHardNet,
     supports_of,
 )
@@ -44,6 +45,8 @@ GPU_BATCH = 2048
 DOWNLOAD_TIMEOUT_S = 30
 MAX_SUPPORTS = 4
 """Largest number of supports of a file that does not state their factors."""
+MAX_WIDTH = 256
+"""Most channels of a first layer for which a HardNet is built to compare."""
 
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "HardNet": lambda: kornia.feature.HardNet(pretrained=False),
@@ -96,7 +99,7 @@ def load_hardnet(name: str) -> nn.Module:
     wanted = PUBLISHED[name][0] if name in PUBLISHED else _split_prefix(name)[0]
     state, supports = _read_state(path)
     for architecture in [wanted] if wanted else ARCHITECTURES:
-        network = _build(architecture, supports)
+        network = _build(architecture, supports, _read_width(state))
         expected = network.state_dict()
         if _fits(state, expected):
             network.load_state_dict({key: state.get(key, expected[key]) for key in expected})
@@ -120,7 +123,7 @@ def read_hardnet(name: str) -> dict[str, Tensor]:
     """
     path = resolve_hardnet(name)
     state, supports = _read_state(path)
-    expected = _build("HardNet", supports).state_dict()
+    expected = _build("HardNet", supports, _read_width(state)).state_dict()
     if not _fits(state, expected):
         raise ValueError(f"{path} does not hold the weights of a HardNet")
     return {key: state.get(key, expected[key]) for key in expected}
@@ -208,10 +211,16 @@ def _download(address: str, path: Path) -> Path:
     return path
 
 
-def _build(architecture: str, supports: tuple[float, ...]) -> nn.Module:
-    if architecture == "HardNet" and len(supports) > 1:
-        return SupportHardNet(supports=supports)
+def _build(architecture: str, supports: tuple[float, ...], width: int) -> nn.Module:
+    if architecture == "HardNet" and (len(supports) > 1 or width != FULL_WIDTH):
+        return SupportHardNet(supports=supports, width=width)
     return ARCHITECTURES[architecture]()
+
+
+def _read_width(tensors: dict[str, Tensor]) -> int:
+    """Return the channels of a HardNet's first layer, of the paper's if there is no such layer."""
+    first = tensors.get(FIRST_LAYER, torch.zeros(0))
+    return len(first) if first.ndim == 4 and 0 < len(first) <= MAX_WIDTH else FULL_WIDTH
 
 
 def _read_state(path: Path) -> tuple[dict[str, Tensor], tuple[float, ...]]:

@@ -1,13 +1,12 @@
-"""HardNet that sees its keypoint in squares of several sizes, one channel for each.
+"""HardNet of any width that sees its keypoint in squares of several sizes, a channel for each.
 
 The squares share centre and angle. The larger one shows what surrounds a repeated detail, and only
 the first layer computes more. Each channel has its own normalisation, so that a bright sky in the
-large square leaves the small one as it is.
+large square leaves the small one as it is. Half the width is a quarter of the work.
 """
 
 from collections.abc import Sequence
 
-import kornia.feature
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,25 +14,25 @@ from torch import Tensor, nn
 ONE_SUPPORT = (1.0,)
 """What a network sees that says nothing else: the square of side ``patch_size_px``."""
 FIRST_LAYER = "features.0.weight"
-"""Tensor of the first convolution, by which files of one and of several channels differ."""
+"""Tensor of the first convolution, by which files of several channels and widths differ."""
+FULL_WIDTH = 32
+"""Channels of the paper's first layer; the others have as many, two and four times as many."""
+DESCRIPTOR_SIZE = 128
 
 
 class SupportHardNet(nn.Module):
-    """128 numbers of length 1 from patches of several supports; kornia's HardNet but for its input.
+    """128 numbers of length 1 from patches of several supports; its tensors are named as kornia's.
 
     Args:
         supports: factors on the patch's side, one for each channel.
+        width: channels of the first layer; 32 is the paper's network.
     """
 
-    def __init__(self, *, supports: Sequence[float]) -> None:
+    def __init__(self, *, supports: Sequence[float], width: int = FULL_WIDTH) -> None:
         super().__init__()
         self.supports = tuple(float(factor) for factor in supports)
-        self.features: nn.Sequential = kornia.feature.HardNet(pretrained=False).features
-        first = self.features[0]
-        assert isinstance(first, nn.Conv2d)
-        self.features[0] = nn.Conv2d(
-            len(self.supports), first.out_channels, kernel_size=3, padding=1, bias=False
-        )
+        self.width = width
+        self.features = _make_layers(len(self.supports), width)
 
     def forward(self, patches: Float[Tensor, "patch support 32 32"]) -> Float[Tensor, "patch 128"]:
         """Return descriptors of unit length."""
@@ -42,6 +41,19 @@ class SupportHardNet(nn.Module):
         if patches.device.type == "cpu":  # where it is faster, as kornia found
             standard = standard.to(memory_format=torch.channels_last)
         return nn.functional.normalize(self.features(standard).flatten(1), dim=1)
+
+
+def _make_layers(num_supports: int, width: int) -> nn.Sequential:
+    """Return the convolutions of the paper's table 1; two of them halve the patch's side."""
+    layers: list[nn.Module] = []
+    channels = num_supports
+    for factor, stride in ((1, 1), (1, 1), (2, 2), (2, 1), (4, 2), (4, 1)):
+        convolution = nn.Conv2d(channels, factor * width, 3, stride, padding=1, bias=False)
+        channels = factor * width
+        layers += [convolution, nn.BatchNorm2d(channels, affine=False), nn.ReLU()]
+    last = nn.Conv2d(channels, DESCRIPTOR_SIZE, 8, bias=False)
+    normalisation = nn.BatchNorm2d(DESCRIPTOR_SIZE, affine=False)
+    return nn.Sequential(*layers, nn.Dropout(0.3), last, normalisation)
 
 
 def supports_of(network: nn.Module) -> tuple[float, ...]:
