@@ -15,6 +15,7 @@ class ProgressLines(tqdm):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         options |= {"mininterval": PERIOD_S, "maxinterval": PERIOD_S, "delay": PERIOD_S}
+        options["miniters"] = 1  # else a thread of tqdm repeats what an earlier line said
         super().__init__(*arguments, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:

@@ -6,15 +6,23 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from rekd_hloc.config import MatchConfig
+from rekd_hloc.geometry import TWO_PI
+from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.sfm.alignment import Pose
+from rekd_hloc.sfm.database import export_database
 from rekd_hloc.sfm.reconstruct import reconstruct_from_files
-from rekd_hloc.viz.explorer import keypoint_choice, pair_matches, photos, scene
+from rekd_hloc.storage.features import FeatureStore, MatchStore
+from rekd_hloc.types import Features, Keypoints
+from rekd_hloc.viz.explorer import dropped_matches, keypoint_choice, pair_matches, photos, scene
 from rekd_hloc.viz.explorer.frame import PageFrame
 from rekd_hloc.viz.explorer.packing import NO_POINT, contract, encode_record, pack, pack_share
 from rekd_hloc.viz.page import write_html_report
@@ -101,9 +109,89 @@ def test_pairs_have_counts_matches_and_rotations(record):
     assert (np.diff(inliers) <= 0).all()
     assert unpack(pairs["drawn"]).tolist() == matches.tolist()
     assert unpack(pairs["inlier"]).sum() == inliers.sum()
-    histogram = unpack(pairs["histogram"]).reshape(len(matches), 2, pairs["bins"])
+    histogram = unpack(pairs["histogram"]).reshape(len(matches), pairs["kinds"], pairs["bins"])
     counts = np.round(histogram / 255 * unpack(pairs["highest"])[:, None, None])
     np.testing.assert_allclose(counts.sum((1, 2)), matches, atol=2)
+    assert set(unpack(pairs["dropped"])) == {pair_matches.NOT_COUNTED}  # another matcher's
+    assert record["filter"] == {"name": "", "tolerance": None, "drops": False}
+
+
+@pytest.fixture(scope="module")
+def filtered(tmp_path_factory):
+    """A run of our matcher: in each pair but one 40 matches agree on a rotation, 15 do not.
+
+    The features of that one are others than those that were matched.
+    """
+    folder = tmp_path_factory.mktemp("filtered")
+    rng = np.random.default_rng(3)
+    rows = torch.nn.functional.normalize(torch.tensor(rng.normal(size=(55, 64))), dim=1).float()
+    names = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    features = {name: _turned(rows, turn, rng) for name, turn in zip(names, range(4), strict=True)}
+    with FeatureStore.resume(folder / "features.h5", {"method": "synthetic"}) as store:
+        for name in names:
+            store.write(name, features[name])
+    config = MatchConfig(ratio=0.95)
+    pairs = [("a.jpg", "b.jpg"), ("a.jpg", "c.jpg"), ("c.jpg", "d.jpg")]
+    match_images(folder / "features.h5", folder / "matches.h5", pairs, config)
+    with FeatureStore(folder / "features.h5") as store, MatchStore(folder / "matches.h5") as kept:
+        export_database(folder / "database.db", None, store, kept, pairs)
+    with FeatureStore.resume(folder / "features.h5", {"method": "synthetic"}) as store:
+        store.write("d.jpg", features["d.jpg"][torch.arange(54, -1, -1)])
+    report = {"configuration": {"matching": asdict(config)}}
+    (folder / "report.json").write_text(json.dumps(report))
+    return folder, features
+
+
+def _turned(descriptors, turn, rng):
+    """The same keypoints in an image rotated by ``turn`` radians, 15 of them by any angle."""
+    angle = torch.tensor([*(1 + turn + rng.normal(0, 0.02, 40)), *rng.uniform(0, 6.28, 15)])
+    ones = torch.ones(55)
+    xy = torch.tensor(rng.uniform(10, 90, (55, 2))).float()
+    return Features(Keypoints(xy, ones, angle.float() % TWO_PI, ones), descriptors, (100, 100))
+
+
+def dropped_of(folder):
+    record = scene.describe_scene(RunFiles.read(folder, folder), None)
+    pairs = record["pairs"]
+    count = len(unpack(pairs["matches"]))
+    histogram = unpack(pairs["histogram"]).reshape(count, pairs["kinds"], pairs["bins"])
+    names = [image["name"][0] for image in record["images"]]
+    sides = zip(unpack(pairs["a"]), unpack(pairs["b"]), strict=True)
+    found = {names[a] + names[b]: row for row, (a, b) in enumerate(sides)}
+    return record, {name: unpack(pairs["dropped"])[row] for name, row in found.items()}, {
+        name: histogram[row] / 255 * unpack(pairs["highest"])[row] for name, row in found.items()
+    }  # fmt: skip
+
+
+def test_the_histogram_has_what_the_filter_dropped(filtered):
+    folder, features = filtered
+    record, dropped, histogram = dropped_of(folder)
+    assert record["filter"]["drops"]
+    with MatchStore(folder / "matches.h5") as store:
+        for pair in (("a.jpg", "b.jpg"), ("a.jpg", "c.jpg")):
+            key = pair[0][0] + pair[1][0]
+            assert 5 < dropped[key] == 55 - len(store.read(*pair)) <= 15
+            gone = np.setdiff1d(np.arange(55), store.read(*pair).index[:, 0].numpy())
+            a, b = (features[name].keypoints.angle[gone] for name in pair)
+            bins = ((b - a).double() % TWO_PI / TWO_PI * 36).long().numpy()
+            np.testing.assert_allclose(histogram[key][2], np.bincount(bins, minlength=36), atol=0.6)
+    assert dropped["cd"] == pair_matches.NOT_COUNTED
+    assert not histogram["cd"][2].any()
+
+
+def test_the_search_for_what_was_dropped_has_a_budget(filtered, monkeypatch):
+    monkeypatch.setattr(dropped_matches, "MAX_COMPARISONS", 55 * 55)
+    _, dropped, _ = dropped_of(filtered[0])
+    assert sorted(dropped.values())[1:] == [pair_matches.NOT_COUNTED] * 2
+
+
+@pytest.mark.parametrize("matching", [{}, {"filter": "adalam", "ratio": 1.0}, {"filter": "paper"}])
+def test_of_another_matcher_nothing_is_said_to_be_dropped(filtered, tmp_path, matching):
+    folder = shutil.copytree(filtered[0], tmp_path / "run")
+    (folder / "report.json").write_text(json.dumps({"configuration": {"matching": matching}}))
+    record, dropped, _ = dropped_of(folder)
+    assert not record["filter"]["drops"]
+    assert set(dropped.values()) == {pair_matches.NOT_COUNTED}
 
 
 def test_what_is_too_much_is_thinned_evenly(run, monkeypatch):

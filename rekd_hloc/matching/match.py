@@ -165,6 +165,8 @@ MATCHERS: dict[str, Callable[[MatchConfig], Matcher]] = {
     "network": NetworkMatcher,
 }
 """What makes the matcher of a configuration, for each of the choices of ``MatchConfig.filter``."""
+FILTERS_OF_NEIGHBOURS = frozenset(("paper", "density", "consensus", "network"))
+"""Those that keep a part of the mutual nearest neighbours."""
 
 
 def make_matcher(config: MatchConfig = DEFAULT_CONFIG) -> Matcher:

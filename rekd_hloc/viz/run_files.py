@@ -120,8 +120,14 @@ def read_pairs(
 def _read_pair(database: Any, id_a: int, id_b: int) -> tuple[Matches, Bool[np.ndarray, " match"]]:
     index = np.asarray(database.read_matches(id_a, id_b), dtype=np.int64).reshape(-1, 2)
     inliers = _read_inliers(database, id_a, id_b)
-    code, good = ((rows[:, 0] << 32) + rows[:, 1] for rows in (index, inliers))
-    return Matches(torch.from_numpy(index), torch.ones(len(index))), np.isin(code, good)
+    is_inlier = np.isin(match_codes(index), match_codes(inliers))
+    return Matches(torch.from_numpy(index), torch.ones(len(index))), is_inlier
+
+
+def match_codes(index: Int64[np.ndarray, "match 2"]) -> Int64[np.ndarray, " match"]:
+    """Return one number for each match, the same for the same two keypoints."""
+    codes: Int64[np.ndarray, " match"] = (index[:, 0] << 32) + index[:, 1]
+    return codes
 
 
 def read_model(output: Path, reference: Mapping[str, Pose] | None) -> SparseModel | None:

@@ -2,6 +2,7 @@
 
 const scene = JSON.parse(document.getElementById("scene").textContent);
 const NO_POINT = 0xffffffff;
+const NOT_COUNTED = 0xffffffff;
 const TURN = 2 * Math.PI;
 
 function unpack({ kind, data }) {
@@ -37,15 +38,17 @@ function readKeypoints(packed) {
 
 // Pairs as objects; those below `numDrawn` have matches.
 function readPairs(packed) {
-  const [a, b, matches, inliers, drawn, mode, highest, histogram] =
-    ["a", "b", "matches", "inliers", "drawn", "mode", "highest", "histogram"].map((name) => unpack(packed[name]));
+  const [a, b, matches, inliers, drawn, dropped, mode, highest, histogram] =
+    ["a", "b", "matches", "inliers", "drawn", "dropped", "mode", "highest", "histogram"].map((name) => unpack(packed[name]));
+  const length = packed.kinds * packed.bins;
   const pairs = [];
   let start = 0;
   for (let k = 0; k < a.length; k++) {
     const pair = { a: a[k], b: b[k], matches: matches[k], inliers: inliers[k], count: 0 };
     if (k < packed.numDrawn) {
       Object.assign(pair, { start, count: drawn[k], mode: mode[k] === 65535 ? null : (mode[k] / 65534) * 360 });
-      const bins = histogram.subarray(k * 2 * packed.bins, (k + 1) * 2 * packed.bins);
+      pair.dropped = dropped[k] === NOT_COUNTED ? null : dropped[k];
+      const bins = histogram.subarray(k * length, (k + 1) * length);
       pair.histogram = Array.from(bins, (share) => Math.round((share / 255) * highest[k]));
       start += drawn[k];
     }

@@ -7,8 +7,9 @@ function drawMatrix() {
   const canvas = find("matrix");
   const count = images.length;
   const room = Math.min(canvas.parentElement.clientWidth, 620);
-  const isNamed = (room - 110) / count >= 11;
-  grid.margin = isNamed ? 110 : 26;
+  const names = namesMargin(canvas.getContext("2d"));
+  const isNamed = (room - names) / count >= 11;
+  grid.margin = isNamed ? names : 26;
   grid.cell = Math.min((room - grid.margin) / count, 34);
   const side = grid.margin + grid.cell * count;
   const context = fit(canvas, side, side);
@@ -25,6 +26,12 @@ function drawMatrix() {
   }
   drawTicks(context, count, isNamed);
   if (selected.pair) outlineCell(context, ...selected.pair);
+}
+
+// Pixels that the names of the photos take beside the matrix.
+function namesMargin(context) {
+  context.font = "12px system-ui, sans-serif";
+  return Math.ceil(Math.max(14, ...images.map((image) => context.measureText(brief(image, 17)).width))) + 10;
 }
 
 function drawTicks(context, count, isNamed) {
@@ -47,11 +54,13 @@ function drawTicks(context, count, isNamed) {
 }
 
 function outlineCell(context, a, b) {
-  context.strokeStyle = color("pick");
-  context.lineWidth = 2;
   const size = Math.max(grid.cell, 6);
-  for (const [row, column] of [[a, b], [b, a]]) {
-    context.strokeRect(grid.margin + column * grid.cell - (size - grid.cell) / 2, grid.margin + row * grid.cell - (size - grid.cell) / 2, size, size);
+  for (const [name, width] of [["card", 5], ["pick", 2]]) {
+    context.strokeStyle = color(name);
+    context.lineWidth = width;
+    for (const [row, column] of [[a, b], [b, a]]) {
+      context.strokeRect(grid.margin + column * grid.cell - (size - grid.cell) / 2, grid.margin + row * grid.cell - (size - grid.cell) / 2, size, size);
+    }
   }
 }
 
@@ -106,14 +115,13 @@ function drawGraph() {
 
 function drawNodes(context, focus, least) {
   const near = new Set(focus === null ? [] : images[focus].neighbours.filter((k) => findPair(focus, k).inliers >= least));
-  const every = Math.ceil((images.length * 13) / (TURN * ring.radius));
+  const named = chooseNamed(focus, near);
   ring.places.forEach(([x, y, angle], k) => {
     context.fillStyle = k === focus ? color("pick") : images[k].registered ? color("mark") : color("outlier");
     context.beginPath();
     context.arc(x, y, k === focus ? 5 : Math.max(2, Math.min(4, 200 / images.length)), 0, TURN);
     context.fill();
-    const isNamed = focus === null ? k % every === 0 : k === focus || (near.has(k) && (near.size < 30 || k % every === 0));
-    if (!isNamed) return;
+    if (!named.has(k)) return;
     const isLeft = Math.cos(angle) < -1e-9;
     context.save();
     context.translate(x, y);
@@ -131,6 +139,18 @@ function drawNodes(context, focus, least) {
   context.fillText(shorten(images[focus].name, 34), ring.centre, ring.centre - 8);
   context.fillStyle = color("soft");
   context.fillText(`${near.size} neighbours`, ring.centre, ring.centre + 10);
+}
+
+// The photos whose names have room beside one another: the chosen one and its neighbours, or all.
+function chooseNamed(focus, near) {
+  const every = Math.ceil((images.length * 13) / (TURN * ring.radius));
+  const named = new Set();
+  const wanted = focus === null ? images.keys() : [focus, ...images[focus].neighbours.filter((k) => near.has(k))];
+  for (const k of wanted) {
+    const hasRoom = Array.from({ length: 2 * every - 1 }, (_, step) => k + step + 1 - every).every((other) => !named.has((other + images.length) % images.length));
+    if (hasRoom) named.add(k);
+  }
+  return named;
 }
 
 // The slider goes over the pairs by their inliers, so that each step takes as many lines away.

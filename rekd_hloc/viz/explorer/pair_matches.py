@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64, Int64
 from rekd_hloc.geometry import TWO_PI
 from rekd_hloc.matching.rotations import match_rotations, rotation_modes
 from rekd_hloc.types import Keypoints, Matches, Pair
+from rekd_hloc.viz.explorer.dropped_matches import DroppedMatches
 from rekd_hloc.viz.explorer.packing import STEPS, pack, pack_share
 from rekd_hloc.viz.run_files import RunFiles, read_pairs
 
@@ -27,19 +28,27 @@ MOST_MATCHES = 400
 """Of one pair."""
 BINS = 36
 """Of the histogram of rotations, 10 degrees each."""
+KINDS = 3
+"""Of matches in it: inliers, outliers, and those that the filter dropped."""
 NO_MODE = STEPS["u2"]
 """Stands for a pair on whose rotation the matches do not agree."""
+NOT_COUNTED = 2**32 - 1
+"""Stands for a pair of which it is not known how many matches the filter dropped."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """Matches of one pair as shares of the widths and heights of its images."""
+    """Matches of one pair as shares of the widths and heights of its images.
+
+    ``num_dropped`` is None where it is not known what the filter dropped.
+    """
 
     ends: Float64[np.ndarray, "drawn 4"]
     rotation: Float64[np.ndarray, " drawn"]
     is_inlier: Bool[np.ndarray, " drawn"]
     histogram: Int64[np.ndarray, "kind bin"]
     mode: float | None
+    num_dropped: int | None
 
 
 def describe_pairs(
@@ -65,7 +74,8 @@ def describe_pairs(
     rest = [pair for pair in ranked if pair not in set(chosen)]
     quota = min(MOST_MATCHES, max(ALL_MATCHES // max(len(chosen), 1), 12))
     stored = read_pairs(run.output / "database.db", chosen)
-    drawn = [_draw(pair, *stored[pair], sizes, keypoints, quota) for pair in chosen]
+    with DroppedMatches.of_run(run) as finder:
+        drawn = [_draw(pair, *stored[pair], sizes, keypoints, quota, finder) for pair in chosen]
     ordered = [*chosen, *rest]
     return {
         "a": pack(np.array([number[a] for a, _ in ordered]), "u2"),
@@ -90,6 +100,7 @@ def _draw(
     sizes: Mapping[str, tuple[int, int]],
     keypoints: Mapping[str, Keypoints],
     quota: int,
+    finder: DroppedMatches | None,
 ) -> _Drawn:
     a, b = keypoints[pair[0]], keypoints[pair[1]]
     limits = np.array([len(a), len(b)])
@@ -98,8 +109,9 @@ def _draw(
         matches, is_inlier = matches[torch.from_numpy(fits)], is_inlier[fits]
     rotation = match_rotations(matches, a.angle, b.angle).numpy()
     modes = rotation_modes(matches, a.angle, b.angle)
-    bins = np.minimum((rotation * (BINS / TWO_PI)).astype(np.int64), BINS - 1)
-    kinds = [np.bincount(bins[is_inlier == kind], minlength=BINS) for kind in (True, False)]
+    dropped = None if finder is None else finder.rotations(pair, matches)
+    known = np.zeros(0) if dropped is None else dropped
+    kinds = [_histogram(part) for part in (rotation[is_inlier], rotation[~is_inlier], known)]
     rows = _spread(is_inlier, quota)
     index = matches.index.numpy()[rows]
     ends = [
@@ -112,7 +124,13 @@ def _draw(
         is_inlier[rows],
         np.stack(kinds),
         modes[0].angle if modes else None,
+        None if dropped is None else len(dropped),
     )
+
+
+def _histogram(rotation: Float64[np.ndarray, " match"]) -> Int64[np.ndarray, " bin"]:
+    bins = np.minimum((rotation * (BINS / TWO_PI)).astype(np.int64), BINS - 1)
+    return np.bincount(bins, minlength=BINS)
 
 
 def _spread(is_inlier: Bool[np.ndarray, " match"], quota: int) -> Int64[np.ndarray, " drawn"]:
@@ -133,17 +151,24 @@ def _pack_drawn(drawn: Sequence[_Drawn]) -> dict[str, Any]:
     ends = np.concatenate([np.zeros((0, 4)), *(pair.ends for pair in drawn)])
     rotation = np.concatenate([np.zeros(0), *(pair.rotation for pair in drawn)])
     is_inlier = np.concatenate([np.zeros(0, bool), *(pair.is_inlier for pair in drawn)])
-    histogram = np.array([pair.histogram for pair in drawn], np.int64).reshape(-1, 2 * BINS)
+    histogram = np.array([pair.histogram for pair in drawn], np.int64).reshape(-1, KINDS * BINS)
     highest = histogram.max(axis=1, initial=1, keepdims=True)
     modes = [NO_MODE if pair.mode is None else pair.mode / TWO_PI * (NO_MODE - 1) for pair in drawn]
     return {
         "numDrawn": len(drawn),
         "drawn": pack(np.array([len(pair.is_inlier) for pair in drawn]), "u2"),
+        "knowsDropped": any(pair.num_dropped is not None for pair in drawn),
+        "dropped": pack(np.array([_code_of(pair.num_dropped) for pair in drawn]), "u4"),
         "mode": pack(np.round(np.array(modes)), "u2"),
         "bins": BINS,
+        "kinds": KINDS,
         "highest": pack(highest, "u4"),
         "histogram": pack_share(histogram / highest, "u1"),
         "ends": pack_share(ends, "u2"),
         "rotation": pack_share(rotation / (2 * math.pi), "u1"),
         "inlier": pack(is_inlier, "u1"),
     }
+
+
+def _code_of(num_dropped: int | None) -> int:
+    return NOT_COUNTED if num_dropped is None else num_dropped

@@ -76,14 +76,25 @@ function describePair() {
     ? ""
     : turn === null
       ? "No rotation stands out from chance."
-      : `Most matches say that the second photo is rotated by ${fixed(turn > 180 ? turn - 360 : turn, 1)}° clockwise against the first.`;
+      : `Most matches say that the second photo is rotated by ${turn > 180 ? `${fixed(360 - turn, 1)}° counter-clockwise` : `${fixed(turn, 1)}° clockwise`} against the first.`;
 }
 
-// Angle of b minus angle of a for all matches, in bins of ten degrees from -180 to 180.
+// The kinds of matches as their bars stand on one another.
+const KINDS = ["inlier", "outlier", "dropped"];
+
+function tellDropped(pair) {
+  const kept = `The filter kept ${whole(pair.matches)}`;
+  if (pair.dropped === null) return scene.filter.drops ? "What the filter dropped is counted for the strongest pairs only." : "";
+  return `${kept} of ${whole(pair.matches + pair.dropped)} matches between nearest neighbours.`;
+}
+
+// Angle of b minus angle of a for all matches, in bins of ten degrees from -180 to 180. The height
+// of a whole bar grows with the logarithm, so that the few matches beside the peak are seen too.
 function drawHistogram() {
   const canvas = find("rotations");
   const pair = selected.pair && findPair(...selected.pair);
   canvas.hidden = !pair?.histogram;
+  find("dropped-told").textContent = canvas.hidden ? "" : tellDropped(pair);
   if (canvas.hidden) return;
   const isReversed = pair.a !== selected.pair[0];
   const bins = scene.pairs.bins;
@@ -93,21 +104,26 @@ function drawHistogram() {
   const left = 6;
   const step = (width - 12) / bins;
   const place = (degrees) => left + ((((degrees + 180) % 360) + 360) % 360 / 360) * (width - 12);
-  const bars = [0, 1].map((kind) => Array.from({ length: bins }, (_, bin) => {
+  const bars = KINDS.map((_, kind) => Array.from({ length: bins }, (_, bin) => {
     const from = (bin + bins / 2) % bins;
     return pair.histogram[kind * bins + (isReversed ? bins - 1 - from : from)];
   }));
-  const most = Math.max(1, ...bars[0].map((count, bin) => count + bars[1][bin]));
-  if (pair.mode !== null) drawBand(context, isReversed ? 360 - pair.mode : pair.mode, place, width, height);
+  const sums = bars[0].map((_, bin) => bars.reduce((sum, counts) => sum + counts[bin], 0));
+  const most = Math.max(1, ...sums);
+  const mode = pair.mode !== null && isReversed ? 360 - pair.mode : pair.mode;
+  if (mode !== null) drawBand(context, mode, place, width, height);
   for (let bin = 0; bin < bins; bin++) {
+    const share = sums[bin] ? (Math.log1p(sums[bin]) / Math.log1p(most)) * (height - 44) / sums[bin] : 0;
     let base = height - 22;
-    for (const [kind, name] of [[0, "inlier"], [1, "outlier"]]) {
-      const tall = (bars[kind][bin] / most) * (height - 44);
+    for (const [kind, name] of KINDS.entries()) {
+      const tall = bars[kind][bin] * share;
       context.fillStyle = color(name);
       context.fillRect(left + bin * step + 0.5, base - tall, Math.max(step - 1, 1), tall);
       base -= tall;
     }
   }
+  context.fillStyle = color("ink");
+  if (mode !== null) context.fillRect(place(mode) - 0.75, 18, 1.5, height - 40);
   context.fillStyle = color("soft");
   context.textAlign = "center";
   for (const degrees of [-180, -90, 0, 90]) context.fillText(`${degrees}°`, Math.max(place(degrees), 18), height - 6);
@@ -118,15 +134,10 @@ function drawHistogram() {
 
 function drawBand(context, mode, place, width, height) {
   const tolerance = scene.filter.tolerance;
+  if (!tolerance) return;
   context.fillStyle = color("band");
-  if (tolerance) {
-    const [from, to] = [place(mode - tolerance), place(mode + tolerance)];
-    if (from < to) context.fillRect(from, 18, to - from, height - 40);
-    else {
-      context.fillRect(6, 18, to - 6, height - 40);
-      context.fillRect(from, 18, width - 6 - from, height - 40);
-    }
-  }
-  context.fillStyle = color("ink");
-  context.fillRect(place(mode) - 0.75, 18, 1.5, height - 40);
+  const [from, to] = [place(mode - tolerance), place(mode + tolerance)];
+  if (from < to) return context.fillRect(from, 18, to - from, height - 40);
+  context.fillRect(6, 18, to - 6, height - 40);
+  context.fillRect(from, 18, width - 6 - from, height - 40);
 }

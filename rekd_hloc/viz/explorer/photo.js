@@ -138,7 +138,7 @@ function drawTracks() {
     context.fillStyle = color("mark");
     context.fillRect(left + 1, height - 22 - tall, Math.max(step - 3, 2), tall);
     context.fillStyle = color("soft");
-    if (step > 15 || k % 3 === 0) context.fillText(k + 2 === 20 ? "20+" : k + 2, left + step / 2, height - 7);
+    if (step > 20 || k % 3 === 0) context.fillText(k + 2 === 20 ? "20+" : k + 2, left + step / 2, height - 7);
     if (count && step > 30) context.fillText(count < 10000 ? count : `${Math.round(count / 1000)}k`, left + step / 2, height - 28 - tall);
   });
 }

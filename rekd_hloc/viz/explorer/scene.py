@@ -65,14 +65,15 @@ def describe_scene(run: RunFiles, reference: Mapping[str, Pose] | None) -> dict[
         }
         for name in names
     ]
+    pairs = describe_pairs(run, names, sizes, keypoints)
     return {
         "images": images,
         "points": _describe_points(model, frame, order, num_tracked),
         "keypoints": pack_keypoints(list(chosen.values())),
-        "pairs": describe_pairs(run, names, sizes, keypoints),
+        "pairs": pairs,
         "truth": _describe_truth(frame, model, reference),
         "tracks": count_tracks(model.model) if model else [],
-        "filter": _describe_filter(run.report),
+        "filter": _describe_filter(run.report, pairs),
     }
 
 
@@ -186,15 +187,16 @@ def _describe_truth(
     return [_rounded(frame.apply(pose.centre[None])[0]) for pose in reference.values()]
 
 
-def _describe_filter(report: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_filter(report: Mapping[str, Any], pairs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the filter's name and tolerance, and whether it is known what it dropped."""
     configuration = report.get("configuration", {})
     matching = configuration.get("matching") if isinstance(configuration, Mapping) else None
-    if not isinstance(matching, Mapping):
-        return {"name": "", "tolerance": None}
+    matching = matching if isinstance(matching, Mapping) else {}
     tolerance = matching.get("tolerance_deg")
     if not isinstance(tolerance, int | float) or not 0 < tolerance <= 180:
         tolerance = None
-    return {"name": str(matching.get("filter", "")), "tolerance": tolerance}
+    name = str(matching.get("filter", ""))
+    return {"name": name, "tolerance": tolerance, "drops": pairs["knowsDropped"]}
 
 
 def _rounded(values: np.ndarray) -> list[float]:

@@ -16,6 +16,7 @@ void main() {
   gl_FragColor = vec4(shade, 1.0);
 }`;
 const VIEW_ANGLE = 0.9; // radians from top to bottom
+const [NEAREST, FARTHEST] = [2.6, 6]; // from the middle at first; most points are within 1
 const MOVING_POINTS = 40000; // drawn while the view moves, an even sample of all
 
 const cross = (a, b) => [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
@@ -42,8 +43,21 @@ class View3d {
   }
 
   reset() {
-    Object.assign(this, { target: [0, 0, 0], yaw: this.startYaw(), pitch: 0.35, distance: 2.6 });
+    Object.assign(this, { target: [0, 0, 0], yaw: this.startYaw(), pitch: 0.35, distance: NEAREST });
+    this.distance = this.startDistance();
     this.redraw();
+  }
+
+  // So far away that nearly all cameras are in the view.
+  startDistance() {
+    const { right, up, ahead } = this.eye();
+    const high = 0.88 * Math.tan(VIEW_ANGLE / 2);
+    const wide = (high * this.holder.clientWidth) / Math.max(this.holder.clientHeight, 1);
+    const needed = images
+      .filter((image) => image.registered)
+      .map(({ centre }) => Math.max(Math.abs(dot(centre, right)) / wide, Math.abs(dot(centre, up)) / high) - dot(centre, ahead))
+      .sort((one, other) => one - other);
+    return Math.min(Math.max(needed[Math.floor(0.95 * needed.length)] ?? 0, NEAREST), FARTHEST);
   }
 
   // From behind the cameras, as they look.
