@@ -1,0 +1,1 @@
+"""Seconds and processor time of extraction: one photo, its stages, a folder, busy neighbours."""

@@ -1,0 +1,18 @@
+"""``python -m evaluation.speed``: threads wait as those of ``rekd-hloc`` do, unless told how."""
+
+import os
+import sys
+
+from rekd_hloc.processor import wait_passively
+
+
+def main() -> int:
+    """Run the benchmark; torch is imported here, once it is said how its threads wait."""
+    wait_passively(os.environ)
+    from evaluation.speed.benchmark import main as run_benchmark
+
+    return run_benchmark()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
