@@ -56,6 +56,7 @@ EVALUATION = {
     "robustness": {"base", "metrics", "reporting", "extractors"},
     "relative_pose": {"base", "metrics", "reporting", "extractors"},
     "reconstruction": {"base", "reporting", "extractors"},
+    "speed": {"base", "reporting", "extractors", "reconstruction", "rendering"},
     "imc": {"base", "metrics", "reporting", "extractors", "relative_pose"},
     "oriented_ransac": {
         "base",
