@@ -29,6 +29,7 @@ WHEEL = {
     "interfaces": {"base", "storage", "matching", "features"},
     "kornia": {"base", "interfaces"},
     "exports": {"base", "storage", "retrieval", "matching", "features", "refinement", "sfm"},
+    "cluster": {"base", "storage", "retrieval", "matching", "features", "refinement", "sfm"},
     "demo": {"base", "storage", "retrieval", "matching", "features", "refinement", "sfm", "viz"},
     "plugin": {"base", "storage", "retrieval", "matching", "features", "refinement", "sfm", "viz"},
     "cli": {
@@ -41,6 +42,7 @@ WHEEL = {
         "sfm",
         "viz",
         "exports",
+        "cluster",
         "plugin",
         "demo",
     },

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rekd_hloc import __version__
-from rekd_hloc.cli import files, localizing, matching, reconstruction
+from rekd_hloc.cli import files, localizing, matching, reconstruction, video
 from rekd_hloc.cli.command_words import split_words
 from rekd_hloc.cli.failures import MISTAKES, SHOW_TRACEBACK, describe_failure
 from rekd_hloc.cli.interrupts import how_to_go_on, run_interruptibly
@@ -22,7 +22,7 @@ from rekd_hloc.cli.options import EXIT_FAILED, EXIT_MISTAKE, EXIT_STATUSES
 from rekd_hloc.names import one_line
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
-    "frames": (reconstruction.frames, "walk.mp4 photos/ --fps 2"),
+    "frames": (video.frames, "walk.mp4 photos/ --fps 2"),
     "extract": (reconstruction.extract, "photos/ features.h5 --conf rekd-fast"),
     "pairs": (matching.pairs, "photos/ pairs.txt --pairs retrieval:20 --features features.h5"),
     "codebook": (matching.codebook, "features.h5 codebook.safetensors"),

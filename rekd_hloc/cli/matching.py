@@ -8,6 +8,7 @@ import typer
 
 from rekd_hloc.cli.options import (
     EXIT_FAILED,
+    ClusterName,
     Codebook,
     Device,
     Filter,
@@ -23,6 +24,8 @@ from rekd_hloc.cli.options import (
     Seed,
     Shard,
     Threads,
+    Workers,
+    open_maps,
     print_result,
     read_match_config,
 )
@@ -83,6 +86,8 @@ def match(
     device: Device = "auto",
     threads: Threads = None,
     shard: Shard = None,
+    cluster: ClusterName = None,
+    workers: Workers = None,
     overwrite: Overwrite = False,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -111,15 +116,17 @@ def match(
         index=index,
         progress=not quiet,
     )
-    summary = match_images(
-        features,
-        output,
-        take_shard(image_pairs, shard),
-        read_match_config(filter_name, ratio),
-        overwrite=overwrite,
-        device=device,
-        progress=not quiet,
-    )
+    with open_maps(cluster, workers, device) as (_, map_pairs):
+        summary = match_images(
+            features,
+            output,
+            take_shard(image_pairs, shard),
+            read_match_config(filter_name, ratio),
+            overwrite=overwrite,
+            device=device if cluster is None else "cpu",
+            progress=not quiet,
+            map_pairs=map_pairs,
+        )
     record = {
         **_count_matches(summary.num_matches),
         "num_resumed": summary.num_resumed,

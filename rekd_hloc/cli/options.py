@@ -1,9 +1,10 @@
 """Options that several commands share, what they stand for, and how a command ends."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,10 @@ from rekd_hloc.config import (
     reconstruction_preset,
     with_max_keypoints,
 )
+
+if TYPE_CHECKING:
+    from rekd_hloc.matching.match_images import MapPairs
+    from rekd_hloc.sfm.extraction import MapImages
 
 EXIT_FAILED = 1
 """The command ran, but gave nothing: no image was readable, no model came out."""
@@ -162,6 +167,20 @@ Shard = Annotated[
     str | None,
     typer.Option(help="Do one of several equal parts, such as 3/8, into an OUTPUT of its own."),
 ]
+ClusterName = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="local|ray[:ADDRESS]|dask:ADDRESS",
+        help="Extract and match on many workers: processes of this machine, Ray, or Dask.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Of --cluster. Default: one for each GPU, or for each core with 2 GiB of memory."
+    ),
+]
 Overlap = Annotated[
     int, typer.Option(help="Neighbours of an image in sequential pairs; loops are further apart.")
 ]
@@ -247,3 +266,24 @@ def require_all_photos(skipped: Mapping[str, str], full_list: str) -> None:
 def print_result(as_json: bool, record: Any, text: str) -> None:
     """Print a command's result on stdout: the record as JSON for a program, or the text."""
     typer.echo(json.dumps(record, indent=1, default=str) if as_json else text)
+
+
+@contextmanager
+def open_maps(
+    cluster: str | None, workers: int | None, device: str
+) -> Iterator[tuple["MapImages", "MapPairs"]]:
+    """Open what extracts images and matches pairs: a cluster, or this process.
+
+    Raises:
+        ValueError: there is no such cluster; or workers are asked for, but none is named.
+    """
+    if cluster is None:
+        if workers is not None:
+            raise ValueError(f"--workers {workers} is of --cluster; give --cluster local as well")
+        yield map, map
+        return
+    from rekd_hloc.cluster.cluster import open_cluster
+
+    with open_cluster(cluster, num_workers=workers, device=device) as maps:
+        typer.echo(f"{maps.description} of {cluster}", err=True)
+        yield maps.map_images, maps.map_pairs

@@ -11,6 +11,7 @@ from rekd_hloc.cli.options import (
     EXIT_FAILED,
     CameraMode,
     CameraModel,
+    ClusterName,
     Codebook,
     Conf,
     Config,
@@ -37,31 +38,20 @@ from rekd_hloc.cli.options import (
     Strict,
     Threads,
     Video,
+    Workers,
+    open_maps,
     print_result,
     read_match_config,
     read_numbers,
     require_all_photos,
     resolve_conf,
 )
+from rekd_hloc.cli.video import take_video
 from rekd_hloc.config import (
     MAX_ERROR_PX,
     REFINED_MAX_ERROR_PX,
 )
 from rekd_hloc.names import counted
-
-
-def frames(
-    video: Annotated[Path, typer.Argument(help="Video of any kind that FFmpeg reads.")],
-    images: Annotated[Path, typer.Argument(help="Folder to write the frames into.")],
-    fps: Fps = 2.0,
-    json_output: Json = False,
-) -> None:
-    """Take the sharpest frames of a video as photos. Needs the extra video."""
-    from rekd_hloc.video_frames import take_frames
-
-    taken = take_frames(video, images, fps=fps)
-    text = f"{len(taken.names)} frames of {video.name} in {images}, {taken.num_new} of them new"
-    print_result(json_output, asdict(taken), text)
 
 
 def extract(
@@ -78,6 +68,8 @@ def extract(
     device: Device = "auto",
     threads: Threads = None,
     shard: Shard = None,
+    cluster: ClusterName = None,
+    workers: Workers = None,
     overwrite: Overwrite = False,
     strict: Strict = False,
     json_output: Json = False,
@@ -95,20 +87,22 @@ def extract(
     from rekd_hloc.shards import take_shard
 
     name, resolved = resolve_conf(conf, config, settings, max_keypoints, device)
-    _take_frames(video, images, fps)
+    take_video(video, images, fps)
     names = None if shard is None else take_shard(list_images(images), shard)
     is_empty_shard = names == []  # of more shards than photos
     extractor = Extractor.from_pretrained(name, device=device, config=resolved)
-    summary = extract_images(
-        extractor,
-        images,
-        output,
-        names=names,
-        mask_dir=mask_dir,
-        mask_frame=mask_frame,
-        overwrite=overwrite,
-        progress=not quiet,
-    )
+    with open_maps(cluster, workers, device) as (map_images, _):
+        summary = extract_images(
+            extractor,
+            images,
+            output,
+            names=names,
+            mask_dir=mask_dir,
+            mask_frame=mask_frame,
+            overwrite=overwrite,
+            progress=not quiet,
+            map_images=map_images,
+        )
     counts = sorted(summary.num_keypoints.values())
     median = counts[len(counts) // 2] if counts else 0
     _print_skipped(summary.skipped)
@@ -186,6 +180,8 @@ def reconstruct(
         int, typer.Option(help="Of the mapper; 1 is repeatable to the bit, -1 takes all cores.")
     ] = 1,
     threads: Threads = None,
+    cluster: ClusterName = None,
+    workers: Workers = None,
     overwrite: Redo = False,
     strict: Strict = False,
     json_output: Json = False,
@@ -226,8 +222,12 @@ def reconstruct(
 
         check_page(output, overwrite=overwrite)
     append_log(output / LOG_NAME)
-    _take_frames(video, images, fps)
-    report = run(images, output, options, overwrite=overwrite, progress=not quiet)
+    take_video(video, images, fps)
+    with open_maps(cluster, workers, device) as (map_images, map_pairs):
+        report = run(
+            images, output, options, overwrite=overwrite, progress=not quiet,
+            map_images=map_images, map_pairs=map_pairs,
+        )  # fmt: skip
     written = None
     if page:
         from rekd_hloc.viz.page import write_html_report
@@ -274,16 +274,6 @@ def demo(
     print_result(json_output, report, f"{format_report(report)}\n{places}")
     if report["num_registered"] < report["num_images"]:
         raise typer.Exit(EXIT_FAILED)
-
-
-def _take_frames(video: Path | None, images: Path, fps: float) -> None:
-    if video is None:
-        return
-    from rekd_hloc.video_frames import take_frames
-
-    taken = take_frames(video, images, fps=fps)
-    number = f"{len(taken.names)} frames of {video.name}, {taken.num_new} of them new"
-    typer.echo(f"{number}; --pairs sequential+loops matches those of a long video", err=True)
 
 
 def _print_skipped(skipped: dict[str, str]) -> None:

@@ -5,12 +5,13 @@ The pairs may be matched by many workers, while this process alone writes the fi
 
 import hashlib
 import json
+import logging
 import threading
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ from rekd_hloc.config import MatchConfig
 from rekd_hloc.devices import choose_device
 from rekd_hloc.matching.match import DEFAULT_CONFIG, Matcher, make_matcher
 from rekd_hloc.matching.pairs import unique_pairs
+from rekd_hloc.names import printable
 from rekd_hloc.progress import progress_bar
 from rekd_hloc.storage.feature_arrays import NO_DESCRIPTORS
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.names import names_by_key
 from rekd_hloc.types import Features, Matches, Pair
+
+logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 1 << 28
 """Features that a worker keeps for other pairs: 230 images of 2,048 keypoints."""
@@ -37,8 +41,9 @@ MatchArrays = tuple[NDArray[np.int64], NDArray[np.float32], bool, int]
 keypoints of its first image."""
 
 
-MapPairs = Callable[[Callable[[Pair], MatchArrays], Iterable[Pair]], Iterable[MatchArrays]]
-"""The interface of ``map`` and of ``concurrent.futures.Executor.map``."""
+MapPairs = Callable[[Callable[[Pair], MatchArrays], Iterable[Pair]], Iterable[MatchArrays | str]]
+"""The interface of ``map`` and of ``concurrent.futures.Executor.map``; a text says why a pair could
+not be matched."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class MatchingSummary:
         seconds: this run took.
         num_fallback: pairs in the file that the filter asked for said too little of, so that
             another one decided; see ``Matches.is_fallback``.
+        failed: pairs that could not be matched, and why; only workers that die on them do that.
     """
 
     num_matches: dict[Pair, int]
@@ -60,11 +66,17 @@ class MatchingSummary:
     seconds: float
     num_rematched: int = 0
     num_fallback: int = 0
+    failed: dict[Pair, str] = field(default_factory=dict)
 
     @property
-    def notes(self) -> dict[str, int]:
+    def notes(self) -> dict[str, Any]:
         """Return what a report tells of the pairs, by the report's keys."""
-        return {"num_rematched": self.num_rematched, "num_fallback": self.num_fallback}
+        failed = [[*pair, reason] for pair, reason in self.failed.items()]
+        return {
+            "num_rematched": self.num_rematched,
+            "num_fallback": self.num_fallback,
+            **({"failed_pairs": failed} if failed else {}),
+        }
 
 
 def match_images(
@@ -111,10 +123,12 @@ def match_images(
     matcher = make_matcher(matching) if isinstance(matching, MatchConfig) else matching
     with FeatureStore(features_path) as features:
         unique = unique_pairs(pairs, features.names())
+        wanted = frozenset(unique)
         names_by_key(name for pair in unique for name in pair)
         _require_needs(matcher, features, unique)
         provenance = matching_provenance(matcher, features.provenance)
         counts: dict[Pair, tuple[int, bool]] = {}
+        failed: dict[Pair, str] = {}
         with MatchStore.resume(out, provenance, overwrite=overwrite) as store:
             names = {name for pair in unique for name in pair}
             sources = {name: features.source_digest(name) for name in names}
@@ -124,23 +138,29 @@ def match_images(
             if missing:
                 store.require_writable()
             cache = _FeatureCache(features, torch_device)
-            work = _PairWork(features_path, matcher, torch_device, cache)
+            work = PairWork(features_path, matcher, torch_device, cache)
             bar: Iterable[Pair] = progress_bar(missing, "match", unit="pair", shown=progress)
             for pair, arrays in zip(bar, map_pairs(work, missing), strict=True):
+                if isinstance(arrays, str):
+                    failed |= {asked: arrays for asked in (pair, pair[::-1]) if asked in wanted}
+                    logger.warning("%s and %s are not matched: %s", *map(printable, pair), arrays)
+                    continue
                 index, score, is_fallback, count = arrays
                 matches = Matches(torch.from_numpy(index), torch.from_numpy(score), is_fallback)
                 store.write(*pair, matches, count, sources=_of_pair(sources, pair))
                 counts[pair] = len(matches), matches.is_fallback
-            for pair in unique:
+            done = [pair for pair in unique if pair not in failed]
+            for pair in done:
                 if pair not in counts:
                     matches = store.read(*pair)
                     counts[pair] = len(matches), matches.is_fallback
     return MatchingSummary(
-        {pair: counts[pair][0] for pair in unique},
-        num_resumed=len(unique) - len(missing),
+        {pair: counts[pair][0] for pair in done},
+        num_resumed=len(wanted) - len(missing),
         seconds=time.perf_counter() - start,
         num_rematched=num_rematched,
-        num_fallback=sum(counts[pair][1] for pair in unique),
+        num_fallback=sum(counts[pair][1] for pair in done),
+        failed=failed,
     )
 
 
@@ -182,7 +202,20 @@ class _FeatureCache:
             return features
 
 
-class _PairWork:
+def match_pair_of(matcher: Matcher, pair: Pair, a: Features, b: Features) -> MatchArrays:
+    """Match one pair, whose features are on one device.
+
+    Raises:
+        ValueError: they cannot be compared; the message names the images.
+    """
+    try:
+        matches = matcher(a, b).to("cpu")
+    except ValueError as error:
+        raise ValueError(f"images {pair[0]!r} and {pair[1]!r}: {error}") from error
+    return matches.index.numpy(), matches.score.numpy(), matches.is_fallback, len(a)
+
+
+class PairWork:
     """Matches one pair; in another process, where it arrives by pickle, it opens the file anew."""
 
     _opened: tuple[str, _FeatureCache] | None = None
@@ -197,31 +230,30 @@ class _PairWork:
         run: str | None = None,
     ) -> None:
         self._features_path = features_path
-        self._matcher = matcher
+        self.matcher = matcher
         self._device = device
         self._cache = cache
         self._run = run or uuid.uuid4().hex
 
     def __reduce__(self) -> tuple[Any, ...]:
-        arguments = (self._features_path, self._matcher, self._device, None, self._run)
+        arguments = (self._features_path, self.matcher, self._device, None, self._run)
         return (type(self), arguments)
 
     def __call__(self, pair: Pair) -> MatchArrays:
-        cache = self._cache or self._worker_cache()
-        a, b = (cache[name] for name in pair)
-        try:
-            matches = self._matcher(a, b).to("cpu")
-        except ValueError as error:
-            raise ValueError(f"images {pair[0]!r} and {pair[1]!r}: {error}") from error
-        return matches.index.numpy(), matches.score.numpy(), matches.is_fallback, len(a)
+        """Match the images of two names."""
+        return match_pair_of(self.matcher, pair, *(self.features(name) for name in pair))
+
+    def features(self, name: str) -> Features:
+        """Return the features of an image, on the device to match on."""
+        return (self._cache or self._worker_cache())[name]
 
     def _worker_cache(self) -> _FeatureCache:
-        opened = _PairWork._opened
+        opened = PairWork._opened
         if opened is None or opened[0] != self._run:
             if opened is not None:
                 opened[1].store.close()
             opened = (self._run, _FeatureCache(FeatureStore(self._features_path), self._device))
-            _PairWork._opened = opened
+            PairWork._opened = opened
         return opened[1]
 
 

@@ -122,7 +122,7 @@ class ImageWork:
     """Reads one image with its mask and extracts its features; picklable if the extractor is."""
 
     def __init__(self, extractor: ImageExtractor) -> None:
-        self._extractor = extractor
+        self.extractor = extractor
 
     def __call__(self, image: ImageFile) -> FeatureArrays | str:
         """Return the features, or why there are none."""
@@ -152,7 +152,7 @@ class ImageWork:
             return loaded
         pixels, mask, notes, stamps = loaded
         try:
-            return _to_arrays(self._extractor(pixels, mask), notes, stamps)
+            return _to_arrays(self.extractor(pixels, mask), notes, stamps)
         except (MemoryError, RuntimeError, OSError, cv2.error) as error:
             if not is_out_of_memory(error):
                 raise
@@ -161,7 +161,7 @@ class ImageWork:
 
     def read_ahead(self, images: Sequence[ImageFile]) -> Iterator[FeatureArrays | str]:
         """Return the results in order; threads read the next images while one is extracted here."""
-        num_readers = self._extractor.num_readers
+        num_readers = self.extractor.num_readers
         with ThreadPoolExecutor(num_readers) as readers:
             ahead: deque[Future[_Loaded | str]] = deque()
             for image in images:
@@ -181,15 +181,12 @@ class ImageWork:
             if stamps is not None and stamps.fit(image.path, image.mask, image.mask_frame):
                 return (*content, stamps)
             del content
-        return (
-            f"{printable(image.path)} or its mask changed while it was read; give the same command "
-            "again when it is written"
-        )
+        return changed_while(image)
 
     def _load(self, image: ImageFile) -> _Content | str:
         if image.mask is not None and not image.mask.is_file() and image.path.is_file():
             return f"no mask {printable(image.mask)}; make one, white to use the whole image"
-        loaded = load_image(image.path, color=self._extractor.needs_color)
+        loaded = load_image(image.path, color=self.extractor.needs_color)
         usable, limits = loaded.usable, loaded.value_range
         if usable is not None and not usable.any():
             return (
@@ -211,6 +208,14 @@ class ImageWork:
                 )
         notes = ImageNotes(None if limits is None else (limits.black, limits.white), frame)
         return loaded.pixels, usable, notes
+
+
+def changed_while(image: ImageFile) -> str:
+    """Return why an image is skipped whose file was written each time that it was read."""
+    return (
+        f"{printable(image.path)} or its mask changed while it was read; give the same command "
+        "again when it is written"
+    )
 
 
 def _stamp(image: ImageFile) -> SourceStamps | None:

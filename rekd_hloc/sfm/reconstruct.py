@@ -12,11 +12,11 @@ from typing import Any
 from rekd_hloc.config import reconstruction_preset
 from rekd_hloc.image_listing import ImageListing
 from rekd_hloc.matching.match import make_matcher
-from rekd_hloc.matching.match_images import match_images, matching_provenance
+from rekd_hloc.matching.match_images import MapPairs, match_images, matching_provenance
 from rekd_hloc.matching.pairs import depends_on_others, format_pairs, make_pairs, settle_source
 from rekd_hloc.sfm.cameras import plan_cameras
 from rekd_hloc.sfm.chosen_pairs import choose_early, choose_pairs
-from rekd_hloc.sfm.extraction import extract_images
+from rekd_hloc.sfm.extraction import MapImages, extract_images
 from rekd_hloc.sfm.finished_run import is_read_only, read_finished
 from rekd_hloc.sfm.image_folder import check_still_there, find_images
 from rekd_hloc.sfm.image_work import ImageExtractor
@@ -51,6 +51,8 @@ def reconstruct(
     overwrite: bool = False,
     progress: bool = False,
     extractor: ImageExtractor | None = None,
+    map_images: MapImages = map,
+    map_pairs: MapPairs = map,
     **changes: Any,
 ) -> ReconstructionResult:
     """Reconstruct a scene; writes ``features.h5``, ``matches.h5``, ``pairs.txt``, ``database.db``,
@@ -69,6 +71,8 @@ def reconstruct(
             files in ``output`` that others made.
         progress: show bars on stderr.
         extractor: to use in place of the one that ``conf`` and ``config`` name.
+        map_images: extracts on many workers, as for :func:`rekd_hloc.sfm.extraction.extract_files`.
+        map_pairs: matches on them, as for :func:`rekd_hloc.matching.match_images.match_images`.
         **changes: options by their names, in place of those in ``options``: ``conf="rekd-fast"``.
 
     Returns:
@@ -99,7 +103,7 @@ def reconstruct(
         image_dir, output, options.mapping, reference=options.reference,
         overwrite=overwrite, names=_writes(options.pairs, output), pairs=pairs, progress=progress,
     ) as run:  # fmt: skip
-        report = _run_all_stages(run, options, listing, pairs, extractor)
+        report = _run_all_stages(run, options, listing, pairs, extractor, map_images, map_pairs)
     return ReconstructionResult(report, output)
 
 
@@ -109,6 +113,8 @@ def _run_all_stages(
     listing: ImageListing,
     pairs: Sequence[Pair],
     extractor: ImageExtractor | None,
+    map_images: MapImages,
+    map_pairs: MapPairs,
 ) -> dict[str, Any]:
     """Extract, match, verify and map, each stage going on from what it finds."""
     features_path, matches_path = run.output / FEATURES, run.output / MATCHES
@@ -118,7 +124,7 @@ def _run_all_stages(
         summary = extract_images(
             extractor, run.image_dir, features_path, names=listing.images,
             mask_dir=options.mask_dir, mask_frame=options.mask_frame,
-            overwrite=features_path in anew, progress=run.progress,
+            overwrite=features_path in anew, progress=run.progress, map_images=map_images,
         )  # fmt: skip
     run.watch.tell_found("extract", summary.num_resumed, len(summary.names))
     usable = set(summary.names)
@@ -133,7 +139,9 @@ def _run_all_stages(
         matched = match_images(
             features_path, matches_path, pairs, options.matching,
             overwrite=matches_path in anew, device=options.device, progress=run.progress,
+            map_pairs=map_pairs,
         )  # fmt: skip
+    pairs = [pair for pair in pairs if pair not in matched.failed]
     run.watch.tell_found("match", matched.num_resumed, len(matched.num_matches))
     check_still_there([run.image_dir / name for name in listing.images], run.output)
     configuration = describe_options(options, extractor.provenance)
