@@ -18,9 +18,9 @@ from rekd_hloc.locks import RECORD_FOLDER
 logger = logging.getLogger(__name__)
 
 HDF5, SQLITE, TEXT = "an HDF5 file", "an SQLite database", "text"
-PNG, SAFETENSORS = "a PNG image", "a safetensors file"
+PNG, SAFETENSORS, ONNX = "a PNG image", "a safetensors file", "an ONNX graph"
 FOLDER, EMPTY, UNKNOWN = "a folder", "an empty file", "data of no kind that is known here"
-BINARY = (HDF5, SQLITE, SAFETENSORS)
+BINARY = (HDF5, SQLITE, SAFETENSORS, ONNX)
 """Kinds of which a damaged file is not recognised any more."""
 HEADS = {
     b"\x89HDF\r\n\x1a\n": HDF5,

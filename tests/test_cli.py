@@ -53,6 +53,7 @@ def test_every_command_is_there():
         "check",
         "info",
         "export-weights",
+        "export-onnx",
     ]
 
 

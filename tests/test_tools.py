@@ -9,7 +9,18 @@ from tests.test_layers import imports, sources
 
 PACKAGE_OF = {"cv2": "opencv-python-headless", "PIL": "pillow"}
 """Where a module is not named as its package is."""
-ASKED_FOR = {"av", "e2cnn", "hloc", "pandas", "pillow_heif", "rawpy", "scipy"}
+ASKED_FOR = {
+    "av",
+    "e2cnn",
+    "hloc",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "pandas",
+    "pillow_heif",
+    "rawpy",
+    "scipy",
+}
 """Imported only inside functions that say what to install; extras of the package."""
 
 

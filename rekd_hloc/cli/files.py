@@ -1,4 +1,4 @@
-"""Commands on files that exist: export, export-model, merge, plot, check, info and others."""
+"""Commands on files that exist: export, export-model, merge, plot, check, info; and of hloc."""
 
 from os.path import commonpath
 from pathlib import Path
@@ -205,31 +205,6 @@ def info(json_output: Json = False) -> None:
 
     record = describe_environment()
     print_result(json_output, record, format_environment(record))
-
-
-def export_weights(
-    checkpoint: Annotated[Path, typer.Argument(help="Training checkpoint, or REKD's release.")],
-    output: Annotated[Path, typer.Argument(help="Safetensors file to write.")],
-    group_order: Annotated[
-        int | None,
-        typer.Option(help="Group order of REKD's release; by default the weights' shapes tell it."),
-    ] = None,
-    pixel_range: Annotated[
-        float, typer.Option(help="Value of white in the images that the release was trained on.")
-    ] = 1.0,
-    overwrite: Replace = False,
-    json_output: Json = False,
-) -> None:
-    """Convert a training checkpoint into weights to run.
-
-    The checkpoint is one of this project, or best_model.pt of REKD's release.
-    """
-    from rekd_hloc.features.convert import convert_checkpoint
-
-    convert_checkpoint(
-        checkpoint, output, group_order=group_order, pixel_range=pixel_range, overwrite=overwrite
-    )
-    print_result(json_output, {"output": str(output)}, f"wrote {output}")
 
 
 @hloc_app.command()

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from rekd_hloc import __version__
-from rekd_hloc.cli import files, localizing, matching, reconstruction, video
+from rekd_hloc.cli import files, localizing, matching, networks, reconstruction, video
 from rekd_hloc.cli.command_words import split_words
 from rekd_hloc.cli.failures import MISTAKES, SHOW_TRACEBACK, describe_failure
 from rekd_hloc.cli.interrupts import how_to_go_on, run_interruptibly
@@ -37,7 +37,8 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "plot": (files.plot, "features.h5 photos/ plots/ --image a.jpg"),
     "check": (files.check, "features.h5 matches.h5 pairs.txt"),
     "info": (files.info, "--json"),
-    "export-weights": (files.export_weights, "runs/detector/best.pt rekd.safetensors"),
+    "export-weights": (networks.export_weights, "runs/detector/best.pt rekd.safetensors"),
+    "export-onnx": (networks.export_onnx, "graphs/ --conf rekd-fast"),
 }
 """The function of each command, and the arguments of an example that its help shows."""
 

@@ -42,8 +42,8 @@ def rounds_to_tf32() -> bool:
 
 
 def _autocast(device: torch.device, *, enabled: bool) -> contextlib.AbstractContextManager[None]:
-    """bfloat16 or not; Apple's GPU always computes in what it is given."""
-    if device.type not in WITH_AUTOCAST:
+    """bfloat16 or not; Apple's GPU and exported graphs always compute in what they are given."""
+    if device.type not in WITH_AUTOCAST or torch.compiler.is_compiling():
         return contextlib.nullcontext()
     autocast: contextlib.AbstractContextManager[None] = torch.autocast(
         device.type, torch.bfloat16, enabled=enabled

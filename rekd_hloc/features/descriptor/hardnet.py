@@ -163,7 +163,12 @@ def describe(
     count = batch_size or (CPU_BATCH if patches.device.type == "cpu" else GPU_BATCH)
     with full_precision(patches.device):
         parts = [network(part) for part in torch.split(patches, count)]
-    raw = torch.cat(parts).nan_to_num(posinf=0.0, neginf=0.0)
+    return unit_rows(torch.cat(parts))
+
+
+def unit_rows(raw: Float[Tensor, "patch channel"]) -> Float[Tensor, "patch channel"]:
+    """Return rows of length 1; one of zeros, or without a number, gets equal entries."""
+    raw = raw.nan_to_num(posinf=0.0, neginf=0.0)
     length = raw.norm(dim=1, keepdim=True)
     flat = torch.full_like(raw, raw.shape[1] ** -0.5)
     return torch.where(length > 1e-6, raw / length.clamp(min=1e-6), flat)

@@ -23,6 +23,9 @@ from rekd_hloc.features.precision import full_precision
 BLUR_RADIUS_PX = 3
 """Reach of the Gaussian before inner levels 1 and up."""
 
+FRACTION = 1 << 40
+"""Denominator of a factor in integers; a side of 16 bits times it is no more than 64 bits hold."""
+
 Maps = tuple[Float[Tensor, "batch 1 height width"], list[Float[Tensor, "batch bin _ _"]]]
 
 
@@ -190,7 +193,7 @@ class Rekd(nn.Module):
 
     def _inner_size(self, size: Size, level: int) -> Size:
         shrink = self.inner_factor**level
-        return max(int(size[0] / shrink), 1), max(int(size[1] / shrink), 1)
+        return shrink_side(size[0], shrink), shrink_side(size[1], shrink)
 
     def _pool_logits(self, logits: Tensor) -> Tensor:
         taps = self._pool
@@ -202,6 +205,19 @@ class Rekd(nn.Module):
         columns = taps.view(1, 1, 1, -1).expand(bins, 1, 1, -1)
         logits = F.conv2d(logits, rows, padding=(radius, 0), groups=bins)
         return F.conv2d(logits, columns, padding=(0, radius), groups=bins)
+
+
+def shrink_side(side: int | torch.SymInt, shrink: float) -> int:
+    """Return the side of an image that is made smaller, in whole pixels.
+
+    An exported graph, whose sides are symbols, computes it in integers: the fraction is so near to
+    the factor that every side up to 65,535 px becomes what it is here.
+    """
+    if isinstance(side, int):
+        return max(int(side / shrink), 1)
+    side = side * math.ceil(FRACTION / shrink) // FRACTION
+    smaller: int = torch.sym_max(side, 1)  # type: ignore[no-untyped-call]
+    return smaller
 
 
 def build_network(config: NetworkConfig, backbone: nn.Module) -> Rekd:

@@ -31,8 +31,9 @@ def normalise_contrast(
     """
     exact = image.to(exact_device(image.device)).double()
     both = torch.cat([exact, exact * exact], dim=1)
-    on_cpu = both.device.type == "cpu" and not both.requires_grad
-    means = (_box_mean_by_opencv if on_cpu else _box_mean)(both, window_px)
+    by_opencv = both.device.type == "cpu" and not both.requires_grad
+    by_opencv = by_opencv and not torch.compiler.is_compiling()  # an exported graph has torch only
+    means = (_box_mean_by_opencv if by_opencv else _box_mean)(both, window_px)
     mean, mean_square = means.chunk(2, 1)
     variance = (mean_square - mean * mean).clamp(min=0)
     return ((exact - mean) / (1.0 + variance.sqrt())).to(image.dtype).to(image.device)
@@ -41,8 +42,9 @@ def normalise_contrast(
 def _box_mean(
     values: Float[Tensor, "batch channel height width"], window_px: int
 ) -> Float[Tensor, "batch channel height width"]:
+    indices = _mirror if torch.compiler.is_compiling() else _kept_indices
     for dim in (2, 3):
-        mirrored = _mirrored_indices(values.shape[dim], window_px, values.device)
+        mirrored = indices(values.shape[dim], window_px, values.device)
         padded = values.index_select(dim, mirrored)
         # the leading zero slice makes "sum of the first n" available for n = 0 too
         first = torch.zeros_like(padded.narrow(dim, 0, 1))
@@ -63,11 +65,17 @@ def _box_mean_by_opencv(
 
 
 @lru_cache(maxsize=64)
-def _mirrored_indices(size: int, window_px: int, device: torch.device) -> Int64[Tensor, " padded"]:
-    """Kept: on a GPU every small step costs as much as one on the whole image."""
+def _kept_indices(size: int, window_px: int, device: torch.device) -> Int64[Tensor, " padded"]:
+    """On a GPU every small step costs as much as one on the whole image."""
     with torch.inference_mode(mode=False):  # training may need what inference has kept
-        radius = window_px // 2
-        index = torch.arange(-radius, size + radius, device=device)
-        period = max(2 * (size - 1), 1)
-        index = index.remainder(period)
-        return torch.minimum(index, period - index) if size > 1 else torch.zeros_like(index)
+        return _mirror(size, window_px, device)
+
+
+def _mirror(size: int, window_px: int, device: torch.device) -> Int64[Tensor, " padded"]:
+    """Indices of the pixels from half a window before the first to half a one after the last."""
+    radius = window_px // 2
+    index = torch.arange(-radius, size + radius, device=device)
+    period = torch.scalar_tensor(2 * (size - 1), dtype=index.dtype, device=device)
+    period = period.clamp(min=1)  # of a single pixel
+    index = index.remainder(period)
+    return torch.minimum(index, period - index)
