@@ -1,7 +1,6 @@
 """Every option with its default, as frozen dataclasses, and the presets made of them.
 
-Defaults live here, so the wheel needs no YAML; ``load_config`` merges a dataclass with a YAML file
-and ``key=value`` overrides.
+``load_config`` merges a dataclass with a YAML file and ``key=value`` overrides.
 """
 
 import difflib
@@ -229,17 +228,19 @@ class MatchConfig:
 
 
 RECONSTRUCTION_MATCHING = MatchConfig(ratio=0.95)
-"""Matching before a reconstruction, by ``reconstruct`` and by its steps ``extract`` and ``match``:
-a mild ratio test takes two thirds of the wrong matches that the filter leaves, and camera centres
-come out a third nearer to the truth (docs/training.md)."""
+"""Matching by ``reconstruct`` and its steps ``extract`` and ``match``: a mild ratio test takes two
+thirds of the wrong matches that the filter leaves, and camera centres come out a third nearer to
+the truth (docs/training.md)."""
 
 RECONSTRUCTION_KEYPOINTS = 4096
-"""Budget of an image in a reconstruction and its steps, whatever the preset's own: twice the
-points, and poses nearer to the truth, than with 2,048 (docs/training.md)."""
+"""Budget of an image in the same, whatever the preset's own: twice the points, and poses nearer to
+the truth, than with 2,048 (docs/training.md)."""
+
+PAIRS, OVERLAP = "auto", 10
+"""Which images the same match, and neighbours of each in a sequence."""
 
 MAX_ERROR_PX = 3.0
-"""Largest epipolar error of a verified match (COLMAP's default: 4); chosen on images with true
-poses, see docs/training.md."""
+"""Largest epipolar error of a verified match (COLMAP's: 4), see docs/training.md."""
 REFINED_MAX_ERROR_PX = 2.0
 """The same where keypoints were refined."""
 
@@ -254,8 +255,7 @@ PAPER_DETECTOR = DetectorConfig(
 )
 
 RANKED = ExtractConfig(ranking="ranking-linear")
-"""What the presets but the paper's have in common. An ``ExtractConfig`` itself has no ranking, so
-that files made before there was one are still known by their configuration."""
+"""All but the paper's; an ``ExtractConfig`` has none by itself, so that earlier files are known."""
 
 PRESETS: dict[str, ExtractConfig] = {
     "rekd": RANKED,

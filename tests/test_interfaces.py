@@ -6,19 +6,24 @@ import pytest
 import torch
 
 from rekd_hloc import match, match_pair
+from rekd_hloc.cli.options import resolve_conf
 from rekd_hloc.config import (
     RECONSTRUCTION_MATCHING,
     DescriptorConfig,
     DetectorConfig,
     ExtractConfig,
     load_config,
+    reconstruction_preset,
 )
 from rekd_hloc.features.batches import images_of_batch, pad_features
 from rekd_hloc.features.descriptor.patches import affine_frames, cut_patches
 from rekd_hloc.features.extractor import Extractor
 from rekd_hloc.kornia import RekdFeature
 from rekd_hloc.sfm.database import colmap_keypoints
+from rekd_hloc.sfm.reconstruct import ReconstructOptions
+from rekd_hloc.sfm.reconstruct import _load_extractor as load_for
 from tests.helpers import (
+    ROOT,
     descriptor_weights,
     detector_weights,
     random_features,
@@ -196,6 +201,41 @@ def test_a_folder_holds_an_extractor(extractor, pictures, tmp_path):
     (folder / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="has no config.json"):
         Extractor.from_pretrained(folder)
+
+
+def test_a_folder_is_a_conf_of_a_reconstruction_and_of_the_command_line(extractor, tmp_path):
+    folders = [tmp_path / "mine", tmp_path / "moved" / "again"]
+    found = []
+    for folder in folders:
+        extractor.save_pretrained(folder)
+        options = ReconstructOptions(conf=str(folder), device="cpu")
+        found.append(load_for(options))
+        name, config = resolve_conf(str(folder), None, ["max_side_px=90"], None, "cpu")
+        assert name == str(folder)
+        assert (config.max_side_px, config.detector.max_keypoints) == (90, 60)
+    assert [one.config.detector.max_keypoints for one in found] == [60, 60]
+    first, second = (dict(one.provenance) for one in found)
+    assert [part.pop("preset") for part in (first, second)] == list(map(str, folders))
+    assert first == second  # wherever the folder lies
+    name, config = resolve_conf("rekd-fast", None, None, None, "cpu")
+    assert config == reconstruction_preset("rekd-fast")
+    for ask in (
+        Extractor.from_pretrained,
+        lambda name: resolve_conf(name, None, None, None, "cpu"),
+    ):
+        with pytest.raises(ValueError, match="no preset 'nowhere'.*a folder is one of"):
+            ask("nowhere")
+
+
+def test_torch_hub_loads_from_the_repository(extractor, pictures, tmp_path):
+    extractor.save_pretrained(tmp_path / "mine")
+    options = {"source": "local", "device": "cpu"}
+    loaded = torch.hub.load(str(ROOT), "extractor", str(tmp_path / "mine"), **options)
+    torch.testing.assert_close(
+        loaded(pictures[0]).keypoints.xy, extractor(pictures[0]).keypoints.xy
+    )
+    feature = torch.hub.load(str(ROOT), "kornia_feature", str(tmp_path / "mine"), **options)
+    assert feature(pictures)[0].shape[0] == 2
 
 
 def test_a_presets_name_is_no_configuration():

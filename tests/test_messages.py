@@ -13,12 +13,18 @@ from rekd_hloc.cli import main as program
 from rekd_hloc.cli.command_words import split_words
 from rekd_hloc.cli.logs import LOG_NAME, append_log, log_messages
 from rekd_hloc.cli.main import COMMANDS, main
-from rekd_hloc.config import RECONSTRUCTION_KEYPOINTS, RECONSTRUCTION_MATCHING
+from rekd_hloc.cli.options import completes
+from rekd_hloc.cli.places import describe_places
+from rekd_hloc.config import OVERLAP, PAIRS, RECONSTRUCTION_KEYPOINTS, RECONSTRUCTION_MATCHING
+from rekd_hloc.exports.export_model import WRITERS
+from rekd_hloc.exports.formats import ExportFormat
+from rekd_hloc.matching.pairs import settle_source
 from rekd_hloc.progress import ProgressLines, progress_bar
 from rekd_hloc.sfm import reconstruct as reconstruction
 from rekd_hloc.sfm.mapping_options import MappingOptions
 from rekd_hloc.sfm.pycolmap_compat import read_reconstruction
-from rekd_hloc.sfm.result import ReconstructionResult, describe_places
+from rekd_hloc.sfm.reconstruct_options import ReconstructOptions
+from rekd_hloc.sfm.result import ReconstructionResult
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Features
 from rekd_hloc.weight_files import shipped_path, weights_hash
@@ -138,6 +144,30 @@ def test_completion_is_offered(capsys):
     assert "--log-file" in shown
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["export-model", "--to", ""], [item.value for item in ExportFormat]),
+        (["reconstruct", "--conf", "rekd-f"], ["rekd-fast"]),
+        (["match", "--filter", "n"], ["none", "network"]),
+        (["reconstruct", "--camera-mode", "per"], ["per_folder", "per_image"]),
+    ],
+)
+def test_the_shell_is_told_the_values_of_an_option(typed, offered, monkeypatch, capsys):
+    monkeypatch.setenv("_REKD_HLOC_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", " ".join(["rekd-hloc", *typed]))
+    monkeypatch.setenv("COMP_CWORD", str(len(typed)))
+    assert main([]) == 0
+    assert sorted(capsys.readouterr().out.split()) == sorted(offered)
+    assert completes("rekd", "other")("re") == ["rekd"]
+
+
+def test_every_form_of_a_model_is_offered_and_written(capsys):
+    assert list(WRITERS) == list(ExportFormat)
+    assert main(["export-model", "--help"]) == 0
+    assert "|".join(ExportFormat) in capsys.readouterr().out
+
+
 def test_extract_and_match_have_the_defaults_of_reconstruct(tmp_path, monkeypatch):
     asked = []
 
@@ -154,6 +184,16 @@ def test_extract_and_match_have_the_defaults_of_reconstruct(tmp_path, monkeypatc
     monkeypatch.setattr("rekd_hloc.matching.match_images.match_images", stop)
     assert main(["match", str(tmp_path / "f.h5"), "m.h5"]) == 2
     assert asked.pop()[0][3] == RECONSTRUCTION_MATCHING
+    monkeypatch.setattr("rekd_hloc.matching.pairs.make_pairs", stop)
+    assert main(["match", str(tmp_path / "f.h5"), "m.h5"]) == 2
+    arguments, options = asked.pop()
+    wanted = ReconstructOptions()
+    assert (wanted.pairs, wanted.overlap, wanted.matching) == (
+        PAIRS,
+        OVERLAP,
+        RECONSTRUCTION_MATCHING,
+    )
+    assert (arguments[1], options["overlap"]) == (settle_source(PAIRS, 0), OVERLAP)
 
 
 def test_one_is_not_many(tmp_path, capsys):

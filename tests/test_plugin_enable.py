@@ -1,10 +1,12 @@
 import ast
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
+from rekd_hloc.cli.main import main
 from rekd_hloc.plugin import enable as module
 from rekd_hloc.plugin.enable import FILES, disable, enable, status
 from tests.helpers import ROOT
@@ -89,24 +91,42 @@ def test_disabling_says_what_was_removed(tmp_path):
 
 
 def test_status_tells_enabled_damaged_and_not(tmp_path):
-    assert "not enabled" in status(tmp_path)
+    assert "not enabled" in str(status(tmp_path))
     enable(tmp_path)
-    assert f"enabled: {tmp_path}" in status(tmp_path)
+    assert f"enabled: {tmp_path}" in str(status(tmp_path))
     for name in FILES:
         text = (tmp_path / name).read_text()
         (tmp_path / name).write_text("# changed\n")
-        assert "damaged" in status(tmp_path)
+        assert "damaged" in str(status(tmp_path))
         (tmp_path / name).unlink()
-        assert "damaged" in status(tmp_path)
+        assert "damaged" in str(status(tmp_path))
         (tmp_path / name).write_text(text)
-    assert "damaged" not in status(tmp_path)
+    assert "damaged" not in str(status(tmp_path))
+
+
+def test_status_as_json_has_truth_values(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module.sysconfig, "get_path", lambda name: str(tmp_path))
+
+    def read():
+        assert main(["hloc", "status", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert read()["is_enabled"] is False
+    enable(tmp_path)
+    record = read()
+    assert (record["is_enabled"], record["is_damaged"]) == (True, False)
+    assert record["folder"] == str(tmp_path)
+    (tmp_path / record["present"][0]).unlink()
+    record = read()
+    assert (record["is_enabled"], record["is_damaged"]) == (False, True)
+    assert isinstance(record["hloc_is_installed"], bool)
 
 
 def test_status_names_hloc_or_what_to_install(tmp_path, monkeypatch):
     with fresh_hloc("double"):
-        assert DOUBLE in status(tmp_path)
+        assert DOUBLE in str(status(tmp_path))
     monkeypatch.setitem(sys.modules, "hloc", None)
-    assert "pip install --no-deps" in status(tmp_path)
+    assert "pip install --no-deps" in str(status(tmp_path))
 
 
 def test_the_default_folder_is_this_environments_site_packages(monkeypatch, tmp_path):

@@ -17,9 +17,11 @@ from rekd_hloc.cli.options import (
     Overwrite,
     Quiet,
     Replace,
+    completes,
     print_result,
     read_numbers,
 )
+from rekd_hloc.exports.formats import ExportFormat
 from rekd_hloc.names import counted
 
 MAX_PAIRS = 50
@@ -102,9 +104,11 @@ def export_model(
     to: Annotated[
         str,
         typer.Option(
-            help="text, ply, undistorted, nerfstudio, openmvs, bundler or gltf.",
+            metavar="|".join(ExportFormat),
+            help="Form to write.",
+            autocompletion=completes(*ExportFormat),
         ),
-    ] = "text",
+    ] = ExportFormat.TEXT.value,
     images: Annotated[
         Path | None,
         typer.Option(help="Folder of the photos; by default the one that reconstruct took."),
@@ -231,7 +235,9 @@ def disable(json_output: Json = False) -> None:
 @hloc_app.command()
 def status(json_output: Json = False) -> None:
     """Show whether hloc and the hook are installed."""
+    from dataclasses import asdict
+
     from rekd_hloc.plugin.enable import status as run
 
-    text = run()
-    print_result(json_output, {"message": text}, text)
+    found = run()
+    print_result(json_output, asdict(found), str(found))

@@ -24,7 +24,7 @@ from rekd_hloc.cli.options import (
     read_match_config,
     resolve_conf,
 )
-from rekd_hloc.config import PRESETS
+from rekd_hloc.config import RECONSTRUCTION_MATCHING
 
 REPORT, POSES = "localization.json", "poses.txt"
 WEIGHTS = {"detector_weights": "weights", "descriptor_weights": "descriptor.weights"}
@@ -43,7 +43,7 @@ def localize(
     config: Config = None,
     settings: Settings = None,
     max_keypoints: MaxKeypoints = None,
-    filter_name: Filter = "density",
+    filter_name: Filter = RECONSTRUCTION_MATCHING.filter,
     ratio: Ratio = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -58,6 +58,7 @@ def localize(
     """
     from rekd_hloc.exports.model_folder import find_model
     from rekd_hloc.features.extractor import Extractor
+    from rekd_hloc.features.pretrained_folder import is_preset
     from rekd_hloc.files import encode_json
     from rekd_hloc.locks import hold_folder
     from rekd_hloc.ownership import TEXT, MadeFiles
@@ -71,7 +72,7 @@ def localize(
         raise FileNotFoundError(f"no features {path}; name those of the model with --features")
     with FeatureStore(path) as store:
         stored = store.provenance
-    if conf is None and stored.get("preset") in PRESETS:
+    if conf is None and is_preset(stored.get("preset", "")):
         conf = stored["preset"]
     name, resolved = resolve_conf(conf, config, settings, max_keypoints, device)
     extractor = Extractor.from_pretrained(name, device=device, config=resolved)

@@ -29,14 +29,15 @@ from rekd_hloc.cli.options import (
     print_result,
     read_match_config,
 )
+from rekd_hloc.config import OVERLAP, PAIRS, RECONSTRUCTION_MATCHING
 from rekd_hloc.names import counted
 
 
 def pairs(
     images: Images,
     output: Annotated[Path, typer.Argument(help="Text file to write, two names a line.")],
-    source: PairsSource = "exhaustive",
-    overlap: Overlap = 10,
+    source: PairsSource = PAIRS,
+    overlap: Overlap = OVERLAP,
     features: Annotated[
         Path | None, typer.Option(help="Features of the photos, which retrieval compares.")
     ] = None,
@@ -74,14 +75,14 @@ def pairs(
 def match(
     features: Annotated[Path, typer.Argument(help="Features of rekd-hloc or of hloc.")],
     output: Annotated[Path, typer.Argument(help="HDF5 file to write or to go on with.")],
-    source: PairsSource = "exhaustive",
-    overlap: Overlap = 10,
+    source: PairsSource = PAIRS,
+    overlap: Overlap = OVERLAP,
     images: Annotated[
         Path | None, typer.Option(help="Folder of the photos, for pairs by gps.")
     ] = None,
     codebook: Codebook = "default",
     index: Index = None,
-    filter_name: Filter = "density",
+    filter_name: Filter = RECONSTRUCTION_MATCHING.filter,
     ratio: Ratio = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -95,17 +96,18 @@ def match(
     """Match features, and keep what agrees on one rotation."""
     from rekd_hloc.matching.match import describe_fallback
     from rekd_hloc.matching.match_images import match_images
-    from rekd_hloc.matching.pairs import make_pairs, needs_features
+    from rekd_hloc.matching.pairs import make_pairs, needs_features, settle_source
     from rekd_hloc.shards import take_shard
     from rekd_hloc.storage.features import FeatureStore
 
+    with FeatureStore(features) as store:
+        names = store.names()
+    source = str(settle_source(source, len(names)))
     if shard is not None and needs_features(source):
         raise ValueError(
             f"each shard would do all of --pairs {source} again; write the pairs once by rekd-hloc "
             "pairs, and give that file as --pairs"
         )
-    with FeatureStore(features) as store:
-        names = store.names()
     image_pairs = make_pairs(
         names,
         source,

@@ -1,20 +1,20 @@
 """Options that several commands share, what they stand for, and how a command ends."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from rekd_hloc.config import (
+    PRESETS,
     RECONSTRUCTION_KEYPOINTS,
     RECONSTRUCTION_MATCHING,
     ExtractConfig,
     MatchConfig,
     load_config,
-    reconstruction_preset,
     with_max_keypoints,
 )
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rekd_hloc.matching.match_images import MapPairs
     from rekd_hloc.sfm.extraction import MapImages
 
+FILTERS = get_args(get_type_hints(MatchConfig)["filter"])
 EXIT_FAILED = 1
 """The command ran, but gave nothing: no image was readable, no model came out."""
 EXIT_MISTAKE = 2
@@ -34,12 +35,18 @@ EXIT_STATUSES = (
 )
 
 
+def completes(*words: str) -> Callable[[str], list[str]]:
+    """Return what a shell asks for the values of an option that begin as what is typed."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
 Conf = Annotated[
     str | None,
     typer.Option(
         "--conf",
-        help="Preset: rekd, rekd-upright, rekd-fast, rekd-c36 or rekd-paper. "
-        "Without it, rekd on a GPU and rekd-fast on a CPU.",
+        help="Preset: rekd, rekd-upright, rekd-fast, rekd-c36 or rekd-paper; or a folder of "
+        "Extractor.save_pretrained. Without it, rekd on a GPU and rekd-fast on a CPU.",
+        autocompletion=completes(*PRESETS),
     ),
 ]
 Config = Annotated[
@@ -56,7 +63,13 @@ MaxKeypoints = Annotated[
         f"{RECONSTRUCTION_KEYPOINTS} unless a file or --set says otherwise."
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0, mps or xpu.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:0, mps or xpu.",
+        autocompletion=completes("auto", "cpu", "cuda", "cuda:0", "mps", "xpu"),
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start anew instead of going on with what is there.")
@@ -86,7 +99,8 @@ MaskFrame = Annotated[
     str,
     typer.Option(
         help="Grid of masks whose photos EXIF rotates: file as for COLMAP, upright as viewers show "
-        "the photo, or auto to decide by size and EXIF."
+        "the photo, or auto to decide by size and EXIF.",
+        autocompletion=completes("auto", "file", "upright"),
     ),
 ]
 Filter = Annotated[
@@ -95,6 +109,7 @@ Filter = Annotated[
         "--filter",
         help="Filter of matches: density or paper of rotations, consensus of neighbours, network "
         "(learned), none; or adalam, a matcher with its own.",
+        autocompletion=completes(*FILTERS),
     ),
 ]
 Ratio = Annotated[
@@ -106,7 +121,11 @@ Ratio = Annotated[
 ]
 CameraModel = Annotated[str, typer.Option(help="A camera model of COLMAP.")]
 CameraMode = Annotated[
-    str, typer.Option(help="Who shares a camera: auto, single, per_folder or per_image.")
+    str,
+    typer.Option(
+        help="Who shares a camera: auto, single, per_folder or per_image.",
+        autocompletion=completes("auto", "single", "per_folder", "per_image"),
+    ),
 ]
 Intrinsics = Annotated[
     str | None,
@@ -153,7 +172,9 @@ PairsSource = Annotated[
     typer.Option(
         "--pairs",
         help="exhaustive, sequential:10, retrieval:30 (those that look alike), loops:30, gps:30, "
-        "several with + between, auto, or a file of image name pairs.",
+        "several with + between, auto (exhaustive up to 200 photos, retrieval above), or a file of "
+        "image name pairs.",
+        autocompletion=completes("auto", "exhaustive", "sequential", "retrieval", "loops", "gps"),
     ),
 ]
 Video = Annotated[
@@ -202,19 +223,20 @@ def resolve_conf(
 ) -> tuple[str, ExtractConfig]:
     """Return the preset's name, and its options after file, settings and budget, in that order.
 
-    Before them, the preset has the budget of a reconstruction.
+    Before them, a preset has the budget of a reconstruction, and a folder its own.
 
     Raises:
         ValueError, FileNotFoundError: no such preset, device, file or option.
     """
     from rekd_hloc.devices import choose_device
+    from rekd_hloc.features.pretrained_folder import read_for_reconstruction
 
     chosen = choose_device(device)
     name = conf
     if name is None:
         name = "rekd-fast" if chosen.type == "cpu" else "rekd"
         typer.echo(f"conf {name} on {chosen} (choose with --conf)", err=True)
-    resolved = load_config(reconstruction_preset(name), config, settings or [])
+    resolved = load_config(read_for_reconstruction(name), config, settings or [])
     if max_keypoints is not None:
         resolved = with_max_keypoints(resolved, max_keypoints)
     return name, resolved

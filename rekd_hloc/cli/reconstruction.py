@@ -39,6 +39,7 @@ from rekd_hloc.cli.options import (
     Threads,
     Video,
     Workers,
+    completes,
     open_maps,
     print_result,
     read_match_config,
@@ -47,10 +48,9 @@ from rekd_hloc.cli.options import (
     resolve_conf,
 )
 from rekd_hloc.cli.video import take_video
-from rekd_hloc.config import (
-    MAX_ERROR_PX,
-    REFINED_MAX_ERROR_PX,
-)
+from rekd_hloc.config import MAX_ERROR_PX as MAX_PX
+from rekd_hloc.config import OVERLAP, PAIRS, RECONSTRUCTION_MATCHING
+from rekd_hloc.config import REFINED_MAX_ERROR_PX as REFINED_MAX_PX
 from rekd_hloc.names import counted
 
 
@@ -139,12 +139,17 @@ def reconstruct(
     max_keypoints: MaxKeypoints = None,
     mask_dir: Masks = None,
     mask_frame: MaskFrame = "auto",
-    source: PairsSource = "auto",
-    overlap: Overlap = 10,
+    source: PairsSource = PAIRS,
+    overlap: Overlap = OVERLAP,
     codebook: Codebook = "default",
-    filter_name: Filter = "density",
+    filter_name: Filter = RECONSTRUCTION_MATCHING.filter,
     ratio: Ratio = None,
-    mapper: Annotated[str, typer.Option(help="incremental or global.")] = "incremental",
+    mapper: Annotated[
+        str,
+        typer.Option(
+            help="incremental or global.", autocompletion=completes("incremental", "global")
+        ),
+    ] = "incremental",
     camera_model: CameraModel = "SIMPLE_RADIAL",
     camera_mode: CameraMode = "auto",
     intrinsics: Intrinsics = None,
@@ -167,7 +172,7 @@ def reconstruct(
             "--max-error",
             metavar="PX",
             help="Largest epipolar error of a verified match. "
-            f"Default: {MAX_ERROR_PX:g}, or {REFINED_MAX_ERROR_PX:g} where keypoints are refined.",
+            f"Default: {MAX_PX:g}, or {REFINED_MAX_PX:g} where keypoints are refined.",
         ),
     ] = None,
     sift_descriptors: Annotated[
@@ -188,10 +193,10 @@ def reconstruct(
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct a scene: extract, match, verify, map. Writes OUTPUT/report.json."""
+    from rekd_hloc.cli.places import describe_places
     from rekd_hloc.sfm.reconstruct import ReconstructOptions
     from rekd_hloc.sfm.reconstruct import reconstruct as run
     from rekd_hloc.sfm.report import format_report
-    from rekd_hloc.sfm.result import describe_places
 
     name, resolved = resolve_conf(conf, config, settings, max_keypoints, device)
     options = ReconstructOptions(
@@ -260,10 +265,10 @@ def demo(
 
     The images come from rolled cameras; the report compares the model with the true poses.
     """
+    from rekd_hloc.cli.places import describe_places
     from rekd_hloc.demo import run_demo
     from rekd_hloc.sfm.output_folder import PAGE
     from rekd_hloc.sfm.report import format_report
-    from rekd_hloc.sfm.result import describe_places
 
     name, _ = resolve_conf(conf, None, None, None, device)
     append_log(output / LOG_NAME)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rekd_hloc.exports.bundler import write_bundler
+from rekd_hloc.exports.formats import NEED_IMAGES, ExportFormat, list_formats
 from rekd_hloc.exports.gltf import write_gltf
 from rekd_hloc.exports.model_folder import find_image_folder, find_model
 from rekd_hloc.exports.nerfstudio import write_nerfstudio
@@ -34,19 +35,17 @@ def write_ply(model: Any, folder: Path, images: Path | None) -> None:
 
 Writer = Callable[[Any, Path, Path | None], None]
 
-WRITERS: dict[str, Writer] = {
-    "text": write_text_model,
-    "ply": write_ply,
-    "undistorted": write_undistorted,
-    "nerfstudio": write_nerfstudio,
-    "openmvs": write_openmvs,
-    "bundler": write_bundler,
-    "gltf": write_gltf,
+WRITERS: dict[ExportFormat, Writer] = {
+    ExportFormat.TEXT: write_text_model,
+    ExportFormat.PLY: write_ply,
+    ExportFormat.UNDISTORTED: write_undistorted,
+    ExportFormat.NERFSTUDIO: write_nerfstudio,
+    ExportFormat.OPENMVS: write_openmvs,
+    ExportFormat.BUNDLER: write_bundler,
+    ExportFormat.GLTF: write_gltf,
 }
 """What writes each format: it takes a ``pycolmap.Reconstruction``, an empty folder, and the folder
 of the photos."""
-NEED_IMAGES = frozenset(("undistorted", "nerfstudio", "openmvs"))
-"""Formats that hold the photos, or name them."""
 
 
 def export_model(
@@ -62,8 +61,7 @@ def export_model(
     Args:
         model: folder of a COLMAP model, or the output folder of ``reconstruct``, whose largest
             model is taken.
-        to: ``text``, ``ply``, ``undistorted``, ``nerfstudio``, ``openmvs``, ``bundler`` or
-            ``gltf``.
+        to: an :class:`rekd_hloc.exports.formats.ExportFormat`, or its name.
         output: folder to write; by default the format's name beside ``sparse``.
         images: folder of the photos; by default the one that ``reconstruct`` has noted.
         overwrite: replace files in ``output`` that others made.
@@ -78,11 +76,12 @@ def export_model(
         OSError: something cannot be written.
     """
     if to not in WRITERS:
-        raise ValueError(f"no format {to!r}; formats are {', '.join(WRITERS)}")
+        raise ValueError(f"no format {to!r}; formats are {list_formats()}")
+    chosen = ExportFormat(to)
     source, home = find_model(model)
-    if to in NEED_IMAGES:
+    if chosen in NEED_IMAGES:
         images = find_image_folder(home, images)
-    target = output or home / to
+    target = output or home / chosen.value
     refuse_foreign_folder(target, overwrite=overwrite)
     reconstruction = compat.read_reconstruction(source)
     with hold_folder(target):
@@ -91,7 +90,7 @@ def export_model(
         try:
             scratch.mkdir(parents=True)
             with compat.quiet(), compat.write_errors(target):
-                WRITERS[to](reconstruction, scratch, images)
+                WRITERS[chosen](reconstruction, scratch, images)
             return place_files(scratch, target, overwrite=overwrite)
         except OSError as error:
             if isinstance(error, FileExistsError | FileNotFoundError) or not error.errno:

@@ -21,7 +21,11 @@ from rekd_hloc.features.detector.detect import Detector, make_detector
 from rekd_hloc.features.detector.mask import fill_ignored
 from rekd_hloc.features.grey_images import Image, grey_of, shrink_mask, usable_pixels
 from rekd_hloc.features.opencv_points import to_gray_or_rgb, to_opencv
-from rekd_hloc.features.pretrained_folder import read_preset, save_folder
+from rekd_hloc.features.pretrained_folder import (
+    read_preset,
+    save_folder,
+    without_folder,
+)
 from rekd_hloc.features.ranking import Ranking, load_ranking, resolve_ranking
 from rekd_hloc.features.weights import load_network, resolve_weights
 from rekd_hloc.geometry import warp_points, warp_scales
@@ -93,10 +97,11 @@ class Extractor:
         weights = resolve_weights(config.weights)
         network = load_network(weights, tile_rows=config.detector.tile_rows, device=torch_device)
         descriptor = load_hardnet(config.descriptor.weights)
+        recorded = without_folder(config, preset)
         provenance = {
             "preset": preset,
-            "config": json.dumps(config_tree(config), sort_keys=True),
-            "config_hash": config_hash(config),
+            "config": json.dumps(config_tree(recorded), sort_keys=True),
+            "config_hash": config_hash(recorded),
             "detector_weights": weights_hash(weights),
             "descriptor_weights": weights_hash(resolve_hardnet(config.descriptor.weights)),
         }

@@ -1,7 +1,7 @@
 """Which images to match: all pairs, neighbours of several kinds, or a pairs file of hloc's form.
 
-A user names a way to choose, such as ``sequential``, with a number where it takes one, as in
-``retrieval:20``, or several with ``+`` between, whose pairs are joined: ``retrieval:20+gps:5``.
+A user names a way to choose, with a number where it takes one, as in ``retrieval:20``, or several
+with ``+`` between, whose pairs are joined: ``retrieval:20+gps:5``.
 To add a way, write a :class:`PairSelector` in a file of its own and one line in
 :data:`PAIR_SELECTORS`. Pairs files are in :mod:`rekd_hloc.matching.pairs_file`.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from rekd_hloc.config import OVERLAP
 from rekd_hloc.matching.pairs_file import format_pairs as format_pairs  # part of this interface
 from rekd_hloc.matching.pairs_file import read_pairs as read_pairs
 from rekd_hloc.matching.pairs_file import unique_pairs as unique_pairs
@@ -59,7 +60,7 @@ class PairSelector(Protocol):
 class PairOptions:
     """What the selectors of :data:`PAIR_SELECTORS` take; each uses what concerns it."""
 
-    overlap: int = 10
+    overlap: int = OVERLAP
     """Images that follow in a sequence, as for :func:`sequential_pairs`."""
     number: int | None = None
     """What stands behind the selector's name, as in ``retrieval:20``; None without it."""
@@ -138,8 +139,7 @@ def make_selector(source: str | Path, options: PairOptions = DEFAULT_OPTIONS) ->
     """Make the selector of a name in :data:`PAIR_SELECTORS`, of several, or of a pairs file.
 
     Args:
-        source: a name, with ``:`` and a number where one is to be set; several with ``+`` between;
-            or a file. Text that is a name is no file.
+        source: a name, with ``:`` and a number where one is set; several with ``+``; or a file.
         options: of the selectors.
 
     Raises:
@@ -198,7 +198,7 @@ def make_pairs(
     names: Sequence[str],
     source: str | Path,
     *,
-    overlap: int = 10,
+    overlap: int = OVERLAP,
     image_dir: Path | None = None,
     features: Path | None = None,
     codebook: str = "default",
@@ -209,20 +209,16 @@ def make_pairs(
 
     Args:
         names: of the images.
-        source: ``exhaustive``; ``sequential`` (in the order of the numbers in the names, so that
-            ``9.jpg`` comes before ``10.jpg``); ``retrieval:20`` (those that look alike);
-            ``loops:20`` (of a sequence, those that look alike and are far apart); ``gps:20``;
-            several with ``+`` between; ``auto``; or a pairs file.
+        source: ``exhaustive``; ``sequential`` (in the order of the numbers in the names);
+            ``retrieval:20`` (those that look alike); ``loops:20`` (of a sequence, those that look
+            alike and are far apart); ``gps:20``; several with ``+``; ``auto``; or a pairs file.
         overlap: as for :func:`sequential_pairs`.
         image_dir: folder of the images, for selectors that look at them.
-        features: HDF5 file of the images, for retrieval.
-        codebook: name or file of the codebook, for retrieval.
-        index: HDF5 file of an index for retrieval, to read and to add images to.
-        progress: show bars on stderr.
+        features, codebook, index, progress: see :class:`PairOptions`.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`make_selector`, :func:`read_pairs` and the
-            selectors; or files of matches in hloc's form could not tell two of the names apart.
+            selectors; or hloc's files of matches could not tell two of the names apart.
     """
     names_by_key(names)
     options = PairOptions(overlap, None, features, codebook, index, progress)
@@ -240,7 +236,7 @@ def exhaustive_pairs(names: Sequence[str]) -> list[Pair]:
 
 
 def sequential_pairs(
-    names: Sequence[str], overlap: int = 10, *, quadratic: bool = True
+    names: Sequence[str], overlap: int = OVERLAP, *, quadratic: bool = True
 ) -> list[Pair]:
     """Return every image with those that follow it, for video and images taken in order.
 

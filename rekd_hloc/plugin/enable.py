@@ -8,6 +8,7 @@ The hook imports ``rekd_hloc.plugin`` and nothing else, so that it fits other ve
 import importlib.metadata
 import importlib.util
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 
 from rekd_hloc.files import write_text
@@ -71,17 +72,52 @@ def disable(site_dir: Path | None = None) -> str:
     return "removed\n" + "\n".join(f"  {path}" for path in removed)
 
 
-def status(site_dir: Path | None = None) -> str:
+@dataclass(frozen=True)
+class HookStatus:
+    """Whether the hook is installed, and where hloc is.
+
+    Attributes:
+        folder: this environment's site-packages.
+        present: files of the hook in it.
+        is_enabled: all are there, as this version writes them.
+        is_damaged: some are there, but not so.
+        hloc_is_installed: hloc can be imported.
+        hloc: what it is and where, or what to install.
+    """
+
+    folder: str
+    present: list[str]
+    is_enabled: bool
+    is_damaged: bool
+    hloc_is_installed: bool
+    hloc: str
+
+    def __str__(self) -> str:
+        """Return it in lines for a person."""
+        if self.is_enabled:
+            state = "enabled: " + ", ".join(str(Path(self.folder) / name) for name in FILES)
+        elif self.is_damaged:
+            state = f"damaged, or of another version: {', '.join(self.present)}; enable it again"
+        else:
+            state = "not enabled"
+        return f"hook in {self.folder}: {state}\n{self.hloc}"
+
+
+def status(site_dir: Path | None = None) -> HookStatus:
     """Return whether the hook is installed, and where hloc is."""
     folder = _site_packages(site_dir)
     present = [name for name in FILES if (folder / name).exists()]
-    if not present:
-        state = "not enabled"
-    elif all(name in present and (folder / name).read_text() == FILES[name] for name in FILES):
-        state = "enabled: " + ", ".join(str(folder / name) for name in FILES)
-    else:
-        state = f"damaged, or of another version: {', '.join(present)}; enable it again"
-    return f"hook in {folder}: {state}\n{_describe_hloc()}"
+    is_enabled = all(
+        name in present and (folder / name).read_text() == FILES[name] for name in FILES
+    )
+    return HookStatus(
+        str(folder),
+        present,
+        is_enabled,
+        bool(present) and not is_enabled,
+        hloc_is_importable(),
+        _describe_hloc(),
+    )
 
 
 def _site_packages(site_dir: Path | None) -> Path:

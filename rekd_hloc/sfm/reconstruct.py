@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rekd_hloc.config import reconstruction_preset
+from rekd_hloc.features.pretrained_folder import read_for_reconstruction
 from rekd_hloc.image_listing import ImageListing
 from rekd_hloc.matching.match import make_matcher
 from rekd_hloc.matching.match_images import MapPairs, match_images, matching_provenance
@@ -283,5 +283,5 @@ def _write_pairs(folder: OutputFolder, pairs: Sequence[Pair], source: str | Path
 def _load_extractor(options: ReconstructOptions) -> ImageExtractor:
     from rekd_hloc.features.extractor import Extractor
 
-    config = options.config or reconstruction_preset(options.conf)
+    config = options.config or read_for_reconstruction(options.conf)
     return Extractor.from_pretrained(options.conf, device=options.device, config=config)

@@ -5,8 +5,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rekd_hloc.config import RECONSTRUCTION_MATCHING, ExtractConfig, MatchConfig, config_hash
-from rekd_hloc.matching.pairs import AUTO as AUTO_PAIRS
+from rekd_hloc.config import (
+    OVERLAP,
+    PAIRS,
+    RECONSTRUCTION_MATCHING,
+    ExtractConfig,
+    MatchConfig,
+    config_hash,
+)
 from rekd_hloc.sfm.mapping_options import MappingOptions
 from rekd_hloc.sfm.mask_frames import AUTO, check_mask_frame
 from rekd_hloc.storage.provenance import stored_config
@@ -17,9 +23,9 @@ class ReconstructOptions(MappingOptions):
     """How a folder of images becomes a model; the options of mapping are among them.
 
     Attributes:
-        conf: preset of the extractor.
-        config: options in place of the preset's own, of which the budget is
-            ``RECONSTRUCTION_KEYPOINTS``.
+        conf: preset of the extractor, whose budget is ``RECONSTRUCTION_KEYPOINTS`` here, or a
+            folder of ``Extractor.save_pretrained``, which keeps its own.
+        config: options in place of the preset's own.
         matching: neighbours, ratio test and orientation filter.
         pairs: ``exhaustive``, ``sequential:10``, ``retrieval:30``, ``loops:30``, ``gps:30``,
             several with ``+`` between, ``auto`` (exhaustive up to 200 images, retrieval above), or
@@ -37,8 +43,8 @@ class ReconstructOptions(MappingOptions):
     conf: str = "rekd"
     config: ExtractConfig | None = None
     matching: MatchConfig = RECONSTRUCTION_MATCHING
-    pairs: str | Path = AUTO_PAIRS
-    overlap: int = 10
+    pairs: str | Path = PAIRS
+    overlap: int = OVERLAP
     codebook: str = "default"
     mask_dir: Path | None = None
     mask_frame: str = AUTO

@@ -32,22 +32,3 @@ class ReconstructionResult(dict[str, Any]):
         It is read from ``output`` when it is first asked for.
         """
         return None if self.model_path is None else compat.read_reconstruction(self.model_path)
-
-
-def describe_places(result: ReconstructionResult, page: Path | None = None) -> str:
-    """Return where model and page are, and what comes next, in lines for a person.
-
-    Args:
-        result: of the run.
-        page: that was written, if any.
-    """
-    model = result.model_path
-    if model is None:
-        return "next          the diagnosis says what to change; the same command goes on"
-    lines = [f"model         {model}"]
-    lines.append(f"page          {page or 'not written; --page writes one'}")
-    lines.append(
-        f"next          COLMAP opens the model with File > Import model; rekd-hloc export-model "
-        f"{result.output} --to nerfstudio (or text, ply, undistorted, openmvs, bundler, gltf)"
-    )
-    return "\n".join(lines)
