@@ -13,7 +13,7 @@ from rekd_hloc.cli import main as program
 from rekd_hloc.cli.command_words import split_words
 from rekd_hloc.cli.logs import LOG_NAME, append_log, log_messages
 from rekd_hloc.cli.main import COMMANDS, main
-from rekd_hloc.cli.options import completes
+from rekd_hloc.cli.option_values import completes
 from rekd_hloc.cli.places import describe_places
 from rekd_hloc.config import OVERLAP, PAIRS, RECONSTRUCTION_KEYPOINTS, RECONSTRUCTION_MATCHING
 from rekd_hloc.exports.export_model import WRITERS

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from rekd_hloc.cli.option_values import completes, read_numbers
 from rekd_hloc.cli.options import (
     EXIT_FAILED,
     CameraMode,
@@ -17,9 +18,7 @@ from rekd_hloc.cli.options import (
     Overwrite,
     Quiet,
     Replace,
-    completes,
     print_result,
-    read_numbers,
 )
 from rekd_hloc.exports.formats import ExportFormat
 from rekd_hloc.names import counted

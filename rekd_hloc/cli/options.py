@@ -1,13 +1,14 @@
 """Options that several commands share, what they stand for, and how a command ends."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rekd_hloc.cli.option_values import FILTERS, completes
 from rekd_hloc.config import (
     PRESETS,
     RECONSTRUCTION_KEYPOINTS,
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from rekd_hloc.matching.match_images import MapPairs
     from rekd_hloc.sfm.extraction import MapImages
 
-FILTERS = get_args(get_type_hints(MatchConfig)["filter"])
 EXIT_FAILED = 1
 """The command ran, but gave nothing: no image was readable, no model came out."""
 EXIT_MISTAKE = 2
@@ -33,11 +33,6 @@ EXIT_STATUSES = (
     "Exit status: 0 if done, 1 if nothing came out, 2 for a mistake that the message names, "
     "3 with --strict if photos were left out, 130 or 143 if interrupted."
 )
-
-
-def completes(*words: str) -> Callable[[str], list[str]]:
-    """Return what a shell asks for the values of an option that begin as what is typed."""
-    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
 Conf = Annotated[
@@ -254,22 +249,6 @@ def read_match_config(filter_name: str, ratio: float | None) -> MatchConfig:
     defaults = MatchConfig() if has_own_test else RECONSTRUCTION_MATCHING
     ratios = [] if ratio is None else [f"ratio={ratio}"]
     return load_config(defaults, None, [f"filter={filter_name}", *ratios])
-
-
-def read_numbers(name: str, text: str | None) -> list[float] | None:
-    """Return the numbers of a text with commas between them; None for no text.
-
-    Raises:
-        ValueError: a part is not a number.
-    """
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ValueError(
-            f"{name} must be numbers with commas between, like 1000,320,240, got {text!r}"
-        ) from error
 
 
 def require_all_photos(skipped: Mapping[str, str], full_list: str) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rekd_hloc.cli.logs import LOG_NAME, append_log
+from rekd_hloc.cli.option_values import completes, read_numbers
 from rekd_hloc.cli.options import (
     EXIT_FAILED,
     CameraMode,
@@ -39,11 +40,9 @@ from rekd_hloc.cli.options import (
     Threads,
     Video,
     Workers,
-    completes,
     open_maps,
     print_result,
     read_match_config,
-    read_numbers,
     require_all_photos,
     resolve_conf,
 )
