@@ -6,7 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
+from rekd_hloc.features.extractor import Extractor
+from rekd_hloc.features.weights import load_network, resolve_weights
+from rekd_hloc.sfm.extraction import extract_images
 from rekd_hloc.storage.features import FeatureStore
 
 MOST_PX, LARGEST_PX = 1e-4, 1e-3
@@ -40,6 +44,42 @@ def test_threads_change_nothing_and_instruction_sets_next_to_nothing(tmp_path, p
             assert report["only in one"] <= 0.005 * len(first[image])
             assert report["px 99 %"] <= MOST_PX
             assert report["px"] <= LARGEST_PX
+
+
+@pytest.mark.parametrize("size", [(339, 452), (480, 640)])
+@pytest.mark.parametrize("name", ["rekd-fast", "rekd"])
+def test_maps_are_the_same_for_any_number_of_threads(name, size):
+    network = load_network(resolve_weights(name), device=torch.device("cpu"))
+    image = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(0))
+    before, maps = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            with torch.inference_mode():
+                score, logits = network.level_maps(image)
+            maps.append([score, *logits])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, two) for one, two in zip(*maps, strict=True))
+
+
+@pytest.mark.slow
+def test_photos_on_several_threads_are_as_one_after_the_other(tmp_path):
+    images = photos(tmp_path)
+    extractor = Extractor.from_pretrained("rekd-fast", device="cpu")
+    before, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            out = tmp_path / f"{count}.h5"
+            extract_images(extractor, images, out)
+            with FeatureStore(out) as store:
+                found.append({name: store.read(name) for name in store.names()})
+    finally:
+        torch.set_num_threads(before)
+    for name in found[0]:
+        report = compare(found[0][name], found[1][name])
+        assert report == {"only in one": 0, "px": 0.0, "px 99 %": 0.0, "descriptor": 0.0}
 
 
 def photos(tmp_path):

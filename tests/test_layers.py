@@ -98,6 +98,7 @@ BASE = {
         "devices",
         "progress",
         "processor",
+        "worker_threads",
     },
     "evaluation": {"command_line", "image_folders", "rotated_images"},
 }

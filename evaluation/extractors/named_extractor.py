@@ -51,6 +51,8 @@ class NamedExtractor:
     whose patch touches an ignored pixel after extraction."""
     num_readers: int = 1
     """Threads that read images ahead of it."""
+    num_workers: int = 1
+    """Images that it extracts at once, on threads."""
 
     def __call__(self, image: Path | Image, mask: NDArray[np.bool_] | None = None) -> Features:
         """Return the features of an image, strongest first.

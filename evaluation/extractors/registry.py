@@ -145,6 +145,7 @@ def _preset_extractor(
     return NamedExtractor(
         name, extractor, dict(extractor.provenance),
         takes_mask=True, num_readers=extractor.num_readers,
+        num_workers=extractor.num_workers,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Keypoints with their descriptors, and what the descriptor network says beside the descriptor."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -91,8 +92,11 @@ def _record_lengths(network: nn.Module) -> Iterator[list[Tensor]]:
         yield lengths
         return
 
+    caller = threading.get_ident()
+
     def record(_: nn.Module, __: object, rows: Tensor) -> None:
-        lengths.append(rows.detach().flatten(1).norm(dim=1).cpu())
+        if threading.get_ident() == caller:  # others describe with the same network meanwhile
+            lengths.append(rows.detach().flatten(1).norm(dim=1).cpu())
 
     handle = layers.register_forward_hook(record)
     try:

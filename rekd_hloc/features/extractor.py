@@ -35,6 +35,8 @@ from rekd_hloc.weight_files import weights_hash
 
 GPU_READERS = 4
 """Threads that read images ahead for a GPU; a CPU is kept busy by what one thread reads."""
+CPU_WORKERS = 4
+"""Images at once on a CPU, where its cores are so many; each takes about 1 GiB of memory."""
 
 
 class Extractor:
@@ -140,6 +142,11 @@ class Extractor:
     def num_readers(self) -> int:
         """Say how many threads read images ahead of the extractor."""
         return 1 if self.device.type == "cpu" else GPU_READERS
+
+    @property
+    def num_workers(self) -> int:
+        """Say how many images may be extracted at once; of images of any size, one."""
+        return CPU_WORKERS if self.device.type == "cpu" and self.config.max_side_px > 0 else 1
 
     @torch.inference_mode()
     def __call__(self, image: Image, mask: NDArray[np.generic] | Tensor | None = None) -> Features:

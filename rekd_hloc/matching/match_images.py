@@ -29,11 +29,14 @@ from rekd_hloc.storage.feature_arrays import NO_DESCRIPTORS
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.names import names_by_key
 from rekd_hloc.types import Features, Matches, Pair
+from rekd_hloc.worker_threads import map_in_threads, num_shares
 
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 1 << 28
 """Features that a worker keeps for other pairs: 230 images of 2,048 keypoints."""
+CPU_WORKERS = 8
+"""Pairs at once on a CPU, where its cores are so many."""
 REMEDY = "match with filter=none, or extract oriented features"
 
 MatchArrays = tuple[NDArray[np.int64], NDArray[np.float32], bool, int]
@@ -104,7 +107,8 @@ def match_images(
         overwrite: delete an old ``out`` first.
         device: torch device to match on, or ``auto``.
         progress: show a bar on stderr.
-        map_pairs: applies a function to pairs of names; the builtin ``map`` matches here, and
+        map_pairs: applies a function to pairs of names; the builtin ``map`` matches here, on a
+            CPU several pairs at once, each on its share of the cores, and
             ``Executor.map`` of threads or processes matches on many workers. Results must come in
             order. Function, pairs and results can be pickled; each worker reads features itself,
             and only the calling process writes ``out``, which is the same file for every ``map``.
@@ -140,7 +144,11 @@ def match_images(
             cache = _FeatureCache(features, torch_device)
             work = PairWork(features_path, matcher, torch_device, cache)
             bar: Iterable[Pair] = progress_bar(missing, "match", unit="pair", shown=progress)
-            for pair, arrays in zip(bar, map_pairs(work, missing), strict=True):
+            if map_pairs is map and torch_device.type == "cpu":
+                results = map_in_threads(work, missing, num_shares(CPU_WORKERS))
+            else:
+                results = iter(map_pairs(work, missing))
+            for pair, arrays in zip(bar, results, strict=True):
                 if isinstance(arrays, str):
                     failed |= {asked: arrays for asked in (pair, pair[::-1]) if asked in wanted}
                     logger.warning("%s and %s are not matched: %s", *map(printable, pair), arrays)

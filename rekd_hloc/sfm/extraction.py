@@ -163,8 +163,9 @@ def extract_files(
         overwrite: replace ``out`` instead of going on with it.
         progress: show a bar on stderr.
         label: of the bar.
-        map_images: applies a function to images. The builtin ``map`` extracts here, while threads
-            read the next ``extractor.num_readers`` images; ``Executor.map`` of threads or processes
+        map_images: applies a function to images. The builtin ``map`` extracts here, on the threads
+            of ``extractor.num_workers``; with one, others read the next ``extractor.num_readers``
+            images meanwhile. ``Executor.map`` of threads or processes
             reads and extracts on many workers. Results must come in order. Function, images and
             results can be pickled if the extractor can, which is pickled with each image for other
             processes. Only the calling process writes ``out``, which is the same file for every
@@ -190,7 +191,7 @@ def extract_files(
             store.require_writable()
         bar = progress_bar(missing, label, unit=" images", shown=progress)
         work = ImageWork(extractor)
-        results = work.read_ahead(missing) if map_images is map else map_images(work, missing)
+        results = work.extract_here(missing) if map_images is map else map_images(work, missing)
         for image, result in zip(bar, results, strict=True):
             if isinstance(result, str):
                 skipped[image.name] = one_line(_explain(result, image.name in changed, out))

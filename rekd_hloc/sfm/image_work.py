@@ -24,6 +24,7 @@ from rekd_hloc.sfm.mask_frames import AUTO, MaskError, check_mask_frame, fit_mas
 from rekd_hloc.storage.names import check_name
 from rekd_hloc.storage.stamps import SourceStamps
 from rekd_hloc.types import Features
+from rekd_hloc.worker_threads import map_in_threads, num_shares
 
 SKIPPED_ERRORS = (ImageReadError, MaskError, FileNotFoundError)
 """Of an image or its mask: these concern one file, any other ends the run."""
@@ -46,7 +47,11 @@ Pixels = Tensor | NDArray[np.uint8]
 
 @runtime_checkable
 class ImageExtractor(Protocol):
-    """What :func:`extract_images` needs; :class:`rekd_hloc.features.extractor.Extractor` is one."""
+    """What :func:`extract_images` needs; :class:`rekd_hloc.features.extractor.Extractor` is one.
+
+    One that may be called from several threads at once can say so by ``num_workers``, the number of
+    images that it extracts at a time.
+    """
 
     @property
     def provenance(self) -> Mapping[str, str]:
@@ -159,7 +164,14 @@ class ImageWork:
             size = f"{pixels.shape[1]}x{pixels.shape[0]}"
             return f"not enough memory for {size} px; set a smaller max_side_px"
 
-    def read_ahead(self, images: Sequence[ImageFile]) -> Iterator[FeatureArrays | str]:
+    def extract_here(self, images: Sequence[ImageFile]) -> Iterator[FeatureArrays | str]:
+        """Return the results in order, from as many threads as the extractor is for."""
+        num_workers = num_shares(getattr(self._extractor, "num_workers", 1))
+        if num_workers > 1 and len(images) > 1:
+            return map_in_threads(self, images, num_workers)
+        return self._read_ahead(images)
+
+    def _read_ahead(self, images: Sequence[ImageFile]) -> Iterator[FeatureArrays | str]:
         """Return the results in order; threads read the next images while one is extracted here."""
         num_readers = self.extractor.num_readers
         with ThreadPoolExecutor(num_readers) as readers:

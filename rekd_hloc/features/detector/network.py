@@ -139,7 +139,7 @@ class Rekd(nn.Module):
                 pooled.append(_resize(features.float(), size))
                 logits.append(self._pool_logits(level_logits.float()))
         with full_precision(image.device):
-            score = F.relu(self.score_head(self.score_norm(torch.cat(pooled, dim=1))))
+            score = self._score(torch.cat(pooled, dim=1))
         return score, logits
 
     def region_maps(self, pixels: Pixels, region: Region) -> RegionMaps:
@@ -165,8 +165,17 @@ class Rekd(nn.Module):
                 level_logits = self._pool_logits(smoothed.cut(level_logits.float(), seen))
                 logits.append(PartialMap(needed.cut(level_logits, smoothed), needed, inner))
         with full_precision(self.device):
-            score = F.relu(self.score_head(self.score_norm(torch.cat(pooled, dim=1))))
+            score = self._score(torch.cat(pooled, dim=1))
         return RegionMaps(score, logits, region, size)
+
+    def _score(self, pooled: Tensor) -> Tensor:
+        """Return the score map; on a CPU it is the same to the bit for any number of threads."""
+        normalised = self.score_norm(pooled)
+        if self.training or pooled.device.type != "cpu":
+            return F.relu(self.score_head(normalised))
+        assert self.score_head.bias is not None
+        weighted = normalised * self.score_head.weight.view(-1, 1, 1)
+        return F.relu(weighted.sum(dim=1, keepdim=True) + self.score_head.bias)
 
     @torch.no_grad()
     def _inner_image(self, image: Tensor, level: int) -> Tensor:
