@@ -11,6 +11,7 @@ from rekd_hloc import progress
 from rekd_hloc.config import MatchConfig, config_hash
 from rekd_hloc.matching import match as two_images
 from rekd_hloc.matching import match_images as loop
+from rekd_hloc.matching import pair_work
 from rekd_hloc.matching.match import MATCHERS, NearestMatcher, filter_matches, make_matcher, match
 from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.matching.nearest import match_nearest
@@ -235,11 +236,13 @@ class CountingStore(FeatureStore):
 @pytest.mark.parametrize(("num_kept", "most_reads"), [(16, 16), (8, 50), (1, 240)])
 def test_images_are_read_few_times_and_memory_is_bounded(num_kept, most_reads, monkeypatch):
     pairs = list(itertools.combinations([str(number) for number in range(16)], 2))
-    monkeypatch.setattr(loop, "CACHE_BYTES", num_kept * loop._num_bytes(random_features(4)))
+    monkeypatch.setattr(
+        pair_work, "CACHE_BYTES", num_kept * pair_work._num_bytes(random_features(4))
+    )
     ordered = loop._order_for_cache(pairs)
     assert sorted(ordered) == sorted(pairs)
     store = CountingStore()
-    cache = loop._FeatureCache(store, torch.device("cpu"))
+    cache = pair_work.FeatureCache(store, torch.device("cpu"))
     for name in itertools.chain.from_iterable(ordered):
         assert torch.equal(cache[name].descriptors, random_features(4, seed=int(name)).descriptors)
         assert len(cache._features) <= num_kept
@@ -248,7 +251,7 @@ def test_images_are_read_few_times_and_memory_is_bounded(num_kept, most_reads, m
 
 
 def test_an_image_larger_than_the_cache_is_matched(features_path, tmp_path, pairs, monkeypatch):
-    monkeypatch.setattr(loop, "CACHE_BYTES", 0)
+    monkeypatch.setattr(pair_work, "CACHE_BYTES", 0)
     summary = match_images(features_path, tmp_path / "m.h5", pairs)
     assert summary.num_matches["a.jpg", "b.jpg"] >= 40
 

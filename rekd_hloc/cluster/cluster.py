@@ -13,7 +13,7 @@ from rekd_hloc.cluster.ordered_map import MAX_DEATHS, GivenUp, map_in_order
 from rekd_hloc.cluster.sent_images import pack_image
 from rekd_hloc.cluster.sent_weights import send_extractor, send_matcher
 from rekd_hloc.cluster.worker import Call, Job
-from rekd_hloc.matching.match_images import CACHE_BYTES, MatchArrays, PairWork
+from rekd_hloc.matching.pair_work import CACHE_BYTES, MatchArrays, PairWork
 from rekd_hloc.names import counted
 from rekd_hloc.sfm.image_work import FeatureArrays, ImageFile, ImageWork
 from rekd_hloc.types import Pair

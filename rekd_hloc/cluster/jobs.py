@@ -13,7 +13,7 @@ from rekd_hloc.cluster.sent_weights import SentExtractor, SentMatcher
 from rekd_hloc.cluster.worker import describe, leave_if_poisoned
 from rekd_hloc.devices import choose_device
 from rekd_hloc.matching.match import Matcher
-from rekd_hloc.matching.match_images import MatchArrays, match_pair_of
+from rekd_hloc.matching.pair_work import MatchArrays, match_pair_of
 from rekd_hloc.sfm.image_work import FeatureArrays, ImageExtractor, ImageFile, ImageWork
 from rekd_hloc.types import Features, Keypoints, Pair
 

@@ -6,43 +6,32 @@ The pairs may be matched by many workers, while this process alone writes the fi
 import hashlib
 import json
 import logging
-import threading
 import time
-import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rekd_hloc.config import MatchConfig
 from rekd_hloc.devices import choose_device
 from rekd_hloc.matching.match import DEFAULT_CONFIG, Matcher, make_matcher
+from rekd_hloc.matching.pair_work import FeatureCache, MatchArrays, PairWork
 from rekd_hloc.matching.pairs import unique_pairs
 from rekd_hloc.names import printable
 from rekd_hloc.progress import progress_bar
 from rekd_hloc.storage.feature_arrays import NO_DESCRIPTORS
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.names import names_by_key
-from rekd_hloc.types import Features, Matches, Pair
+from rekd_hloc.types import Matches, Pair
 from rekd_hloc.worker_threads import map_in_threads, num_shares
 
 logger = logging.getLogger(__name__)
 
-CACHE_BYTES = 1 << 28
-"""Features that a worker keeps for other pairs: 230 images of 2,048 keypoints."""
 CPU_WORKERS = 8
 """Pairs at once on a CPU, where its cores are so many."""
 REMEDY = "match with filter=none, or extract oriented features"
-
-MatchArrays = tuple[NDArray[np.int64], NDArray[np.float32], bool, int]
-"""Index and score of the matches of a pair, whether they are a fallback, and the number of
-keypoints of its first image."""
-
 
 MapPairs = Callable[[Callable[[Pair], MatchArrays], Iterable[Pair]], Iterable[MatchArrays | str]]
 """The interface of ``map`` and of ``concurrent.futures.Executor.map``; a text says why a pair could
@@ -141,13 +130,14 @@ def match_images(
             missing = _order_for_cache([store.stored_order(*pair) for pair in lacking])
             if missing:
                 store.require_writable()
-            cache = _FeatureCache(features, torch_device)
+            cache = FeatureCache(features, torch_device)
             work = PairWork(features_path, matcher, torch_device, cache)
             bar: Iterable[Pair] = progress_bar(missing, "match", unit="pair", shown=progress)
+            results: Iterable[MatchArrays | str]
             if map_pairs is map and torch_device.type == "cpu":
                 results = map_in_threads(work, missing, num_shares(CPU_WORKERS))
             else:
-                results = iter(map_pairs(work, missing))
+                results = map_pairs(work, missing)
             for pair, arrays in zip(bar, results, strict=True):
                 if isinstance(arrays, str):
                     failed |= {asked: arrays for asked in (pair, pair[::-1]) if asked in wanted}
@@ -184,91 +174,6 @@ def matching_provenance(matcher: Matcher, features: Mapping[str, str]) -> dict[s
         features: what their file records.
     """
     return {**matcher.provenance, "features_hash": _features_hash(features)}
-
-
-class _FeatureCache:
-    """Features of images in use, on one device, for several threads; the oldest go first."""
-
-    def __init__(self, store: FeatureStore, device: torch.device) -> None:
-        self.store = store
-        self._device = device
-        self._features: OrderedDict[str, Features] = OrderedDict()
-        self._num_bytes = 0
-        self._lock = threading.Lock()
-
-    def __getitem__(self, name: str) -> Features:
-        with self._lock:
-            if name in self._features:
-                self._features.move_to_end(name)
-                return self._features[name]
-            features = self.store.read(name).to(self._device)
-            self._features[name] = features
-            self._num_bytes += _num_bytes(features)
-            while self._num_bytes > CACHE_BYTES and len(self._features) > 1:
-                _, dropped = self._features.popitem(last=False)
-                self._num_bytes -= _num_bytes(dropped)
-            return features
-
-
-def match_pair_of(matcher: Matcher, pair: Pair, a: Features, b: Features) -> MatchArrays:
-    """Match one pair, whose features are on one device.
-
-    Raises:
-        ValueError: they cannot be compared; the message names the images.
-    """
-    try:
-        matches = matcher(a, b).to("cpu")
-    except ValueError as error:
-        raise ValueError(f"images {pair[0]!r} and {pair[1]!r}: {error}") from error
-    return matches.index.numpy(), matches.score.numpy(), matches.is_fallback, len(a)
-
-
-class PairWork:
-    """Matches one pair; in another process, where it arrives by pickle, it opens the file anew."""
-
-    _opened: tuple[str, _FeatureCache] | None = None
-    """The cache that a worker process keeps between pairs, and the run that it is for."""
-
-    def __init__(
-        self,
-        features_path: Path,
-        matcher: Matcher,
-        device: torch.device,
-        cache: _FeatureCache | None = None,
-        run: str | None = None,
-    ) -> None:
-        self._features_path = features_path
-        self.matcher = matcher
-        self._device = device
-        self._cache = cache
-        self._run = run or uuid.uuid4().hex
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        arguments = (self._features_path, self.matcher, self._device, None, self._run)
-        return (type(self), arguments)
-
-    def __call__(self, pair: Pair) -> MatchArrays:
-        """Match the images of two names."""
-        return match_pair_of(self.matcher, pair, *(self.features(name) for name in pair))
-
-    def features(self, name: str) -> Features:
-        """Return the features of an image, on the device to match on."""
-        return (self._cache or self._worker_cache())[name]
-
-    def _worker_cache(self) -> _FeatureCache:
-        opened = PairWork._opened
-        if opened is None or opened[0] != self._run:
-            if opened is not None:
-                opened[1].store.close()
-            opened = (self._run, _FeatureCache(FeatureStore(self._features_path), self._device))
-            PairWork._opened = opened
-        return opened[1]
-
-
-def _num_bytes(features: Features) -> int:
-    keypoints = features.keypoints
-    tensors = (keypoints.xy, keypoints.scale, keypoints.angle, keypoints.score)
-    return sum(t.numel() * t.element_size() for t in (*tensors, features.descriptors))
 
 
 def _order_for_cache(pairs: Sequence[Pair]) -> list[Pair]:

@@ -166,7 +166,7 @@ class ImageWork:
 
     def extract_here(self, images: Sequence[ImageFile]) -> Iterator[FeatureArrays | str]:
         """Return the results in order, from as many threads as the extractor is for."""
-        num_workers = num_shares(getattr(self._extractor, "num_workers", 1))
+        num_workers = num_shares(getattr(self.extractor, "num_workers", 1))
         if num_workers > 1 and len(images) > 1:
             return map_in_threads(self, images, num_workers)
         return self._read_ahead(images)
