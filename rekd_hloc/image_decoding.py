@@ -28,6 +28,9 @@ MAX_PIXELS = 178_956_970
 """Pillow refuses larger files: a damaged header can claim any size."""
 ORIENTATION_TAG = 0x0112
 """Of EXIF, and of TIFF."""
+JPEG = ("JPEG", "MPO")
+"""Pillow's names of what can be decoded at a smaller size."""
+REDUCTIONS = (2, 4, 8)
 CAN_NAME_CLEAR = ("1", "L", "P", "RGB")
 """Modes of Pillow without alpha in which one colour, or some of a palette, can be transparent."""
 
@@ -46,15 +49,25 @@ class DecodedImage:
         has_value: (height, width), False where a pixel is fully transparent, or holds what the
             file declares to be no value; None if there is no such pixel.
         orientation: what EXIF says, 1 to 8: how to rotate and mirror it to see it upright.
+        reduction: pixels of the file for one of ``values``, along each side; the last ones of a row
+            or column may stand for fewer.
+        file_size: (width, height) of the file where it was reduced.
     """
 
     values: NDArray[Any]
     has_value: NDArray[np.bool_] | None = None
     orientation: int = 1
+    reduction: int = 1
+    file_size: tuple[int, int] | None = None
 
 
-def decode(path: Path) -> DecodedImage:
+def decode(path: Path, *, enough_px: int = 0) -> DecodedImage:
     """Return the values of an image file.
+
+    Args:
+        path: of the file.
+        enough_px: a JPEG whose longer side is twice as long or more is decoded to a half, quarter
+            or eighth of its size, but no smaller than this; 0 takes every size as it is.
 
     Raises:
         FileNotFoundError, PermissionError: there is no such file, or it may not be read.
@@ -69,7 +82,7 @@ def decode(path: Path) -> DecodedImage:
     tags = read_tiff_tags(path)
     try:
         if tags is None:
-            return _decode(path, None, None)
+            return _decode(path, None, None, enough_px)
         is_rotated = tags.orientation != 1
         decoded = _decode(path, read_unrotated(path, tags) if is_rotated else None, tags)
     except UnidentifiedImageError as error:
@@ -109,10 +122,12 @@ def _why_unidentified(path: Path, tags: TiffTags | None) -> str:
     )
 
 
-def _decode(path: Path, content: bytes | None, tags: TiffTags | None) -> DecodedImage:
+def _decode(
+    path: Path, content: bytes | None, tags: TiffTags | None, enough_px: int = 0
+) -> DecodedImage:
     """Return the image; ``content`` is there where it differs from that of the file."""
     try:
-        image, orientation, is_deep = _load(path, content)
+        image, orientation, is_deep, file_size = _load(path, content, enough_px)
     except UnidentifiedImageError:
         exotic = _decode_by_opencv(path, content, tags) if tags is not None else None
         if exotic is None:
@@ -127,11 +142,16 @@ def _decode(path: Path, content: bytes | None, tags: TiffTags | None) -> Decoded
         values = values.view(np.uint32)
     if tags is not None and tags.sample_format == SIGNED and values.dtype == np.uint8:
         values = values.view(np.int8)
-    return DecodedImage(values, _opaque(image), orientation)
+    if image.size == file_size:
+        return DecodedImage(values, _opaque(image), orientation)
+    reduction = min(REDUCTIONS, key=lambda factor: abs(factor - file_size[0] / image.size[0]))
+    return DecodedImage(values, _opaque(image), orientation, reduction, file_size)
 
 
-def _load(path: Path, content: bytes | None) -> tuple[Image.Image, int, bool]:
-    """Return the decoded image, its orientation, and whether its file has 16 bits for a value."""
+def _load(
+    path: Path, content: bytes | None, enough_px: int
+) -> tuple[Image.Image, int, bool, tuple[int, int]]:
+    """Return the decoded image, its orientation, if its file has 16 bits a value, and its size."""
     register_heif()
     try:
         with warnings.catch_warnings():
@@ -142,8 +162,14 @@ def _load(path: Path, content: bytes | None) -> tuple[Image.Image, int, bool]:
                 orientation = _take_orientation(image) if is_tiff else 1
                 if getattr(image, "tag_v2", {}).get(ORIENTATION_TAG) in tuple(range(2, 9)):
                     raise ImageReadError("its orientation is no whole number")
+                file_size = image.size
+                if enough_px and image.format in JPEG:  # its draft is no smaller than asked for
+                    share = enough_px / max(file_size)
+                    image.draft(None, (round(file_size[0] * share), round(file_size[1] * share)))
                 image.load()
-                return image, orientation if is_tiff else _take_orientation(image), is_deep
+                if not is_tiff:
+                    orientation = _take_orientation(image)
+                return image, orientation, is_deep, file_size
     except Image.DecompressionBombError as error:
         raise ImageReadError(f"claims more than {MAX_PIXELS // 10**6} megapixels") from error
     except (ImageReadError, UnidentifiedImageError, PermissionError, MemoryError):

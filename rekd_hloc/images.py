@@ -5,7 +5,7 @@ EXIF is applied on request only. An image of 8 bits is read as it is. Any other 
 black and a white of its own, which :func:`rekd_hloc.value_range.find_value_range` gives.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rekd_hloc.files import write_bytes
 from rekd_hloc.geometry import resize_matrix
 from rekd_hloc.image_decoding import MAX_PIXELS, DecodedImage, ImageReadError, decode
 from rekd_hloc.image_orientation import from_file_grid
+from rekd_hloc.types import Features
 from rekd_hloc.value_range import ValueRange, find_value_range, is_number
 
 __all__ = [
@@ -51,22 +52,49 @@ class LoadedImage:
             are no numbers, or that the file declares to be none. None if all pixels are usable.
         value_range: the values that became black and white; None for an image of 8 bits.
         orientation: EXIF's, 1 to 8: how to rotate and mirror the file's grid to see it upright.
+        reduction: pixels of the file for one here, along each side.
+        file_size: (width, height) of the file where it was reduced.
     """
 
     pixels: Float[Tensor, "height width"] | UInt8[np.ndarray, "height width 3"]
     usable: NDArray[np.bool_] | None
     value_range: ValueRange | None
     orientation: int
+    reduction: int = 1
+    file_size: tuple[int, int] | None = None
+
+    def in_file(self, features: Features) -> Features:
+        """Return features of ``pixels`` in pixels of the file; the upper left corners coincide."""
+        if self.file_size is None:
+            return features
+        keypoints, factor = features.keypoints, self.reduction
+        return replace(
+            features,
+            keypoints=replace(
+                keypoints,
+                xy=((keypoints.xy.double() + 0.5) * factor - 0.5).float(),
+                scale=keypoints.scale * factor,
+            ),
+            image_size=self.file_size,
+        )
 
 
-def load_image(path: Path, *, color: bool = False) -> LoadedImage:
+def load_image(path: Path, *, color: bool = False, enough_px: int = 0) -> LoadedImage:
     """Return grey values or colours in the file's grid, and what the file says about them.
+
+    Args:
+        path: of the file.
+        color: whether to return colours.
+        enough_px: a large JPEG may be decoded smaller, its longer side no shorter than this; see
+            :func:`rekd_hloc.image_decoding.decode`.
 
     Raises:
         FileNotFoundError, PermissionError: there is no such file, or it may not be read.
         ImageReadError: it is empty, damaged, not an image, or larger than ``MAX_PIXELS``.
     """
-    return _scale(decode(path), color)
+    decoded = decode(path, enough_px=enough_px)
+    scaled = _scale(decoded, color)
+    return replace(scaled, reduction=decoded.reduction, file_size=decoded.file_size)
 
 
 def load_mask(path: Path) -> tuple[NDArray[np.bool_], int]:

@@ -53,6 +53,8 @@ class NamedExtractor:
     """Threads that read images ahead of it."""
     num_workers: int = 1
     """Images that it extracts at once, on threads."""
+    max_side_px: int = 0
+    """Longer side to which it makes larger images smaller; 0 where it makes none."""
 
     def __call__(self, image: Path | Image, mask: NDArray[np.bool_] | None = None) -> Features:
         """Return the features of an image, strongest first.

@@ -119,7 +119,7 @@ def _wrapped(
     """Put a wrapper around what each stage calls, on this extractor and in its modules."""
     network, ranking = extractor.detector.network, extractor.ranking  # the latter is frozen
     parts: list[tuple[object, str, str]] = [
-        (extraction, "grey_of", READING),
+        (extraction, "load_grey", READING),
         (network, "level_maps", NETWORK),
         (described, "cut_patches", PATCHES),
         (extractor.descriptor, "forward", DESCRIPTOR),

@@ -19,7 +19,7 @@ from rekd_hloc.features.descriptor.hardnet import load_hardnet, resolve_hardnet
 from rekd_hloc.features.descriptor.support_hardnet import supports_of
 from rekd_hloc.features.detector.detect import Detector, make_detector
 from rekd_hloc.features.detector.mask import fill_ignored
-from rekd_hloc.features.grey_images import Image, grey_of, shrink_mask, usable_pixels
+from rekd_hloc.features.grey_images import Image, load_grey, shrink_mask, usable_pixels
 from rekd_hloc.features.opencv_points import to_gray_or_rgb, to_opencv
 from rekd_hloc.features.pretrained_folder import (
     read_preset,
@@ -144,6 +144,11 @@ class Extractor:
         return 1 if self.device.type == "cpu" else GPU_READERS
 
     @property
+    def max_side_px(self) -> int:
+        """Say to what longer side images are made smaller; 0 where none is."""
+        return self.config.max_side_px
+
+    @property
     def num_workers(self) -> int:
         """Say how many images may be extracted at once; of images of any size, one."""
         return CPU_WORKERS if self.device.type == "cpu" and self.config.max_side_px > 0 else 1
@@ -166,12 +171,12 @@ class Extractor:
             ImageReadError: the file is no readable image.
             ValueError: an array of another shape or type, or a mask of another size.
         """
-        grey, has_value = grey_of(image)
+        loaded = load_grey(image, self.max_side_px if mask is None else 0)
+        grey = loaded.pixels
+        assert isinstance(grey, Tensor)
         height, width = grey.shape
-        usable = usable_pixels(mask, grey.shape)
-        if has_value is not None:
-            usable = has_value if usable is None else usable & has_value
-        small, small_from_image = shrink(grey, self.config.max_side_px)
+        usable = usable_pixels(mask, loaded.usable, grey.shape)
+        small, small_from_image = shrink(grey, self.max_side_px)
         small = small.to(self.detector.exact_device)
         if usable is not None:
             usable = shrink_mask(usable, small.shape)
@@ -187,7 +192,7 @@ class Extractor:
         if ranking is not None and ranking.needs_description:
             described = ranking.keep_best_described(described, budget)
         in_image = _to_original(described.keypoints.to("cpu"), torch.linalg.inv(small_from_image))
-        return Features(in_image, described.descriptors, (width, height))
+        return loaded.in_file(Features(in_image, described.descriptors, (width, height)))
 
     def extract(
         self, image: Image, mask: NDArray[np.generic] | Tensor | None = None

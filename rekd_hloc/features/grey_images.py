@@ -8,20 +8,21 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rekd_hloc.images import load_image
+from rekd_hloc.images import LoadedImage, load_image
 
 Image = str | Path | NDArray[np.generic] | Tensor
 
 
-def grey_of(
-    image: Image,
-) -> tuple[Float[Tensor, "height width"], Bool[Tensor, "height width"] | None]:
-    """Return grey, and where the file has a value; None if it has one everywhere."""
-    if not isinstance(image, str | Path):
-        return grey_from_array(image), None
-    loaded = load_image(Path(image))
-    assert isinstance(loaded.pixels, Tensor)
-    return loaded.pixels, None if loaded.usable is None else torch.from_numpy(loaded.usable)
+def load_grey(image: Image, enough_px: int = 0) -> LoadedImage:
+    """Return the grey values of a file or an array.
+
+    Args:
+        image: a path, or what :func:`grey_from_array` takes.
+        enough_px: see :func:`rekd_hloc.images.load_image`.
+    """
+    if isinstance(image, str | Path):
+        return load_image(Path(image), enough_px=enough_px)
+    return LoadedImage(grey_from_array(image), None, None, 1)
 
 
 def grey_from_array(image: NDArray[np.generic] | Tensor) -> Float[Tensor, "height width"]:
@@ -59,21 +60,24 @@ def grey_from_array(image: NDArray[np.generic] | Tensor) -> Float[Tensor, "heigh
 
 
 def usable_pixels(
-    mask: NDArray[np.generic] | Tensor | None, shape: torch.Size
+    mask: NDArray[np.generic] | Tensor | None,
+    has_value: NDArray[np.bool_] | None,
+    shape: torch.Size,
 ) -> Bool[Tensor, "height width"] | None:
-    """Return where a mask is not zero.
+    """Return where a mask is not zero, and the file has a value; None if that is everywhere.
 
     Raises:
-        ValueError: it is of another size than its image.
+        ValueError: the mask is of another size than its image.
     """
+    there = None if has_value is None else torch.from_numpy(has_value)
     if mask is None:
-        return None
+        return there
     usable = mask != 0 if isinstance(mask, Tensor) else torch.from_numpy(np.asarray(mask != 0))
     if usable.shape != shape:
         raise ValueError(
             f"mask has shape {tuple(usable.shape)}, its image {tuple(shape)}; they must be equal"
         )
-    return usable
+    return usable if there is None else usable & there
 
 
 def shrink_mask(usable: Tensor, shape: torch.Size) -> Tensor:

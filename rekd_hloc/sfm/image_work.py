@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rekd_hloc.images import ImageReadError, load_image
+from rekd_hloc.images import ImageReadError, LoadedImage, load_image
 from rekd_hloc.names import printable
 from rekd_hloc.sfm.image_notes import ImageNotes
 from rekd_hloc.sfm.mask_frames import AUTO, MaskError, check_mask_frame, fit_mask
@@ -50,7 +50,8 @@ class ImageExtractor(Protocol):
     """What :func:`extract_images` needs; :class:`rekd_hloc.features.extractor.Extractor` is one.
 
     One that may be called from several threads at once can say so by ``num_workers``, the number of
-    images that it extracts at a time.
+    images that it extracts at a time. One that makes images smaller itself can say to what longer
+    side by ``max_side_px``: a JPEG is then decoded to no more than it needs.
     """
 
     @property
@@ -119,8 +120,8 @@ class FeatureArrays:
         return {**stamps, **self.notes.attributes}
 
 
-_Content = tuple[Pixels, NDArray[np.bool_] | None, ImageNotes]
-_Loaded = tuple[Pixels, NDArray[np.bool_] | None, ImageNotes, SourceStamps]
+_Content = tuple[LoadedImage, NDArray[np.bool_] | None, ImageNotes]
+_Loaded = tuple[LoadedImage, NDArray[np.bool_] | None, ImageNotes, SourceStamps]
 
 
 class ImageWork:
@@ -155,13 +156,14 @@ class ImageWork:
         """Return the features of what :meth:`load` gave."""
         if isinstance(loaded, str):
             return loaded
-        pixels, mask, notes, stamps = loaded
+        image, mask, notes, stamps = loaded
         try:
-            return _to_arrays(self.extractor(pixels, mask), notes, stamps)
+            features = image.in_file(self.extractor(image.pixels, mask))
+            return _to_arrays(features, notes, stamps)
         except (MemoryError, RuntimeError, OSError, cv2.error) as error:
             if not is_out_of_memory(error):
                 raise
-            size = f"{pixels.shape[1]}x{pixels.shape[0]}"
+            size = f"{image.pixels.shape[1]}x{image.pixels.shape[0]}"
             return f"not enough memory for {size} px; set a smaller max_side_px"
 
     def extract_here(self, images: Sequence[ImageFile]) -> Iterator[FeatureArrays | str]:
@@ -198,7 +200,8 @@ class ImageWork:
     def _load(self, image: ImageFile) -> _Content | str:
         if image.mask is not None and not image.mask.is_file() and image.path.is_file():
             return f"no mask {printable(image.mask)}; make one, white to use the whole image"
-        loaded = load_image(image.path, color=self.extractor.needs_color)
+        enough_px = getattr(self.extractor, "max_side_px", 0) if image.mask is None else 0
+        loaded = load_image(image.path, color=self.extractor.needs_color, enough_px=enough_px)
         usable, limits = loaded.usable, loaded.value_range
         if usable is not None and not usable.any():
             return (
@@ -219,7 +222,7 @@ class ImageWork:
                     "zero and transparency are ignored; paint white what is to be used"
                 )
         notes = ImageNotes(None if limits is None else (limits.black, limits.white), frame)
-        return loaded.pixels, usable, notes
+        return loaded, usable, notes
 
 
 def changed_while(image: ImageFile) -> str:
