@@ -143,6 +143,8 @@ def match(
         f"({summary.num_resumed} were there already{again if summary.num_rematched else ''}), "
         f"{summary.seconds:.1f} s"
     )
+    for pair, reason in summary.failed.items():
+        typer.echo(f"not matched {pair[0]} and {pair[1]}: {reason}", err=True)
     fallback = describe_fallback(summary.num_fallback, len(summary.num_matches))
     print_result(json_output, record, "\n".join(filter(None, [text, fallback])))
 

@@ -57,6 +57,8 @@ class RayEngine:
     def __init__(
         self, address: str | None, num_workers: int | None = None, device: str = "auto"
     ) -> None:
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a thread that outlives the run
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's makers
         try:
             import ray
         except ImportError as error:
@@ -95,8 +97,6 @@ class RayEngine:
         self._ray.shutdown()
 
     def _connect(self, address: str | None) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to Ray's makers
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             with _own_signals():
                 self._ray.init(

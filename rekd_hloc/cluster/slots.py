@@ -14,7 +14,8 @@ from rekd_hloc.cluster.worker import Call, Outcome, WorkerDiedError
 logger = logging.getLogger(__name__)
 
 MAX_STARTS = 3
-"""Times that a worker may die as it starts, before the pool gives up."""
+"""Workers that may die as they start, for each worker of a pool and with none that was ready since,
+before the pool gives up."""
 
 
 class Worker(Protocol):
@@ -46,6 +47,7 @@ class SlotPool:
         self._workers: dict[int, Worker] = {}
         self._failure: Exception | None = None
         self._is_closed = False
+        self._num_dead = 0
         self._lock = threading.Lock()
         for number in range(num_workers):
             threading.Thread(target=self._serve, args=(number,), daemon=True).start()
@@ -93,27 +95,31 @@ class SlotPool:
 
     def _start(self, number: int) -> Worker | None:
         """Return a worker that is ready; None if the pool is closed, or fails by this."""
-        for attempt in range(1, MAX_STARTS + 1):
+        while not self._is_closed and self._failure is None:
             try:
                 worker = self._start_worker(number)
             except WorkerDiedError as death:
-                if not self._is_closed:
-                    logger.warning("worker %d died as it started: %s", number, death)
-                    if attempt == MAX_STARTS:
-                        self._fail(ClusterError(f"workers die as they start: {death}"))
-                        return None
+                self._count_death(death)
             except Exception as error:
                 self._fail(error)
-                return None
             else:
                 with self._lock:
+                    self._num_dead = 0
                     if not self._is_closed:
                         self._workers[number] = worker
                         return worker
                 worker.close()
-            if self._is_closed:
-                return None
         return None
+
+    def _count_death(self, death: WorkerDiedError) -> None:
+        if self._is_closed:
+            return
+        with self._lock:
+            self._num_dead += 1
+            is_hopeless = self._num_dead >= MAX_STARTS * self.num_workers
+        logger.warning("a worker died as it started: %s", death)
+        if is_hopeless:
+            self._fail(ClusterError(f"workers die as they start: {death}"))
 
     def _drop(self, number: int, worker: Worker) -> None:
         with self._lock:

@@ -5,7 +5,6 @@ The pairs may be matched by many workers, while this process alone writes the fi
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,15 +18,12 @@ from rekd_hloc.devices import choose_device
 from rekd_hloc.matching.match import DEFAULT_CONFIG, Matcher, make_matcher
 from rekd_hloc.matching.pair_work import FeatureCache, MatchArrays, PairWork
 from rekd_hloc.matching.pairs import unique_pairs
-from rekd_hloc.names import printable
 from rekd_hloc.progress import progress_bar
 from rekd_hloc.storage.feature_arrays import NO_DESCRIPTORS
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.storage.names import names_by_key
 from rekd_hloc.types import Matches, Pair
 from rekd_hloc.worker_threads import map_in_threads, num_shares
-
-logger = logging.getLogger(__name__)
 
 CPU_WORKERS = 8
 """Pairs at once on a CPU, where its cores are so many."""
@@ -141,7 +137,6 @@ def match_images(
             for pair, arrays in zip(bar, results, strict=True):
                 if isinstance(arrays, str):
                     failed |= {asked: arrays for asked in (pair, pair[::-1]) if asked in wanted}
-                    logger.warning("%s and %s are not matched: %s", *map(printable, pair), arrays)
                     continue
                 index, score, is_fallback, count = arrays
                 matches = Matches(torch.from_numpy(index), torch.from_numpy(score), is_fallback)
