@@ -4,55 +4,15 @@
 """
 
 import difflib
-import math
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, cast, get_args, get_origin
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from rekd_hloc.config_file import LATER
+from rekd_hloc.config_checks import above, at_least, between, check_values, odd, require
+from rekd_hloc.config_file import LATER, UNRECORDED
 from rekd_hloc.config_file import config_hash as config_hash  # part of this module's interface
 from rekd_hloc.config_file import config_json as config_json
 from rekd_hloc.config_file import config_tree as config_tree
 from rekd_hloc.config_file import load_config as load_config
-
-
-def _require(condition: bool, name: str, rule: str, value: object) -> None:
-    if not condition:
-        raise ValueError(f"{name} must be {rule}, got {value!r}")
-
-
-def _check_values(config: object) -> None:
-    """Every float is finite, and every choice is one of those its annotation lists."""
-    for item in fields(cast(Any, config)):
-        value = getattr(config, item.name)
-        if isinstance(value, float):
-            _require(math.isfinite(value), item.name, "finite", value)
-        if get_origin(item.type) is Literal:
-            choices = get_args(item.type)
-            _require(value in choices, item.name, f"one of {', '.join(choices)}", value)
-
-
-def _at_least(config: object, bound: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(value >= bound, name, f"at least {bound}", value)
-
-
-def _between(config: object, low: float, high: float, *names: str) -> None:
-    """Every named option lies between the bounds; the upper one keeps memory and time sane."""
-    for name in names:
-        value = getattr(config, name)
-        _require(low <= value <= high, name, f"between {low} and {high}", value)
-
-
-def _above(config: object, bound: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        _require(value > bound, name, f"above {bound}", value)
-
-
-def _odd(config: object, name: str) -> None:
-    value = getattr(config, name)
-    _require(value > 0 and value % 2 == 1, name, "odd and positive", value)
 
 
 @dataclass(frozen=True)
@@ -79,21 +39,21 @@ class NetworkConfig:
     level; 0 as in the paper reads one pixel."""
 
     def __post_init__(self) -> None:
-        _check_values(self)
+        check_values(self)
         order = self.group_order
-        _require(order > 0 and order % 4 == 0, "group_order", "a positive multiple of 4", order)
-        _require(
+        require(order > 0 and order % 4 == 0, "group_order", "a positive multiple of 4", order)
+        require(
             len(self.fields) == 3 and min(self.fields) > 0,
             "fields",
             "three positive counts",
             self.fields,
         )
-        _between(self, 1, 10, "inner_levels")
-        _above(self, 1, "inner_factor")
-        _above(self, 0, "pixel_range")
-        _odd(self, "norm_window_px")
-        _between(self, 1, 1001, "norm_window_px")
-        _at_least(self, 0, "blur_gain", "orientation_blur_px")
+        between(self, 1, 10, "inner_levels")
+        above(self, 1, "inner_factor")
+        above(self, 0, "pixel_range")
+        odd(self, "norm_window_px")
+        between(self, 1, 1001, "norm_window_px")
+        at_least(self, 0, "blur_gain", "orientation_blur_px")
 
 
 @dataclass(frozen=True)
@@ -137,16 +97,16 @@ class DetectorConfig:
     instructions). Without it a GPU gives a CPU's features."""
 
     def __post_init__(self) -> None:
-        _check_values(self)
-        _at_least(self, 1, "max_keypoints")
-        _at_least(self, 0, "border_px", "min_prominence")
-        _between(self, 0, 4, "levels_up")
-        _between(self, 0, 20, "levels_down")
-        _at_least(self, -1, "tile_rows")
-        _at_least(self, 0, "duplicate_radius_px")
-        _above(self, 1, "factor")
-        _odd(self, "nms_window_px")
-        _between(self, 1, 501, "nms_window_px")
+        check_values(self)
+        at_least(self, 1, "max_keypoints")
+        at_least(self, 0, "border_px", "min_prominence")
+        between(self, 0, 4, "levels_up")
+        between(self, 0, 20, "levels_down")
+        at_least(self, -1, "tile_rows")
+        at_least(self, 0, "duplicate_radius_px")
+        above(self, 1, "factor")
+        odd(self, "nms_window_px")
+        between(self, 1, 501, "nms_window_px")
 
 
 @dataclass(frozen=True)
@@ -162,13 +122,16 @@ class DescriptorConfig:
     batch_size: int = 0
     """Patches described at once; 0 for 64 on a CPU, whose caches hold no more, and 2,048 on
     a GPU."""
+    autocast: bool = field(default=False, metadata=LATER)
+    """Run the network in bfloat16 on a CPU that has instructions for it (half the time; cosines
+    with the exact descriptors above 0.9999), in TF32 on a GPU; any other CPU stays exact."""
     antialias: bool = True
     """Cut from an image pyramid (the paper's code samples the full image bilinearly)."""
 
     def __post_init__(self) -> None:
-        _check_values(self)
-        _above(self, 0, "patch_size_px")
-        _at_least(self, 0, "batch_size")
+        check_values(self)
+        above(self, 0, "patch_size_px")
+        at_least(self, 0, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -181,6 +144,9 @@ class ExtractConfig:
     """Larger images are made smaller before extraction; 0 keeps every size."""
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     descriptor: DescriptorConfig = field(default_factory=DescriptorConfig)
+    runtime: Literal["torch", "onnx", "openvino"] = field(default="torch", metadata=UNRECORDED)
+    """What computes the convolutions: torch, or on a CPU ONNX Runtime or OpenVINO (extras). They
+    differ by rounding, so files do not record it, and each goes on with files of the others."""
     ranking: str = field(default="none", metadata=LATER)
     """What chooses the keypoints of the budget: ``none`` (the detector's scores),
     ``ranking-linear`` (contrast too), or a file of ``training.train_ranking``."""
@@ -189,12 +155,15 @@ class ExtractConfig:
     described first, unless the ranking looks at the detection alone."""
 
     def __post_init__(self) -> None:
-        _check_values(self)
-        _at_least(self, 0, "max_side_px")
-        _between(self, 1, 16, "ranking_pool")
+        check_values(self)
+        at_least(self, 0, "max_side_px")
+        between(self, 1, 16, "ranking_pool")
+        if self.runtime != "torch":
+            exact = not (self.detector.autocast or self.descriptor.autocast)
+            require(exact, "runtime", "torch with autocast", self.runtime)
         if self.ranking != "none":
             protocol = self.detector.protocol
-            _require(protocol == "default", "protocol", "default with a ranking", protocol)
+            require(protocol == "default", "protocol", "default with a ranking", protocol)
 
 
 @dataclass(frozen=True)
@@ -217,14 +186,14 @@ class MatchConfig:
     """Name of shipped weights of the network, or a file of ``training.train_match_network``."""
 
     def __post_init__(self) -> None:
-        _check_values(self)
-        _require(0 < self.ratio <= 1, "ratio", "in (0, 1]", self.ratio)
+        check_values(self)
+        require(0 < self.ratio <= 1, "ratio", "in (0, 1]", self.ratio)
         if self.filter == "adalam":
-            _require(self.ratio == 1, "ratio", "1 with adalam, which has its own", self.ratio)
-        _require(0 < self.tolerance_deg <= 180, "tolerance_deg", "in (0, 180]", self.tolerance_deg)
-        _at_least(self, 1, "max_modes")
+            require(self.ratio == 1, "ratio", "1 with adalam, which has its own", self.ratio)
+        require(0 < self.tolerance_deg <= 180, "tolerance_deg", "in (0, 180]", self.tolerance_deg)
+        at_least(self, 1, "max_modes")
         factor = self.scale_tolerance
-        _require(factor == 0 or factor > 1, "scale_tolerance", "0 or above 1", factor)
+        require(factor == 0 or factor > 1, "scale_tolerance", "0 or above 1", factor)
 
 
 RECONSTRUCTION_MATCHING = MatchConfig(ratio=0.95)

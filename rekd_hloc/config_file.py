@@ -23,6 +23,8 @@ Config = TypeVar("Config")
 
 LATER = MappingProxyType({"later": True})
 """Metadata of an option that came after files had been written; see :func:`config_tree`."""
+UNRECORDED = MappingProxyType({"unrecorded": True})
+"""Metadata of an option that changes time alone, and results by rounding at most."""
 
 
 def load_config(
@@ -180,7 +182,7 @@ def config_tree(config: object) -> dict[str, Any]:
     """Return a configuration as nested mappings, as files record it.
 
     An option whose field says ``LATER`` is left out at its default: files made before there was
-    such an option are then those of today.
+    such an option are then those of today. One that says ``UNRECORDED`` is always left out.
     """
     tree = {}
     for item in fields(cast(Any, config)):
@@ -193,8 +195,18 @@ def config_tree(config: object) -> dict[str, Any]:
 
 
 def defaults_left_out(kind: type) -> dict[str, Any]:
-    """Return the options of a configuration that files leave out, with the values that means."""
-    return {item.name: item.default for item in fields(kind) if item.metadata == LATER}
+    """Return the options of a configuration that files leave out, with the values that means.
+
+    Those of sections have dotted names.
+    """
+    defaults = {}
+    for item in fields(kind):
+        if item.metadata == LATER:
+            defaults[item.name] = item.default
+        elif is_dataclass(item.type) and isinstance(item.type, type):
+            inner = defaults_left_out(item.type)
+            defaults |= {f"{item.name}.{name}": value for name, value in inner.items()}
+    return defaults
 
 
 def hash_of_tree(tree: Mapping[str, Any]) -> str:
@@ -224,7 +236,7 @@ def _typed(config: object) -> dict[str, Any]:
 
 
 def _is_left_out(item: Field[Any], value: object) -> bool:
-    return item.metadata == LATER and value == item.default
+    return item.metadata == UNRECORDED or (item.metadata == LATER and value == item.default)
 
 
 def _canonical(value: Any) -> Any:  # noqa: ANN401  (a tree of whatever a dataclass holds)

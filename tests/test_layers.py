@@ -76,6 +76,7 @@ BASE = {
         "types",
         "geometry",
         "config",
+        "config_checks",
         "config_file",
         "weight_files",
         "renamed_options",

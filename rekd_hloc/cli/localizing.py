@@ -17,6 +17,7 @@ from rekd_hloc.cli.options import (
     Quiet,
     Ratio,
     Replace,
+    Runtime,
     Seed,
     Settings,
     Threads,
@@ -46,6 +47,7 @@ def localize(
     filter_name: Filter = RECONSTRUCTION_MATCHING.filter,
     ratio: Ratio = None,
     device: Device = "auto",
+    runtime: Runtime = None,
     threads: Threads = None,
     seed: Seed = 0,
     overwrite: Replace = False,
@@ -74,7 +76,7 @@ def localize(
         stored = store.provenance
     if conf is None and is_preset(stored.get("preset", "")):
         conf = stored["preset"]
-    name, resolved = resolve_conf(conf, config, settings, max_keypoints, device)
+    name, resolved = resolve_conf(conf, config, settings, max_keypoints, device, runtime)
     extractor = Extractor.from_pretrained(name, device=device, config=resolved)
     _refuse_other_weights(path, stored, extractor.provenance)
     for file in (POSES, REPORT):

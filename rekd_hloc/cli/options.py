@@ -65,6 +65,13 @@ Device = Annotated[
         autocompletion=completes("auto", "cpu", "cuda", "cuda:0", "mps", "xpu"),
     ),
 ]
+Runtime = Annotated[
+    str | None,
+    typer.Option(
+        help="What computes on a CPU: torch, or the extras onnx or openvino.",
+        autocompletion=completes("torch", "onnx", "openvino"),
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start anew instead of going on with what is there.")
@@ -215,8 +222,9 @@ def resolve_conf(
     settings: list[str] | None,
     max_keypoints: int | None,
     device: str,
+    runtime: str | None = None,
 ) -> tuple[str, ExtractConfig]:
-    """Return the preset's name, and its options after file, settings and budget, in that order.
+    """Return the preset's name, and its options after file, settings and the others, in that order.
 
     Before them, a preset has the budget of a reconstruction, and a folder its own.
 
@@ -234,6 +242,8 @@ def resolve_conf(
     resolved = load_config(read_for_reconstruction(name), config, settings or [])
     if max_keypoints is not None:
         resolved = with_max_keypoints(resolved, max_keypoints)
+    if runtime is not None:
+        resolved = load_config(resolved, None, [f"runtime={runtime}"])
     return name, resolved
 
 

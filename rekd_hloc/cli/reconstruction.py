@@ -33,6 +33,7 @@ from rekd_hloc.cli.options import (
     Quiet,
     Ratio,
     Redo,
+    Runtime,
     Seed,
     Settings,
     Shard,
@@ -65,6 +66,7 @@ def extract(
     mask_dir: Masks = None,
     mask_frame: MaskFrame = "auto",
     device: Device = "auto",
+    runtime: Runtime = None,
     threads: Threads = None,
     shard: Shard = None,
     cluster: ClusterName = None,
@@ -85,7 +87,7 @@ def extract(
     from rekd_hloc.sfm.image_notes import describe_upright_masks
     from rekd_hloc.shards import take_shard
 
-    name, resolved = resolve_conf(conf, config, settings, max_keypoints, device)
+    name, resolved = resolve_conf(conf, config, settings, max_keypoints, device, runtime)
     take_video(video, images, fps)
     names = None if shard is None else take_shard(list_images(images), shard)
     is_empty_shard = names == []  # of more shards than photos
@@ -179,6 +181,7 @@ def reconstruct(
     ] = False,
     page: Annotated[bool, typer.Option("--page", help="Write an HTML page as well.")] = False,
     device: Device = "auto",
+    runtime: Runtime = None,
     seed: Seed = 0,
     num_threads: Annotated[
         int, typer.Option(help="Of the mapper; 1 is repeatable to the bit, -1 takes all cores.")
@@ -197,7 +200,7 @@ def reconstruct(
     from rekd_hloc.sfm.reconstruct import reconstruct as run
     from rekd_hloc.sfm.report import format_report
 
-    name, resolved = resolve_conf(conf, config, settings, max_keypoints, device)
+    name, resolved = resolve_conf(conf, config, settings, max_keypoints, device, runtime)
     options = ReconstructOptions(
         conf=name,
         config=resolved,

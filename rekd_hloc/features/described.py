@@ -77,7 +77,10 @@ def describe_keypoints(
                 antialias=config.antialias,
                 supports=supports_of(network),
             )
-            parts.append(describe(network, patches.to(device), config.batch_size).cpu())
+            described_part = describe(
+                network, patches.to(device), config.batch_size, autocast=config.autocast
+            )
+            parts.append(described_part.cpu())
     described = torch.cat(parts)
     length = torch.cat(lengths)[: len(described)] if lengths else described.new_ones(len(described))
     return Described(keypoints, described, length)
@@ -96,7 +99,7 @@ def _record_lengths(network: nn.Module) -> Iterator[list[Tensor]]:
 
     def record(_: nn.Module, __: object, rows: Tensor) -> None:
         if threading.get_ident() == caller:  # others describe with the same network meanwhile
-            lengths.append(rows.detach().flatten(1).norm(dim=1).cpu())
+            lengths.append(rows.detach().float().flatten(1).norm(dim=1).cpu())
 
     handle = layers.register_forward_hook(record)
     try:

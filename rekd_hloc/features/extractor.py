@@ -27,6 +27,7 @@ from rekd_hloc.features.pretrained_folder import (
     without_folder,
 )
 from rekd_hloc.features.ranking import Ranking, load_ranking, resolve_ranking
+from rekd_hloc.features.runtimes import compute_with
 from rekd_hloc.features.weights import load_network, resolve_weights
 from rekd_hloc.geometry import warp_points, warp_scales
 from rekd_hloc.images import shrink
@@ -90,15 +91,22 @@ class Extractor:
             config: options in place of the preset's own.
 
         Raises:
-            ValueError: no such preset or device.
+            ValueError: no such preset or device; or the configured runtime cannot compute it.
             FileNotFoundError: the configuration names weights that are not there.
+            ImportError: the configured runtime is not installed.
         """
         config = config or read_preset(preset)
         preset = str(preset)
         torch_device = choose_device(device)
         weights = resolve_weights(config.weights)
-        network = load_network(weights, tile_rows=config.detector.tile_rows, device=torch_device)
+        network = load_network(
+            weights,
+            tile_rows=config.detector.tile_rows,
+            device=torch_device,
+            runtime=config.runtime,
+        )
         descriptor = load_hardnet(config.descriptor.weights)
+        descriptor = compute_with(descriptor, config.runtime, torch_device)
         recorded = without_folder(config, preset)
         provenance = {
             "preset": preset,

@@ -33,6 +33,12 @@ def low_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
+def has_fast_bfloat16() -> bool:
+    """Say whether this CPU has instructions for bfloat16, as far as torch tells."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
+
+
 def rounds_to_tf32() -> bool:
     """Say whether a GPU's convolutions are in TF32 now."""
     convolution = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9 and newer

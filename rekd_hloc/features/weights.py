@@ -18,6 +18,7 @@ from rekd_hloc.config import NetworkConfig
 from rekd_hloc.features.detector.frozen import FrozenBackbone
 from rekd_hloc.features.detector.network import DetectorNetwork, Rekd, build_frozen
 from rekd_hloc.features.detector.steerable import SteerableBackbone
+from rekd_hloc.features.runtimes import TORCH, compute_with
 from rekd_hloc.weight_files import read_weights, shipped_names, shipped_path, write_weights
 
 DETECTOR_FORMAT = "rekd_hloc detector 1"
@@ -125,15 +126,31 @@ def load_detector(path: Path, *, tile_rows: int = -1) -> tuple[Rekd, NetworkConf
 
 
 def load_network(
-    path: Path, *, tile_rows: int = -1, device: torch.device | str = "cpu"
+    path: Path,
+    *,
+    tile_rows: int = -1,
+    device: torch.device | str = "cpu",
+    runtime: str = TORCH,
 ) -> DetectorNetwork:
-    """Load a detector's network to run, in the runtime that the file's ending says.
+    """Load a detector's network to run, as the file's ending says.
+
+    Args:
+        path: the file.
+        tile_rows: height of the strips that it runs in.
+        device: where images will be.
+        runtime: what computes the convolutions, see :class:`~rekd_hloc.config.ExtractConfig`.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`load_detector`.
+        FileNotFoundError, ValueError: as :func:`load_detector`; or the runtime cannot compute it.
+        ImportError: the runtime is not installed.
     """
-    load = RUNTIMES.get(path.suffix, _load_torch)
-    return load(path, tile_rows, torch.device(device))
+    device = torch.device(device)
+    network = RUNTIMES.get(path.suffix, _load_torch)(path, tile_rows, device)
+    if runtime == TORCH:
+        return network
+    if not isinstance(network, Rekd):
+        raise ValueError(f"{path} has a runtime of its own; take runtime=torch, got {runtime!r}")
+    return compute_with(network, runtime, device)
 
 
 def _load_torch(path: Path, tile_rows: int, device: torch.device) -> DetectorNetwork:

@@ -20,6 +20,8 @@ PACKAGES = (
     "pycolmap",
     "e2cnn",
     "hloc",
+    "onnxruntime",
+    "openvino",
 )
 """Packages that may change a result, or whose version a report of a fault needs."""
 MAX_SHOWN = 4
@@ -107,10 +109,10 @@ def _differences(file: str, stored: Mapping[str, str], asked: Mapping[str, str])
 def _options(provenance: Mapping[str, str]) -> dict[str, str]:
     """Return options by their dotted names, then the other attributes."""
     config = stored_config(provenance)
-    if "detector" in config:  # of an extractor
-        config = defaults_left_out(ExtractConfig) | config
+    of_extractor = "detector" in config
+    left_out = _leaves(defaults_left_out(ExtractConfig)) if of_extractor else {}
     others = {key: value for key, value in provenance.items() if key != "config" or not config}
-    return {**_leaves(config), **others}
+    return {**left_out, **_leaves(config), **others}
 
 
 def _shown(value: str | None) -> str:

@@ -4,7 +4,7 @@ This is what inference runs: it needs neither e2cnn nor the steerable basis, and
 steerable form to rounding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -87,21 +87,7 @@ class FrozenBackbone(nn.Module):
         self, image: Float[Tensor, "batch 1 height width"]
     ) -> tuple[Float[Tensor, "batch field height width"], Float[Tensor, "batch bin height width"]]:
         """Group-pooled features and orientation logits, both of the image's size."""
-        height, rows = image.shape[2], self.tile_rows
-        if rows == AUTO_TILE_ROWS:
-            rows = CPU_TILE_ROWS if image.device.type == "cpu" else 0
-        if rows == 0 or height <= rows:
-            return self._run(image)
-        strips = [self._strip(image, top, rows) for top in range(0, height, rows)]
-        features, logits = zip(*strips, strict=True)
-        return torch.cat(features, dim=2), torch.cat(logits, dim=2)
-
-    def _strip(self, image: Tensor, top: int, tile_rows: int) -> tuple[Tensor, Tensor]:
-        bottom = min(top + tile_rows, image.shape[2])
-        first, last = max(top - HALO_PX, 0), min(bottom + HALO_PX, image.shape[2])
-        features, logits = self._run(image[:, :, first:last])
-        rows = slice(top - first, bottom - first)
-        return features[:, :, rows], logits[:, :, rows]
+        return run_in_strips(self._run, image, self.tile_rows)
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor]:
         layout = _fastest_layout(image.device)
@@ -112,6 +98,38 @@ class FrozenBackbone(nn.Module):
         by_field = hidden.view(batch, channels // self.group_order, self.group_order, height, width)
         logits = _convolve(self.orientation, hidden, layout, multiple=CHANNEL_BLOCK)
         return by_field.amax(dim=2), logits[:, : self.group_order]
+
+
+def run_in_strips(
+    run: Callable[[Tensor], tuple[Tensor, Tensor]],
+    image: Float[Tensor, "batch 1 height width"],
+    tile_rows: int,
+) -> tuple[Float[Tensor, "batch field height width"], Float[Tensor, "batch bin height width"]]:
+    """Compute the layers of a backbone in strips of an image; the result is that of the whole.
+
+    Args:
+        run: the layers.
+        image: whole, or a part.
+        tile_rows: height of the strips, as for :class:`FrozenBackbone`.
+    """
+    height, rows = image.shape[2], tile_rows
+    if rows == AUTO_TILE_ROWS:
+        rows = CPU_TILE_ROWS if image.device.type == "cpu" else 0
+    if rows == 0 or height <= rows:
+        return run(image)
+    strips = [_run_strip(run, image, top, rows) for top in range(0, height, rows)]
+    features, logits = zip(*strips, strict=True)
+    return torch.cat(features, dim=2), torch.cat(logits, dim=2)
+
+
+def _run_strip(
+    run: Callable[[Tensor], tuple[Tensor, Tensor]], image: Tensor, top: int, tile_rows: int
+) -> tuple[Tensor, Tensor]:
+    bottom = min(top + tile_rows, image.shape[2])
+    first, last = max(top - HALO_PX, 0), min(bottom + HALO_PX, image.shape[2])
+    features, logits = run(image[:, :, first:last])
+    rows = slice(top - first, bottom - first)
+    return features[:, :, rows], logits[:, :, rows]
 
 
 def _fastest_layout(device: torch.device) -> torch.memory_format:
