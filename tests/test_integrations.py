@@ -69,6 +69,6 @@ def test_vismatch_matches_with_rekd(tmp_path):
     matcher = importlib.import_module("vismatch.im_models.rekd").RekdMatcher(max_num_keypoints=500)
     images = [torch.from_numpy(small(f"view_0{i}.jpg")).permute(2, 0, 1) / 255 for i in (3, 6)]
     found = matcher(*images)
-    assert len(found["matched_kpts0"]) > 60
+    assert len(found["matched_kpts0"]) > 40
     assert found["num_inliers"] >= 12  # of one homography, in a scene with depth
     assert found["all_desc0"].shape[1] == 128
