@@ -15,7 +15,7 @@ from rekd_hloc.sfm.pycolmap_compat import make_camera, pycolmap
 from rekd_hloc.sfm.reconstruct import reconstruct
 from rekd_hloc.sfm.report import format_report
 from rekd_hloc.storage.features import FeatureStore
-from rekd_hloc.viz import page
+from rekd_hloc.viz import page, page_sources
 from rekd_hloc.viz.page import write_html_report
 from tests.corner_scene import make_photos
 from tests.sift_extractor import SiftExtractor
@@ -211,6 +211,29 @@ def test_a_page_of_someone_else_stays(images, out, no_drawings):
         write_html_report(out, images, title="three")
     assert (out / "report.html").read_text() == MINE
     write_html_report(out, images, title="three", overwrite=True)
+
+
+def test_a_page_is_drawn_again_only_where_it_would_show_something_else(
+    images, out, no_drawings, monkeypatch
+):
+    def draw(title):
+        write_html_report(out, images, title=title)
+        return (out / "report.html").stat().st_mtime_ns
+
+    first = draw("one")
+    report = json.loads((out / "report.json").read_text())
+    (out / "report.json").write_text(json.dumps({**report, "seconds": {"total": 1.0}}))
+    assert draw("one") == first
+    second = draw("two")
+    assert second > first
+    (out / "report.json").write_text(json.dumps({**report, "num_registered": 1}))
+    third = draw("two")
+    assert third > second
+    monkeypatch.setattr(page_sources, "__version__", "0.0.1")
+    fourth = draw("two")
+    assert fourth > third
+    (out / "report.html").unlink()
+    assert draw("two") > fourth
 
 
 def test_a_pairs_file_of_the_users_own_in_the_output_is_read_and_stays(images, tmp_path):

@@ -152,14 +152,42 @@ def test_a_second_run_goes_on_from_every_stage(finished, photos, copy, monkeypat
         raise AssertionError("verified again")
 
     monkeypatch.setattr(pycolmap, "estimate_two_view_geometry", refuse)
+    monkeypatch.setattr(pycolmap, "incremental_mapping", refuse)
     extractor = SiftExtractor(400)
     report = run(photos, copy, extractor)
     assert extractor.seen == []
     assert {name: (copy / name).stat().st_mtime_ns for name in names} == times
     assert without_times(report) == without_times(finished[1])
     work = report["work_seconds"]
-    assert {work[k] == finished[1]["seconds"][k] for k in ("extract", "refine", "verify")} == {True}
-    assert work["map"] == report["seconds"]["map"]
+    stages = ("extract", "refine", "verify", "map")
+    assert {work[k] == finished[1]["seconds"][k] for k in stages} == {True}
+    assert report.reconstruction.num_reg_images() == report["num_registered"]
+
+
+@pytest.mark.parametrize("what", ["killed", "overwrite", "options"])
+def test_a_model_is_made_again_unless_its_database_was_mapped_alike(
+    photos, copy, monkeypatch, what
+):
+    record_path = copy / "database.json"
+    record = json.loads(record_path.read_text())
+    record["files"] = [file_stamp(copy / name) for name in ("features-refined.h5", "matches.h5")]
+    if what == "killed":  # before it had its model
+        del record["mapped"]
+    record_path.write_text(json.dumps(record))
+    mapped, original = [], pycolmap.incremental_mapping
+
+    def count(*arguments, **options):
+        mapped.append(1)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(pycolmap, "incremental_mapping", count)
+    options = {"overwrite": {"overwrite": True}, "options": {"num_threads": 2}}.get(what, {})
+    report = run(photos, copy, SiftExtractor(400), **options)
+    assert mapped
+    assert report["num_registered"] > 0
+    again = run(photos, copy, SiftExtractor(400), num_threads=options.get("num_threads", 1))
+    assert len(mapped) == len(report["attempts"])
+    assert again["num_registered"] == report["num_registered"]
 
 
 @pytest.mark.slow

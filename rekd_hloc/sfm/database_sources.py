@@ -11,6 +11,8 @@ from rekd_hloc.renamed_options import translate_config
 from rekd_hloc.sfm.output_folder import MADE
 from rekd_hloc.types import Pair
 
+MAPPED = "mapped"
+"""Key of the record: how the database was mapped, once the model is there."""
 NS_IN_S = 1_000_000_000
 
 
@@ -21,7 +23,7 @@ def read_sources(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     known = translate_config(content) if isinstance(content, dict) else {}
-    return {key: value for key, value in known.items() if key != MADE}
+    return {key: value for key, value in known.items() if key not in (MADE, MAPPED)}
 
 
 def file_stamp(path: Path) -> list[Any]:

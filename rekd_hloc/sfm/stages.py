@@ -1,7 +1,7 @@
 """From files of features and matches to models and a report: the last stages of every way there.
 
 The database stays, with the pairs that are verified, as long as it would be made from the same
-files in the same way; ``database.json`` records that. Mapping always starts anew.
+files in the same way; ``database.json`` records that. So does the model, while the database stays.
 """
 
 import json
@@ -21,6 +21,7 @@ from rekd_hloc.sfm.database_record import RECONSTRUCTION, write_database
 from rekd_hloc.sfm.database_sources import file_stamp, list_digest, read_sources
 from rekd_hloc.sfm.degeneracy import describe_geometry
 from rekd_hloc.sfm.diagnosis import connected_groups, diagnose
+from rekd_hloc.sfm.kept_model import note_mapped, read_kept_model
 from rekd_hloc.sfm.mapping import map_scene
 from rekd_hloc.sfm.mapping_options import MappingOptions
 from rekd_hloc.sfm.output_folder import (
@@ -142,10 +143,17 @@ def build_model(
         motions, configurations = find_motions(database, pairs)
     with run.watch.stage("map"):
         may_relax = options.mapper == "incremental" and not lacks_parallax(motions)
-        tried, previous = _map(
-            run, database, names, counts,
-            may_relax=may_relax, max_error_px=options.reprojection_px(provenance),
-        )  # fmt: skip
+        previous = None
+        kept = read_kept_model(run.folder, options, names)
+        if kept is not None:
+            logger.info("%s is up to date", run.output / MODEL)
+            run.watch.tell_found("map", 1, 1)
+        tried = kept or Attempts()
+        if kept is None:
+            tried, previous = _map(
+                run, database, names, counts,
+                may_relax=may_relax, max_error_px=options.reprojection_px(provenance),
+            )  # fmt: skip
     models = tried.models
     geometry = describe_geometry(motions, configurations, models, relaxed=tried.relaxed)
     cameras = describe_cameras(database, run.image_dir, options.cameras, models)
@@ -181,6 +189,7 @@ def build_model(
         **describe_run(provenance),
     }
     run.folder.write_json(REPORT, report)
+    note_mapped(run.folder, options, names)
     return report
 
 

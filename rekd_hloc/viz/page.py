@@ -13,9 +13,10 @@ from rekd_hloc.sfm.alignment import Pose, read_reference
 from rekd_hloc.sfm.output_folder import PAGE, OutputFolder
 from rekd_hloc.sfm.skipped import shorten_skipped
 from rekd_hloc.sfm.work_seconds import WORK_SECONDS
-from rekd_hloc.viz.explorer.assets import read_script, read_style
+from rekd_hloc.viz.explorer.assets import read_script, read_style, script_files
 from rekd_hloc.viz.explorer.packing import encode_record
 from rekd_hloc.viz.explorer.scene import describe_scene
+from rekd_hloc.viz.page_sources import digest_sources, is_made_of, note_sources
 from rekd_hloc.viz.run_files import RunFiles
 from rekd_hloc.viz.templates import render_template
 
@@ -34,7 +35,8 @@ def write_html_report(
 ) -> Path:
     """Write ``report.html`` about the reconstruction in a folder; it needs no other file.
 
-    A section whose database, features, images or model are missing is left out of the page.
+    A page that shows the same already is left as it is. A section whose database, features, images
+    or model are missing is left out of the page.
 
     Args:
         output: folder that ``reconstruct`` wrote.
@@ -54,12 +56,16 @@ def write_html_report(
     """
     check_page(output, overwrite=overwrite)
     run = RunFiles.read(output, image_dir)
+    sources = digest_sources(run, title, [TEMPLATE, *script_files()], reference)
+    if is_made_of(OutputFolder(output), PAGE, sources):
+        return output / PAGE
     poses = read_reference(reference) if reference is not None else None
     lead = _describe_configuration(run.report)
     values = {"title": title, "lead": lead, **_read_text(run.report), **_draw(run, poses)}
     text = render_template(TEMPLATE, **values)
     with OutputFolder.hold(output, names=(PAGE,), overwrite=overwrite) as folder:
         folder.write_text(PAGE, text)
+        note_sources(folder, sources)
     return output / PAGE
 
 

@@ -25,5 +25,10 @@ def read_script() -> str:
     return "\n".join(map(_read, SCRIPTS))
 
 
+def script_files() -> list[Path]:
+    """Return the files of style and scripts, and those of this room that make their data."""
+    return [FOLDER / "explorer.css", *(FOLDER / name for name in SCRIPTS), *FOLDER.glob("*.py")]
+
+
 def _read(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
