@@ -100,7 +100,10 @@ def test_the_package_runs_as_a_program():
         (["extract", ".", "f.h5", "--set", "detector.boder_px=3"], ["boder_px", "border_px"]),
         (["extract", ".", "f.h5", "--device", "tpu9"], ["tpu9", "auto", "cpu"]),
         (["match", "missing.h5", "m.h5"], ["missing.h5"]),
-        (["reconstruct", ".", "o", "--filter", "median"], ["median", "density"]),
+        (
+            ["reconstruct", ".", "o", "--filter", "median"],
+            ["no filter 'median'", "--filter", "density"],
+        ),
         (["reconstruct", ".", "o", "--intrinsics", "a,b"], ["intrinsics", "a,b"]),
     ],
 )

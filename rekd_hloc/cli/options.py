@@ -255,6 +255,8 @@ def read_match_config(filter_name: str, ratio: float | None) -> MatchConfig:
     Raises:
         ValueError: no such filter, or a ratio out of range.
     """
+    if filter_name not in FILTERS:
+        raise ValueError(f"no filter {filter_name!r}; --filter takes {', '.join(FILTERS)}")
     has_own_test = filter_name in ("adalam", "consensus", "network")
     defaults = MatchConfig() if has_own_test else RECONSTRUCTION_MATCHING
     ratios = [] if ratio is None else [f"ratio={ratio}"]
