@@ -28,3 +28,13 @@ def read_numbers(name: str, text: str | None) -> list[float] | None:
         raise ValueError(
             f"{name} must be numbers with commas between, like 1000,320,240, got {text!r}"
         ) from error
+
+
+def require_filter(name: str) -> None:
+    """Refuse a filter of matches that there is not.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if name not in FILTERS:
+        raise ValueError(f"no filter {name!r}; --filter takes {', '.join(FILTERS)}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rekd_hloc.cli.option_values import FILTERS, completes
+from rekd_hloc.cli.option_values import FILTERS, completes, require_filter
 from rekd_hloc.config import (
     PRESETS,
     RECONSTRUCTION_KEYPOINTS,
@@ -33,7 +33,6 @@ EXIT_STATUSES = (
     "Exit status: 0 if done, 1 if nothing came out, 2 for a mistake that the message names, "
     "3 with --strict if photos were left out, 130 or 143 if interrupted."
 )
-
 
 Conf = Annotated[
     str | None,
@@ -255,8 +254,7 @@ def read_match_config(filter_name: str, ratio: float | None) -> MatchConfig:
     Raises:
         ValueError: no such filter, or a ratio out of range.
     """
-    if filter_name not in FILTERS:
-        raise ValueError(f"no filter {filter_name!r}; --filter takes {', '.join(FILTERS)}")
+    require_filter(filter_name)
     has_own_test = filter_name in ("adalam", "consensus", "network")
     defaults = MatchConfig() if has_own_test else RECONSTRUCTION_MATCHING
     ratios = [] if ratio is None else [f"ratio={ratio}"]
