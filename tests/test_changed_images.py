@@ -357,6 +357,6 @@ def test_what_changed_is_said_in_the_plural_and_in_the_singular():
     assert describe_changes(["a"], ["b", "c"], 1) == [
         "1 image changed since and was extracted again: a",
         "1 pair was matched again, as features changed since",
-        "2 images of the run before are no longer in the folder: b, c",
+        "2 images of an earlier run are no longer in the folder: b, c",
     ]
     assert describe_changes(list("abcde"), [])[0].endswith(": a, b, c and 2 more")

@@ -34,6 +34,7 @@ ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(ROOT),
     "OMP_NUM_THREADS": "1",
+    "RAY_AUTH_MODE": "disabled",
     "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
@@ -179,6 +180,14 @@ def free_port():
         return server.getsockname()[1]
 
 
+def own_address():
+    """The address of this machine that Ray takes, which is none of loopback where there is one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+        probe.connect(("192.0.2.1", 80))  # sends nothing
+        return probe.getsockname()[0]
+    return "127.0.0.1"
+
+
 @pytest.fixture
 def homes():
     """A folder with a short path, since Ray's sockets lie in it."""
@@ -227,11 +236,10 @@ def test_two_nodes_of_ray(images, expected, tmp_path, homes):
     port, out = free_port(), tmp_path / "f.h5"
     start = ["-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1"]
     head = [*start, "--head", f"--port={port}", "--include-dashboard=false"]
-    node = [*start, f"--address=127.0.0.1:{port}"]
-    local = ["--node-ip-address=127.0.0.1"]
-    with programs([*head, *local], [*node, *local], folder=homes, pause=20) as nodes:
-        wait_for_port(port)
-        driver = start_driver(f"ray:127.0.0.1:{port}", images, out)
+    address = f"{own_address()}:{port}"
+    node = [*start, f"--address={address}"]
+    with programs(head, node, folder=homes, pause=20) as nodes:
+        driver = start_driver(f"ray:{address}", images, out)
         try:
             both = [False, False]
             while driver.poll() is None and not all(both):

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 REMEDY = "Ray is not installed; pip install 'rekd-hloc[cluster]'"
 START = "start one by `ray start --head`, or name another by --cluster ray:HOST:PORT"
+UNAUTHENTICATED = ("InvalidAuthToken", "AuthenticationError", "Unauthenticated")
+"""In what Ray says to a driver without the cluster's token."""
 WAIT_S = 60.0
 """For a free place in the cluster, before a warning says what is waited for."""
 
@@ -104,10 +106,13 @@ class RayEngine:
                     include_dashboard=False if address == "local" else None,
                 )  # fmt: skip
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            reason = " ".join(str(error).split())
-            raise ClusterError(
-                f"cannot join Ray at {address or 'this machine'}: {reason}"
-            ) from error
+            place = f"Ray at {address}" if address else "Ray on this machine"
+            if any(word in str(error) for word in UNAUTHENTICATED):
+                raise ClusterError(
+                    f"{place} wants a token; set RAY_AUTH_MODE=token, and give all machines the "
+                    "token of ~/.ray/auth_token or RAY_AUTH_TOKEN"
+                ) from error
+            raise ClusterError(f"cannot join {place}: {_last_line(error)}") from error
 
 
 class _RayWorker:

@@ -121,7 +121,13 @@ def match_images(
         with MatchStore.resume(out, provenance, overwrite=overwrite) as store:
             names = {name for pair in unique for name in pair}
             sources = {name: features.source_digest(name) for name in names}
-            lacking = [pair for pair in unique if not store.fits(*pair, _of_pair(sources, pair))]
+            lacking = []
+            for pair in unique:
+                if store.fits(*pair, _of_pair(sources, pair)):
+                    matches = store.read(*pair)
+                    counts[pair] = len(matches), matches.is_fallback
+                else:
+                    lacking.append(pair)
             num_rematched = sum(pair in store for pair in lacking)
             missing = _order_for_cache([store.stored_order(*pair) for pair in lacking])
             if missing:

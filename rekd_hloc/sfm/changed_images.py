@@ -83,7 +83,7 @@ def describe_changes(
         lines.append(f"{pairs} matched again, as features changed since")
     if removed:
         lines.append(
-            f"{counted(len(removed), 'image')} of the run before "
+            f"{counted(len(removed), 'image')} of an earlier run "
             f"{'is' if len(removed) == 1 else 'are'} no longer in the folder: {list_names(removed)}"
         )
     return lines

@@ -28,7 +28,7 @@ from rekd_hloc.storage.hdf5_groups import (
     read_group,
     text_attributes,
 )
-from rekd_hloc.storage.hdf5_links import dataset_names, find_group, walk
+from rekd_hloc.storage.hdf5_links import GroupFinder, dataset_names, walk
 from rekd_hloc.storage.hdf5_writing import ADDITIONS, NEW_FILE, write_attributes, write_group
 from rekd_hloc.storage.journal import Journal, Record
 from rekd_hloc.storage.provenance import OtherSettingsError, differs, refuse_other
@@ -60,6 +60,7 @@ class Hdf5File:
         self.path = path
         self.provenance = provenance
         self._file = file
+        self._finder = GroupFinder()
         self._journal = journal
         self._is_writable = is_writable
         self._obstacle: OSError | None = None
@@ -253,7 +254,7 @@ class Hdf5File:
         if self._file is None or not group:
             return None
         try:
-            return find_group(self._file, group)
+            return self._finder(self._file, group)
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from error
 

@@ -133,20 +133,37 @@ def open_group(group: h5py.Group, name: str) -> h5py.Group | None:
         return None
 
 
-def find_group(file: h5py.File, path: str) -> h5py.Group | None:
-    """Return the group at a path; None if there is none, or it is damaged.
+class GroupFinder:
+    """Finds groups of files that do not change; the last one is at hand for the next question.
 
-    Raises:
-        ValueError: it lies in another file.
+    Groups of pairs lie side by side in the group of their first image, which is kept as well.
     """
-    group: h5py.Group | None = file
-    for part in path.split("/"):
-        if group is None or not part:
-            return None
-        if member_kind(group, part) is h5py.ExternalLink:
-            raise ValueError(f"{path!r} lies in another file, which is not followed")
-        group = open_group(group, part)
-    return group
+
+    def __init__(self) -> None:
+        self._file: h5py.File | None = None
+        self._last: list[tuple[str, h5py.Group | None]] = []
+
+    def __call__(self, file: h5py.File, path: str) -> h5py.Group | None:
+        """Return the group at a path; None if there is none, or it is damaged.
+
+        Raises:
+            ValueError: it lies in another file.
+        """
+        group: h5py.Group | None = file
+        last = self._last if file is self._file else []
+        self._file, self._last = file, []
+        for depth, part in enumerate(path.split("/")):
+            if group is None or not part:
+                return None
+            if depth < len(last) and last[depth][0] == part:
+                group = last[depth][1]
+            else:
+                last = []
+                if member_kind(group, part) is h5py.ExternalLink:
+                    raise ValueError(f"{path!r} lies in another file, which is not followed")
+                group = open_group(group, part)
+            self._last.append((part, group))
+        return group
 
 
 def dataset_names(group: h5py.Group) -> set[str]:

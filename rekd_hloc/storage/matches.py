@@ -7,7 +7,7 @@ group's path is made of both names with ``-`` for ``/``; hloc's older files join
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,14 @@ INT16_MAX = 32_767
 """hloc keeps matches as int16; larger indices are stored as int32 here, which hloc reads too."""
 
 
+class _Location(NamedTuple):
+    """Where a pair is in a file, and what its group says of it."""
+
+    group: str
+    is_reversed: bool
+    attributes: Mapping[str, Any]
+
+
 class MatchStore(Store):
     """Matches of many image pairs in one file of hloc's schema; a context manager.
 
@@ -41,6 +49,7 @@ class MatchStore(Store):
     """
 
     MARKER = "matches0"
+    _last: tuple[Pair, _Location | None] | None = None
 
     @classmethod
     def resume(cls, path: Path, provenance: Mapping[str, str], *, overwrite: bool = False) -> Self:
@@ -87,10 +96,10 @@ class MatchStore(Store):
         location = self._find(a, b)
         if location is None:
             raise ValueError(f"{self.path} has no matches of ({a!r}, {b!r}); match that pair first")
-        group, is_reversed = location
+        group, is_reversed, attributes = location
         record = self._file.read(group, MATCH_DATASETS)
         assert record is not None
-        is_fallback = bool(self._file.attributes(group).get(FALLBACK))
+        is_fallback = bool(attributes.get(FALLBACK))
         try:
             return replace(_matches(record.arrays, is_reversed), is_fallback=is_fallback)
         except ValueError as error:
@@ -99,7 +108,7 @@ class MatchStore(Store):
     def stored_order(self, a: str, b: str) -> Pair:
         """Return the two names in the order in which the pair is in the file, if it is."""
         location = self._find(a, b)
-        return (b, a) if location is not None and location[1] else (a, b)
+        return (b, a) if location is not None and location.is_reversed else (a, b)
 
     def fits(self, a: str, b: str, sources: Pair) -> bool:
         """Say whether a pair is in the file, and its images' features are still the same.
@@ -119,8 +128,7 @@ class MatchStore(Store):
         location = self._find(a, b)
         if location is None:
             return None
-        group, is_reversed = location
-        attributes = self._file.attributes(group)
+        _, is_reversed, attributes = location
         first, second = (str(attributes.get(key) or "") for key in SOURCES)
         return (second, first) if is_reversed else (first, second)
 
@@ -159,7 +167,8 @@ class MatchStore(Store):
                 f"the pairs {stored} and {(a, b)} have one name in hloc's form, where '/' becomes "
                 "'-'; rename one of the images"
             )
-        if self._find(b, a) == (pair_group(b, a), False):
+        reverse = self._look_up(b, a)
+        if reverse is not None and reverse[:2] == (pair_group(b, a), False):
             raise ValueError(f"{self.path} has {(b, a)} already, which is {(a, b)} reversed")
         try:
             arrays = _match_arrays(matches, num_keypoints_a)
@@ -168,6 +177,7 @@ class MatchStore(Store):
         known: dict[str, Any] = dict(zip(SOURCES, sources, strict=True))
         known[FALLBACK] = int(matches.is_fallback)
         known = {key: value for key, value in known.items() if value}
+        self._last = None
         self._file.append(Record(group, arrays, {"": {"name0": a, "name1": b, **known}}))
 
     def read_record(self, a: str, b: str) -> Record:
@@ -189,17 +199,26 @@ class MatchStore(Store):
             ValueError: a store that was opened to read.
             OSError: the disk is full or gone; what was written before is safe.
         """
+        self._last = None
         self._file.append(record)
 
-    def _find(self, a: str, b: str) -> tuple[str, bool] | None:
-        """The group that holds the pair, and whether as (b, a); hloc's older form comes last."""
+    def _find(self, a: str, b: str) -> _Location | None:
+        """Say where a pair is; hloc's older form comes last.
+
+        The last answer is kept, since what asks for a pair asks several times.
+        """
+        if self._last is None or self._last[0] != (a, b):
+            self._last = (a, b), self._look_up(a, b)
+        return self._last[1]
+
+    def _look_up(self, a: str, b: str) -> _Location | None:
         for separator in ("/", "_"):
             for first, second in ((a, b), (b, a)):
                 group = pair_group(first, second, separator)
                 if "matches0" in self._file.datasets(group):
-                    stored = stored_names(group, self._file.attributes(group))
-                    if stored in (None, (first, second)):
-                        return group, (first, second) != (a, b)
+                    attributes = self._file.attributes(group)
+                    if stored_names(group, attributes) in (None, (first, second)):
+                        return _Location(group, (first, second) != (a, b), attributes)
         return None
 
 
