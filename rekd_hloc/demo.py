@@ -72,8 +72,9 @@ def run_demo(
         title = f"Demo scene, {name}, seed {seed}"
         with watch.stage("page"):
             write_html_report(
-                out, images, title=title, reference=DEMO_REFERENCE, overwrite=overwrite
-            )
+                out, images, title=title, reference=DEMO_REFERENCE,
+                overwrite=overwrite, progress=progress,
+            )  # fmt: skip
         stages = {name: seconds for name, seconds in report["seconds"].items() if name != "total"}
         stages |= watch.seconds
         report["seconds"] = {**stages, "total": sum(stages.values())}

@@ -228,7 +228,8 @@ def test_a_page_is_written_when_asked_for(images, tmp_path, monkeypatch, capsys)
     assert f"rekd-hloc export-model {out} --to nerfstudio" in shown
     assert not (out / "report.html").exists()
     assert main([*words, "--page", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == report
+    places = {"model": str(out / "sparse" / "0"), "page": str(out / "report.html")}
+    assert json.loads(capsys.readouterr().out) == {**report, **places}
     page = (out / "report.html").read_text(encoding="utf-8")
     assert f"<h1>{images.name}: rekd-fast</h1>" in page
     assert "2 of 2" in page

@@ -6,6 +6,11 @@ from rekd_hloc.exports.formats import ExportFormat, list_formats
 from rekd_hloc.sfm.result import ReconstructionResult
 
 
+def name_places(result: ReconstructionResult, page: Path | None = None) -> dict[str, Path | None]:
+    """Return where model and page are, for a program; None for what is not there."""
+    return {"model": result.model_path, "page": page}
+
+
 def describe_places(result: ReconstructionResult, page: Path | None = None) -> str:
     """Return where model and page are, and what comes next, in lines for a person.
 

@@ -195,7 +195,7 @@ def reconstruct(
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct a scene: extract, match, verify, map. Writes OUTPUT/report.json."""
-    from rekd_hloc.cli.places import describe_places
+    from rekd_hloc.cli.places import describe_places, name_places
     from rekd_hloc.sfm.reconstruct import ReconstructOptions
     from rekd_hloc.sfm.reconstruct import reconstruct as run
     from rekd_hloc.sfm.report import format_report
@@ -245,9 +245,11 @@ def reconstruct(
             title=f"{images.name}: {name}",
             reference=reference,
             overwrite=overwrite,
+            progress=not quiet,
         )
     places = describe_places(report, written)
-    print_result(json_output, report, f"{format_report(report)}\n{places}")
+    named = {**report, **name_places(report, written)}
+    print_result(json_output, named, f"{format_report(report)}\n{places}")
     if report["num_registered"] == 0:
         raise typer.Exit(EXIT_FAILED)
     if strict:
@@ -267,7 +269,7 @@ def demo(
 
     The images come from rolled cameras; the report compares the model with the true poses.
     """
-    from rekd_hloc.cli.places import describe_places
+    from rekd_hloc.cli.places import describe_places, name_places
     from rekd_hloc.demo import run_demo
     from rekd_hloc.sfm.output_folder import PAGE
     from rekd_hloc.sfm.report import format_report
@@ -278,7 +280,8 @@ def demo(
         output, conf=name, device=device, seed=seed, overwrite=overwrite, progress=not quiet
     )
     places = describe_places(report, output / PAGE)
-    print_result(json_output, report, f"{format_report(report)}\n{places}")
+    named = {**report, **name_places(report, output / PAGE)}
+    print_result(json_output, named, f"{format_report(report)}\n{places}")
     if report["num_registered"] < report["num_images"]:
         raise typer.Exit(EXIT_FAILED)
 

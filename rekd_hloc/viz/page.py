@@ -5,6 +5,7 @@ that the page's scripts show; ``template.html`` puts all on the page.
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from rekd_hloc.viz.page_sources import digest_sources, is_made_of, note_sources
 from rekd_hloc.viz.run_files import RunFiles
 from rekd_hloc.viz.templates import render_template
 
+logger = logging.getLogger(__name__)
+
 TEMPLATE = Path(__file__).with_name("template.html")
 
 Rows = list[tuple[str, ...]]
@@ -32,6 +35,7 @@ def write_html_report(
     title: str,
     reference: Path | None = None,
     overwrite: bool = False,
+    progress: bool = False,
 ) -> Path:
     """Write ``report.html`` about the reconstruction in a folder; it needs no other file.
 
@@ -44,6 +48,7 @@ def write_html_report(
         title: of the page.
         reference: true poses, as for ``reconstruct``; the model is shown beside their centres.
         overwrite: replace a ``report.html`` that this function did not write.
+        progress: show a bar on stderr.
 
     Returns:
         The page.
@@ -58,14 +63,16 @@ def write_html_report(
     run = RunFiles.read(output, image_dir)
     sources = digest_sources(run, title, [TEMPLATE, *script_files()], reference)
     if is_made_of(OutputFolder(output), PAGE, sources):
+        logger.info("%s is up to date", output / PAGE)
         return output / PAGE
     poses = read_reference(reference) if reference is not None else None
     lead = _describe_configuration(run.report)
-    values = {"title": title, "lead": lead, **_read_text(run.report), **_draw(run, poses)}
+    values = {"title": title, "lead": lead, **_read_text(run.report), **_draw(run, poses, progress)}
     text = render_template(TEMPLATE, **values)
     with OutputFolder.hold(output, names=(PAGE,), overwrite=overwrite) as folder:
         folder.write_text(PAGE, text)
         note_sources(folder, sources)
+    logger.info("%s is written", output / PAGE)
     return output / PAGE
 
 
@@ -96,9 +103,9 @@ def _read_text(report: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def _draw(run: RunFiles, reference: Mapping[str, Pose] | None) -> dict[str, object]:
+def _draw(run: RunFiles, reference: Mapping[str, Pose] | None, progress: bool) -> dict[str, object]:
     """Return what the page's scripts show, and these scripts."""
-    scene = describe_scene(run, reference)
+    scene = describe_scene(run, reference, progress=progress)
     return {
         "scene": scene,
         "scene_json": encode_record(scene or {}),  # holds no markup

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from rekd_hloc.geometry import TWO_PI
 from rekd_hloc.matching.rotations import match_rotations, rotation_modes
+from rekd_hloc.progress import progress_bar
 from rekd_hloc.types import Keypoints, Matches, Pair
 from rekd_hloc.viz.explorer.dropped_matches import DroppedMatches
 from rekd_hloc.viz.explorer.packing import STEPS, pack, pack_share
@@ -56,6 +57,8 @@ def describe_pairs(
     names: Sequence[str],
     sizes: Mapping[str, tuple[int, int]],
     keypoints: Mapping[str, Keypoints],
+    *,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Return the packed pairs of a run; those with matches on the page come first.
 
@@ -64,6 +67,7 @@ def describe_pairs(
         names: of all images; a pair is told by their numbers.
         sizes: (width, height) in pixels of the images.
         keypoints: of the images, in their pixels; a pair of others is counted only.
+        progress: show a bar on stderr.
     """
     number = {name: k for k, name in enumerate(names)}
     ranked = sorted(
@@ -75,7 +79,8 @@ def describe_pairs(
     quota = min(MOST_MATCHES, max(ALL_MATCHES // max(len(chosen), 1), 12))
     stored = read_pairs(run.output / "database.db", chosen)
     with DroppedMatches.of_run(run) as finder:
-        drawn = [_draw(pair, *stored[pair], sizes, keypoints, quota, finder) for pair in chosen]
+        bar = progress_bar(chosen, "page", unit=" pairs", shown=progress)
+        drawn = [_draw(pair, *stored[pair], sizes, keypoints, quota, finder) for pair in bar]
     ordered = [*chosen, *rest]
     return {
         "a": pack(np.array([number[a] for a, _ in ordered]), "u2"),

@@ -33,12 +33,15 @@ MAX_POINTS = 100_000
 Sizes = dict[str, tuple[int, int]]
 
 
-def describe_scene(run: RunFiles, reference: Mapping[str, Pose] | None) -> dict[str, Any] | None:
+def describe_scene(
+    run: RunFiles, reference: Mapping[str, Pose] | None, *, progress: bool = False
+) -> dict[str, Any] | None:
     """Return the record of a run; None for one of which neither pairs nor a model are there.
 
     Args:
         run: whose files are read; images, features, database and model may be missing.
         reference: true poses, in whose frame the model is shown.
+        progress: show a bar on stderr.
     """
     model = read_model(run.output, reference)
     observed = read_observations(model.model) if model else {}
@@ -65,7 +68,7 @@ def describe_scene(run: RunFiles, reference: Mapping[str, Pose] | None) -> dict[
         }
         for name in names
     ]
-    pairs = describe_pairs(run, names, sizes, keypoints)
+    pairs = describe_pairs(run, names, sizes, keypoints, progress=progress)
     return {
         "images": images,
         "points": _describe_points(model, frame, order, num_tracked),
