@@ -19,6 +19,7 @@ ASKED_FOR = {
     "pandas",
     "pillow_heif",
     "rawpy",
+    "ray",
     "scipy",
 }
 """Imported only inside functions that say what to install; extras of the package."""
@@ -54,13 +55,25 @@ def test_everything_that_setup_installs_is_pinned():
     assert wanted <= {name.lower() for name in pins()}
 
 
+OF_AN_ENGINE = {"rekd_hloc.cluster.dask_engine": ("dask", "distributed")}
+"""Modules that need an extra as a whole, which others import once a user asks for them."""
+
+
+def test_modules_of_an_extra_are_imported_when_asked_for():
+    for path in sources("rekd_hloc"):
+        for module, is_top_level in imports(path):
+            assert not (is_top_level and module in OF_AN_ENGINE), f"{path} imports {module}"
+
+
 def test_the_wheel_declares_what_it_imports():
     declared = names_of(project()["dependencies"])
     for path in sources("rekd_hloc"):
+        own = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         in_plugin = "plugin" in path.parts  # it runs inside hloc
         for module, is_top_level in imports(path):
             root = module.split(".")[0]
             is_asked_for = root in ASKED_FOR and not is_top_level
+            is_asked_for |= root in OF_AN_ENGINE.get(own, ())
             if is_asked_for or (root == "hloc" and in_plugin):
                 continue
             if root not in sys.stdlib_module_names and root != "rekd_hloc":
