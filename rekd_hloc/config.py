@@ -237,7 +237,10 @@ PRESETS: dict[str, ExtractConfig] = {
         descriptor=DescriptorConfig(oriented=False, antialias=False),
     ),
     "rekd-fast": replace(
-        RANKED, weights="rekd-fast", detector=DetectorConfig(levels_up=1, levels_down=4)
+        RANKED,
+        weights="rekd-fast",
+        detector=DetectorConfig(levels_up=1, levels_down=4),
+        descriptor=DescriptorConfig(weights="hardnet-half"),
     ),
 }
 

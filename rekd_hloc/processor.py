@@ -1,17 +1,21 @@
-"""The cores of this process: how many it may use, and how its threads wait.
+"""The cores and the memory of this process: how many it may use, how its threads wait.
 
 Nothing here imports torch, so that the program can set how threads wait before torch reads it.
 Importing the library sets nothing; only the program ``rekd-hloc`` does.
 """
 
+import ctypes
 import math
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """How OpenMP's threads wait for work: asleep. By default they spin, which takes the cores from
 every other process. The first is OpenMP's own, the second that of Intel's and LLVM's runtime."""
+ALLOCATION = {-3: 1 << 30, -1: 1 << 30, -8: 1}
+"""Options of glibc's ``mallopt``: what is smaller than 1 GiB is not mapped anew (M_MMAP_THRESHOLD),
+up to 1 GiB of free memory is kept (M_TRIM_THRESHOLD), and all threads share it (M_ARENA_MAX)."""
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 
@@ -22,6 +26,22 @@ def wait_passively(environment: MutableMapping[str, str]) -> None:
     """Let idle OpenMP threads sleep, unless the environment says how they wait."""
     if not any(name in environment for name in (*PASSIVE, "GOMP_SPINCOUNT")):
         environment.update(PASSIVE)
+
+
+def reuse_memory(environment: Mapping[str, str]) -> None:
+    """Let freed memory be used again, not given back to Linux, unless the environment says how.
+
+    By default glibc maps large tensors anew each time, and the kernel fills them with zeros page by
+    page: a tenth of the time of a photo. Other C libraries are left as they are.
+    """
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in environment):
+        return
+    try:
+        set_option = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # no glibc
+        return
+    for option, value in ALLOCATION.items():
+        set_option(option, value)
 
 
 def limit_cores(count: int) -> None:

@@ -111,3 +111,32 @@ def test_the_program_sets_it_before_torch_is_there_and_the_library_never():
     lines = run.stdout.split("\n")
     assert lines[0] == "False"
     assert "PASSIVE False" in lines
+
+
+PROGRAM = """
+import os, resource, sys
+from rekd_hloc.processor import reuse_memory
+if sys.argv[1] == "reuse":
+    reuse_memory(os.environ)
+import numpy as np
+np.ones(3 << 20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    np.ones(3 << 20)  # 24 MiB, in 6144 pages
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_memory_is_used_again_unless_the_environment_says_how():
+    def pages(word, **environment):
+        command = [sys.executable, "-c", PROGRAM, word]
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, env={**clean, **environment}
+        )
+        return int(done.stdout)
+
+    always_mapped = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+    assert pages("reuse") < 1000
+    assert pages("reuse", **always_mapped) > 100_000

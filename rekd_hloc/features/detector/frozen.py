@@ -93,7 +93,7 @@ class FrozenBackbone(nn.Module):
         layout = _fastest_layout(image.device)
         hidden = image.contiguous(memory_format=layout)
         for block in self.blocks:
-            hidden = F.relu(_convolve(block, hidden, layout))
+            hidden = F.relu(_convolve(block, hidden, layout), inplace=True)
         batch, channels, height, width = hidden.shape
         by_field = hidden.view(batch, channels // self.group_order, self.group_order, height, width)
         logits = _convolve(self.orientation, hidden, layout, multiple=CHANNEL_BLOCK)

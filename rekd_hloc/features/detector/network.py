@@ -17,6 +17,7 @@ from rekd_hloc.config import NetworkConfig
 from rekd_hloc.features.detector.frozen import HALO_PX, FrozenBackbone
 from rekd_hloc.features.detector.normalise import normalise_contrast
 from rekd_hloc.features.detector.resample import aligned_source, resize_region
+from rekd_hloc.features.detector.smoothing import smooth
 from rekd_hloc.features.detector.tiles import PartialMap, Pixels, Region, RegionMaps, Size
 from rekd_hloc.features.precision import full_precision
 
@@ -92,9 +93,7 @@ class Rekd(nn.Module):
         self.pixel_range = pixel_range
         self.norm_window_px = norm_window_px
         self._blur: Tensor
-        self.register_buffer(
-            "_blur", _gaussian_kernel(1.5, BLUR_RADIUS_PX, blur_gain), persistent=False
-        )
+        self.register_buffer("_blur", _blur_taps(1.5, BLUR_RADIUS_PX, blur_gain), persistent=False)
         pool = _gaussian_taps(orientation_blur_px) if orientation_blur_px > 0 else torch.ones(1)
         self._pool: Tensor
         self.register_buffer("_pool", pool, persistent=False)
@@ -182,7 +181,7 @@ class Rekd(nn.Module):
         image = image * self.pixel_range
         height, width = image.shape[2:]
         if level > 0:
-            image = F.conv2d(image, self._blur, padding=BLUR_RADIUS_PX)
+            image = smooth(image, self._blur)
             image = _resize(image, self._inner_size((height, width), level))
         return normalise_contrast(image, self.norm_window_px)
 
@@ -196,7 +195,7 @@ class Rekd(nn.Module):
             read = resized.grow(BLUR_RADIUS_PX, pixels.size)
         image = pixels.read(read).to(self.device) * self.pixel_range
         if level > 0:
-            image = F.conv2d(image, self._blur, padding=BLUR_RADIUS_PX)
+            image = smooth(image, self._blur)
             image = resize_region(resized.cut(image, read), resized, pixels.size, seen, inner)
         return region.cut(normalise_contrast(image, self.norm_window_px), seen)
 
@@ -205,15 +204,7 @@ class Rekd(nn.Module):
         return shrink_side(size[0], shrink), shrink_side(size[1], shrink)
 
     def _pool_logits(self, logits: Tensor) -> Tensor:
-        taps = self._pool
-        radius = len(taps) // 2
-        if radius == 0:
-            return logits
-        bins = logits.shape[1]
-        rows = taps.view(1, 1, -1, 1).expand(bins, 1, -1, 1)
-        columns = taps.view(1, 1, 1, -1).expand(bins, 1, 1, -1)
-        logits = F.conv2d(logits, rows, padding=(radius, 0), groups=bins)
-        return F.conv2d(logits, columns, padding=(0, radius), groups=bins)
+        return logits if len(self._pool) == 1 else smooth(logits, self._pool)
 
 
 def shrink_side(side: int | torch.SymInt, shrink: float) -> int:
@@ -259,12 +250,12 @@ def _resize(maps: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
 
 
-def _gaussian_kernel(sigma: float, radius: int, gain: float) -> Tensor:
+def _blur_taps(sigma: float, radius: int, gain: float) -> Tensor:
+    """Return a Gaussian whose square in two dimensions sums up to the gain."""
     taps = torch.exp(-(torch.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))
-    kernel = torch.outer(taps, taps)
     # gain 0: the paper's code divides by sqrt(2 pi) sigma, the norm of a one-dimensional Gaussian
-    norm = kernel.sum() / gain if gain > 0 else torch.tensor(math.sqrt(2 * math.pi) * sigma)
-    return (kernel / norm)[None, None]
+    norm = taps.sum() ** 2 / gain if gain > 0 else torch.tensor(math.sqrt(2 * math.pi) * sigma)
+    return taps / norm.sqrt()
 
 
 def _gaussian_taps(sigma: float) -> Tensor:
