@@ -122,7 +122,7 @@ import numpy as np
 np.ones(3 << 20)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
-    np.ones(3 << 20)  # 24 MiB, in 6144 pages
+    np.ones(3 << 20)  # 24 MiB
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -139,4 +139,4 @@ def test_memory_is_used_again_unless_the_environment_says_how():
 
     always_mapped = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
     assert pages("reuse") < 1000
-    assert pages("reuse", **always_mapped) > 100_000
+    assert pages("reuse", **always_mapped) > 5000
