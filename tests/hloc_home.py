@@ -58,7 +58,8 @@ def write_random_weights(folder, *, seed=0):
     for name in ("rekd", "rekd-fast", "rekd-c36"):
         weight_files.write_weights(folder / f"{name}.safetensors", network.state_dict(), metadata)
     descriptor = kornia.feature.HardNet(pretrained=False)
-    hardnet.save_descriptor(folder / "hardnet.safetensors", descriptor, {})
+    for name in ("hardnet", "hardnet-half"):
+        hardnet.save_descriptor(folder / f"{name}.safetensors", descriptor, {})
     ranking = "ranking-linear.safetensors"
     shutil.copy(weight_files.PRETRAINED / ranking, folder / ranking)
     judge = MatchJudge(MatchNetwork(width=8, edge_width=8, num_heads=2, num_layers=2), 0.0)

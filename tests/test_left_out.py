@@ -159,10 +159,10 @@ def test_many_of_one_kind_are_counted():
 def test_a_photo_that_may_not_be_read_is_named_with_the_remedy(name, tmp_path, monkeypatch):
     photos = write_photos(tmp_path / "photos", ["a.png", name])
 
-    def refuse(path):
+    def refuse(path, **options):
         if path.name == name:
             raise PermissionError(13, "Permission denied", str(path))
-        return decode(path)
+        return decode(path, **options)
 
     decode = images.decode
     monkeypatch.setattr(images, "decode", refuse)
