@@ -237,10 +237,7 @@ PRESETS: dict[str, ExtractConfig] = {
         descriptor=DescriptorConfig(oriented=False, antialias=False),
     ),
     "rekd-fast": replace(
-        RANKED,
-        weights="rekd-fast",
-        detector=DetectorConfig(levels_up=1, levels_down=4),
-        descriptor=DescriptorConfig(weights="hardnet-half"),
+        RANKED, weights="rekd-fast", detector=DetectorConfig(levels_up=1, levels_down=4)
     ),
 }
 
