@@ -9,6 +9,7 @@ import pytest
 
 from rekd_hloc.config import MatchConfig, get_preset, with_max_keypoints
 from rekd_hloc.features.extractor import Extractor
+from rekd_hloc.sfm import kept_model
 from rekd_hloc.sfm import reconstruct as reconstruction
 from rekd_hloc.sfm.database_sources import file_stamp
 from rekd_hloc.sfm.pycolmap_compat import pycolmap
@@ -164,7 +165,7 @@ def test_a_second_run_goes_on_from_every_stage(finished, photos, copy, monkeypat
     assert report.reconstruction.num_reg_images() == report["num_registered"]
 
 
-@pytest.mark.parametrize("what", ["killed", "overwrite", "options"])
+@pytest.mark.parametrize("what", ["killed", "overwrite", "options", "version"])
 def test_a_model_is_made_again_unless_its_database_was_mapped_alike(
     photos, copy, monkeypatch, what
 ):
@@ -181,6 +182,8 @@ def test_a_model_is_made_again_unless_its_database_was_mapped_alike(
         return original(*arguments, **options)
 
     monkeypatch.setattr(pycolmap, "incremental_mapping", count)
+    if what == "version":
+        monkeypatch.setattr(kept_model, "__version__", "0.0.1")
     options = {"overwrite": {"overwrite": True}, "options": {"num_threads": 2}}.get(what, {})
     report = run(photos, copy, SiftExtractor(400), **options)
     assert mapped

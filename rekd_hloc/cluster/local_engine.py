@@ -5,6 +5,7 @@ what that process did. Here each process has a pipe of its own, so one alone is 
 """
 
 import multiprocessing
+import os
 import signal
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -23,7 +24,7 @@ from rekd_hloc.cluster.worker import (
     start,
 )
 from rekd_hloc.devices import choose_device
-from rekd_hloc.processor import num_cores
+from rekd_hloc.processor import num_cores, reuse_memory
 
 WORKER_BYTES = 2 << 30
 """Memory that a worker may take: photos of 50 megapixels, and the network at 1600 px."""
@@ -109,6 +110,7 @@ class _LocalWorker:
 def _serve(pipe: Connection) -> None:
     """Be a worker: first a setup, then calls, until the driver ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
+    reuse_memory(os.environ)
     try:
         try:
             run = start(pipe.recv())

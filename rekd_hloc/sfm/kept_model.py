@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rekd_hloc import __version__
 from rekd_hloc.json_text import read_json
 from rekd_hloc.sfm.attempts import Attempts
 from rekd_hloc.sfm.database_sources import MAPPED, list_digest
@@ -59,7 +60,7 @@ def note_mapped(folder: OutputFolder, options: MappingOptions, names: Sequence[s
 def describe_mapping(options: MappingOptions, names: Sequence[str]) -> str:
     """Return a digest of all that a model depends on beside its database."""
     mapping = [f"{key}={value}" for key, value in sorted(options.to_json().items())]
-    return list_digest([*mapping, *names])
+    return list_digest([__version__, *mapping, *names])
 
 
 def _read(path: Path) -> Mapping[str, Any]:

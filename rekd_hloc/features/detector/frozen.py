@@ -96,7 +96,8 @@ class FrozenBackbone(nn.Module):
             hidden = F.relu(_convolve(block, hidden, layout), inplace=True)
         batch, channels, height, width = hidden.shape
         by_field = hidden.view(batch, channels // self.group_order, self.group_order, height, width)
-        logits = _convolve(self.orientation, hidden, layout, multiple=CHANNEL_BLOCK)
+        multiple = CHANNEL_BLOCK if image.device.type == "cpu" else 1
+        logits = _convolve(self.orientation, hidden, layout, multiple=multiple)
         return by_field.amax(dim=2), logits[:, : self.group_order]
 
 
@@ -144,7 +145,7 @@ def _convolve(
 ) -> Tensor:
     """The layer on what is in that layout; torch would follow the layout of the weights.
 
-    It gives a multiple of so many channels, the last of them zero.
+    A layer without bias may give a multiple of so many channels, the last of them zero.
     """
     assert isinstance(convolution, nn.Conv2d)
     lacking = -len(convolution.weight) % multiple
