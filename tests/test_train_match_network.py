@@ -11,14 +11,8 @@ from rekd_hloc.matching.match_network import MatchJudge, MatchNetwork, load_matc
 from rekd_hloc.types import Features, Keypoints
 from tests.test_match_network import random_evidence
 from training import train_match_network
-from training.match_composites import (
-    NOTHING,
-    CompositeConfig,
-    CompositeView,
-    carry_to_view,
-    draw_composite,
-)
-from training.match_data import composite_pairs, make_pairs
+from training.match_composites import CompositeConfig, draw_composite
+from training.match_data import make_pairs, pairs_of_views
 from training.match_network_config import MatchDataConfig, TrainMatchNetworkConfig
 from training.match_network_losses import eight_point, geometry_loss, label_loss, squared_sampson
 from training.match_network_run import draw_batch
@@ -31,6 +25,7 @@ from training.match_pairs import (
     unrelated_pair,
 )
 from training.match_scenes import MatchScenes
+from training.planar_views import NOTHING, PlanarView, carry_to_view
 from training.scenes.scene_folders import SceneFolders
 from training.warps import WarpConfig
 
@@ -106,7 +101,7 @@ def test_unrelated_images_have_wrong_matches_only():
 
 
 def flat_view(label, maps):
-    return CompositeView(np.zeros(label.shape, np.uint8), label, np.stack(maps))
+    return PlanarView(np.zeros(label.shape, np.uint8), label.astype(np.int16), np.stack(maps))
 
 
 def test_a_keypoint_is_seen_where_its_piece_is():
@@ -114,7 +109,7 @@ def test_a_keypoint_is_seen_where_its_piece_is():
     shift[0, 2] = 10
     left = np.where(np.arange(40) < 20, 0, 1).astype(np.uint8) * np.ones((30, 1), np.uint8)
     of = flat_view(left, [np.eye(3), np.eye(3)])
-    other = left.copy()
+    other = left.astype(np.int16)
     other[:, 5:15] = NOTHING
     to = flat_view(other, [np.eye(3), shift])
     xy = torch.tensor([[2.0, 3.0], [8.0, 3.0], [25.0, 9.0], [35.0, 9.0]])
@@ -160,7 +155,7 @@ def test_labels_of_views_follow_the_pieces():
         ones = torch.ones(len(grid))
         return Features(Keypoints(xy, ones, ones, ones), rows, (100, 100))
 
-    (pair,) = composite_pairs(views, extract)
+    (pair,) = pairs_of_views(views, extract)
     assert pair.is_right[:5].tolist() == [False] * 5
     assert bool(pair.is_right[5:].all())
     assert bool(pair.is_known.all())

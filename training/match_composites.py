@@ -11,16 +11,11 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Float64
 from numpy.typing import NDArray
-from torch import Tensor
 
-from rekd_hloc.types import Keypoints
+from training.planar_views import NOTHING, PlanarView
 from training.warps import Image, WarpConfig, augment_photometric, draw_map, draw_tilt
-
-NOTHING = 255
-"""Label of a pixel that shows no piece of the photo."""
 
 
 @dataclass(frozen=True)
@@ -45,53 +40,16 @@ class CompositeConfig:
     """Views of a photo; each two of them are a pair."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.max_planes < NOTHING or self.views < 2 or self.max_occluders < 0:
+        if self.max_planes < 2 or self.views < 2 or self.max_occluders < 0:
             raise ValueError(
                 "max_planes and views must be at least 2 and max_occluders at least 0, got "
                 f"{self.max_planes}, {self.views} and {self.max_occluders}"
             )
 
 
-@dataclass(frozen=True, eq=False)
-class CompositeView:
-    """One view.
-
-    Attributes:
-        grey: the image.
-        label: which piece each pixel shows, or ``NOTHING``.
-        maps: of each piece, to the view from the photo.
-    """
-
-    grey: Image
-    label: NDArray[np.uint8]
-    maps: Float64[np.ndarray, "piece 3 3"]
-
-    def labels_at(self, xy: Float64[np.ndarray, "point 2"]) -> NDArray[np.uint8]:
-        """Return the piece at each position; ``NOTHING`` outside the view."""
-        height, width = self.label.shape
-        column, row = np.rint(np.nan_to_num(xy, nan=-1e6)).astype(np.int64).T
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        found = self.label[np.where(inside, row, 0), np.where(inside, column, 0)]
-        return np.where(inside, found, NOTHING).astype(np.uint8)
-
-
-def carry_to_view(
-    of: CompositeView, to: CompositeView, keypoints: Keypoints
-) -> tuple[Float64[Tensor, "keypoint 2"], Bool[Tensor, " keypoint"]]:
-    """Return where keypoints of a view lie in another, and which of them it shows."""
-    xy = keypoints.xy.double().numpy()
-    label = of.labels_at(xy)
-    piece = np.where(label == NOTHING, 0, label)
-    maps = (to.maps @ np.linalg.inv(of.maps))[piece]
-    moved = np.einsum("kij,kj->ki", maps, np.column_stack([xy, np.ones(len(xy))]))
-    carried = moved[:, :2] / moved[:, 2:]
-    is_seen = (label != NOTHING) & (to.labels_at(carried) == label)
-    return torch.from_numpy(carried), torch.from_numpy(is_seen)
-
-
 def draw_composite(
     rng: np.random.Generator, photo: Image, others: Sequence[Image], config: CompositeConfig
-) -> list[CompositeView]:
+) -> list[PlanarView]:
     """Draw the views of a photo.
 
     Args:
@@ -118,26 +76,26 @@ def _draw_view(
     pieces: NDArray[np.uint8],
     others: Sequence[Image],
     config: CompositeConfig,
-) -> CompositeView:
+) -> PlanarView:
     shared, size = draw_map(rng, photo, config.warps, False)
     view = cv2.resize(others[int(rng.integers(len(others)))], size, interpolation=cv2.INTER_AREA)
-    label = np.full(view.shape, NOTHING, np.uint8)
+    label = np.full(view.shape, NOTHING, np.int16)
     maps = [_draw_piece_map(rng, size, config) @ shared for _ in range(int(pieces.max()) + 1)]
     for piece in rng.permutation(len(maps)):
         covered = _warp((pieces == piece).astype(np.uint8), maps[piece], size, cv2.INTER_NEAREST)
         drawn = _warp_smoothly(photo, maps[piece], size)
         view, label = (
             np.where(covered > 0, drawn, view),
-            np.where(covered > 0, np.uint8(piece), label),
+            np.where(covered > 0, np.int16(piece), label),
         )
     for _ in range(rng.integers(config.max_occluders + 1)):
         before = cv2.resize(
             others[int(rng.integers(len(others)))], size, interpolation=cv2.INTER_AREA
         )
         hidden = _draw_occluder(rng, size)
-        view, label = np.where(hidden, before, view), np.where(hidden, np.uint8(NOTHING), label)
+        view, label = np.where(hidden, before, view), np.where(hidden, np.int16(NOTHING), label)
     grey = augment_photometric(rng, np.asarray(view, np.uint8), config.warps)
-    return CompositeView(grey, label, np.stack(maps))
+    return PlanarView(grey, label, np.stack(maps))
 
 
 def _draw_piece_map(

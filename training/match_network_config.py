@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from training.match_composites import CompositeConfig
+from training.match_rendered import RenderedConfig
 from training.match_scenes import MatchScenes
 
 
@@ -18,8 +19,13 @@ class MatchDataConfig:
     """Photos that are used, evenly spread; 0 takes all."""
     composites: CompositeConfig = field(default_factory=CompositeConfig)
     """How the views of a photo are drawn."""
+    rendered: RenderedConfig = field(default_factory=RenderedConfig)
+    """Scenes that are rendered."""
     preset: str = "rekd-fast"
     """Extractor of the views."""
+    correlation: bool = False
+    """Also tell the network how well the images correlate about each match after alignment. Such
+    weights need images, so they are for experiments: matching by features has none."""
     max_keypoints: int = 2048
     """Keypoints of a view."""
     num_unrelated: int = 150

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rekd_hloc.matching.match_evidence import NUM_EDGE_SIGNS, NUM_SIGNS
+from rekd_hloc.matching.match_evidence import NUM_EDGE_SIGNS
 from rekd_hloc.matching.match_network import (
     MatchJudge,
     MatchNetwork,
@@ -19,7 +19,7 @@ from training.common.checkpoint import make_identity
 from training.common.network_run import NetworkRun
 from training.match_network_config import TrainMatchNetworkConfig
 from training.match_network_losses import geometry_loss, label_loss
-from training.match_pairs import LabelledPair, draw_training_pair
+from training.match_pairs import CORRELATION, LabelledPair, draw_training_pair
 
 NO_INFLUENCE = (
     *("output", "cache", "data", "validation", "validation_images", "validation_unrelated"),
@@ -54,6 +54,7 @@ class MatchNetworkRun(NetworkRun[TrainMatchNetworkConfig, MatchNetwork]):
                 edge_width=config.edge_width,
                 num_heads=config.num_heads,
                 num_layers=config.num_layers,
+                num_extra=len(CORRELATION) if config.data.correlation else 0,
             )
         measure_signs(network, pairs)
         super().__init__(
@@ -111,7 +112,7 @@ def draw_batch(
 def measure_signs(network: MatchNetwork, pairs: Sequence[LabelledPair]) -> None:
     """Set the mean and deviation of the network's input to those of some pairs."""
     picked = [pairs[int(i)] for i in np.linspace(0, len(pairs) - 1, min(len(pairs), NUM_MEASURED))]
-    signs, edges = torch.zeros(0, NUM_SIGNS), torch.zeros(0, NUM_EDGE_SIGNS)
+    signs, edges = torch.zeros(0, len(network.mean)), torch.zeros(0, NUM_EDGE_SIGNS)
     for pair in picked:
         evidence = pair.evidence
         pool = choose_pool(-evidence.ratio.amax(dim=1))

@@ -17,12 +17,18 @@ from torch import Tensor
 
 from rekd_hloc.files import atomic_write
 from rekd_hloc.geometry import wrap_angle
+from rekd_hloc.images import read_image
 from rekd_hloc.matching.match_evidence import MatchEvidence
 from rekd_hloc.matching.match_network import gather_evidence
 from rekd_hloc.matching.nearest import scan_nearest
+from rekd_hloc.refinement.pairs import refine
+from rekd_hloc.refinement.pyramid import ImagePyramid
 from rekd_hloc.types import Features
 
-EVIDENCE = tuple(field.name for field in fields(MatchEvidence))
+EVIDENCE = tuple(field.name for field in fields(MatchEvidence) if field.name != "extra")
+CORRELATION = ("correlation", "is_refined")
+"""What the images say of a match after they were aligned about it."""
+Images = tuple[ImagePyramid, ImagePyramid]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +64,8 @@ class LabelledPair:
         arrays: dict[str, Any] = {
             name: getattr(self.evidence, name).float().numpy() for name in EVIDENCE
         }
+        if self.evidence.extra is not None:
+            arrays["extra"] = self.evidence.extra.float().numpy()
         arrays |= {"is_right": self.is_right.numpy(), "is_known": self.is_known.numpy()}
         with atomic_write(path) as scratch, scratch.open("wb") as file:
             np.savez(file, is_rigid=np.array(self.is_rigid), **arrays)
@@ -66,8 +74,9 @@ class LabelledPair:
     def load(cls, path: Path) -> Self:
         """Read a pair."""
         with np.load(path) as arrays:
+            extra = ("extra",) if "extra" in arrays else ()
             evidence = MatchEvidence(
-                **{name: torch.from_numpy(arrays[name]).double() for name in EVIDENCE}
+                **{name: torch.from_numpy(arrays[name]).double() for name in (*EVIDENCE, *extra)}
             )
             return cls(
                 evidence,
@@ -90,11 +99,29 @@ class LabelledPair:
         return replace(self, evidence=replace(self.evidence, xy=xy, angle=angle))
 
 
-def match_features(a: Features, b: Features) -> tuple[Tensor, MatchEvidence]:
-    """Return the mutual nearest neighbours of two images, and what is known of them."""
+def match_features(
+    a: Features, b: Features, images: Images | None = None
+) -> tuple[Tensor, MatchEvidence]:
+    """Return the mutual nearest neighbours of two images, and what is known of them.
+
+    Args:
+        a: features of image a.
+        b: features of image b.
+        images: both images, where :data:`CORRELATION` is to be known, too.
+    """
     scan = scan_nearest(a.descriptors, b.descriptors)
     matches = scan.mutual()
-    return matches.index, gather_evidence(matches, a, b, scan)
+    evidence = gather_evidence(matches, a, b, scan)
+    if images is None:
+        return matches.index, evidence
+    found = refine(*images, a.keypoints, b.keypoints, matches)
+    extra = torch.stack([found.zncc.double(), found.is_refined.double()], dim=1)
+    return matches.index, replace(evidence, extra=extra)
+
+
+def read_pyramid(path: Path) -> ImagePyramid:
+    """Read a photo as matches are aligned in it."""
+    return ImagePyramid.of(read_image(path))
 
 
 def strongest(features: Features, count: int) -> Features:
@@ -105,9 +132,9 @@ def strongest(features: Features, count: int) -> Features:
     )
 
 
-def unrelated_pair(a: Features, b: Features) -> LabelledPair:
+def unrelated_pair(a: Features, b: Features, images: Images | None = None) -> LabelledPair:
     """Return the matches of two images that show nothing in common: all of them are wrong."""
-    _, evidence = match_features(a, b)
+    _, evidence = match_features(a, b, images)
     none = torch.zeros(len(evidence), dtype=torch.bool)
     return LabelledPair(evidence, none, ~none, is_rigid=False)
 

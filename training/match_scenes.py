@@ -15,7 +15,7 @@ from torch import Tensor
 
 from evaluation.extractors.extraction import digest_of, digest_of_files
 from rekd_hloc.storage.features import FeatureStore
-from training.match_pairs import LabelledPair, match_features, strongest
+from training.match_pairs import LabelledPair, match_features, read_pyramid, strongest
 from training.scenes.geometry import models_hash
 from training.scenes.real_pairs import RIGHT_PX, PairTruth, RealPairs, sampson_distance
 from training.scenes.scene_folders import SceneFolders
@@ -61,8 +61,15 @@ class MatchScenes:
             {"models": models_hash(self.folders.models), "features": files, "options": options}
         )
 
-    def pairs_of(self, number: int, seed: int) -> Iterator[LabelledPair]:
+    def pairs_of(
+        self, number: int, seed: int, *, with_correlation: bool = False
+    ) -> Iterator[LabelledPair]:
         """Return the pairs of one scene.
+
+        Args:
+            number: of the scene.
+            seed: of the choice of pairs.
+            with_correlation: tell how well the photos correlate about each match.
 
         Raises:
             FileNotFoundError: no such model, photo or features.
@@ -76,7 +83,7 @@ class MatchScenes:
             seed=seed,
         )
         with FeatureStore(Path(self.features[number])) as store:
-            yield from _pairs_of(real, store, self.budgets)
+            yield from _pairs_of(real, store, self.budgets, with_correlation)
 
 
 def label_matches(
@@ -98,9 +105,12 @@ def label_matches(
 
 
 def _pairs_of(
-    real: RealPairs, store: FeatureStore, budgets: tuple[int, ...]
+    real: RealPairs, store: FeatureStore, budgets: tuple[int, ...], with_correlation: bool
 ) -> Iterator[LabelledPair]:
     names = [view.name for view in real.geometry.views]
+    pyramids = {}
+    if with_correlation:
+        pyramids = {v: read_pyramid(real.geometry.views[v].path) for v in real.used_views}
     features = {view: store.read(names[view]) for view in real.used_views}
     kept = {
         budget: {view: strongest(of_view, budget) for view, of_view in features.items()}
@@ -112,7 +122,8 @@ def _pairs_of(
     }
     for number, (a, b) in enumerate(real.pairs):
         budget = budgets[number % len(budgets)]
-        index, evidence = match_features(kept[budget][a], kept[budget][b])
+        images = (pyramids[a], pyramids[b]) if with_correlation else None
+        index, evidence = match_features(kept[budget][a], kept[budget][b], images)
         if len(index) < MIN_MATCHES:
             continue
         truth = real.truth(lifted[budget], (a, b))

@@ -12,7 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from numpy.typing import NDArray
 
 from evaluation.rendering.lighting import LightMap, light_surfaces
@@ -113,6 +113,21 @@ def render(
     return np.asarray(pixels, dtype=np.float32)
 
 
+def see_surfaces(
+    world: World, camera: Camera
+) -> tuple[NDArray[np.int16], Float64[np.ndarray, "surface 3 3"]]:
+    """Say what each pixel shows, and where the surfaces lie in the image.
+
+    Returns:
+        The number of the surface at each pixel's centre, -1 for the sky; and of each surface the
+        homography to house pixels from positions on it, (0, 0) to (1, 1) along its edges.
+    """
+    _, hit = _find_nearest(world.surfaces, camera, 1)
+    to_house = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
+    project = to_house @ camera.matrix @ camera.rotation
+    return hit, np.stack([project @ _plane(surface, camera) for surface in world.surfaces])
+
+
 def _group_rays(
     hit: NDArray[np.int16],
 ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
@@ -154,8 +169,13 @@ def _find_nearest(
 
 def _uv_from_pixel(surface: Surface, camera: Camera) -> Vector:
     """Homography from COLMAP pixels to texture positions; its third row gives inverse depth."""
-    plane = np.stack([surface.edge_u, surface.edge_v, surface.corner - camera.centre], axis=1)
-    return np.asarray(np.linalg.inv(camera.matrix @ camera.rotation @ plane), dtype=np.float64)
+    pixel_from_uv = camera.matrix @ camera.rotation @ _plane(surface, camera)
+    return np.asarray(np.linalg.inv(pixel_from_uv), dtype=np.float64)
+
+
+def _plane(surface: Surface, camera: Camera) -> Vector:
+    """Points of the surface as the camera's centre sees them, from (u, v, 1)."""
+    return np.stack([surface.edge_u, surface.edge_v, surface.corner - camera.centre], axis=1)
 
 
 def _bounds(

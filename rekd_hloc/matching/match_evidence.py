@@ -50,6 +50,8 @@ class MatchEvidence:
         cosine: of the descriptors.
         ratio: distance by that of the nearest other descriptor of image b, then of image a.
         rank: share of the image's keypoints with a lower score, of image a, then b; 0.5 if unknown.
+        extra: what else is known of each match, for a network that was trained with it, such as
+            the correlation of the images about it; nothing by default.
     """
 
     xy: Float64[Tensor, "match 2 2"]
@@ -58,6 +60,7 @@ class MatchEvidence:
     cosine: Float64[Tensor, " match"]
     ratio: Float64[Tensor, "match 2"]
     rank: Float64[Tensor, "match 2"]
+    extra: Float64[Tensor, "match extra"] | None = None
 
     @classmethod
     def of(
@@ -104,7 +107,8 @@ class MatchEvidence:
     def __getitem__(self, index: Tensor) -> Self:
         """Return the matches that an integer or boolean index tensor selects."""
         names = ("xy", "scale", "angle", "cosine", "ratio", "rank")
-        return replace(self, **{name: getattr(self, name)[index] for name in names})
+        extra = None if self.extra is None else self.extra[index]
+        return replace(self, extra=extra, **{name: getattr(self, name)[index] for name in names})
 
     @property
     def rotation(self) -> Float64[Tensor, " match"]:
@@ -117,7 +121,11 @@ class MatchEvidence:
         return (self.scale[:, 1] / self.scale[:, 0]).log2()
 
     def signs(self) -> Float64[Tensor, "match sign"]:
-        """Return what each match says of itself; see the lines for the columns."""
+        """Return what each match says of itself; see the lines for the columns, then ``extra``."""
+        own = self._own_signs()
+        return own if self.extra is None else torch.cat([own, self.extra], dim=1)
+
+    def _own_signs(self) -> Float64[Tensor, "match sign"]:
         if len(self) == 0:
             return torch.zeros(0, NUM_SIGNS, dtype=torch.float64)
         ratio = self.ratio.clamp(SMALLEST_RATIO, LARGEST_RATIO)

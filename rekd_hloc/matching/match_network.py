@@ -42,21 +42,30 @@ class MatchNetwork(nn.Module):
         edge_width: numbers that it keeps of a neighbour in a match's frames.
         num_heads: of the attention.
         num_layers: in all; half of them after each choice of neighbours.
+        num_extra: numbers of each match that its caller gives beside those that features give.
     """
 
     def __init__(
-        self, *, width: int = 64, edge_width: int = 32, num_heads: int = 4, num_layers: int = 6
+        self,
+        *,
+        width: int = 64,
+        edge_width: int = 32,
+        num_heads: int = 4,
+        num_layers: int = 6,
+        num_extra: int = 0,
     ) -> None:
         super().__init__()
         self.mean: Tensor
         self.deviation: Tensor
         self.edge_mean: Tensor
         self.edge_deviation: Tensor
-        self.register_buffer("mean", torch.zeros(NUM_SIGNS))
-        self.register_buffer("deviation", torch.ones(NUM_SIGNS))
+        num_signs = NUM_SIGNS + num_extra
+        self.num_extra = num_extra
+        self.register_buffer("mean", torch.zeros(num_signs))
+        self.register_buffer("deviation", torch.ones(num_signs))
         self.register_buffer("edge_mean", torch.zeros(NUM_EDGE_SIGNS))
         self.register_buffer("edge_deviation", torch.ones(NUM_EDGE_SIGNS))
-        self.node = _perceptron(NUM_SIGNS, width, width)
+        self.node = _perceptron(num_signs, width, width)
         self.edge = _perceptron(NUM_EDGE_SIGNS, edge_width, edge_width)
         self.layers = nn.ModuleList(
             NeighbourLayer(width=width, edge_width=edge_width, num_heads=num_heads)
@@ -67,10 +76,20 @@ class MatchNetwork(nn.Module):
         )
 
     def forward(self, pairs: Sequence[MatchEvidence]) -> Float[Tensor, "stage match"]:
-        """Return a logit of each match after each stage, pair after pair; the last one counts."""
+        """Return a logit of each match after each stage, pair after pair; the last one counts.
+
+        Raises:
+            ValueError: the matches lack the numbers that the network was trained with, or have
+                others.
+        """
         lengths = [len(pair) for pair in pairs]
         pair = torch.repeat_interleave(torch.arange(len(pairs)), torch.tensor(lengths))
         signs = torch.cat([evidence.signs() for evidence in pairs]).to(self.mean)
+        if signs.shape[1] != len(self.mean):
+            raise ValueError(
+                f"the network takes {self.num_extra} numbers of each match beside those of the "
+                f"features, got {signs.shape[1] - NUM_SIGNS}; take one that was trained with these"
+            )
         state = self.node((signs - self.mean) / self.deviation)
         logits = [self.heads[0](state)[:, 0]]
         per_stage = len(self.layers) // NUM_STAGES
@@ -239,6 +258,8 @@ def save_match_network(path: Path, judge: MatchJudge, provenance: dict[str, Any]
         "num_layers": len(network.layers),
         "threshold": judge.threshold,
     }
+    if network.num_extra:
+        stated["num_extra"] = network.num_extra
     metadata = {
         "format": MATCH_NETWORK_FORMAT,
         "network": json.dumps(stated),
