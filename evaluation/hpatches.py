@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         "file with lines `image_a image_b homography`")  # fmt: skip
     add("--out", type=Path, required=True, metavar="DIR", help="folder for results")
     add("--method", action="append", default=[], metavar="NAME",
-        help=f"may be given again: {', '.join(EXTRACTORS)}; DETECTOR+rekd-hardnet "
+        help=f"may be given again: {', '.join(EXTRACTORS)}; DETECTOR+rekd-hardnet; PRESET-0.1 "
         "(a peer's keypoints with our descriptor); file:PATH (features that hloc stored)",
     )  # fmt: skip
     add("--features", type=Path, metavar="DIR",

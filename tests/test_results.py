@@ -11,11 +11,18 @@ import pytest
 from PIL import Image
 
 from evaluation import results
-from evaluation.extractors.registry import EXTRACTORS
+from evaluation.extractors.registry import EXTRACTORS, load_extractor
 from evaluation.reporting.bars import BarPanel, draw_bars, read_number, read_panel
 from evaluation.reporting.charts import pose_panels
 from evaluation.reporting.plan import PARTS, Part
-from evaluation.reporting.records import Made, Record, merge_records, read_record, read_records
+from evaluation.reporting.records import (
+    Made,
+    Record,
+    extractor_rank,
+    merge_records,
+    read_record,
+    read_records,
+)
 from evaluation.reporting.report import Table
 from evaluation.reporting.store import read_part, write_part
 
@@ -401,3 +408,17 @@ def test_halves_are_not_charted_as_errors_against_the_truth():
     ]
     panel = read_panel("hall", "degrees", part.chart.series, tables, is_best_low=True)
     assert panel.values == {"orb": {"upright": 0.2}, "sift": {"one half against the other": 0.7}}
+
+
+def test_a_preset_of_the_version_before_has_its_descriptor_and_no_ranking():
+    now = load_extractor("rekd-fast", 50, device="cpu")
+    before = load_extractor("rekd-fast-0.1", 50, device="cpu")
+    assert before.name == "rekd-fast-0.1"
+    assert before.provenance["descriptor_weights"] == "2121f987c08f"
+    assert before.provenance["detector_weights"] == now.provenance["detector_weights"]
+    assert "ranking_weights" in now.provenance
+    assert "ranking_weights" not in before.provenance
+    with pytest.raises(ValueError, match="presets with -0.1"):
+        load_extractor("orb-0.1", 50, device="cpu")
+    names = ["sift", "rekd-fast", "rekd-fast-0.1", "rekd-0.1"]
+    assert sorted(names, key=extractor_rank) == ["rekd-0.1", "rekd-fast", "rekd-fast-0.1", "sift"]

@@ -16,7 +16,8 @@ def add_extractor_options(parser: argparse.ArgumentParser, num_keypoints: int) -
     """
     add = parser.add_argument
     add("--method", action="append", required=True, metavar="NAME",
-        help=f"may be given again: {', '.join(EXTRACTORS)}; DETECTOR+rekd-hardnet")  # fmt: skip
+        help=f"may be given again: {', '.join(EXTRACTORS)}; DETECTOR+rekd-hardnet; PRESET-0.1",
+    )  # fmt: skip
     add("--num-keypoints", type=int, default=num_keypoints, metavar="N",
         help=f"most keypoints of an image; default {num_keypoints}")  # fmt: skip
     add("--weights", type=Path, metavar="DIR", help="folder of the peers' weights")

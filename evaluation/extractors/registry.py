@@ -69,6 +69,9 @@ __all__ = [
 ]
 
 EXTRACTORS = (*PRESETS, *CLASSICAL, *LEARNED)
+EARLIER = "-0.1"
+"""Behind the name of a preset: as version 0.1 had it, so that tables have old beside new."""
+EARLIER_OPTIONS = ("ranking=none", "descriptor.weights=hardnet-0.1")
 COLOUR = ("disk", "aliked-n16", "aliked-n16rot", "xfeat")
 WITHOUT_ORIENTATION = ("rootsift-upright", "keynet", "disk", "aliked-n16", "aliked-n16rot", "xfeat")
 HARDNET = "+rekd-hardnet"
@@ -98,7 +101,7 @@ def load_extractor(
     """Return the extractor of that name with a keypoint budget.
 
     Args:
-        name: one of ``EXTRACTORS``, ``NAME+rekd-hardnet``, or ``file:PATH``.
+        name: one of ``EXTRACTORS``, ``NAME+rekd-hardnet``, ``PRESET-0.1``, or ``file:PATH``.
         num_keypoints: most keypoints of an image.
         device: where networks run; ``auto`` is CUDA where there is one.
         overrides: ``key=value`` options of this project's presets (and the descriptor of
@@ -121,13 +124,15 @@ def load_extractor(
         return _with_light_glue(name, num_keypoints, device, weights, matches_pairs=matches_pairs)
     if name in PRESETS:
         return _preset_extractor(name, num_keypoints, device, overrides)
+    if name.removesuffix(EARLIER) in PRESETS:
+        preset, earlier = name.removesuffix(EARLIER), (*EARLIER_OPTIONS, *overrides)
+        return replace(_preset_extractor(preset, num_keypoints, device, earlier), name=name)
     torch_device = choose_device(device)
     base_name = name.removesuffix(HARDNET)
     if base_name not in EXTRACTORS:
         raise ValueError(
             f"no method {name!r}; methods are {', '.join((*EXTRACTORS, *light_glue.METHODS))}, "
-            "file:PATH, and any "
-            f"detector's name with {HARDNET}"
+            f"file:PATH, any detector's name with {HARDNET}, and presets with {EARLIER}"
         )
     if base_name in PRESETS:
         raise ValueError(f"{name!r}: {base_name} has that descriptor already; leave {HARDNET} away")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.extractors.named_extractor import REFINED
-from evaluation.extractors.registry import EXTRACTORS
+from evaluation.extractors.registry import EARLIER, EXTRACTORS
 from evaluation.reporting.curves import FILTERED, Plot
 from evaluation.reporting.report import Table
 
@@ -175,7 +175,7 @@ def _sort(record: Record) -> Record:
 def extractor_rank(name: Any) -> tuple[int, str]:
     """Return the position of a method in the command lines' list; others follow by name."""
     label = str(name).removesuffix(FILTERED)
-    base = label.removesuffix(REFINED)
+    base = label.removesuffix(REFINED).removesuffix(EARLIER)
     rank = EXTRACTORS.index(base) if base in EXTRACTORS else len(EXTRACTORS)
     return rank, label if rank == len(EXTRACTORS) else label.removeprefix(base)
 
