@@ -1,6 +1,7 @@
 """Bar charts of stored tables: one bar for each method and series, the best method on top."""
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from evaluation.reporting.curves import COLORS, COLUMNS, OWN_PREFIX, save_png
 from evaluation.reporting.report import Table
 
 PANEL_WIDTH_INCHES = 4.6
+TITLE_CHARACTERS = 36
+"""Of a title's line: names of methods leave half of a panel."""
 PLAIN = "upright"
 """The series that needs no legend where it is alone."""
 GROUP_INCHES = 0.3
@@ -104,10 +107,11 @@ def _draw_panel(axes: Axes, panel: BarPanel) -> None:
     for tick, method in zip(axes.get_yticklabels(), methods, strict=True):
         tick.set_fontweight("bold" if method.startswith(OWN_PREFIX) else "normal")
     axes.invert_yaxis()
-    axes.margins(x=0.12)
+    axes.margins(x=0.12, y=0.02)
     axes.set_xlabel(panel.x_label, fontsize=9)
     has_legend = labels != [PLAIN]
-    axes.set_title(panel.title, fontsize=8, loc="left", pad=18 if has_legend else 6)
+    title = textwrap.fill(panel.title, TITLE_CHARACTERS)
+    axes.set_title(title, fontsize=8, loc="left", pad=18 if has_legend else 6)
     axes.spines[["top", "right"]].set_visible(False)
     if has_legend:
         axes.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
