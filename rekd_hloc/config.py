@@ -37,6 +37,11 @@ class NetworkConfig:
     orientation_blur_px: float = 0.0
     """Sigma of a Gaussian that pools the histogram's logits over a neighbourhood, in pixels of the
     level; 0 as in the paper reads one pixel."""
+    shared_pyramid: bool = field(default=False, metadata=LATER)
+    """Take inner levels from one pyramid of the whole image, so that each size is computed once
+    where it is an inner level of several outer ones; with an ``inner_factor`` of 2^(1/4) every
+    second is. Nothing is smoothed before inner levels 1 and up (paper: each is made of its outer
+    level, by a Gaussian)."""
 
     def __post_init__(self) -> None:
         check_values(self)

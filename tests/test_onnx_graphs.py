@@ -14,7 +14,7 @@ from rekd_hloc.config import DescriptorConfig, ExtractConfig, NetworkConfig
 from rekd_hloc.features import onnx_graphs
 from rekd_hloc.features.descriptor.hardnet import describe, load_hardnet, save_descriptor
 from rekd_hloc.features.descriptor.support_hardnet import SupportHardNet
-from rekd_hloc.features.detector.network import FRACTION, shrink_side
+from rekd_hloc.features.detector.resample import FRACTION, shrink_side
 from rekd_hloc.features.onnx_graphs import encode_graph, export_onnx
 from rekd_hloc.features.weights import load_detector
 from rekd_hloc.weight_files import weights_hash

@@ -144,7 +144,8 @@ def _detect(
     score, levels = score.cpu(), [level.cpu() for level in levels]
     peaks = find_local_maxima(score[0, 0], window_px=NMS_WINDOW_PX, border_px=BORDER_PX)
     xy, _ = refine_positions(score[0, 0], peaks[:NUM_POINTS])
-    logits = read_logits(levels, xy, (image.shape[-1], image.shape[-2]))
+    size = image.shape[-1], image.shape[-2]
+    logits = read_logits(levels, xy, size, align_corners=not network.shared_pyramid)
     return xy, angle_from_bin(find_peak(logits), logits.shape[1])
 
 

@@ -13,7 +13,9 @@ from evaluation.reporting.report import Cell, Table
 from evaluation.speed.roof import MacCounter
 from rekd_hloc.features import described
 from rekd_hloc.features import extractor as extraction
+from rekd_hloc.features.detector.network import DetectorNetwork, TiledNetwork
 from rekd_hloc.features.detector.peak_shape import ShapedKeypoints
+from rekd_hloc.features.detector.shared_pyramid import pyramid_network
 from rekd_hloc.features.extractor import Extractor
 
 READING, NETWORK, RANKING, PATCHES, DESCRIPTOR, REST = (
@@ -120,13 +122,11 @@ def _wrapped(
     network, ranking = extractor.detector.network, extractor.ranking  # the latter is frozen
     parts: list[tuple[object, str, str]] = [
         (extraction, "load_grey", READING),
-        (network, "level_maps", NETWORK),
+        *((network, name, NETWORK) for name in _network_parts(network)),
         (described, "cut_patches", PATCHES),
         (extractor.descriptor, "forward", DESCRIPTOR),
         (ShapedKeypoints, "in_image", RANKING),
     ]
-    if hasattr(network, "region_maps"):
-        parts.append((network, "region_maps", NETWORK))
     if ranking is not None:
         parts.append((type(ranking), "keep_best", RANKING))
     with ExitStack() as stack:
@@ -134,3 +134,9 @@ def _wrapped(
             work = getattr(owner, attribute)
             stack.enter_context(patch.object(owner, attribute, wrap(name, work)))
         yield
+
+
+def _network_parts(network: DetectorNetwork) -> list[str]:
+    """Return the methods that the detector calls."""
+    whole = ["level_maps"] if pyramid_network(network) is None else ["inner_maps", "join_maps"]
+    return [*whole, *(["region_maps"] if isinstance(network, TiledNetwork) else [])]

@@ -7,14 +7,15 @@ and where the weights come from. Nothing is parsed from file names.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rekd_hloc.config import NetworkConfig
+from rekd_hloc.config import NetworkConfig, config_tree
+from rekd_hloc.config_file import defaults_left_out
 from rekd_hloc.features.detector.frozen import FrozenBackbone
 from rekd_hloc.features.detector.network import DetectorNetwork, Rekd, build_frozen
 from rekd_hloc.features.detector.steerable import SteerableBackbone
@@ -100,7 +101,7 @@ def write_detector(
         raise ValueError(f"weights are not finite: {', '.join(odd[:5])}; the training diverged")
     metadata = {
         "format": DETECTOR_FORMAT,
-        "network": json.dumps(asdict(config)),
+        "network": json.dumps(config_tree(config)),
         "provenance": json.dumps(dict(provenance)),
     }
     write_weights(path, tensors, metadata)
@@ -190,6 +191,7 @@ def parse_network_config(stated: Mapping[str, Any]) -> NetworkConfig:
     Raises:
         ValueError: an option is missing, unknown or out of range.
     """
+    stated = {**defaults_left_out(NetworkConfig), **stated}
     known = {item.name for item in fields(NetworkConfig)}
     odd = sorted(known ^ set(stated))
     if odd:

@@ -31,6 +31,7 @@ from rekd_hloc.features.detector.pyramid import (
     select_within_budgets,
     strongest_of_each_level,
 )
+from rekd_hloc.features.detector.shared_pyramid import LevelMaps, pyramid_network
 from rekd_hloc.features.detector.tile_peaks import find_tile_peaks, rank_peaks, tile_margin_px
 from rekd_hloc.features.detector.tiles import Pixels, Region, RegionMaps
 from rekd_hloc.features.precision import full_precision, low_precision
@@ -126,20 +127,24 @@ class Detector:
     ) -> Candidates:
         """Return the best maxima of each level that the mask leaves, ``max_keypoints`` at most."""
         grey = image.to(self.exact_device)[None, None]
-        levels = [] if is_constant(grey) else iterate_levels(grey, self.config)
-        of_levels = {level.number: self.find_in_level(level, mask) for level in levels}
+        maps = LevelMaps(self.network, self.config)
+        levels = [] if is_constant(grey) else iterate_levels(grey, self.config, maps.inner_scales)
+        of_levels = {level.number: self.find_in_level(level, mask, maps) for level in levels}
         candidates = Candidates.concatenate(of_levels, self.exact_device)
         return self._strongest(candidates) if mask is not None else candidates
 
-    def find_in_level(self, level: Level, mask: PatchMask | None) -> Keypoints:
+    def find_in_level(
+        self, level: Level, mask: PatchMask | None, level_maps: LevelMaps | None = None
+    ) -> Keypoints:
         """Return the maxima of a level that the mask leaves, in pixels of the image.
 
-        They are the ``max_keypoints`` best ones; with a mask there may be more.
+        They are the ``max_keypoints`` best ones; with a mask there may be more. ``level_maps`` has
+        what was computed for larger levels.
         """
         network = self.tiled_network(level)
         if network is not None:
             return self.find_in_tiles(network, level, mask)
-        return self.find_in_maps(level, *self.run_network(level.image), mask)
+        return self.find_in_maps(level, *self.run_network(level, level_maps), mask)
 
     def tiled_network(self, level: Level) -> TiledNetwork | None:
         """Return the network if the level is to be computed in tiles."""
@@ -164,18 +169,20 @@ class Detector:
         keypoints = level.place(xy, score, torch.zeros_like(score))
         if not angles_follow:
             height, width = level.pixels.size
-            histogram = read_logits(logits, xy, (width, height))
+            shared = pyramid_network(self.network) is not None
+            histogram = read_logits(logits, xy, (width, height), align_corners=not shared)
             keypoints = self._read_histograms(keypoints, histogram, score_map[0, 0], xy)
         if mask is None or (angles_follow and mask.oriented):
             return keypoints
         return keypoints[mask(keypoints)]
 
     def run_network(
-        self, image: Float[Tensor, "1 1 height width"]
+        self, level: Level, level_maps: LevelMaps | None = None
     ) -> tuple[Float[Tensor, "1 1 height width"], list[Tensor]]:
         """Return the score map and the orientation logits, in the configured precision."""
+        level_maps = level_maps or LevelMaps(self.network, self.config)
         with self._precision():
-            score, logits = self.network.level_maps(image.to(self.device))
+            score, logits = level_maps.compute(level.pixels)
         return score.to(self.exact_device), [level.to(self.exact_device) for level in logits]
 
     def run_on_region(self, network: TiledNetwork, pixels: Pixels, region: Region) -> RegionMaps:
@@ -273,10 +280,19 @@ def make_detector(
     with_shapes: bool = False,
     with_directions: bool = True,
 ) -> Detector:
-    """Make the detector of the configured protocol; that of the paper measures no shapes."""
+    """Make the detector of the configured protocol; that of the paper measures no shapes.
+
+    Raises:
+        ValueError: the protocol has a pyramid of its own, and the network shares one.
+    """
     from rekd_hloc.features.detector.paper import PaperDetector  # which builds on this module
 
     kind = PaperDetector if config.protocol == "paper" else Detector
+    if kind is PaperDetector and pyramid_network(network) is not None:
+        raise ValueError(
+            "protocol must be default with weights of a shared pyramid, got paper; "
+            "give protocol=default, or other weights"
+        )
     return kind(network, config, with_shapes=with_shapes, with_directions=with_directions)
 
 

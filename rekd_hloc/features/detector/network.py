@@ -5,7 +5,7 @@ run through the backbone; the group-pooled features resized and concatenated int
 the orientation logits resized and summed.
 """
 
-import math
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,18 +16,33 @@ from torch import Tensor, nn
 from rekd_hloc.config import NetworkConfig
 from rekd_hloc.features.detector.frozen import HALO_PX, FrozenBackbone
 from rekd_hloc.features.detector.normalise import normalise_contrast
-from rekd_hloc.features.detector.resample import aligned_source, resize_region
-from rekd_hloc.features.detector.smoothing import smooth
-from rekd_hloc.features.detector.tiles import PartialMap, Pixels, Region, RegionMaps, Size
+from rekd_hloc.features.detector.resample import (
+    aligned_source,
+    aligned_taps,
+    area_taps,
+    resize_image,
+    resize_region,
+    shrink_side,
+    size_at,
+)
+from rekd_hloc.features.detector.smoothing import blur_taps, gaussian_taps, smooth
+from rekd_hloc.features.detector.tiles import (
+    PartialMap,
+    Pixels,
+    PyramidPixels,
+    Region,
+    RegionMaps,
+    Size,
+    StoredPixels,
+)
 from rekd_hloc.features.precision import full_precision
 
 BLUR_RADIUS_PX = 3
 """Reach of the Gaussian before inner levels 1 and up."""
 
-FRACTION = 1 << 40
-"""Denominator of a factor in integers; a side of 16 bits times it is no more than 64 bits hold."""
-
 Maps = tuple[Float[Tensor, "batch 1 height width"], list[Float[Tensor, "batch bin _ _"]]]
+InnerMaps = tuple[Float[Tensor, "batch field _ _"], Float[Tensor, "batch bin _ _"]]
+"""Group-pooled features and orientation logits of one inner level, at its own size."""
 
 
 @runtime_checkable
@@ -65,8 +80,8 @@ class Rekd(nn.Module):
             :class:`~rekd_hloc.features.detector.steerable.SteerableBackbone` to train, or its baked
             form.
         num_fields: channels of the backbone's features (d3).
-        inner_levels, inner_factor, pixel_range, norm_window_px, blur_gain, orientation_blur_px: see
-            :class:`~rekd_hloc.config.NetworkConfig`.
+        inner_levels, inner_factor, pixel_range, norm_window_px, blur_gain, orientation_blur_px,
+            shared_pyramid: see :class:`~rekd_hloc.config.NetworkConfig`.
     """
 
     def __init__(
@@ -80,6 +95,7 @@ class Rekd(nn.Module):
         norm_window_px: int = 65,
         blur_gain: float = 1.0,
         orientation_blur_px: float = 0.0,
+        shared_pyramid: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -92,9 +108,11 @@ class Rekd(nn.Module):
         self.inner_factor = inner_factor
         self.pixel_range = pixel_range
         self.norm_window_px = norm_window_px
+        self.shared_pyramid = shared_pyramid
+        self._taps = area_taps if shared_pyramid else aligned_taps
         self._blur: Tensor
-        self.register_buffer("_blur", _blur_taps(1.5, BLUR_RADIUS_PX, blur_gain), persistent=False)
-        pool = _gaussian_taps(orientation_blur_px) if orientation_blur_px > 0 else torch.ones(1)
+        self.register_buffer("_blur", blur_taps(1.5, BLUR_RADIUS_PX, blur_gain), persistent=False)
+        pool = gaussian_taps(orientation_blur_px) if orientation_blur_px > 0 else torch.ones(1)
         self._pool: Tensor
         self.register_buffer("_pool", pool, persistent=False)
 
@@ -111,13 +129,18 @@ class Rekd(nn.Module):
         """
         score, levels = self.level_maps(image)
         size = image.shape[2:]
-        logits = torch.stack([_resize(level, size) for level in levels]).sum(dim=0)
+        logits = torch.stack([self._resize(level, size) for level in levels]).sum(dim=0)
         return score, logits
 
     @property
     def device(self) -> torch.device:
         """Return where the weights are."""
         return self.score_head.weight.device
+
+    @property
+    def inner_scales(self) -> tuple[float, ...]:
+        """Return how much smaller each inner level is than the image, from 1 up."""
+        return tuple(self.inner_factor**level for level in range(self.inner_levels))
 
     def level_maps(self, image: Float[Tensor, "batch 1 height width"]) -> Maps:
         """Return the score map, and the logits of each inner level at that level's own size.
@@ -128,16 +151,29 @@ class Rekd(nn.Module):
         In low precision the backbone alone runs so: scores in bfloat16 would be equal over many
         pixels, and equal scores have no maximum.
         """
-        size = image.shape[2:]
-        pooled, logits = [], []
-        for level in range(self.inner_levels):
-            with full_precision(image.device):
-                inner = self._inner_image(image, level)
-            features, level_logits = self.backbone(inner)
-            with full_precision(image.device):
-                pooled.append(_resize(features.float(), size))
-                logits.append(self._pool_logits(level_logits.float()))
+        inner = (self.inner_maps(image, level) for level in range(self.inner_levels))
+        return self.join_maps(inner, (image.shape[2], image.shape[3]))
+
+    def inner_maps(self, image: Float[Tensor, "batch 1 height width"], level: int = 0) -> InnerMaps:
+        """Return what the backbone gives for an inner level of an image.
+
+        With ``shared_pyramid`` level 0 is the image as it is. The maps of an image then serve
+        wherever it is an inner level.
+        """
         with full_precision(image.device):
+            inner = self._inner_image(image, level)
+        features, logits = self.backbone(inner)
+        with full_precision(image.device):
+            return features.float(), self._pool_logits(logits.float())
+
+    def join_maps(self, inner: Iterable[InnerMaps], size: Size) -> Maps:
+        """Return the maps of an image of that size from those of its inner levels, in turn."""
+        pooled, logits = [], []
+        for features, level_logits in inner:
+            with full_precision(self.device):
+                pooled.append(self._resize(features, size))
+            logits.append(level_logits)
+        with full_precision(self.device):
             score = self._score(torch.cat(pooled, dim=1))
         return score, logits
 
@@ -145,24 +181,29 @@ class Rekd(nn.Module):
         """Return what :meth:`level_maps` gives for a part of an image, from as much as that needs.
 
         Args:
-            pixels: the image, on any device.
+            pixels: the image, on any device; of a shared pyramid with its inner levels.
             region: the part.
         """
-        size = pixels.size
+        size, taps = pixels.size, self._taps
+        images = self._inner_pixels(pixels)
         pooled, logits = [], []
         for level in range(self.inner_levels):
-            inner = self._inner_size(size, level)
-            needed = aligned_source(region, size, inner)
+            inner = images[level].size if images else self._inner_size(size, level)
+            needed = aligned_source(region, size, inner, taps=taps)
             smoothed = needed.grow(len(self._pool) // 2, inner)
             seen = smoothed.grow(HALO_PX, inner)
             with full_precision(self.device):
-                image = self._inner_region(pixels, level, seen, inner)
+                if images:
+                    image = self._inner_region(images[level], 0, seen, inner)
+                else:
+                    image = self._inner_region(pixels, level, seen, inner)
             features, level_logits = self.backbone(image)
             with full_precision(self.device):
                 features = needed.cut(features.float(), seen)
-                pooled.append(resize_region(features, needed, inner, region, size))
+                pooled.append(resize_region(features, needed, inner, region, size, taps=taps))
                 level_logits = self._pool_logits(smoothed.cut(level_logits.float(), seen))
-                logits.append(PartialMap(needed.cut(level_logits, smoothed), needed, inner))
+                values = needed.cut(level_logits, smoothed)
+                logits.append(PartialMap(values, needed, inner, not self.shared_pyramid))
         with full_precision(self.device):
             score = self._score(torch.cat(pooled, dim=1))
         return RegionMaps(score, logits, region, size)
@@ -178,11 +219,13 @@ class Rekd(nn.Module):
 
     @torch.no_grad()
     def _inner_image(self, image: Tensor, level: int) -> Tensor:
-        image = image * self.pixel_range
         height, width = image.shape[2:]
-        if level > 0:
-            image = smooth(image, self._blur)
-            image = _resize(image, self._inner_size((height, width), level))
+        size = self._inner_size((height, width), level)
+        if self.shared_pyramid:
+            image = resize_image(image, size)
+        image = image * self.pixel_range
+        if level > 0 and not self.shared_pyramid:
+            image = self._resize(smooth(image, self._blur), size)
         return normalise_contrast(image, self.norm_window_px)
 
     @torch.no_grad()
@@ -200,24 +243,29 @@ class Rekd(nn.Module):
         return region.cut(normalise_contrast(image, self.norm_window_px), seen)
 
     def _inner_size(self, size: Size, level: int) -> Size:
-        shrink = self.inner_factor**level
+        shrink = self.inner_scales[level]
+        if self.shared_pyramid:
+            return size_at(size, shrink)
         return shrink_side(size[0], shrink), shrink_side(size[1], shrink)
+
+    def _inner_pixels(self, pixels: Pixels) -> tuple[Pixels, ...]:
+        """Return the inner levels of a shared pyramid, none without."""
+        if not self.shared_pyramid:
+            return ()
+        if isinstance(pixels, PyramidPixels):
+            return pixels.images
+        whole = pixels.read(Region.whole(pixels.size))
+        sizes = [self._inner_size(pixels.size, level) for level in range(self.inner_levels)]
+        return tuple(StoredPixels(resize_image(whole, size)) for size in sizes)
+
+    def _resize(self, maps: Tensor, size: Size | torch.Size) -> Tensor:
+        if maps.shape[2:] == torch.Size(size):
+            return maps
+        align_corners = not self.shared_pyramid
+        return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
     def _pool_logits(self, logits: Tensor) -> Tensor:
         return logits if len(self._pool) == 1 else smooth(logits, self._pool)
-
-
-def shrink_side(side: int | torch.SymInt, shrink: float) -> int:
-    """Return the side of an image that is made smaller, in whole pixels.
-
-    An exported graph, whose sides are symbols, computes it in integers: the fraction is so near to
-    the factor that every side up to 65,535 px becomes what it is here.
-    """
-    if isinstance(side, int):
-        return max(int(side / shrink), 1)
-    side = side * math.ceil(FRACTION / shrink) // FRACTION
-    smaller: int = torch.sym_max(side, 1)  # type: ignore[no-untyped-call]
-    return smaller
 
 
 def build_network(config: NetworkConfig, backbone: nn.Module) -> Rekd:
@@ -231,6 +279,7 @@ def build_network(config: NetworkConfig, backbone: nn.Module) -> Rekd:
         norm_window_px=config.norm_window_px,
         blur_gain=config.blur_gain,
         orientation_blur_px=config.orientation_blur_px,
+        shared_pyramid=config.shared_pyramid,
     )
 
 
@@ -242,23 +291,3 @@ def build_frozen(config: NetworkConfig, *, tile_rows: int = -1) -> Rekd:
     network = build_network(config, backbone)
     network.score_norm = nn.Identity()  # folded into the score head
     return network.eval()
-
-
-def _resize(maps: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    if maps.shape[2:] == torch.Size(size):
-        return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=True)
-
-
-def _blur_taps(sigma: float, radius: int, gain: float) -> Tensor:
-    """Return a Gaussian whose square in two dimensions sums up to the gain."""
-    taps = torch.exp(-(torch.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))
-    # gain 0: the paper's code divides by sqrt(2 pi) sigma, the norm of a one-dimensional Gaussian
-    norm = taps.sum() ** 2 / gain if gain > 0 else torch.tensor(math.sqrt(2 * math.pi) * sigma)
-    return taps / norm.sqrt()
-
-
-def _gaussian_taps(sigma: float) -> Tensor:
-    radius = max(math.ceil(3 * sigma), 1)
-    taps = torch.exp(-(torch.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))
-    return taps / taps.sum()

@@ -83,19 +83,27 @@ def read_logits(
     levels: list[Float[Tensor, "1 bin _ _"]],
     xy: Float[Tensor, "keypoint 2"],
     image_size: tuple[int, int],
+    *,
+    align_corners: bool = True,
 ) -> Float[Tensor, "keypoint bin"]:
-    """Sum over inner levels of the logits at each point, read bilinearly (corners aligned).
+    """Sum over inner levels of the logits at each point, read bilinearly.
 
     Args:
         levels: logits of each inner level at its own size, see ``Rekd.level_maps``.
         xy: points in pixels of the image that the levels were made from.
         image_size: (width, height) of that image.
+        align_corners: the levels' corners coincide, not the areas of their pixels.
     """
-    extent = torch.tensor(image_size, dtype=xy.dtype, device=xy.device) - 1
-    grid = (2 * xy / extent.clamp(min=1) - 1)[None, None]
+    extent = torch.tensor(image_size, dtype=xy.dtype, device=xy.device)
+    if align_corners:
+        grid = (2 * xy / (extent - 1).clamp(min=1) - 1)[None, None]
+    else:
+        grid = ((2 * xy + 1) / extent - 1)[None, None]
     total = torch.zeros(len(xy), levels[0].shape[1], device=xy.device)
     for level in levels:
-        read = F.grid_sample(level, grid.to(level.dtype), align_corners=True, padding_mode="border")
+        read = F.grid_sample(
+            level, grid.to(level.dtype), align_corners=align_corners, padding_mode="border"
+        )
         total += read[0, :, 0].T
     return total
 

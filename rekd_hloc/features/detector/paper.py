@@ -63,7 +63,7 @@ class PaperDetector(Detector):
             if tiled is not None:
                 keypoints = self.find_in_tiles(tiled, level, mask, angles_follow=True)
             else:
-                score_map, logits = self.run_network(level.image)
+                score_map, logits = self.run_network(level)
                 own_size_logits = logits if level.number == 0 else own_size_logits
                 keypoints = self.find_in_maps(level, score_map, logits, mask, angles_follow=True)
             of_levels[level.number] = keypoints

@@ -4,18 +4,28 @@ Level l is the image made smaller by ``factor ** l``; levels below zero are enla
 level l has the scale ``factor ** l``.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rekd_hloc.config import DetectorConfig
-from rekd_hloc.features.detector.resample import cubic_taps, sample
-from rekd_hloc.features.detector.tiles import Pixels, Region, Size, StoredPixels, needs_tiles
+from rekd_hloc.features.detector.resample import cubic_taps, resize_image, sample, size_at
+from rekd_hloc.features.detector.tiles import (
+    Pixels,
+    PyramidPixels,
+    Region,
+    Size,
+    StoredPixels,
+    needs_tiles,
+)
 from rekd_hloc.types import Keypoints
+
+SAME_STEPS = 1e-9
+"""Steps of the outer pyramid between two levels that are one; logarithms are rounded."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +33,8 @@ class Level:
     """Hold one size of the image.
 
     Attributes:
-        pixels: grey values; a large enlarged level is computed where it is read.
+        pixels: grey values, with those of the inner levels where there are any; a large enlarged
+            level is computed where it is read.
         number: l, negative for enlarged levels.
         scale: ``factor ** l``.
         ratio: image pixels for one level pixel, (x, y).
@@ -56,19 +67,41 @@ class Level:
 
 
 def iterate_levels(
-    image: Float[Tensor, "1 1 height width"], config: DetectorConfig
+    image: Float[Tensor, "1 1 height width"],
+    config: DetectorConfig,
+    inner_scales: Sequence[float] = (),
 ) -> Iterator[Level]:
-    """Return the levels from the largest to the smallest that still has room inside the border."""
-    height, width = image.shape[2:]
-    largest = _size_at(image, config.factor**-config.levels_up)
+    """Return the levels from the largest to the smallest that still has room inside the border.
+
+    Args:
+        image: grey, 0..1.
+        config: of the pyramid.
+        inner_scales: how much smaller the inner levels are that come from the same pyramid,
+            from 1 up; with none a level has its own pixels alone.
+    """
+    height, width = whole = image.shape[2], image.shape[3]
+    largest = size_at(whole, config.factor**-config.levels_up)
+    kept: dict[Size, Pixels] = {}
     for number in range(-config.levels_up, config.levels_down + 1):
         scale = config.factor**number
-        size = _size_at(image, scale)
+        size = size_at(whole, scale)
         if min(size) <= 2 * config.border_px:
             continue
         in_tiles = needs_tiles(size, largest)
+        sizes = [
+            size,
+            *(
+                size_at(whole, _inner_scale(number, inner, config.factor))
+                for inner in inner_scales[1:]
+            ),
+        ]
+        kept = {
+            inner: kept.get(inner) or _resample(image.float(), inner, in_parts=in_tiles)
+            for inner in sizes
+        }
+        images = tuple(kept[inner] for inner in sizes)
         yield Level(
-            pixels=_resample(image.float(), size, in_parts=in_tiles),
+            pixels=PyramidPixels(images) if inner_scales else images[0],
             number=number,
             scale=scale,
             ratio=(width / size[1], height / size[0]),
@@ -138,17 +171,15 @@ class EnlargedPixels:
         return sample(self.source, Region.whole((height, width)), rows, columns).clamp(0, 1)
 
 
-def _size_at(image: Tensor, scale: float) -> Size:
-    height, width = image.shape[2:]
-    return max(round(height / scale), 1), max(round(width / scale), 1)
+def _inner_scale(number: int, inner: float, factor: float) -> float:
+    """Return the scale of an inner level: exactly that of an outer one where it is one."""
+    steps = math.log(inner) / math.log(factor)
+    if abs(steps - round(steps)) < SAME_STEPS:
+        return factor ** (number + round(steps))
+    return factor**number * inner
 
 
 def _resample(image: Tensor, size: Size, *, in_parts: bool) -> Pixels:
-    if image.shape[2:] == torch.Size(size):
-        return StoredPixels(image)
-    enlarge = size[0] > image.shape[2]
-    if enlarge and in_parts:
+    if size[0] > image.shape[2] and in_parts:
         return EnlargedPixels(image, size)
-    mode = "bicubic" if enlarge else "bilinear"
-    resampled = F.interpolate(image, size, mode=mode, antialias=not enlarge, align_corners=False)
-    return StoredPixels(resampled.clamp(0, 1) if enlarge else resampled)
+    return StoredPixels(resize_image(image, size))

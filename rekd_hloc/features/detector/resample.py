@@ -4,9 +4,12 @@ The positions are computed in the precision that torch has for them, so that a p
 the same part of the whole by rounding only.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -14,6 +17,9 @@ from rekd_hloc.features.detector.tiles import Region, Size
 
 CUBIC = -0.75
 """Parameter of the bicubic kernel, that of torch."""
+
+FRACTION = 1 << 40
+"""Denominator of a factor in integers; a side of 16 bits times it is no more than 64 bits hold."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,10 @@ class Taps:
     def span(self) -> tuple[int, int]:
         """Return the first source pixel and the first one after the last."""
         return int(self.index.min()), int(self.index.max()) + 1
+
+
+TapsOfRows = Callable[[int, int, int, int], Taps]
+"""Function of the first row, the one after the last, and the sides of source and target."""
 
 
 def aligned_taps(first: int, end: int, source: int, target: int) -> Taps:
@@ -41,6 +51,12 @@ def linear_taps(position: Float[Tensor, " row"], source: int) -> Taps:
     fraction = position - index
     after = (index + 1).clamp(max=source - 1)
     return Taps(torch.stack([index, after]).long(), torch.stack([1 - fraction, fraction]))
+
+
+def area_taps(first: int, end: int, source: int, target: int) -> Taps:
+    """Linear, pixel areas aligned; see :func:`aligned_taps`."""
+    scale = torch.tensor(float(source)) / torch.tensor(float(target))
+    return linear_taps(scale * (torch.arange(first, end, dtype=torch.float32) + 0.5) - 0.5, source)
 
 
 def cubic_taps(first: int, end: int, source: int, target: int) -> Taps:
@@ -62,10 +78,12 @@ def cubic_taps(first: int, end: int, source: int, target: int) -> Taps:
     return Taps(indices.clamp(0, source - 1), weights)
 
 
-def aligned_source(region: Region, size: Size, source: Size) -> Region:
+def aligned_source(
+    region: Region, size: Size, source: Size, *, taps: TapsOfRows = aligned_taps
+) -> Region:
     """Return the region of a map of size ``source`` that ``region`` of one of ``size`` reads."""
-    rows = aligned_taps(region.top, region.bottom, source[0], size[0])
-    columns = aligned_taps(region.left, region.right, source[1], size[1])
+    rows = taps(region.top, region.bottom, source[0], size[0])
+    columns = taps(region.left, region.right, source[1], size[1])
     return Region(*rows.span(), *columns.span())
 
 
@@ -75,8 +93,10 @@ def resize_region(
     source: Size,
     region: Region,
     size: Size,
+    *,
+    taps: TapsOfRows = aligned_taps,
 ) -> Float[Tensor, "batch channel height width"]:
-    """Return a part of maps that are resized bilinearly, corners aligned.
+    """Return a part of maps that are resized bilinearly.
 
     Args:
         maps: the part of them that :func:`aligned_source` names, or more.
@@ -84,11 +104,12 @@ def resize_region(
         source: size of the whole maps.
         region: wanted of the resized maps.
         size: of the whole resized maps.
+        taps: :func:`aligned_taps` or :func:`area_taps`, here and there.
     """
     if source == size:
         return region.cut(maps, covered)
-    rows = aligned_taps(region.top, region.bottom, source[0], size[0])
-    columns = aligned_taps(region.left, region.right, source[1], size[1])
+    rows = taps(region.top, region.bottom, source[0], size[0])
+    columns = taps(region.left, region.right, source[1], size[1])
     return sample(maps, covered, rows, columns)
 
 
@@ -108,3 +129,33 @@ def sample(
             total += part.index_select(dim, index[number]) * weight[number]
         part = total
     return part
+
+
+def shrink_side(side: int | torch.SymInt, shrink: float) -> int:
+    """Return the side of an image that is made smaller, in whole pixels.
+
+    An exported graph, whose sides are symbols, computes it in integers: the fraction is so near to
+    the factor that every side up to 65,535 px becomes what it is here.
+    """
+    if isinstance(side, int):
+        return max(int(side / shrink), 1)
+    side = side * math.ceil(FRACTION / shrink) // FRACTION
+    smaller: int = torch.sym_max(side, 1)  # type: ignore[no-untyped-call]
+    return smaller
+
+
+def size_at(size: Size, scale: float) -> Size:
+    """Return the size of an image that is made smaller by a factor, or enlarged by one below 1."""
+    return max(round(size[0] / scale), 1), max(round(size[1] / scale), 1)
+
+
+def resize_image(
+    image: Float[Tensor, "batch 1 _ _"], size: Size
+) -> Float[Tensor, "batch 1 height width"]:
+    """Return grey images of 0..1 in another size, pixel areas aligned: smoothed if made smaller."""
+    if image.shape[2:] == torch.Size(size):
+        return image
+    enlarge = size[0] > image.shape[2]
+    mode = "bicubic" if enlarge else "bilinear"
+    resized = F.interpolate(image, size, mode=mode, antialias=not enlarge, align_corners=False)
+    return resized.clamp(0, 1) if enlarge else resized

@@ -4,6 +4,8 @@ On a CPU OpenCV does it: torch's convolutions of one channel at a time take thre
 eight channels, and forty times as long for one.
 """
 
+import math
+
 import cv2
 import numpy as np
 import torch
@@ -27,6 +29,21 @@ def smooth(
     columns = taps.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
     smoothed = F.conv2d(maps, rows, padding=(radius, 0), groups=channels)
     return F.conv2d(smoothed, columns, padding=(0, radius), groups=channels)
+
+
+def blur_taps(sigma: float, radius: int, gain: float) -> Float[Tensor, " tap"]:
+    """Return a Gaussian whose square in two dimensions sums up to the gain."""
+    taps = torch.exp(-(torch.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))
+    # gain 0: the paper's code divides by sqrt(2 pi) sigma, the norm of a one-dimensional Gaussian
+    norm = taps.sum() ** 2 / gain if gain > 0 else torch.tensor(math.sqrt(2 * math.pi) * sigma)
+    return taps / norm.sqrt()
+
+
+def gaussian_taps(sigma: float) -> Float[Tensor, " tap"]:
+    """Return a Gaussian that sums up to one, cut at three standard deviations."""
+    radius = max(math.ceil(3 * sigma), 1)
+    taps = torch.exp(-(torch.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))
+    return taps / taps.sum()
 
 
 def _smooth_by_opencv(

@@ -111,25 +111,56 @@ class StoredPixels:
 
 
 @dataclass(frozen=True)
+class PyramidPixels:
+    """An image with the smaller ones of the same pyramid that a network sees beside it.
+
+    Attributes:
+        images: from the largest to the smallest; the first is the image itself.
+    """
+
+    images: tuple[Pixels, ...]
+
+    @property
+    def size(self) -> Size:
+        """Return height and width."""
+        return self.images[0].size
+
+    def read(self, region: Region) -> Float[Tensor, "1 1 height width"]:
+        """Return a part of the image."""
+        return self.images[0].read(region)
+
+
+@dataclass(frozen=True)
 class PartialMap:
-    """A part of a map: its values, where they lie, and the size of the whole."""
+    """A part of a map: its values, where they lie, and the size of the whole.
+
+    With ``align_corners`` its corners are those of the map that it is read for; otherwise the areas
+    of the pixels coincide.
+    """
 
     values: Float[Tensor, "1 channel height width"]
     region: Region
     size: Size
+    align_corners: bool = True
 
     def read(self, xy: Float[Tensor, "point 2"], extent: Size) -> Float[Tensor, "point channel"]:
-        """Read bilinearly at points of another map, corners aligned, clamped to this one's border.
+        """Read bilinearly at points of another map, clamped to this one's border.
 
         Args:
             xy: within the part, in pixels of the other map.
             extent: size of the other map.
         """
-        wide = xy.new_tensor([extent[1], extent[0]]) - 1
-        grid = (2 * xy / wide.clamp(min=1) - 1).to(self.values.dtype)
-        limit = grid.new_tensor([self.size[1], self.size[0]]) - 1
+        wide = xy.new_tensor([extent[1], extent[0]])
+        side = torch.tensor([self.size[1], self.size[0]]).to(self.values)
+        limit = side - 1
         # as grid_sample does it, in its precision
-        position = ((grid + 1) * (limit / 2)).minimum(limit).clamp(min=0)
+        if self.align_corners:
+            grid = (2 * xy / (wide - 1).clamp(min=1) - 1).to(self.values.dtype)
+            position = (grid + 1) * (limit / 2)
+        else:
+            grid = ((2 * xy + 1) / wide - 1).to(self.values.dtype)
+            position = ((grid + 1) * side - 1) / 2
+        position = position.minimum(limit).clamp(min=0)
         low = position.floor()
         x_weight, y_weight = (position - low).T
         first = low.long()
