@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rekd_hloc.config import DetectorConfig
+from rekd_hloc.config import DescriptorConfig, DetectorConfig, ExtractConfig
+from rekd_hloc.features import onnx_graphs
 from rekd_hloc.features.detector import tiles
 from rekd_hloc.features.detector.detect import Detector, make_detector
 from rekd_hloc.features.detector.network import Rekd
@@ -19,15 +20,17 @@ from rekd_hloc.features.detector.tiles import (
     StoredPixels,
     iterate_tiles,
 )
-from rekd_hloc.features.weights import detector_config, load_detector, save_detector
+from rekd_hloc.features.weights import detector_config, load_detector, load_network, save_detector
 from rekd_hloc.weight_files import read_weights
 from tests.helpers import (
     SMALL_NETWORK,
     assert_equivariant,
     baked_network,
+    descriptor_weights,
     detector_weights,
     random_network,
     textured_image,
+    without_shape_checks,
 )
 
 SHARED = replace(
@@ -62,9 +65,11 @@ class Counted(Rekd):
 @torch.no_grad()
 def test_each_size_is_computed_once_and_every_level_has_the_maps_of_its_own():
     network = Counted.of(baked_network(SHARED))
-    image = image_of(90, 121)[None, None]
+    image = image_of(66, 123)[None, None]  # 61.5 is rounded one way alone
     level_maps = LevelMaps(network, CONFIG)
-    expected_sizes = [size_at((90, 121), 2 ** (quarter / 4)) for quarter in range(-2, 7)]
+    expected_sizes = [
+        size_at((66, 123), CONFIG.factor ** (quarter / 2)) for quarter in range(-2, 7)
+    ]
     for level in iterate_levels(image, CONFIG, level_maps.inner_scales):
         assert isinstance(level.pixels, PyramidPixels)
         inner = (baked_network(SHARED).inner_maps(part.image) for part in level.pixels.images)
@@ -188,3 +193,28 @@ def test_the_file_says_so_and_other_files_stay_as_they_were(tmp_path):
 def test_the_protocol_of_the_paper_is_refused():
     with pytest.raises(ValueError, match="protocol must be default with weights of a shared"):
         make_detector(baked_network(SHARED), replace(CONFIG, protocol="paper"))
+
+
+@torch.no_grad()
+def test_another_runtime_computes_each_size_once_too():
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    network = load_network(detector_weights(SHARED), runtime="onnx")
+    image = image_of(45, 61)[None, None]
+    level_maps, expected = LevelMaps(network, CONFIG), LevelMaps(baked_network(SHARED), CONFIG)
+    levels = list(iterate_levels(image, CONFIG, level_maps.inner_scales))
+    assert len(levels) == 4
+    for level in levels:
+        close(level_maps.compute(level.pixels), expected.compute(level.pixels))
+
+
+@pytest.mark.slow
+def test_the_exported_graph_has_the_maps_of_one_level():
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    weights = detector_weights(replace(SHARED, group_order=4, norm_window_px=9))
+    descriptor = DescriptorConfig(weights=str(descriptor_weights()))
+    graph = onnx_graphs._graphs_of(ExtractConfig(weights=str(weights), descriptor=descriptor))[0]
+    with without_shape_checks():
+        data = onnx_graphs.encode_graph(graph)
+        assert onnx_graphs.compare_with_torch(graph, data) < 1e-5

@@ -146,7 +146,15 @@ def shrink_side(side: int | torch.SymInt, shrink: float) -> int:
 
 def size_at(size: Size, scale: float) -> Size:
     """Return the size of an image that is made smaller by a factor, or enlarged by one below 1."""
-    return max(round(size[0] / scale), 1), max(round(size[1] / scale), 1)
+    return _side_at(size[0], scale), _side_at(size[1], scale)
+
+
+def _side_at(side: int | torch.SymInt, scale: float) -> int:
+    if isinstance(side, int):
+        return max(round(side / scale), 1)
+    rounded = (2 * side * math.ceil(FRACTION / scale) + FRACTION) // (2 * FRACTION)
+    larger: int = torch.sym_max(rounded, 1)  # type: ignore[no-untyped-call]
+    return larger
 
 
 def resize_image(
