@@ -11,6 +11,8 @@ class SiftExtractor:
     """Callable as the real one, and picklable; ``seen`` counts images and keeps their masks."""
 
     needs_color = False
+    num_workers = 1
+    max_side_px = 0
 
     def __init__(self, num_keypoints=800, num_readers=1, **provenance):
         self.num_keypoints = num_keypoints

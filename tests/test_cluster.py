@@ -1,6 +1,5 @@
 """Extraction and matching through the seam: threads in the place of workers, and real processes."""
 
-import itertools
 import pickle
 import shutil
 import socket
@@ -45,24 +44,14 @@ from tests.cluster_workers import (
     LostEngine,
     ThreadEngine,
 )
-from tests.helpers import descriptor_weights, detector_weights, random_features, textured_image
+from tests.helpers import descriptor_weights, detector_weights, random_features
 from tests.sift_extractor import SiftExtractor
-
-NAMES = ["a.png", "b.png", "c d.png", "sub/e.png"]
-PAIRS = list(itertools.combinations(NAMES, 2))
-ODD_WIDTH = 80
-"""Of b.png alone; workers are made to die on it."""
+from tests.worker_inputs import NAMES, ODD_WIDTH, PAIRS, write_features, write_images
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    (folder / "sub").mkdir()
-    for seed, name in enumerate(NAMES):
-        width = ODD_WIDTH if name == "b.png" else 96
-        assert cv2.imwrite(str(folder / name), textured_image(72, width, seed=seed))
-    (folder / "damaged.png").write_bytes(b"no image")
-    return folder
+    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +67,7 @@ def masks(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def features_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("features") / "features.h5"
-    a = random_features(60, seed=1)
-    with FeatureStore.resume(path, {"config_hash": "abc"}) as store:
-        for seed, name in enumerate(NAMES):
-            other = random_features(60, seed=seed + 2)
-            store.write(name, replace(other, descriptors=a.descriptors))
-    return path
+    return write_features(tmp_path_factory.mktemp("features") / "features.h5")
 
 
 class Reciprocals:

@@ -1,6 +1,5 @@
 """Extraction and matching on threads and processes: the files are those of one worker."""
 
-import itertools
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -20,18 +19,12 @@ from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.types import Matches
 from tests.helpers import descriptor_weights, detector_weights, random_features, textured_image
 from tests.sift_extractor import SiftExtractor
-
-NAMES = ["a.png", "b.png", "sub/c.png", "sub/d.png"]
+from tests.worker_inputs import NAMES, PAIRS, write_features, write_images
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    (folder / "sub").mkdir()
-    for seed, name in enumerate(NAMES):
-        assert cv2.imwrite(str(folder / name), textured_image(72, 96, seed=seed))
-    (folder / "damaged.png").write_bytes(b"no image")
-    return folder
+    return write_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -116,16 +109,7 @@ def test_an_extractor_may_take_colours(tmp_path, threads):
 
 @pytest.fixture(scope="module")
 def features_path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("features") / "features.h5"
-    a = random_features(60, seed=1)
-    with FeatureStore.resume(path, {"config_hash": "abc"}) as store:
-        for seed, name in enumerate(NAMES):
-            other = random_features(60, seed=seed + 2)
-            store.write(name, replace(other, descriptors=a.descriptors))
-    return path
-
-
-PAIRS = list(itertools.combinations(NAMES, 2))
+    return write_features(tmp_path_factory.mktemp("features") / "features.h5")
 
 
 @pytest.mark.parametrize("kind", ["processes", "threads"])

@@ -223,7 +223,8 @@ class StoredExtractor:
     def __init__(self, store, provenance):
         self.provenance = provenance
         self.needs_color = False
-        self.num_readers = 1
+        self.num_readers = self.num_workers = 1
+        self.max_side_px = 0
         self.device = torch.device("cpu")
         with FeatureStore(store) as features:
             self.parts = [features.read(name) for name in features.names()]

@@ -21,9 +21,9 @@ from rekd_hloc.cluster.worker import (
     Outcome,
     Setup,
     WorkerDiedError,
-    WorkerRefusedError,
     check_identity,
     describe,
+    make_probe,
     set_threads,
     start,
 )
@@ -87,9 +87,7 @@ class DaskEngine:
         self._client.close(timeout=WAIT_S)
 
     def _check_workers(self) -> None:
-        for found in self._client.run(_probe()).values():
-            if isinstance(found, str):
-                raise WorkerRefusedError(found)
+        for found in self._client.run(make_probe()).values():
             check_identity(describe(), found)
 
 
@@ -166,21 +164,3 @@ def _run(key: str, payload: Any, *shared: Any) -> Outcome:
                 return Outcome(error=error)
     set_threads(max(1, num_cores() // threads))
     return _runs[key](payload, *shared)
-
-
-def _probe() -> Callable[[], Any]:
-    """Return a function that Dask sends as code, so that it runs where rekd_hloc is missing too."""
-
-    def probe() -> Any:
-        import socket
-
-        try:
-            from rekd_hloc.cluster.worker import describe
-        except ImportError as error:
-            return (
-                f"worker on {socket.gethostname()} has no rekd_hloc of this version "
-                f"({error}); install the same there as on this machine"
-            )
-        return describe()
-
-    return probe

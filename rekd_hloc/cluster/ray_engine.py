@@ -25,9 +25,9 @@ from rekd_hloc.cluster.worker import (
     Outcome,
     Setup,
     WorkerDiedError,
-    WorkerRefusedError,
     check_identity,
     describe,
+    make_probe,
 )
 
 logger = logging.getLogger(__name__)
@@ -122,10 +122,7 @@ class _RayWorker:
         self._ray = ray
         self._actor = actor
         try:
-            hello = self._wait(actor.describe.remote(), is_starting=True)
-            if isinstance(hello, str):
-                raise WorkerRefusedError(hello)
-            check_identity(driver, hello)
+            check_identity(driver, self._wait(actor.describe.remote(), is_starting=True))
             self._wait(actor.start.remote(setup)).unwrap()
         except BaseException:
             self.close()
@@ -163,18 +160,11 @@ def _actor_class(ray: Any) -> Any:
     A worker without rekd_hloc can then say so.
     """
 
+    probe = make_probe()
+
     class RekdWorker:
         def describe(self) -> Any:
-            import socket
-
-            try:
-                from rekd_hloc.cluster.worker import describe
-            except ImportError as error:
-                return (
-                    f"worker on {socket.gethostname()} has no rekd_hloc of this version "
-                    f"({error}); install the same there as on this machine"
-                )
-            return describe()
+            return probe()
 
         def start(self, setup: Any) -> Any:
             from rekd_hloc.cluster.worker import Outcome, start

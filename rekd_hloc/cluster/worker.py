@@ -122,12 +122,40 @@ def describe() -> Identity:
     return Identity(host, rekd_hloc.__version__, digest.hexdigest()[:12], torch.__version__)
 
 
-def check_identity(driver: Identity, worker: Identity) -> None:
-    """Refuse a worker with another version of the package.
+def make_probe() -> Callable[[], Identity | str]:
+    """Return a function that tells what a worker runs, or why it cannot do this package's work.
+
+    It is made here so that an engine sends its code and not its name: then it also runs where the
+    package is missing.
+    """
+
+    def probe() -> Identity | str:
+        import socket
+
+        try:
+            from rekd_hloc.cluster.worker import describe
+        except ImportError as error:
+            return (
+                f"worker on {socket.gethostname()} has no rekd_hloc of this version "
+                f"({error}); install the same there as on this machine"
+            )
+        return describe()
+
+    return probe
+
+
+def check_identity(driver: Identity, worker: Identity | str) -> None:
+    """Refuse a worker without the package, or with another version of it.
+
+    Args:
+        driver: what this process runs.
+        worker: what the function of :func:`make_probe` gave there.
 
     Raises:
-        WorkerRefusedError: its version, or its Python files, are others.
+        WorkerRefusedError: it has none, or its version or its Python files are others.
     """
+    if isinstance(worker, str):
+        raise WorkerRefusedError(worker)
     if (driver.version, driver.source) != (worker.version, worker.source):
         raise WorkerRefusedError(
             f"worker on {worker.host} has rekd_hloc {worker.version} (source {worker.source}), "

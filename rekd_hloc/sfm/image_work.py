@@ -47,12 +47,7 @@ Pixels = Tensor | NDArray[np.uint8]
 
 @runtime_checkable
 class ImageExtractor(Protocol):
-    """What :func:`extract_images` needs; :class:`rekd_hloc.features.extractor.Extractor` is one.
-
-    One that may be called from several threads at once can say so by ``num_workers``, the number of
-    images that it extracts at a time. One that makes images smaller itself can say to what longer
-    side by ``max_side_px``: a JPEG is then decoded to no more than it needs.
-    """
+    """What :func:`extract_images` needs; :class:`rekd_hloc.features.extractor.Extractor` is one."""
 
     @property
     def provenance(self) -> Mapping[str, str]:
@@ -61,6 +56,17 @@ class ImageExtractor(Protocol):
     @property
     def num_readers(self) -> int:
         """Say how many threads read images ahead of the extractor, each holding one image."""
+
+    @property
+    def num_workers(self) -> int:
+        """Say from how many threads it may be called at once; 1 unless it is made for several."""
+
+    @property
+    def max_side_px(self) -> int:
+        """Say to what longer side it makes larger images smaller; 0 if it makes none smaller.
+
+        No more of a JPEG is decoded than that needs.
+        """
 
     @property
     def needs_color(self) -> bool:
@@ -168,7 +174,7 @@ class ImageWork:
 
     def extract_here(self, images: Sequence[ImageFile]) -> Iterator[FeatureArrays | str]:
         """Return the results in order, from as many threads as the extractor is for."""
-        num_workers = num_shares(getattr(self.extractor, "num_workers", 1))
+        num_workers = num_shares(self.extractor.num_workers)
         if num_workers > 1 and len(images) > 1:
             return map_in_threads(self, images, num_workers)
         return self._read_ahead(images)
@@ -200,7 +206,7 @@ class ImageWork:
     def _load(self, image: ImageFile) -> _Content | str:
         if image.mask is not None and not image.mask.is_file() and image.path.is_file():
             return f"no mask {printable(image.mask)}; make one, white to use the whole image"
-        enough_px = getattr(self.extractor, "max_side_px", 0) if image.mask is None else 0
+        enough_px = self.extractor.max_side_px if image.mask is None else 0
         loaded = load_image(image.path, color=self.extractor.needs_color, enough_px=enough_px)
         usable, limits = loaded.usable, loaded.value_range
         if usable is not None and not usable.any():
