@@ -6,11 +6,13 @@ of one scene agree on the rotation between the images, others spread over all bi
 bins hold is the score.
 """
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rekd_hloc.retrieval.diffusion import NUM_LINKS, NeighbourGraph
 from rekd_hloc.retrieval.signatures import ANGLE_STEPS, Signature
 
 NUM_BINS = 16
@@ -100,7 +102,8 @@ def nearest_images(
 ) -> dict[str, list[str]]:
     """Return for each image those that look most like it, the best first.
 
-    Images that share nothing with it are not among them, so there may be fewer than ``count``.
+    They are found by the index, and again by a walk from image to image. Images that neither links
+    with it are not among them, so there may be fewer than ``count``.
 
     Args:
         signatures: of all images, in their order.
@@ -114,13 +117,35 @@ def nearest_images(
     if count < 1:
         raise ValueError(f"retrieval needs at least 1 image for each, got {count}")
     index = RetrievalIndex(signatures)
+    alike, scores = _most_alike(index, signatures, max(count, NUM_LINKS), min_gap)
+    graph = NeighbourGraph(alike[:, :NUM_LINKS], scores[:, :NUM_LINKS])
     found = {}
+    for number, name in enumerate(index.names):
+        reached, visits = graph.walk_from(number)
+        is_far = np.abs(reached - number) > min_gap
+        near = reached[is_far][np.argsort(-visits[is_far], kind="stable")]
+        direct = alike[number][scores[number] > 0]
+        best = dict.fromkeys([*near.tolist(), *direct.tolist()])
+        found[name] = [index.names[other] for other in itertools.islice(best, count)]
+    return found
+
+
+def _most_alike(
+    index: RetrievalIndex, signatures: Mapping[str, Signature], count: int, min_gap: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the most alike images of each, and how much they are, both of shape (image, count).
+
+    Where there are fewer, others follow with a score of 0.
+    """
+    count = min(count, len(index))
+    alike = np.zeros((len(index), count), np.int64)
+    best = np.zeros((len(index), count), np.float32)
     for number, name in enumerate(index.names):
         scores = index.scores(signatures[name])
         scores[max(0, number - min_gap) : number + min_gap + 1] = 0
-        best = np.argsort(-scores, kind="stable")[:count]
-        found[name] = [index.names[other] for other in best if scores[other] > 0]
-    return found
+        alike[number] = np.argsort(-scores, kind="stable")[:count]
+        best[number] = scores[alike[number]]
+    return alike, best
 
 
 def _as_words64(bits: NDArray[np.uint8]) -> NDArray[np.uint64]:
