@@ -84,6 +84,22 @@ def test_a_walk_goes_on_from_a_limited_number_of_images(monkeypatch):
     assert max(steps) == 12
 
 
+def test_what_all_images_share_is_no_link(monkeypatch):
+    """All score 0.3 with all, as chance has it; two groups of three stand out."""
+    scores = np.full((12, 12), 0.3, np.float32)
+    for group in ([0, 1, 2], [3, 4, 5]):
+        scores[np.ix_(group, group)] = 0.5
+    np.fill_diagonal(scores, 0)
+    alike = np.argsort(-scores, axis=1, kind="stable")
+    scores = np.take_along_axis(scores, alike, axis=1)
+    assert len(order_from(NeighbourGraph(alike, scores), 0)) > 2
+    monkeypatch.setattr(diffusion, "BACKGROUND_RANK", 8)
+    graph = NeighbourGraph(alike, scores)
+    assert sorted(order_from(graph, 0)) == [1, 2]
+    assert sorted(order_from(graph, 4)) == [3, 5]
+    assert order_from(graph, 9) == []
+
+
 def signature(words):
     words = np.array(words, np.int32)
     return Signature(words, np.full((len(words), 16), 5, np.uint8), np.zeros(len(words), np.uint8))

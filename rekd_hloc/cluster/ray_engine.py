@@ -36,6 +36,8 @@ REMEDY = "Ray is not installed; pip install 'rekd-hloc[cluster]'"
 START = "start one by `ray start --head`, or name another by --cluster ray:HOST:PORT"
 UNAUTHENTICATED = ("InvalidAuthToken", "AuthenticationError", "Unauthenticated")
 """In what Ray says to a driver without the cluster's token."""
+JOIN_ERRORS = (ConnectionError, RuntimeError, ValueError, TimeoutError)
+"""Of Ray where it cannot be joined or started."""
 WAIT_S = 60.0
 """For a free place in the cluster, before a warning says what is waited for."""
 
@@ -100,19 +102,35 @@ class RayEngine:
 
     def _connect(self, address: str | None) -> None:
         try:
-            with _own_signals():
-                self._ray.init(
-                    address=address, log_to_driver=False, logging_level=logging.ERROR,
-                    include_dashboard=False if address == "local" else None,
-                )  # fmt: skip
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            place = f"Ray at {address}" if address else "Ray on this machine"
-            if any(word in str(error) for word in UNAUTHENTICATED):
-                raise ClusterError(
-                    f"{place} wants a token; set RAY_AUTH_MODE=token, and give all machines the "
-                    "token of ~/.ray/auth_token or RAY_AUTH_TOKEN"
-                ) from error
-            raise ClusterError(f"cannot join {place}: {_last_line(error)}") from error
+            self._join(address)
+        except ConnectionError as error:
+            if address is not None or "RAY_ADDRESS" in os.environ:
+                raise _explain(error, address) from error
+            logger.warning("the Ray that ran on this machine is gone; one is started for this run")
+            try:
+                self._join("local")
+            except JOIN_ERRORS as again:
+                raise _explain(again, "local") from again
+        except JOIN_ERRORS as error:
+            raise _explain(error, address) from error
+
+    def _join(self, address: str | None) -> None:
+        with _own_signals():
+            self._ray.init(
+                address=address, log_to_driver=False, logging_level=logging.ERROR,
+                include_dashboard=False if address == "local" else None,
+            )  # fmt: skip
+
+
+def _explain(error: Exception, address: str | None) -> ClusterError:
+    """Return what to tell of a Ray that cannot be joined."""
+    place = f"Ray at {address}" if address else "Ray on this machine"
+    if any(word in str(error) for word in UNAUTHENTICATED):
+        return ClusterError(
+            f"{place} wants a token; set RAY_AUTH_MODE=token, and give all machines the "
+            "token of ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        )
+    return ClusterError(f"cannot join {place}: {_last_line(error)}")
 
 
 class _RayWorker:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 NUM_LINKS = 20
 """Images that each is linked with; so is each with those that are linked with it."""
-LINK_POWER = 2
-"""Exponent of the scores, which makes weak links weaker."""
-NUM_STEPS = 6
+BACKGROUND_RANK = 100
+"""The score of an image's so manieth neighbour is what chance gives it, and counts as none; with
+fewer images nothing does."""
+NUM_STEPS = 10
 """Of the walk."""
 CONTINUE = 0.9
 """Share of the walk that goes on after each step."""
@@ -26,14 +27,15 @@ class NeighbourGraph:
     """Links between images, in both directions.
 
     Args:
-        linked: the images that each is linked with, shape (image, link).
-        scores: how much they look alike, 0 for no link, shape (image, link).
+        alike: the images that look most like each, the best first, shape (image, neighbour).
+        scores: how much they do, 0 for not at all, shape (image, neighbour).
     """
 
-    def __init__(self, linked: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
+    def __init__(self, alike: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
+        linked, excess = _links(alike, scores)
         count, width = linked.shape
         begin, end = np.repeat(np.arange(count), width), linked.ravel()
-        weight = scores.ravel().astype(np.float64) ** LINK_POWER
+        weight = excess.ravel()
         is_link = weight > 0
         begin, end, weight = begin[is_link], end[is_link], weight[is_link]
         key = np.concatenate([begin * count + end, end * count + begin])
@@ -66,3 +68,14 @@ class NeighbourGraph:
         passed = np.repeat(mass, count) * self._weight[link]
         ends, place = np.unique(self._end[link], return_inverse=True)
         return ends, np.bincount(place, passed, minlength=len(ends)).astype(np.float64)
+
+
+def _links(
+    alike: NDArray[np.int64], scores: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the links of each image, and how much its score is above the chance of both ends."""
+    linked, score = alike[:, :NUM_LINKS], scores[:, :NUM_LINKS].astype(np.float64)
+    if alike.shape[1] <= BACKGROUND_RANK:
+        return linked, score
+    chance = scores[:, BACKGROUND_RANK]
+    return linked, np.maximum(score - np.maximum(chance[:, None], chance[linked]), 0)

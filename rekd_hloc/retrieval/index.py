@@ -12,14 +12,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from rekd_hloc.retrieval.diffusion import NUM_LINKS, NeighbourGraph
+from rekd_hloc.retrieval.diffusion import BACKGROUND_RANK, NeighbourGraph
 from rekd_hloc.retrieval.signatures import ANGLE_STEPS, Signature
 
 NUM_BINS = 16
 """Of the rotation between two images; three neighbouring ones are taken together."""
 MIN_LIKENESS = 0.15
 """Cosine of two residuals, as their bits estimate it, below which a word does not count."""
-SHARPNESS = 3
+SHARPNESS = 4
 """Exponent of the likeness."""
 MAX_ENTRIES = 200_000
 """Entries of the lists that a query looks at, those of its rarest words first: what images share of
@@ -117,8 +117,8 @@ def nearest_images(
     if count < 1:
         raise ValueError(f"retrieval needs at least 1 image for each, got {count}")
     index = RetrievalIndex(signatures)
-    alike, scores = _most_alike(index, signatures, max(count, NUM_LINKS), min_gap)
-    graph = NeighbourGraph(alike[:, :NUM_LINKS], scores[:, :NUM_LINKS])
+    alike, scores = _most_alike(index, signatures, max(count, BACKGROUND_RANK + 1), min_gap)
+    graph = NeighbourGraph(alike, scores)
     found = {}
     for number, name in enumerate(index.names):
         reached, visits = graph.walk_from(number)

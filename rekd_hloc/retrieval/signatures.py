@@ -22,7 +22,7 @@ from rekd_hloc.storage.names import check_name
 from rekd_hloc.storage.store import Store
 from rekd_hloc.types import Features
 
-MAX_KEYPOINTS = 1024
+MAX_KEYPOINTS = 2048
 """Strongest keypoints of an image that its signature is made of."""
 ANGLE_STEPS = 256
 """Of a full turn, for angles kept in a byte."""
