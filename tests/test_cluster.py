@@ -419,3 +419,52 @@ def test_nothing_at_an_address_is_told():
         reachability.check_reachable("Ray", f"127.0.0.1:{port}", "start it")
     with pytest.raises(ClusterError, match="must be like HOST:6379, got 'here'"):
         reachability.check_reachable("Ray", "here", "start it")
+
+
+class StandInRay:
+    """Ray as the engine meets it, where joining fails as often as there are errors."""
+
+    def __init__(self, *errors):
+        self.errors = list(errors)
+        self.asked = []
+
+    def init(self, address, **options):
+        self.asked.append(address)
+        if self.errors:
+            raise self.errors.pop(0)
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": {"CPU": 2.0, "memory": 8.0 * 2**30}}]
+
+
+GONE = ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
+
+
+def open_ray(monkeypatch, ray, address=None):
+    from rekd_hloc.cluster.ray_engine import RayEngine
+
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    return RayEngine(address)
+
+
+def test_a_ray_that_is_gone_is_replaced_by_one_for_the_run(monkeypatch, caplog):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray = StandInRay(GONE)
+    assert open_ray(monkeypatch, ray).num_workers == 2
+    assert ray.asked == [None, "local"]
+    assert "is gone; one is started" in caplog.text
+    with pytest.raises(ClusterError, match="cannot join Ray at local: no memory"):
+        open_ray(monkeypatch, StandInRay(GONE, RuntimeError("no memory")))
+
+
+def test_a_ray_that_the_user_names_is_not_replaced(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    ray = StandInRay(GONE)
+    with pytest.raises(ClusterError, match="cannot join Ray on this machine: Failed to connect"):
+        open_ray(monkeypatch, ray)
+    assert ray.asked == [None]
+    monkeypatch.delenv("RAY_ADDRESS")
+    ray = StandInRay(GONE)
+    with pytest.raises(ClusterError, match="cannot join Ray at auto: Failed to connect"):
+        open_ray(monkeypatch, ray, "auto")
+    assert ray.asked == ["auto"]
