@@ -454,7 +454,7 @@ def test_a_ray_that_is_gone_is_replaced_by_one_for_the_run(monkeypatch, caplog):
     assert ray.asked == [None, "local"]
     assert "is gone; one is started" in caplog.text
     with pytest.raises(ClusterError, match="cannot join Ray at local: no memory"):
-        open_ray(monkeypatch, StandInRay(GONE, RuntimeError("no memory")))
+        open_ray(monkeypatch, StandInRay(GONE, Exception("no memory")))  # as Ray does
 
 
 def test_a_ray_that_the_user_names_is_not_replaced(monkeypatch):

@@ -36,8 +36,6 @@ REMEDY = "Ray is not installed; pip install 'rekd-hloc[cluster]'"
 START = "start one by `ray start --head`, or name another by --cluster ray:HOST:PORT"
 UNAUTHENTICATED = ("InvalidAuthToken", "AuthenticationError", "Unauthenticated")
 """In what Ray says to a driver without the cluster's token."""
-JOIN_ERRORS = (ConnectionError, RuntimeError, ValueError, TimeoutError)
-"""Of Ray where it cannot be joined or started."""
 WAIT_S = 60.0
 """For a free place in the cluster, before a warning says what is waited for."""
 
@@ -103,16 +101,15 @@ class RayEngine:
     def _connect(self, address: str | None) -> None:
         try:
             self._join(address)
-        except ConnectionError as error:
-            if address is not None or "RAY_ADDRESS" in os.environ:
+        except Exception as error:  # Ray raises plain ones, too
+            is_gone = isinstance(error, ConnectionError) and "RAY_ADDRESS" not in os.environ
+            if address is not None or not is_gone:
                 raise _explain(error, address) from error
             logger.warning("the Ray that ran on this machine is gone; one is started for this run")
             try:
                 self._join("local")
-            except JOIN_ERRORS as again:
+            except Exception as again:
                 raise _explain(again, "local") from again
-        except JOIN_ERRORS as error:
-            raise _explain(error, address) from error
 
     def _join(self, address: str | None) -> None:
         with _own_signals():

@@ -50,14 +50,15 @@ class NeighbourGraph:
     def walk_from(self, image: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the images that a walk from one comes by, itself too, and how often it does."""
         images, mass = np.array([image]), np.ones(1)
-        reached, visits = images, np.zeros(1)
+        reached = images
+        visits: NDArray[np.float64] = np.zeros(1)
         for _ in range(NUM_STEPS):
             if len(images) > MAX_REACHED:
                 most = np.argsort(-mass, kind="stable")[:MAX_REACHED]
                 images, mass = images[most], mass[most]
             images, mass = self._step(images, CONTINUE * mass)
             reached, place = np.unique(np.concatenate([reached, images]), return_inverse=True)
-            visits = np.bincount(place, np.concatenate([visits, mass]))
+            visits = np.bincount(place, np.concatenate([visits, mass])).astype(np.float64)
         return reached, visits
 
     def _step(
