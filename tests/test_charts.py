@@ -59,7 +59,8 @@ def test_the_chart_of_the_readme_takes_the_rows_of_its_protocol(tmp_path):
     other = pose_rows(data="phototourism/reichstag, 25 images") + pose_rows(keypoints=8000)
     other = [[*row[:-1], 0.9] for row in other]
     filtered = [*pose_rows()[0][:5], "network", 0.9]
-    write_poses(path, [*pose_rows(), *other, filtered])
+    of_refined_matches = [*pose_rows()[0][:-1], ""]
+    write_poses(path, [*pose_rows(), *other, filtered, of_refined_matches])
     values = benchmark_charts.read_stereo(path)
     assert values == dict.fromkeys(benchmark_charts.LABELS, {False: 0.5, True: 0.25})
     out = tmp_path / "chart.png"
@@ -70,5 +71,5 @@ def test_the_chart_of_the_readme_takes_the_rows_of_its_protocol(tmp_path):
 def test_a_method_without_rotated_rows_is_named(tmp_path):
     path = tmp_path / "imc.csv"
     write_poses(path, pose_rows()[:-1])
-    with pytest.raises(ValueError, match="lacks upright or rotated values of disk.lightglue"):
+    with pytest.raises(ValueError, match="lacks upright or rotated values of aliked-n16.lightglue"):
         benchmark_charts.read_stereo(path)
