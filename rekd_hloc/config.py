@@ -129,7 +129,8 @@ class DescriptorConfig:
     a GPU."""
     autocast: bool = field(default=False, metadata=LATER)
     """Run the network in bfloat16 on a CPU that has instructions for it (half the time; cosines
-    with the exact descriptors above 0.9999), in TF32 on a GPU; any other CPU stays exact."""
+    with the exact descriptors above 0.9999), in float16 on a CUDA GPU (closer yet); any other CPU
+    stays exact."""
     antialias: bool = True
     """Cut from an image pyramid (the paper's code samples the full image bilinearly)."""
 

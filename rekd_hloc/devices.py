@@ -1,7 +1,10 @@
 """Where computations run: torch devices by name, and threads of the CPU."""
 
+from functools import lru_cache
+
 import cv2
 import torch
+from torch import Tensor
 
 from rekd_hloc.processor import limit_cores, num_cores
 
@@ -44,6 +47,20 @@ def choose_device(name: str) -> torch.device:
 def exact_device(device: torch.device) -> torch.device:
     """Return where to compute in float64 what belongs to a device: there, or on the CPU."""
     return device if device.type in WITH_FLOAT64 else torch.device("cpu")
+
+
+@lru_cache(maxsize=512)
+def kept_tensor(
+    values: tuple[float, ...] | tuple[tuple[float, ...], ...],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """Return constants as a tensor, which must not be changed: later calls give the same one.
+
+    A copy to a GPU costs as much as any step there, and none may be part of a captured graph.
+    """
+    with torch.inference_mode(mode=False):  # training may need what inference has kept
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def use_threads(count: int | None) -> None:

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluation.speed.pretended_gpu import PretendedGpu
 from rekd_hloc.config import MatchConfig
 from rekd_hloc.geometry import rotation_about, warp_angles, warp_points, warp_scales
 from rekd_hloc.matching import match_frames, nearest_matches
@@ -14,7 +15,6 @@ from rekd_hloc.matching.consensus import filter_by_consensus, support
 from rekd_hloc.matching.match import FALLBACK_RATIO, MIN_CONSENSUS, filter_matches, match
 from rekd_hloc.types import Features, Keypoints, Matches
 from tests.helpers import random_features
-from tests.pretended_gpu import PretendedGpu
 
 CONSENSUS = MatchConfig(filter="consensus")
 NUM_RIGHT, NUM_WRONG = 200, 100

@@ -6,6 +6,7 @@ from unittest import mock
 import pytest
 import torch
 
+from evaluation.speed.pretended_gpu import KINDS, pretended_gpu
 from rekd_hloc.cli.main import main
 from rekd_hloc.config import get_preset, load_config
 from rekd_hloc.devices import choose_device, exact_device
@@ -13,7 +14,6 @@ from rekd_hloc.features.detector import tiles
 from rekd_hloc.features.extractor import Extractor
 from rekd_hloc.matching.match import match
 from tests.helpers import textured_image
-from tests.pretended_gpu import KINDS, pretended_gpu
 
 QUICK = {("mps", "tiles"), ("cuda", "whole")}
 """Of the pretended devices and ways; the others are marked slow."""

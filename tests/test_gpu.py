@@ -11,17 +11,19 @@ import math
 from unittest import mock
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
+from evaluation.speed.pretended_gpu import is_there, pretended_gpu
 from rekd_hloc.config import DetectorConfig, NetworkConfig, get_preset, load_config
+from rekd_hloc.features.detector.batch_detector import BatchDetector
 from rekd_hloc.features.detector.detect import Detector
 from rekd_hloc.features.extractor import Extractor
 from rekd_hloc.geometry import angle_difference
 from rekd_hloc.sfm.extraction import extract_images
 from rekd_hloc.storage.features import FeatureStore
 from tests.helpers import assert_equivariant, baked_network, textured_image
-from tests.pretended_gpu import is_there, pretended_gpu
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
 SLOW_PRESETS = [
@@ -164,15 +166,83 @@ def small_memory(extractor, gpu):
             torch.cuda.set_per_process_memory_fraction(1.0)
             torch.cuda.empty_cache()
         return
-    detect = extractor.detector.detect
+    detect = BatchDetector.detect
 
-    def detect_small(image, *args, **options):
-        if image.numel() > 1_000_000:
+    def detect_small(batches, images):
+        if images.numel() > 1_000_000:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
-        return detect(image, *args, **options)
+        return detect(batches, images)
 
-    with mock.patch.object(extractor.detector, "detect", detect_small):
+    with mock.patch.object(BatchDetector, "detect", detect_small):
         yield
+
+
+def test_a_batch_gives_the_features_of_each_image(gpu):
+    size = (240, 320) if gpu == "real" else (64, 80)
+    extractor = small_extractor("cuda")
+    pictures = [textured_image(*size, seed=seed) for seed in range(3)]
+    pictures.insert(1, np.full(size, 90, np.uint8))
+    alone = [extractor(picture) for picture in pictures]
+    for _ in range(3):  # as it is, captured, and replayed
+        for got, expected in zip(extractor.extract_all(pictures), alone, strict=True):
+            assert abs(len(got) - len(expected)) <= 0.01 * len(expected)
+            if len(expected):
+                distance, index = partners(expected.keypoints, got.keypoints)
+                found = distance < 0.02
+                assert found.float().mean() > 0.99
+                alike = (expected.descriptors[found] * got.descriptors[index[found]]).sum(dim=1)
+                assert (alike > 0.999).float().mean() > 0.98
+
+
+@pytest.mark.gpu
+@NO_GPU
+def test_levels_are_captured_as_graphs_that_give_what_the_steps_give():
+    extractor = small_extractor("cuda")
+    batches = extractor._extraction._batches
+    images = torch.rand(2, 1, 120, 160, device="cuda")
+    step = batches._find_in_level
+    with torch.inference_mode():
+        expected = batches._find_packed(images)
+        for number in range(4):
+            other = torch.rand_like(images)
+            assert torch.allclose(step(images), expected, atol=1e-4)
+            assert not torch.allclose(step(other), expected, atol=1e-4)
+            assert len(step._graphs) == min(number + 1, 1)
+        for side in range(60, 160, 5):  # other shapes and dropped constants leave it as it is
+            for _ in range(2):
+                step(torch.rand(1, 1, side, side + 3, device="cuda"))
+        assert torch.allclose(step(images), expected, atol=1e-4)
+
+
+@pytest.mark.gpu
+@NO_GPU
+def test_a_gpu_starts_fewer_than_200_kernels_an_image():
+    extractor = small_extractor("cuda")
+    pictures = [textured_image(240, 320, seed=seed) for seed in range(8)]
+    for _ in range(3):
+        extractor.extract_all(pictures)
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        extractor.extract_all(pictures)
+    starts = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync")
+    count = sum(event.count for event in profile.key_averages() if event.key.startswith(starts))
+    assert 10 < count / 8 < 200
+
+
+def test_float16_descriptors_are_close(gpu):
+    picture = textured_image(*((240, 320) if gpu == "real" else (64, 80)))
+    exact, half = (
+        small_extractor("cuda", f"descriptor.autocast={value}")(picture)
+        for value in ("false", "true")
+    )
+    assert torch.equal(exact.keypoints.xy, half.keypoints.xy)
+    assert (1 - (exact.descriptors * half.descriptors).sum(dim=1)).max() < 1e-3
+
+
+def small_extractor(device, *overrides):
+    overrides = ["detector.max_keypoints=300", "detector.levels_up=0", *overrides]
+    config = load_config(get_preset("rekd-fast"), overrides=overrides)
+    return Extractor.from_pretrained("rekd-fast", device=device, config=config)
 
 
 def test_a_pretended_gpu_is_told_from_the_cpu():

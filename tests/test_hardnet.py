@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from evaluation.speed.pretended_gpu import pretended_gpu
 from rekd_hloc import weight_files
 from rekd_hloc.config import DescriptorConfig, DetectorConfig, ExtractConfig
+from rekd_hloc.features import precision
 from rekd_hloc.features.descriptor import hardnet
 from rekd_hloc.features.descriptor.hardnet import (
     DESCRIPTOR_FORMAT,
@@ -19,13 +21,16 @@ from rekd_hloc.features.descriptor.hardnet import (
     load_hardnet,
     resolve_hardnet,
     save_descriptor,
+    unit_rows,
 )
+from rekd_hloc.features.descriptor.patches import cut_patches
+from rekd_hloc.features.descriptor.support_hardnet import supports_of
 from rekd_hloc.features.descriptor.tfeat import TFeat
 from rekd_hloc.features.extractor import Extractor
 from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.storage.features import FeatureStore
 from rekd_hloc.weight_files import read_weights, write_weights
-from tests.helpers import detector_weights, textured_image
+from tests.helpers import detector_weights, random_keypoints, textured_image
 
 
 def used_network(network, seed=0):
@@ -270,3 +275,43 @@ def test_a_descriptor_of_another_width_is_added_by_one_line(tmp_path, monkeypatc
     with FeatureStore(tmp_path / "f.h5") as store:
         assert store.read("a.png").descriptors.shape == (count, 64)
         assert store.read("blank.png").descriptors.shape == (0, 64)
+
+
+@pytest.mark.parametrize("name", ["default", "hardnet-half"])
+def test_float16_leaves_descriptors_within_a_thousandth(name):
+    network = load_hardnet(name)
+    picture = torch.from_numpy(textured_image(150, 200, seed=4)).float() / 255
+    places = random_keypoints(60, (200, 150))
+    patches = cut_patches(
+        picture, places, patch_size_px=64, oriented=True, antialias=True,
+        supports=supports_of(network),
+    )  # fmt: skip
+    exact = describe(network, patches, 0)
+    with torch.autocast("cpu", torch.float16), torch.no_grad():
+        half = network(patches)
+    assert half.dtype == torch.float16
+    distance = 1 - (exact * unit_rows(half.float())).sum(dim=1)
+    assert distance.max() < 1e-3
+    assert distance.max() > 1e-7
+
+
+def test_a_gpu_is_asked_for_float16_on_request_only(monkeypatch):
+    asked = []
+    plain = precision._autocast
+
+    def note(device, *, enabled, kind=torch.bfloat16):
+        asked.append((enabled, kind))
+        return plain(device, enabled=False)
+
+    monkeypatch.setattr(precision, "_autocast", note)
+    monkeypatch.setattr(hardnet, "has_fast_bfloat16", lambda: True)
+    network = load_hardnet("default")
+    for kind in ("cuda", "cpu"):
+        with pretended_gpu():
+            patches = torch.rand(2, len(supports_of(network)), 32, 32).to(kind)
+            for autocast in (False, True):
+                describe(network.to(kind), patches, 0, autocast=autocast)
+    assert asked == [
+        (False, torch.bfloat16), (True, torch.float16),
+        (False, torch.bfloat16), (True, torch.bfloat16),
+    ]  # fmt: skip

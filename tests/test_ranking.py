@@ -13,7 +13,7 @@ from rekd_hloc.config import DescriptorConfig, ExtractConfig, config_hash, confi
 from rekd_hloc.features.described import Described
 from rekd_hloc.features.detector import surroundings, tiles
 from rekd_hloc.features.detector.detect import make_detector
-from rekd_hloc.features.detector.keypoints import peak_curvatures
+from rekd_hloc.features.detector.keypoints import peak_curvatures, read_around
 from rekd_hloc.features.detector.orientation import find_second_peak
 from rekd_hloc.features.detector.peak_shape import ShapedKeypoints
 from rekd_hloc.features.detector.surroundings import SURROUNDINGS, measure_surroundings
@@ -272,10 +272,10 @@ def test_surroundings_from_parts_are_those_of_the_whole(monkeypatch):
 def test_curvatures_of_a_known_peak():
     y, x = torch.meshgrid(torch.arange(11.0), torch.arange(11.0), indexing="ij")
     score = 2 - 0.1 * (x - 5) ** 2 - 0.02 * (y - 5) ** 2
-    least, most = peak_curvatures(score, torch.tensor([[5, 5]]))
+    least, most = peak_curvatures(read_around(score, torch.tensor([[5, 5]])))
     assert float(least) == pytest.approx(0.02, rel=1e-4)
     assert float(most) == pytest.approx(0.1, rel=1e-4)
-    again = peak_curvatures(torch.rot90(score), torch.tensor([[5, 5]]))
+    again = peak_curvatures(read_around(torch.rot90(score), torch.tensor([[5, 5]])))
     assert float(again[1]) == pytest.approx(0.1, rel=1e-4)
 
 

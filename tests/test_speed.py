@@ -99,6 +99,21 @@ def test_stages_and_their_multiplications(tmp_path):
     assert torch.equal(extractor(photo).descriptors, before.descriptors)  # as it was
 
 
+def test_batches_and_launches_are_told(tmp_path, capsys, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.png"), textured_image(60, 80))
+    monkeypatch.setattr(benchmark, "GPU_IMAGES", 2)
+    words = ["--image", str(tmp_path / "a.png"), "--size", "64x48", "--repeats", "1"]
+    words += ["--method", "rekd-fast", "--batches", "1,2", "--launches", "--device", "cpu"]
+    assert benchmark.main([*words, "--set", "detector.levels_up=0", "--out", str(tmp_path)]) == 0
+    assert "several images of one size" in capsys.readouterr().out
+    tables = json.loads((tmp_path / "results.json").read_text())["tables"]
+    assert [row[0] for row in tables[1]["rows"]] == ["1", "2"]
+    alone, together, captured = (dict(row[:2] for row in table["rows"]) for table in tables[2:])
+    assert 0.3 * alone["all"] < together["all"] < 0.7 * alone["all"]
+    assert captured["all"] < 0.7 * together["all"]
+    assert captured["network"] <= 2 * 3 / 2 + 2  # copies to and from each of two levels' graphs
+
+
 @pytest.mark.slow
 def test_a_folder_beside_colmap(photos, capsys):
     words = ["--image", str(next((photos / "images").iterdir())), "--size", "160x120"]
@@ -115,7 +130,8 @@ def test_a_folder_beside_colmap(photos, capsys):
         (["--method", "surf"], "no method 'surf'"),
         (["--method", "orb", "--size", "640"], "size must read WIDTHxHEIGHT"),
         (["--method", "orb", "--size", "0x5"], "size must read WIDTHxHEIGHT"),
-        (["--method", "orb", "--busy", "many"], "--busy must be counts of processes"),
+        (["--method", "orb", "--busy", "many"], "--busy must be counts, like 0,1,3"),
+        (["--method", "orb", "--batches", "8;"], "--batches must be counts"),
         (["--method", "orb", "--repeats", "0"], "repeats must be at least 1"),
         (["--method", "orb", "--image", "none.png"], "none.png"),
     ],

@@ -9,7 +9,7 @@ import torch
 
 from evaluation.extractors import registry
 from rekd_hloc.config import DescriptorConfig, DetectorConfig, ExtractConfig
-from rekd_hloc.features import extractor as extractor_module
+from rekd_hloc.features import image_extraction
 from rekd_hloc.features.described import describe_keypoints
 from rekd_hloc.features.descriptor.hardnet import (
     DESCRIPTOR_FORMAT,
@@ -165,7 +165,7 @@ def test_a_mask_keeps_out_the_patch_and_is_filled_in_the_wider_square(saved, mon
         seen.append(grey)
         return describe_keypoints(network, grey, *arguments)
 
-    monkeypatch.setattr(extractor_module, "describe_keypoints", describe)
+    monkeypatch.setattr(image_extraction, "describe_keypoints", describe)
     extractor = Extractor.from_pretrained("rekd", device="cpu", config=config)
     keypoints = extractor(image, mask).keypoints
     half = config.descriptor.patch_size_px / 2 * keypoints.scale

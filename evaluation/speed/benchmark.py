@@ -6,6 +6,8 @@ the ratio to COLMAP's SIFT where it is among the methods, else to the first.
 
 --stages    where the time of this project's methods goes, beside the machine's best convolution
 --busy      the same with so many processes beside that keep a core each busy, e.g. 0,1,3
+--batches   images a second with so many of one size at once, e.g. 1,8; a GPU's default
+--launches  kernels that a GPU would start for a photo, alone and of eight, counted on a CPU
 --folder    photos a second in a folder, beside COLMAP's own extraction on all cores
 --photos    the steps of a reconstruction, up to refined keypoints
 """
@@ -28,13 +30,22 @@ from evaluation.extractors.registry import NamedExtractor, load_extractor
 from evaluation.reconstruction.step_times import steps_table, time_steps
 from evaluation.rendering.scene import render_scene
 from evaluation.reporting.report import Cell, Table, format_markdown, today, write_report
+from evaluation.speed.batches import batches_table, time_batches
 from evaluation.speed.folder import folder_table, time_folder
+from evaluation.speed.launches import count_launches, launches_table
 from evaluation.speed.neighbours import busy_neighbours
 from evaluation.speed.roof import measure_roof
 from evaluation.speed.stages import stages_table, time_stages
 from evaluation.speed.turns import Timing, measure
-from rekd_hloc.config import PRESETS, get_preset, load_config, with_max_keypoints
-from rekd_hloc.features.extractor import Extractor
+from rekd_hloc.config import (
+    PRESETS,
+    ExtractConfig,
+    get_preset,
+    load_config,
+    with_max_keypoints,
+)
+from rekd_hloc.devices import choose_device
+from rekd_hloc.features.extractor import GPU_IMAGES, Extractor
 from rekd_hloc.image_listing import list_images
 from rekd_hloc.images import read_color
 
@@ -56,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
                         help="option of this project's presets; may be given again")  # fmt: skip
     parser.add_argument("--stages", action="store_true", help="also time the stages")
+    parser.add_argument("--batches", metavar="N,N", help="also time so many images at once")
+    parser.add_argument("--launches", action="store_true", help="also count a GPU's launches")
     parser.add_argument("--busy", default="0", metavar="N,N", help="neighbours that compute beside")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="also time a folder of photos")
     parser.add_argument("--folder-photos", type=int, default=50, help="most photos of it")
@@ -69,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _benchmark(arguments: argparse.Namespace) -> None:
     width, height = _read_size(arguments.size)
-    counts = _read_counts(arguments.busy)
+    counts = _read_counts("busy", arguments.busy)
+    at_once = _read_counts("batches", _batches(arguments))
     require_positive(arguments, "repeats", "threads", "folder_photos")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -95,6 +109,9 @@ def _benchmark(arguments: argparse.Namespace) -> None:
             tables.append(make_table(of_busy[count], count))
         if arguments.stages:
             tables += _time_stages(arguments, picture)
+        tables += _time_batches(arguments, picture, [count for count in at_once if count])
+        if arguments.launches:
+            tables += _count_launches(arguments, picture)
     if arguments.folder:
         tables += _time_folder(arguments, methods)
     if arguments.photos:
@@ -110,14 +127,46 @@ def _time_stages(arguments: argparse.Namespace, picture: Path) -> list[Table]:
     """Return a table for each of this project's methods."""
     roof = measure_roof()
     tables = []
-    for name in arguments.method or DEFAULT_EXTRACTORS:
-        if name in PRESETS:
-            preset = with_max_keypoints(get_preset(name), arguments.num_keypoints)
-            config = load_config(preset, None, arguments.overrides)
-            extractor = Extractor.from_pretrained(name, device=arguments.device, config=config)
-            stages = time_stages(extractor, picture, arguments.repeats)
-            tables.append(stages_table(name, stages, roof))
+    for name, config in _presets(arguments).items():
+        extractor = Extractor.from_pretrained(name, device=arguments.device, config=config)
+        tables.append(stages_table(name, time_stages(extractor, picture, arguments.repeats), roof))
     return tables
+
+
+def _time_batches(
+    arguments: argparse.Namespace, picture: Path, counts: Sequence[int]
+) -> list[Table]:
+    """Return a table for each of this project's methods, none if no number of images is given."""
+    tables = []
+    for name, config in _presets(arguments).items() if counts else ():
+        extractor = Extractor.from_pretrained(name, device=arguments.device, config=config)
+        rates = time_batches(extractor, picture, counts, arguments.repeats)
+        tables.append(batches_table(name, rates))
+    return tables
+
+
+def _count_launches(arguments: argparse.Namespace, picture: Path) -> list[Table]:
+    """Return tables for each of this project's methods: one image, and a batch without graphs."""
+    tables = []
+    for name, config in _presets(arguments).items():
+        for count, with_graphs in ((1, False), (GPU_IMAGES, False), (GPU_IMAGES, True)):
+            stages = count_launches(name, config, picture, count, with_graphs=with_graphs)
+            title = f"{name} with graphs" if with_graphs else name
+            tables.append(launches_table(title, stages, count))
+    return tables
+
+
+def _presets(arguments: argparse.Namespace) -> dict[str, ExtractConfig]:
+    """Return this project's methods, with the options asked for."""
+    return {
+        name: load_config(
+            with_max_keypoints(get_preset(name), arguments.num_keypoints),
+            None,
+            arguments.overrides,
+        )
+        for name in arguments.method or DEFAULT_EXTRACTORS
+        if name in PRESETS
+    }
 
 
 def _time_folder(
@@ -142,10 +191,16 @@ def _time_steps(photos: Path, methods: Mapping[str, NamedExtractor]) -> Table:
     return replace(tables[0], rows=[row for table in tables for row in table.rows])
 
 
-def _read_counts(text: str) -> list[int]:
+def _batches(arguments: argparse.Namespace) -> str:
+    """Return the numbers of images at once as given, or as the device asks for them."""
+    is_gpu = choose_device(arguments.device).type == "cuda"
+    return str(arguments.batches or ("1,8" if is_gpu else "0"))
+
+
+def _read_counts(option: str, text: str) -> list[int]:
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"--busy must be counts of processes, like 0,1,3, got {text!r}")
+        raise ValueError(f"--{option} must be counts, like 0,1,3, got {text!r}")
     return [int(part) for part in parts]
 
 

@@ -11,8 +11,8 @@ from unittest.mock import patch
 
 from evaluation.reporting.report import Cell, Table
 from evaluation.speed.roof import MacCounter
-from rekd_hloc.features import described
-from rekd_hloc.features import extractor as extraction
+from rekd_hloc.features import described, grey_images, image_extraction
+from rekd_hloc.features.detector import batch_detector
 from rekd_hloc.features.detector.network import DetectorNetwork, TiledNetwork
 from rekd_hloc.features.detector.peak_shape import ShapedKeypoints
 from rekd_hloc.features.detector.shared_pyramid import pyramid_network
@@ -61,7 +61,7 @@ def time_stages(extractor: Extractor, photo: Path, repeats: int) -> list[Stage]:
 
         return run
 
-    with _wrapped(extractor, counted):
+    with wrapped(extractor, counted):
         extractor(photo)
     turns = [_time_once(extractor, photo) for _ in range(repeats)]
     names = (READING, NETWORK, RANKING, PATCHES, DESCRIPTOR, REST)
@@ -107,7 +107,7 @@ def _time_once(extractor: Extractor, photo: Path) -> dict[str, float]:
 
         return run
 
-    with _wrapped(extractor, timed):
+    with wrapped(extractor, timed):
         start = time.perf_counter()
         extractor(photo)
         total = time.perf_counter() - start
@@ -115,17 +115,19 @@ def _time_once(extractor: Extractor, photo: Path) -> dict[str, float]:
 
 
 @contextmanager
-def _wrapped(
+def wrapped(
     extractor: Extractor, wrap: Callable[[str, Callable[..., Any]], Callable[..., Any]]
 ) -> Iterator[None]:
     """Put a wrapper around what each stage calls, on this extractor and in its modules."""
     network, ranking = extractor.detector.network, extractor.ranking  # the latter is frozen
     parts: list[tuple[object, str, str]] = [
-        (extraction, "load_grey", READING),
+        (grey_images, "load_grey", READING),
         *((network, name, NETWORK) for name in _network_parts(network)),
         (described, "cut_patches", PATCHES),
+        (image_extraction, "cut_batch_patches", PATCHES),
         (extractor.descriptor, "forward", DESCRIPTOR),
         (ShapedKeypoints, "in_image", RANKING),
+        (batch_detector, "measure_batch_surroundings", RANKING),
     ]
     if ranking is not None:
         parts.append((type(ranking), "keep_best", RANKING))

@@ -67,7 +67,7 @@ def describe_keypoints(
         Descriptors and lengths on the CPU.
     """
     parts = []
-    with _record_lengths(network) as lengths:
+    with record_lengths(network) as lengths:
         for first in range(0, max(len(keypoints), 1), PATCHES):
             patches = cut_patches(
                 image,
@@ -87,11 +87,11 @@ def describe_keypoints(
 
 
 @contextmanager
-def _record_lengths(network: nn.Module) -> Iterator[list[Tensor]]:
+def record_lengths(network: nn.Module, *, wanted: bool = True) -> Iterator[list[Tensor]]:
     """Collect the lengths of what the layers of a HardNet give, before it is brought to 1."""
     lengths: list[Tensor] = []
     layers = getattr(network, "features", None)
-    if not isinstance(layers, nn.Module):
+    if not wanted or not isinstance(layers, nn.Module):
         yield lengths
         return
 

@@ -1,25 +1,23 @@
 """From an image to features: reads, shrinks, detects, describes, and maps back. Nothing else."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rekd_hloc.config import ExtractConfig, config_hash, config_tree
 from rekd_hloc.devices import choose_device
 from rekd_hloc.features.batches import images_of_batch, pad_features
-from rekd_hloc.features.described import describe_keypoints
 from rekd_hloc.features.descriptor.hardnet import load_hardnet, resolve_hardnet
-from rekd_hloc.features.descriptor.support_hardnet import supports_of
 from rekd_hloc.features.detector.detect import Detector, make_detector
-from rekd_hloc.features.detector.mask import fill_ignored
-from rekd_hloc.features.grey_images import Image, load_grey, shrink_mask, usable_pixels
+from rekd_hloc.features.grey_images import Image, make_small
+from rekd_hloc.features.image_extraction import ImageExtraction
 from rekd_hloc.features.opencv_points import to_gray_or_rgb, to_opencv
 from rekd_hloc.features.pretrained_folder import (
     read_preset,
@@ -29,13 +27,13 @@ from rekd_hloc.features.pretrained_folder import (
 from rekd_hloc.features.ranking import Ranking, load_ranking, resolve_ranking
 from rekd_hloc.features.runtimes import compute_with
 from rekd_hloc.features.weights import load_network, resolve_weights
-from rekd_hloc.geometry import warp_points, warp_scales
-from rekd_hloc.images import shrink
-from rekd_hloc.types import Features, Keypoints
+from rekd_hloc.types import Features
 from rekd_hloc.weight_files import weights_hash
 
 GPU_READERS = 4
 """Threads that read images ahead for a GPU; a CPU is kept busy by what one thread reads."""
+GPU_IMAGES = 8
+"""Images of one size at once on a GPU: what starts once for all is little for each."""
 CPU_WORKERS = 4
 """Images at once on a CPU, where its cores are so many; each takes about 1 GiB of memory."""
 
@@ -73,6 +71,7 @@ class Extractor:
         self.name = name
         self.provenance = provenance
         self.ranking = ranking
+        self._extraction = ImageExtraction(detector, descriptor, config, ranking)
 
     @classmethod
     def from_pretrained(
@@ -157,6 +156,11 @@ class Extractor:
         return self.config.max_side_px
 
     @property
+    def batch_size(self) -> int:
+        """Say how many images of one size are best extracted together; 1 where nothing is won."""
+        return GPU_IMAGES if self._extraction.takes_batches else 1
+
+    @property
     def num_workers(self) -> int:
         """Say how many images may be extracted at once; of images of any size, one."""
         return CPU_WORKERS if self.device.type == "cpu" and self.config.max_side_px > 0 else 1
@@ -179,28 +183,23 @@ class Extractor:
             ImageReadError: the file is no readable image.
             ValueError: an array of another shape or type, or a mask of another size.
         """
-        loaded = load_grey(image, self.max_side_px if mask is None else 0)
-        grey = loaded.pixels
-        assert isinstance(grey, Tensor)
-        height, width = grey.shape
-        usable = usable_pixels(mask, loaded.usable, grey.shape)
-        small, small_from_image = shrink(grey, self.max_side_px)
-        small = small.to(self.detector.exact_device)
-        if usable is not None:
-            usable = shrink_mask(usable, small.shape)
-        descriptor = self.config.descriptor
-        supports = supports_of(self.descriptor)
-        patch_px = descriptor.patch_size_px * min(supports)
-        keypoints = self.detector.detect(small, usable, patch_px, oriented=descriptor.oriented)
-        budget, ranking = self.config.detector.max_keypoints, self.ranking
-        if ranking is not None and not ranking.needs_description:
-            keypoints = ranking.keep_best(keypoints, budget)
-        seen = small if usable is None or len(supports) == 1 else fill_ignored(small, usable)
-        described = describe_keypoints(self.descriptor, seen, keypoints, descriptor, self.device)
-        if ranking is not None and ranking.needs_description:
-            described = ranking.keep_best_described(described, budget)
-        in_image = _to_original(described.keypoints.to("cpu"), torch.linalg.inv(small_from_image))
-        return loaded.in_file(Features(in_image, described.descriptors, (width, height)))
+        return self._extraction([make_small(image, mask, self.max_side_px)])[0]
+
+    @torch.inference_mode()
+    def extract_all(self, images: Sequence[Image]) -> list[Features]:
+        """Extract images as :meth:`__call__` does; a GPU takes those of one size together.
+
+        Args:
+            images: ``batch_size`` at a time are in memory.
+
+        Raises:
+            ImageReadError, ValueError: as :meth:`__call__`.
+        """
+        found = []
+        for first in range(0, len(images), self.batch_size):
+            part = images[first : first + self.batch_size]
+            found += self._extraction([make_small(i, None, self.max_side_px) for i in part])
+        return found
 
     def extract(
         self, image: Image, mask: NDArray[np.generic] | Tensor | None = None
@@ -223,7 +222,7 @@ class Extractor:
             return pad_features([self(image, mask)]).to_dict()
         if mask is not None:
             raise ValueError("extract takes a mask with a single image; call it for each image")
-        return pad_features([self(part) for part in images_of_batch(image)]).to_dict()
+        return pad_features(self.extract_all(list(images_of_batch(image)))).to_dict()
 
     def detectAndCompute(  # noqa: N802  (OpenCV's name)
         self, image: NDArray[np.generic], mask: NDArray[np.generic] | None = None
@@ -266,10 +265,3 @@ def _load_ranking(config: ExtractConfig, descriptor_weights: str) -> Ranking | N
             f"{descriptor_weights}; take ranking=none, or train a ranking"
         )
     return ranking
-
-
-def _to_original(keypoints: Keypoints, image_from_small: Float[Tensor, "3 3"]) -> Keypoints:
-    exact = keypoints.xy.double()
-    scale = warp_scales(image_from_small, exact, keypoints.scale.double())
-    xy = warp_points(image_from_small, exact)
-    return Keypoints(xy.float(), scale.float(), keypoints.angle, keypoints.score)

@@ -1,5 +1,6 @@
 """Images and masks as the extractor takes them: grey values in 0..1, and what to ignore."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,54 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rekd_hloc.images import LoadedImage, load_image
+from rekd_hloc.geometry import warp_points, warp_scales
+from rekd_hloc.images import LoadedImage, load_image, shrink
+from rekd_hloc.types import Features, Keypoints
 
 Image = str | Path | NDArray[np.generic] | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SmallImage:
+    """An image as it is extracted, and the way back to its own pixels.
+
+    Attributes:
+        grey: 0..1, no larger than the extractor takes it.
+        usable: False where to ignore pixels; None uses all.
+        from_image: from pixels of the loaded image.
+        loaded: as it was read.
+    """
+
+    grey: Float[Tensor, "height width"]
+    usable: Bool[Tensor, "height width"] | None
+    from_image: Float[Tensor, "3 3"]
+    loaded: LoadedImage
+
+    def to_features(
+        self, keypoints: Keypoints, descriptors: Float[Tensor, "keypoint channel"]
+    ) -> Features:
+        """Return what was found here in pixels of the file, on the CPU."""
+        height, width = self.loaded.pixels.shape[:2]
+        in_image = _to_original(keypoints.to("cpu"), torch.linalg.inv(self.from_image))
+        return self.loaded.in_file(Features(in_image, descriptors, (width, height)))
+
+
+def make_small(
+    image: Image, mask: NDArray[np.generic] | Tensor | None, max_side_px: int
+) -> SmallImage:
+    """Load an image and make it no larger than ``max_side_px``; 0 keeps every size.
+
+    Raises:
+        ImageReadError, ValueError: see :func:`load_grey` and :func:`usable_pixels`.
+    """
+    loaded = load_grey(image, max_side_px if mask is None else 0)
+    grey = loaded.pixels
+    assert isinstance(grey, Tensor)
+    usable = usable_pixels(mask, loaded.usable, grey.shape)
+    small, small_from_image = shrink(grey, max_side_px)
+    if usable is not None:
+        usable = shrink_mask(usable, small.shape)
+    return SmallImage(small, usable, small_from_image, loaded)
 
 
 def load_grey(image: Image, enough_px: int = 0) -> LoadedImage:
@@ -90,3 +136,10 @@ def shrink_mask(usable: Tensor, shape: torch.Size) -> Tensor:
     ignored = (~usable).float()[None, None]
     share = torch.nn.functional.adaptive_max_pool2d(ignored, tuple(shape))
     return share[0, 0] == 0
+
+
+def _to_original(keypoints: Keypoints, image_from_small: Float[Tensor, "3 3"]) -> Keypoints:
+    exact = keypoints.xy.double()
+    scale = warp_scales(image_from_small, exact, keypoints.scale.double())
+    xy = warp_points(image_from_small, exact)
+    return Keypoints(xy.float(), scale.float(), keypoints.angle, keypoints.score)

@@ -33,6 +33,14 @@ def low_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def half_precision(device: torch.device) -> Iterator[None]:
+    """Convolutions in 16 bits: float16, the finer of two kinds, on CUDA; else bfloat16."""
+    kind = torch.float16 if device.type == "cuda" else torch.bfloat16
+    with _autocast(device, enabled=True, kind=kind):
+        yield
+
+
 def has_fast_bfloat16() -> bool:
     """Say whether this CPU has instructions for bfloat16, as far as torch tells."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -47,12 +55,14 @@ def rounds_to_tf32() -> bool:
     return str(convolution.fp32_precision) == TF32
 
 
-def _autocast(device: torch.device, *, enabled: bool) -> contextlib.AbstractContextManager[None]:
-    """bfloat16 or not; Apple's GPU and exported graphs always compute in what they are given."""
+def _autocast(
+    device: torch.device, *, enabled: bool, kind: torch.dtype = torch.bfloat16
+) -> contextlib.AbstractContextManager[None]:
+    """16 bits or not; Apple's GPU and exported graphs always compute in what they are given."""
     if device.type not in WITH_AUTOCAST or torch.compiler.is_compiling():
         return contextlib.nullcontext()
     autocast: contextlib.AbstractContextManager[None] = torch.autocast(
-        device.type, torch.bfloat16, enabled=enabled
+        device.type, kind, enabled=enabled
     )
     return autocast
 

@@ -4,9 +4,8 @@ What is wrong with a file is returned as a text, never raised: it concerns one i
 """
 
 import errno
-from collections import deque
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -21,6 +20,7 @@ from rekd_hloc.images import ImageReadError, LoadedImage, load_image
 from rekd_hloc.names import printable
 from rekd_hloc.sfm.image_notes import ImageNotes
 from rekd_hloc.sfm.mask_frames import AUTO, MaskError, check_mask_frame, fit_mask
+from rekd_hloc.sfm.read_ahead import Work, work_ahead
 from rekd_hloc.storage.names import check_name
 from rekd_hloc.storage.stamps import SourceStamps
 from rekd_hloc.types import Features
@@ -80,6 +80,18 @@ class ImageExtractor(Protocol):
                 :func:`rekd_hloc.images.read_color` gives.
             mask: (height, width), False where pixels must be ignored.
         """
+
+
+@runtime_checkable
+class BatchExtractor(ImageExtractor, Protocol):
+    """One that is faster with several images at once."""
+
+    @property
+    def batch_size(self) -> int:
+        """Say how many images of one size are best extracted together."""
+
+    def extract_all(self, images: Sequence[Pixels]) -> list[Features]:
+        """Return the features of images without masks; not more than ``batch_size`` are given."""
 
 
 @dataclass(frozen=True)
@@ -177,19 +189,26 @@ class ImageWork:
         num_workers = num_shares(self.extractor.num_workers)
         if num_workers > 1 and len(images) > 1:
             return map_in_threads(self, images, num_workers)
-        return self._read_ahead(images)
+        work = Work(self.load, self.extract_together, _size_in_batch, _num_pixels)
+        extractor = self.extractor
+        batch_size = extractor.batch_size if isinstance(extractor, BatchExtractor) else 1
+        return work_ahead(work, images, extractor.num_readers, batch_size)
 
-    def _read_ahead(self, images: Sequence[ImageFile]) -> Iterator[FeatureArrays | str]:
-        """Return the results in order; threads read the next images while one is extracted here."""
-        num_readers = self.extractor.num_readers
-        with ThreadPoolExecutor(num_readers) as readers:
-            ahead: deque[Future[_Loaded | str]] = deque()
-            for image in images:
-                ahead.append(readers.submit(self.load, image))
-                if len(ahead) > num_readers:
-                    yield self.extract(ahead.popleft().result())
-            while ahead:
-                yield self.extract(ahead.popleft().result())
+    def extract_together(self, images: Sequence[_Loaded | str]) -> list[FeatureArrays | str]:
+        """Return the results of images; if they are several, of one size and without masks."""
+        loaded = [image for image in images if not isinstance(image, str)]
+        if len(loaded) < 2 or not isinstance(self.extractor, BatchExtractor):
+            return [self.extract(image) for image in images]
+        try:
+            found = self.extractor.extract_all([image.pixels for image, *_ in loaded])
+        except (MemoryError, RuntimeError, OSError, cv2.error) as error:
+            if not is_out_of_memory(error):
+                raise
+            return [self.extract(image) for image in images]
+        return [
+            _to_arrays(image.in_file(features), notes, stamps)
+            for features, (image, _, notes, stamps) in zip(found, loaded, strict=True)
+        ]
 
     def _load_at_rest(self, image: ImageFile) -> _Loaded | str:
         """Read what one state of the files holds, not what one of them becomes meanwhile."""
@@ -229,6 +248,17 @@ class ImageWork:
                 )
         notes = ImageNotes(None if limits is None else (limits.black, limits.white), frame)
         return loaded, usable, notes
+
+
+def _size_in_batch(loaded: _Loaded | str) -> tuple[int, ...] | None:
+    """Return the size of an image all of whose pixels are used; others are extracted alone."""
+    if isinstance(loaded, str) or loaded[1] is not None:
+        return None
+    return tuple(loaded[0].pixels.shape)
+
+
+def _num_pixels(loaded: _Loaded | str) -> int:
+    return 0 if isinstance(loaded, str) else math.prod(loaded[0].pixels.shape[:2])
 
 
 def changed_while(image: ImageFile) -> str:

@@ -29,7 +29,7 @@ from rekd_hloc.features.descriptor.support_hardnet import (
     supports_of,
 )
 from rekd_hloc.features.descriptor.tfeat import TFeat
-from rekd_hloc.features.precision import full_precision, has_fast_bfloat16, low_precision
+from rekd_hloc.features.precision import full_precision, half_precision, has_fast_bfloat16
 from rekd_hloc.features.tensor_files import load_tensors
 from rekd_hloc.files import atomic_write
 from rekd_hloc.weight_files import read_weights, shipped_names, shipped_path, write_weights
@@ -158,7 +158,7 @@ def describe(
     """Describe patches by unit vectors of the network's width.
 
     ``batch_size`` patches are described at once; 0 takes what the device does best. With
-    ``autocast`` the network runs in low precision where that is faster.
+    ``autocast`` the network runs in 16 bits where that is faster.
     A patch that the network maps to zero, as it may a flat one, gets the unit vector of equal
     entries, so that every descriptor can be compared.
     """
@@ -167,7 +167,7 @@ def describe(
         return patches.new_zeros(0, network(blank).shape[1])
     count = batch_size or (CPU_BATCH if patches.device.type == "cpu" else GPU_BATCH)
     is_low = autocast and (patches.device.type != "cpu" or has_fast_bfloat16())
-    with (low_precision if is_low else full_precision)(patches.device):
+    with (half_precision if is_low else full_precision)(patches.device):
         parts = [network(part).float() for part in torch.split(patches, count)]
     return unit_rows(torch.cat(parts))
 

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from rekd_hloc.devices import kept_tensor
 from rekd_hloc.types import Keypoints
 
 PATCH_PX = 32
@@ -51,29 +52,58 @@ def cut_patches(
     Raises:
         ValueError: ``patch_size_px`` or a support is not positive.
     """
+    check_sizes(patch_size_px, supports)
+    patches = image.new_zeros(len(keypoints), len(supports), PATCH_PX, PATCH_PX)
+    if len(keypoints) == 0 or image.numel() == 0:
+        return patches
+    step_px, level = steps_and_levels(
+        keypoints, image.shape, patch_size_px, antialias=antialias, supports=supports
+    )
+    current = image[None, None]
+    for number in range(int(level.max()) + 1):
+        if number > 0:
+            current = halve(current)
+        for chosen in torch.split(torch.nonzero(level == number), CHUNK):
+            keypoint, support = chosen[:, 0], chosen[:, 1]
+            steps = step_px[keypoint, support]
+            grid = sampling_grid(keypoints[keypoint], steps, image.shape, oriented)
+            patches[keypoint, support] = _read(current, grid.to(image.dtype))
+    return patches
+
+
+def check_sizes(patch_size_px: float, supports: Sequence[float]) -> None:
+    """Check the sides of squares.
+
+    Raises:
+        ValueError: one is not positive.
+    """
     if not patch_size_px > 0:
         raise ValueError(f"patch_size_px must be positive, got {patch_size_px}")
     if not supports or not min(supports) > 0:
         raise ValueError(f"supports must be positive factors, got {tuple(supports)}")
-    patches = image.new_zeros(len(keypoints), len(supports), PATCH_PX, PATCH_PX)
-    if len(keypoints) == 0 or image.numel() == 0:
-        return patches
+
+
+def steps_and_levels(
+    keypoints: Keypoints,
+    shape: torch.Size,
+    patch_size_px: float,
+    *,
+    antialias: bool,
+    supports: Sequence[float],
+) -> tuple[Float[Tensor, "keypoint support"], Int64[Tensor, "keypoint support"]]:
+    """Return pixels of the image between two cells, and the halvings of the level to read from.
+
+    Args:
+        keypoints, patch_size_px, antialias, supports: as for :func:`cut_patches`.
+        shape: (height, width) of the image.
+    """
     step_px = keypoints.scale * (patch_size_px / PATCH_PX)
-    step_px = step_px[:, None] * step_px.new_tensor(supports)
+    step_px = step_px[:, None] * kept_tensor(tuple(supports), step_px.dtype, step_px.device)
     level = torch.zeros_like(step_px, dtype=torch.int64)
     if antialias:
         octave = torch.log2(step_px.clamp(min=1e-6)) + LEVEL_SLACK
-        level = octave.floor().clamp(min=0).long().clamp(max=_num_halvings(image.shape))
-    current = image[None, None]
-    for number in range(int(level.max()) + 1):
-        if number > 0:
-            current = _halve(current)
-        for chosen in torch.split(torch.nonzero(level == number), CHUNK):
-            keypoint, support = chosen[:, 0], chosen[:, 1]
-            steps = step_px[keypoint, support]
-            grid = _sampling_grid(keypoints[keypoint], steps, image.shape, oriented)
-            patches[keypoint, support] = _read(current, grid.to(image.dtype))
-    return patches
+        level = octave.floor().clamp(min=0).long().clamp(max=_num_halvings(shape))
+    return step_px, level
 
 
 def affine_frames(
@@ -100,16 +130,18 @@ def _num_halvings(shape: torch.Size) -> int:
     return min(shape).bit_length() - 1
 
 
-def _halve(image: Float[Tensor, "1 1 height width"]) -> Float[Tensor, "1 1 half_height half_width"]:
-    """Half the size by a triangle filter over four pixels a side; odd sizes are rounded up."""
+def halve(
+    image: Float[Tensor, "batch 1 height width"],
+) -> Float[Tensor, "batch 1 half_height half_width"]:
+    """Return images of half the size, by a triangle over four pixels; odd sides are rounded up."""
     size = [(side + 1) // 2 for side in image.shape[2:]]
     return F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def _sampling_grid(
+def sampling_grid(
     keypoints: Keypoints, step_px: Tensor, shape: torch.Size, oriented: bool
 ) -> Float[Tensor, "keypoint 32 32 2"]:
-    """Cell centres as fractions of the image: -1 and 1 are its outer edges, at any level."""
+    """Return cell centres as fractions of the image: -1 and 1 are its outer edges, at any level."""
     offset = torch.arange(PATCH_PX, dtype=step_px.dtype, device=step_px.device)
     offset = offset - (PATCH_PX - 1) / 2
     angle = keypoints.angle if oriented else torch.zeros_like(step_px)

@@ -19,6 +19,7 @@ from rekd_hloc.features.detector import tiles
 from rekd_hloc.features.detector.keypoints import (
     find_duplicates,
     find_local_maxima,
+    read_around,
     refine_positions,
 )
 from rekd_hloc.features.detector.mask import PatchMask
@@ -176,18 +177,23 @@ class Detector:
             return keypoints
         return keypoints[mask(keypoints)]
 
+    def precision(self) -> contextlib.AbstractContextManager[None]:
+        """Return the context in which the network runs as configured."""
+        precision = low_precision if self.config.autocast else full_precision
+        return precision(self.device)
+
     def run_network(
         self, level: Level, level_maps: LevelMaps | None = None
     ) -> tuple[Float[Tensor, "1 1 height width"], list[Tensor]]:
         """Return the score map and the orientation logits, in the configured precision."""
         level_maps = level_maps or LevelMaps(self.network, self.config)
-        with self._precision():
+        with self.precision():
             score, logits = level_maps.compute(level.pixels)
         return score.to(self.exact_device), [level.to(self.exact_device) for level in logits]
 
     def run_on_region(self, network: TiledNetwork, pixels: Pixels, region: Region) -> RegionMaps:
         """Return the maps of a part of a level, in the configured precision."""
-        with self._precision():
+        with self.precision():
             return network.region_maps(pixels, region).to(self.exact_device)
 
     def find_peaks(
@@ -252,11 +258,7 @@ class Detector:
         keypoints = replace(keypoints, angle=read_angles(logits))
         if not self.with_shapes:
             return keypoints
-        return ShapedKeypoints.measure(keypoints, score_map, xy, logits)
-
-    def _precision(self) -> contextlib.AbstractContextManager[None]:
-        precision = low_precision if self.config.autocast else full_precision
-        return precision(self.device)
+        return ShapedKeypoints.measure(keypoints, read_around(score_map, xy.round().long()), logits)
 
     def _strongest(self, candidates: Candidates) -> Candidates:
         score = candidates.keypoints.score

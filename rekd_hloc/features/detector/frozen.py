@@ -148,9 +148,17 @@ def _convolve(
     A layer without bias may give a multiple of so many channels, the last of them zero.
     """
     assert isinstance(convolution, nn.Conv2d)
-    lacking = -len(convolution.weight) % multiple
-    weight = F.pad(convolution.weight, (0, 0, 0, 0, 0, 0, 0, lacking)).contiguous(
-        memory_format=layout
-    )
+    weight = _in_layout(convolution, layout)
+    lacking = -len(weight) % multiple
+    if lacking > 0:
+        weight = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, lacking)).contiguous(memory_format=layout)
     padding = convolution.kernel_size[0] // 2
     return F.conv2d(hidden, weight, convolution.bias, padding=padding)
+
+
+def _in_layout(convolution: nn.Conv2d, layout: torch.memory_format) -> Tensor:
+    """Return the weight in a layout, which it has from then on: no value changes."""
+    if not convolution.weight.is_contiguous(memory_format=layout):
+        with torch.inference_mode(mode=False), torch.no_grad():
+            convolution.weight.data = convolution.weight.contiguous(memory_format=layout)
+    return convolution.weight

@@ -42,19 +42,45 @@ def find_local_maxima(
     height, width = score.shape
     if height <= 2 * border_px or width <= 2 * border_px:
         return torch.zeros(0, 2, dtype=torch.int64, device=score.device)
-    inside = torch.zeros_like(score)
-    rows, columns = slice(border_px, height - border_px), slice(border_px, width - border_px)
-    inside[rows, columns] = score[rows, columns]
+    inside = keep_inside(score, border_px)
     if valid is not None:
         inside = inside * valid
-    highest = _window_max(inside, window_px)
-    is_peak = (inside == highest) & (inside > threshold)
-    if min_prominence > 0:
-        lowest = -_window_max(-score, window_px)
-        is_peak &= inside - lowest > min_prominence * inside
+    is_peak = mark_maxima(
+        score, inside, window_px=window_px, threshold=threshold, min_prominence=min_prominence
+    )
     y, x = torch.nonzero(is_peak, as_tuple=True)
     order = torch.argsort(inside[y, x], descending=True, stable=True)
     return torch.stack([x, y], dim=1)[order]
+
+
+def keep_inside(
+    score: Float[Tensor, "*batch height width"], border_px: int
+) -> Float[Tensor, "*batch height width"]:
+    """Return responses that are zero at the border, which is less than half of each side."""
+    height, width = score.shape[-2:]
+    inside = torch.zeros_like(score)
+    rows, columns = slice(border_px, height - border_px), slice(border_px, width - border_px)
+    inside[..., rows, columns] = score[..., rows, columns]
+    return inside
+
+
+def mark_maxima(
+    score: Float[Tensor, "*batch height width"],
+    inside: Float[Tensor, "*batch height width"],
+    *,
+    window_px: int,
+    threshold: float,
+    min_prominence: float,
+) -> Bool[Tensor, "*batch height width"]:
+    """Say which pixels are keypoints of maps, of which ``inside`` is what may hold one.
+
+    The other options are those of :func:`find_local_maxima`.
+    """
+    is_peak = (inside == _window_max(inside, window_px)) & (inside > threshold)
+    if min_prominence > 0:
+        lowest = -_window_max(-score, window_px)
+        is_peak &= inside - lowest > min_prominence * inside
+    return is_peak
 
 
 def refine_positions(
@@ -71,44 +97,66 @@ def refine_positions(
     pixel: nine values alone follow the noise of the maps. A point stays on its pixel where the fit
     has no maximum within one pixel, and a height is never below the pixel's own.
     """
-    top, unit, fitted = _fit_peaks(score, xy)
-    _, gx, gy, hxx, hxy, hyy = fitted.unbind(dim=1)
+    offset, height = refine_peaks(read_around(score, xy))
+    return (xy + xy.new_tensor(first_xy)).to(score.dtype) + offset, height
+
+
+def refine_peaks(
+    around: Float[Tensor, "*batch side side"],
+) -> tuple[Float[Tensor, "*batch 2"], Float[Tensor, " *batch"]]:
+    """Return how far each maximum is from the middle of its neighbourhood, and how high it is."""
+    top, unit, fitted = _fit_peaks(around)
+    _, gx, gy, hxx, hxy, hyy = fitted.unbind(dim=-1)
     determinant = hxx * hyy - hxy * hxy
     is_peak = (determinant > 1e-12) & (hxx + hyy < 0)
     safe = torch.where(is_peak, determinant, torch.ones_like(determinant))
-    offset = torch.stack([hxy * gy - hyy * gx, hxy * gx - hxx * gy], dim=1) / safe[:, None]
-    is_peak &= offset.abs().amax(dim=1) <= 1.0
-    offset = torch.where(is_peak[:, None], offset, torch.zeros_like(offset))
-    rise = 0.5 * (gx * offset[:, 0] + gy * offset[:, 1])
-    return (xy + xy.new_tensor(first_xy)).to(top.dtype) + offset.to(top.dtype), top + rise.to(
-        top.dtype
-    ) * unit
+    offset = torch.stack([hxy * gy - hyy * gx, hxy * gx - hxx * gy], dim=-1) / safe[..., None]
+    is_peak &= offset.abs().amax(dim=-1) <= 1.0
+    offset = torch.where(is_peak[..., None], offset, torch.zeros_like(offset))
+    rise = 0.5 * (gx * offset[..., 0] + gy * offset[..., 1])
+    return offset.to(top.dtype), top + rise.to(top.dtype) * unit
 
 
 def peak_curvatures(
-    score: Float[Tensor, "height width"], xy: Int64[Tensor, "keypoint 2"]
-) -> tuple[Float[Tensor, " keypoint"], Float[Tensor, " keypoint"]]:
+    around: Float[Tensor, "*batch side side"],
+) -> tuple[Float[Tensor, " *batch"], Float[Tensor, " *batch"]]:
     """Return how sharply the response falls from each pixel: least and most, over directions.
 
     They are second derivatives with the sign changed, as shares of the pixel's own response per
     square pixel of the map, so a rotation of the map leaves them as they are.
+
+    Args:
+        around: responses about each pixel, see :func:`read_around`.
     """
-    _, _, fitted = _fit_peaks(score, xy)
-    _, _, _, hxx, hxy, hyy = fitted.unbind(dim=1)
+    _, _, fitted = _fit_peaks(around)
+    _, _, _, hxx, hxy, hyy = fitted.unbind(dim=-1)
     middle = -(hxx + hyy) / 2
     spread = torch.hypot((hxx - hyy) / 2, hxy)
-    return (middle - spread).to(score.dtype), (middle + spread).to(score.dtype)
+    return (middle - spread).to(around.dtype), (middle + spread).to(around.dtype)
+
+
+def read_around(
+    score: Float[Tensor, "*batch height width"], xy: Int64[Tensor, "*batch keypoint 2"]
+) -> Float[Tensor, "*batch keypoint side side"]:
+    """Return the 5x5 responses about pixels (x, y) of maps; the border's are repeated beyond it."""
+    height, width = score.shape[-2:]
+    steps = _steps(FIT_RADIUS_PX, score.device)
+    y = (xy[..., 1, None, None] + steps[:, None]).clamp(0, height - 1)
+    x = (xy[..., 0, None, None] + steps).clamp(0, width - 1)
+    index = y * width + x
+    read = score.flatten(-2).gather(-1, index.flatten(-3))
+    return read.view(index.shape)
 
 
 def _fit_peaks(
-    score: Float[Tensor, "height width"], xy: Int64[Tensor, "keypoint 2"]
-) -> tuple[Float[Tensor, " keypoint"], Float[Tensor, " keypoint"], Float64[Tensor, "keypoint 6"]]:
+    around: Float[Tensor, "*batch side side"],
+) -> tuple[Float[Tensor, " *batch"], Float[Tensor, " *batch"], Float64[Tensor, "*batch 6"]]:
     """Response at each pixel, its unit, and the coefficients of the fit about it in that unit."""
-    top = score[xy[:, 1], xy[:, 0]]
+    top = around[..., FIT_RADIUS_PX, FIT_RADIUS_PX]
     unit = torch.where(top > 0, top, torch.ones_like(top))
     # relative to the peak, so that the fit depends neither on the unit nor on an offset
-    patch = (_neighbourhoods(score, xy) - top[:, None, None]) / unit[:, None, None]
-    return top, unit, patch.flatten(1).double() @ _quadratic_fit(score.device).T
+    patch = (around - top[..., None, None]) / unit[..., None, None]
+    return top, unit, patch.flatten(-2).double() @ _quadratic_fit(around.device).T
 
 
 def find_duplicates(
@@ -133,7 +181,9 @@ def find_duplicates(
     rank = level - level.min()
     largest = scale.new_zeros(int(rank.max()) + 2).scatter_reduce(0, rank, scale, "amax")
     # the two levels that meet, by the rank of the upper one; cells as wide as their largest reach
-    cell_px = radius_px * torch.maximum(largest, largest.roll(1)).clamp(min=1e-6).to(xy.dtype)
+    largest = torch.maximum(largest, largest.roll(1))
+    # where neither level has a keypoint, nothing is looked up
+    cell_px = radius_px * torch.where(largest > 0, largest, largest.amax()).to(xy.dtype)
     grid = _PairGrid(xy, rank + 1, cell_px)  # as the lower of two levels
     for members in torch.split(torch.arange(len(xy), device=xy.device), block):
         upper, lower = grid.neighbours(xy[members], rank[members])
@@ -189,23 +239,25 @@ def _window_max(score: Tensor, window_px: int) -> Tensor:
 
 def _window_max_by_opencv(score: Tensor, window_px: int) -> Tensor:
     """The cost does not grow with the window: a tenth of the other's time on a CPU."""
-    highest = cv2.dilate(score.numpy(), np.ones((window_px, window_px), np.uint8))
-    return torch.from_numpy(highest).view(score.shape)
+    window = np.ones((window_px, window_px), np.uint8)
+    planes = score.reshape(-1, *score.shape[-2:]).numpy()
+    highest = [torch.from_numpy(cv2.dilate(plane, window)) for plane in planes]
+    return (highest[0] if len(highest) == 1 else torch.stack(highest)).view(score.shape)
 
 
 def _window_max_by_pooling(score: Tensor, window_px: int) -> Tensor:
     radius = window_px // 2
-    maps = score[None, None]
+    maps = score.reshape(-1, 1, *score.shape[-2:])
     maps = F.max_pool2d(maps, (window_px, 1), stride=1, padding=(radius, 0))
-    return F.max_pool2d(maps, (1, window_px), stride=1, padding=(0, radius))[0, 0]
+    maps = F.max_pool2d(maps, (1, window_px), stride=1, padding=(0, radius))
+    return maps.view(score.shape)
 
 
-def _neighbourhoods(score: Tensor, xy: Tensor) -> Tensor:
-    steps = torch.arange(-FIT_RADIUS_PX, FIT_RADIUS_PX + 1, device=score.device)
-    height, width = score.shape
-    y = (xy[:, 1, None, None] + steps[:, None]).clamp(0, height - 1)
-    x = (xy[:, 0, None, None] + steps[None, :]).clamp(0, width - 1)
-    return score[y, x]
+@cache
+def _steps(radius_px: int, device: torch.device) -> Int64[Tensor, " step"]:
+    """Never dropped: captured graphs read it."""
+    with torch.inference_mode(mode=False):
+        return torch.arange(-radius_px, radius_px + 1, device=device)
 
 
 @cache

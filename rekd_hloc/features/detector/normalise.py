@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from rekd_hloc.devices import exact_device
+from rekd_hloc.features.captured_graphs import is_capturing
 
 
 def normalise_contrast(
@@ -42,16 +43,14 @@ def normalise_contrast(
 def _box_mean(
     values: Float[Tensor, "batch channel height width"], window_px: int
 ) -> Float[Tensor, "batch channel height width"]:
-    indices = _mirror if torch.compiler.is_compiling() else _kept_indices
+    # a graph reads what it was captured with for ever, and none of what may be dropped
+    is_recorded = torch.compiler.is_compiling() or is_capturing()
+    indices = _mirror if is_recorded else _kept_indices
     for dim in (2, 3):
-        mirrored = indices(values.shape[dim], window_px, values.device)
-        padded = values.index_select(dim, mirrored)
-        # the leading zero slice makes "sum of the first n" available for n = 0 too
-        first = torch.zeros_like(padded.narrow(dim, 0, 1))
-        sums = torch.cat([first, padded.cumsum(dim)], dim)
         size = values.shape[dim]
-        values = (sums.narrow(dim, window_px, size) - sums.narrow(dim, 0, size)) / window_px
-    return values
+        sums = values.index_select(dim, indices(size, window_px, values.device)).cumsum(dim)
+        values = sums.narrow(dim, window_px, size) - sums.narrow(dim, 0, size)
+    return values / window_px**2
 
 
 def _box_mean_by_opencv(
@@ -72,9 +71,13 @@ def _kept_indices(size: int, window_px: int, device: torch.device) -> Int64[Tens
 
 
 def _mirror(size: int, window_px: int, device: torch.device) -> Int64[Tensor, " padded"]:
-    """Indices of the pixels from half a window before the first to half a one after the last."""
+    """Indices of the pixels from half a window before the first to half a one after the last.
+
+    One more comes before them: a sum over a window is that up to its end, less that up to its
+    start, without a zero to be put in front.
+    """
     radius = window_px // 2
-    index = torch.arange(-radius, size + radius, device=device)
+    index = torch.arange(-radius - 1, size + radius, device=device)
     period = torch.scalar_tensor(2 * (size - 1), dtype=index.dtype, device=device)
     period = period.clamp(min=1)  # of a single pixel
     index = index.remainder(period)

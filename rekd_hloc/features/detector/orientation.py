@@ -94,17 +94,29 @@ def read_logits(
         image_size: (width, height) of that image.
         align_corners: the levels' corners coincide, not the areas of their pixels.
     """
-    extent = torch.tensor(image_size, dtype=xy.dtype, device=xy.device)
+    return read_batch_logits(levels, xy[None], image_size, align_corners=align_corners)[0]
+
+
+def read_batch_logits(
+    levels: list[Float[Tensor, "batch bin _ _"]],
+    xy: Float[Tensor, "batch keypoint 2"],
+    image_size: tuple[int, int],
+    *,
+    align_corners: bool = True,
+) -> Float[Tensor, "batch keypoint bin"]:
+    """Return what :func:`read_logits` does, of as many points in each of several images."""
+    along = zip(xy.unbind(-1), image_size, strict=True)
     if align_corners:
-        grid = (2 * xy / (extent - 1).clamp(min=1) - 1)[None, None]
+        fractions = [2 * place / max(side - 1, 1) - 1 for place, side in along]
     else:
-        grid = ((2 * xy + 1) / extent - 1)[None, None]
-    total = torch.zeros(len(xy), levels[0].shape[1], device=xy.device)
+        fractions = [(2 * place + 1) / side - 1 for place, side in along]
+    grid = torch.stack(fractions, dim=-1)[:, None]
+    total = torch.zeros(*xy.shape[:2], levels[0].shape[1], device=xy.device)
     for level in levels:
         read = F.grid_sample(
             level, grid.to(level.dtype), align_corners=align_corners, padding_mode="border"
         )
-        total += read[0, :, 0].T
+        total += read[:, :, 0].transpose(1, 2)
     return total
 
 

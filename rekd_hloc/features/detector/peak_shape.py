@@ -6,7 +6,6 @@ None of it depends on how the image is rotated, so a ranking by it is as good at
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -42,19 +41,18 @@ class ShapedKeypoints(Keypoints):
     def measure(
         cls,
         keypoints: Keypoints,
-        score_map: Float[Tensor, "height width"],
-        xy: Float[Tensor, "keypoint 2"],
+        around: Float[Tensor, "keypoint 5 5"],
         logits: Float[Tensor, "keypoint bin"],
     ) -> Self:
         """Measure the peaks of keypoints.
 
         Args:
             keypoints: in pixels of the image.
-            score_map: that they are maxima of, or a part of it.
-            xy: of each in pixels of that map.
+            around: responses about the pixel nearest to each, see
+                :func:`~rekd_hloc.features.detector.keypoints.read_around`.
             logits: of each one's histogram.
         """
-        least, most = peak_curvatures(score_map, xy.round().long())
+        least, most = peak_curvatures(around)
         position, second_share = find_second_peak(logits)
         values = {item.name: getattr(keypoints, item.name) for item in fields(Keypoints)}
         return cls(
@@ -64,7 +62,7 @@ class ShapedKeypoints(Keypoints):
             peak=logits.softmax(dim=1).amax(dim=1) * logits.shape[1],
             second_share=second_share,
             second_angle=angle_from_bin(position, logits.shape[1]),
-            surroundings=torch.zeros(len(xy), len(SURROUNDINGS), device=xy.device),
+            surroundings=logits.new_zeros(len(logits), len(SURROUNDINGS)),
         )
 
     def in_image(self, image: Float[Tensor, "height width"], *, with_directions: bool) -> Self:

@@ -48,7 +48,7 @@ class Level:
     in_tiles: bool = False
 
     @property
-    def image(self) -> Float[Tensor, "1 1 height width"]:
+    def image(self) -> Float[Tensor, "batch 1 height width"]:
         """Return all grey values."""
         return self.pixels.read(Region.whole(self.pixels.size))
 
@@ -67,14 +67,14 @@ class Level:
 
 
 def iterate_levels(
-    image: Float[Tensor, "1 1 height width"],
+    image: Float[Tensor, "batch 1 height width"],
     config: DetectorConfig,
     inner_scales: Sequence[float] = (),
 ) -> Iterator[Level]:
-    """Return the levels from the largest to the smallest that still has room inside the border.
+    """Return the levels of images, from the largest to the smallest with room inside the border.
 
     Args:
-        image: grey, 0..1.
+        image: grey, 0..1; several are of one size.
         config: of the pyramid.
         inner_scales: how much smaller the inner levels are that come from the same pyramid,
             from 1 up; with none a level has its own pixels alone.
@@ -160,10 +160,10 @@ def strongest_of_each_level(
 class EnlargedPixels:
     """An image that is enlarged where it is read, as torch does it (bicubic, clamped to 0..1)."""
 
-    source: Float[Tensor, "1 1 height width"]
+    source: Float[Tensor, "batch 1 height width"]
     size: Size
 
-    def read(self, region: Region) -> Float[Tensor, "1 1 height width"]:
+    def read(self, region: Region) -> Float[Tensor, "batch 1 height width"]:
         """Return a part of the enlarged image."""
         height, width = self.source.shape[2:]
         rows = cubic_taps(region.top, region.bottom, height, self.size[0])

@@ -10,9 +10,10 @@ being square.
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from rekd_hloc.devices import kept_tensor
 from rekd_hloc.features.detector.tiles import Region
 
 WINDOWS_PX = (12.0, 48.0, 192.0)
@@ -54,33 +55,87 @@ def measure_surroundings(
         reach = int(torch.ceil(scale[members].max() * max(WINDOWS_PX) / 2)) + 2
         left, top = (int(first) * TILE_PX for first in number)
         part = Region(top, top + TILE_PX, left, left + TILE_PX).grow(reach, (height, width))
-        pixels = image[part.top : part.bottom, part.left : part.right]
+        pixels = image[None, part.top : part.bottom, part.left : part.right]
         centre = corner[members] - corner.new_tensor([part.left, part.top])
         of_tile = scale[members].double()
-        signs[members] = _measure(pixels.double(), centre, of_tile, with_directions).float()
+        places = _Places(torch.zeros_like(members), centre, of_tile, pixels)
+        signs[members] = _measure(pixels.double(), places, with_directions).float()
     return signs
 
 
+def measure_batch_surroundings(
+    images: Float[Tensor, "batch height width"],
+    number: Int64[Tensor, " keypoint"],
+    xy: Float[Tensor, "keypoint 2"],
+    scale: Float[Tensor, " keypoint"],
+    *,
+    with_directions: bool = True,
+) -> Float[Tensor, "keypoint sign"]:
+    """Return what :func:`measure_surroundings` does, of keypoints in several images.
+
+    Args:
+        images: grey, 0..1, no side longer than ``TILE_PX``.
+        number: of the image that each keypoint lies in.
+        xy, scale, with_directions: as there.
+    """
+    places = _Places(number, xy.double() + 0.5, scale.double(), images)
+    return _measure(images.double(), places, with_directions).float()
+
+
+class _Places:
+    """The corners of all windows, and where sums up to them are read.
+
+    Attributes:
+        area: of each window, in pixels; (keypoint, window).
+    """
+
+    def __init__(
+        self,
+        number: Int64[Tensor, " keypoint"],
+        centre: Float64[Tensor, "keypoint 2"],
+        scale: Float64[Tensor, " keypoint"],
+        images: Float[Tensor, "batch height width"],
+    ) -> None:
+        rows, columns = (side + 1 for side in images.shape[1:])
+        size = kept_tensor((columns - 1, rows - 1), torch.float64, centre.device)
+        windows = kept_tensor(WINDOWS_PX, torch.float64, centre.device)
+        half = scale[:, None, None] * windows[:, None] / 2
+        low = (centre[:, None] - half).clamp(min=0)
+        high = torch.minimum(centre[:, None] + half, size)
+        self.area = (high - low).clamp(min=1e-6).prod(dim=2)
+        (left, top), (right, bottom) = low.unbind(dim=2), high.unbind(dim=2)
+        y = torch.stack([bottom, top, bottom, top])
+        x = torch.stack([right, left, left, right])
+        row = y.floor().long().clamp(0, rows - 2)
+        column = x.floor().long().clamp(0, columns - 2)
+        self._below, self._beside = y - row, x - column
+        self._first = (number[:, None] * rows + row) * columns + column
+        self._columns = columns
+
+    def read(
+        self, summed: Float64[Tensor, "batch height_1 width_1"]
+    ) -> Float64[Tensor, "keypoint window"]:
+        """Return sums over the windows; linear in a pixel, which is constant on its square."""
+        flat, first, beside = summed.flatten(), self._first, self._beside
+        below = first + self._columns
+        upper = flat[first] * (1 - beside) + flat[first + 1] * beside
+        lower = flat[below] * (1 - beside) + flat[below + 1] * beside
+        corners: Tensor = upper * (1 - self._below) + lower * self._below
+        return corners[0] + corners[1] - corners[2] - corners[3]
+
+
 def _measure(
-    pixels: Float64[Tensor, "height width"],
-    centre: Float64[Tensor, "keypoint 2"],
-    scale: Float64[Tensor, " keypoint"],
-    with_directions: bool,
+    pixels: Float64[Tensor, "batch height width"], places: _Places, with_directions: bool
 ) -> Float64[Tensor, "keypoint sign"]:
-    size = centre.new_tensor([pixels.shape[1], pixels.shape[0]])
-    half = scale[:, None, None] * centre.new_tensor(WINDOWS_PX)[:, None] / 2
-    low = (centre[:, None] - half).clamp(min=0)
-    high = torch.minimum(centre[:, None] + half, size)
-    area = (high - low).clamp(min=1e-6).prod(dim=2)
     # one map after the other: sums in float64 are large
     brightness = (pixels, pixels.square())
-    mean, square = (_read(_summed(map_), low, high) / area for map_ in brightness)
+    mean, square = (places.read(_summed(map_)) / places.area for map_ in brightness)
     contrast = (square - mean.square()).clamp(min=0).sqrt()
     if not with_directions:
         nothing = torch.zeros_like(contrast)
         return torch.stack([contrast, nothing, nothing], dim=2).flatten(1)
     strength, two_x, two_y, four_x, four_y = (
-        _read(_summed(map_), low, high) / area for map_ in _gradient_maps(pixels)
+        places.read(_summed(map_)) / places.area for map_ in _gradient_maps(pixels)
     )
     one = torch.hypot(two_x, two_y) / (strength + FAINT)
     two = torch.hypot(four_x, four_y) / (strength + FAINT)
@@ -88,12 +143,12 @@ def _measure(
 
 
 def _gradient_maps(
-    pixels: Float64[Tensor, "height width"],
-) -> Iterator[Float64[Tensor, "height width"]]:
+    pixels: Float64[Tensor, "batch height width"],
+) -> Iterator[Float64[Tensor, "batch height width"]]:
     """Return the squared gradient, and its parts at twice and four times its angle (x and y)."""
-    padded = torch.nn.functional.pad(pixels[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
-    x = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
-    y = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
+    padded = torch.nn.functional.pad(pixels[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    x = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
+    y = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
     strength = x.square() + y.square()
     yield strength
     two_x, two_y = x.square() - y.square(), 2 * x * y
@@ -104,32 +159,8 @@ def _gradient_maps(
     yield 2 * two_x * two_y / safe
 
 
-def _summed(pixels: Float64[Tensor, "height width"]) -> Float64[Tensor, "height_1 width_1"]:
+def _summed(
+    pixels: Float64[Tensor, "batch height width"],
+) -> Float64[Tensor, "batch height_1 width_1"]:
     """Return sums over all pixels above and to the left of each corner."""
-    return torch.nn.functional.pad(pixels.cumsum(0).cumsum(1), (1, 0, 1, 0))
-
-
-def _read(
-    summed: Float64[Tensor, "height width"],
-    low: Float64[Tensor, "keypoint window 2"],
-    high: Float64[Tensor, "keypoint window 2"],
-) -> Float64[Tensor, "keypoint window"]:
-    """Return sums over rectangles; linear between corners, as a pixel is constant on its square."""
-    (left, top), (right, bottom) = low.unbind(dim=2), high.unbind(dim=2)
-    return (
-        _bilinear(summed, bottom, right)
-        + _bilinear(summed, top, left)
-        - _bilinear(summed, bottom, left)
-        - _bilinear(summed, top, right)
-    )
-
-
-def _bilinear(summed: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    rows, columns = summed.shape
-    row = y.floor().long().clamp(0, rows - 2)
-    column = x.floor().long().clamp(0, columns - 2)
-    below, beside = y - row, x - column
-    upper = summed[row, column] * (1 - beside) + summed[row, column + 1] * beside
-    lower = summed[row + 1, column] * (1 - beside) + summed[row + 1, column + 1] * beside
-    value: Tensor = upper * (1 - below) + lower * below
-    return value
+    return torch.nn.functional.pad(pixels.cumsum(1).cumsum(2), (1, 0, 1, 0))

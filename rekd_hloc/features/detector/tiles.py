@@ -90,7 +90,7 @@ class Pixels(Protocol):
     def size(self) -> Size:
         """Return height and width."""
 
-    def read(self, region: Region) -> Float[Tensor, "1 1 height width"]:
+    def read(self, region: Region) -> Float[Tensor, "batch 1 height width"]:
         """Return a part of the image, in float32."""
 
 
@@ -98,14 +98,14 @@ class Pixels(Protocol):
 class StoredPixels:
     """An image that is there as a whole."""
 
-    image: Float[Tensor, "1 1 height width"]
+    image: Float[Tensor, "batch 1 height width"]
 
     @property
     def size(self) -> Size:
         """Return height and width."""
         return self.image.shape[2], self.image.shape[3]
 
-    def read(self, region: Region) -> Float[Tensor, "1 1 height width"]:
+    def read(self, region: Region) -> Float[Tensor, "batch 1 height width"]:
         """Return a part of the image."""
         return region.cut(self.image, Region.whole(self.size))
 
@@ -125,7 +125,7 @@ class PyramidPixels:
         """Return height and width."""
         return self.images[0].size
 
-    def read(self, region: Region) -> Float[Tensor, "1 1 height width"]:
+    def read(self, region: Region) -> Float[Tensor, "batch 1 height width"]:
         """Return a part of the image."""
         return self.images[0].read(region)
 

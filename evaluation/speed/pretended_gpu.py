@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from rekd_hloc.features import captured_graphs
+
 KINDS = ("cuda", "mps", "xpu")
 WITHOUT_FLOAT64 = ("mps", "xpu")
 """XPU: some of them."""
@@ -28,7 +30,7 @@ READS = frozenset(("numpy", "__array__"))
 
 
 def is_there(value: object) -> bool:
-    """Whether a tensor is on the pretended GPU."""
+    """Say whether a tensor is on the pretended GPU."""
     return isinstance(value, Tensor) and getattr(value, "_is_there", False)
 
 
@@ -37,11 +39,17 @@ class PretendedGpu(TorchFunctionMode):
 
     Args:
         kind: of the device, one of ``KINDS``; some of them refuse float64.
+
+    Attributes:
+        gpu: the device.
+        is_working: while a function runs that a GPU would compute, or copy from or to it.
+        is_reading: while one copies from there to the CPU.
     """
 
     def __init__(self, kind: str = "cuda") -> None:
         super().__init__()
         self.gpu = torch.device(kind, 0)
+        self.is_working = self.is_reading = False
 
     def __torch_function__(
         self, function: Callable[..., Any], types: object, args: Any = (), kwargs: Any = None
@@ -63,18 +71,23 @@ class PretendedGpu(TorchFunctionMode):
         wanted = self._wanted_device(name, args, kwargs)
         if name == "cuda":
             return _mark(args[0].clone(), True)
-        args, kwargs = _on_cpu(args), _on_cpu(kwargs)
-        result = function(*args, **kwargs)
-        if name == "__set__" and len(args) == 2:
-            _mark(args[0], is_there(args[1]))
-            return result
         there = wanted.type != "cpu" if wanted is not None else any(map(is_there, given))
         if name in ("__getitem__", "copy_"):
             there = is_there(args[0])
-        if name in ("to", "cpu") and wanted is not None and result is args[0]:
-            if there == is_there(result):
+        args, kwargs = _on_cpu(args), _on_cpu(kwargs)
+        self.is_reading = not there and any(map(is_there, given))
+        self.is_working = there or self.is_reading
+        try:
+            result = function(*args, **kwargs)
+            if name == "__set__" and len(args) == 2:
+                _mark(args[0], is_there(args[1]))
                 return result
-            result = result.clone()  # another device is another tensor
+            if name in ("to", "cpu") and wanted is not None and result is args[0]:
+                if there == is_there(result):
+                    return result
+                result = result.clone()  # another device is another tensor
+        finally:
+            self.is_working = self.is_reading = False
         if there and self.gpu.type in WITHOUT_FLOAT64:
             _refuse_float64(result)
         return _mark(result, there)
@@ -95,14 +108,15 @@ class PretendedGpu(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def pretended_gpu(kind: str = "cuda") -> Iterator[None]:
-    """A machine with such a GPU, and none of another kind."""
+def pretended_gpu(kind: str = "cuda") -> Iterator[PretendedGpu]:
+    """Pretend to be a machine with such a GPU, and none of another kind."""
     with contextlib.ExitStack() as stack:
         for other, name in zip(KINDS, ("cuda", "backends.mps", "xpu"), strict=True):
             answer = mock.patch(f"torch.{name}.is_available", return_value=other == kind)
             stack.enter_context(answer)
-        stack.enter_context(PretendedGpu(kind))
-        yield
+        # what would be a graph runs as it is
+        stack.enter_context(mock.patch.object(captured_graphs, "capture", lambda step, *_: step))
+        yield stack.enter_context(PretendedGpu(kind))
 
 
 def _refuse_mixture(name: str, given: list[Tensor], args: Any) -> None:
@@ -151,5 +165,5 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 def _mark(value: Any, there: bool) -> Any:
     for tensor in _tensors(value):
-        tensor._is_there = there
+        tensor._is_there = there  # type: ignore[attr-defined]
     return value
