@@ -24,6 +24,7 @@ from rekd_hloc.features.detector.keypoints import (
 )
 from rekd_hloc.features.detector.mask import PatchMask
 from rekd_hloc.features.detector.network import DetectorNetwork, TiledNetwork
+from rekd_hloc.features.detector.normalise import is_constant
 from rekd_hloc.features.detector.orientation import read_angles, read_logits
 from rekd_hloc.features.detector.peak_shape import ShapedKeypoints
 from rekd_hloc.features.detector.pyramid import (
@@ -296,8 +297,3 @@ def make_detector(
             "give protocol=default, or other weights"
         )
     return kind(network, config, with_shapes=with_shapes, with_directions=with_directions)
-
-
-def is_constant(grey: Float[Tensor, "1 1 height width"]) -> bool:
-    """Say whether an image is of one grey: it has no maximum, and no contrast to divide by."""
-    return bool(grey.min() == grey.max())

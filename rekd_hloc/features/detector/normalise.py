@@ -40,6 +40,11 @@ def normalise_contrast(
     return ((exact - mean) / (1.0 + variance.sqrt())).to(image.dtype).to(image.device)
 
 
+def is_constant(grey: Float[Tensor, "1 1 height width"]) -> bool:
+    """Say whether an image is of one grey: it has no maximum, and no contrast to divide by."""
+    return bool(grey.min() == grey.max())
+
+
 def _box_mean(
     values: Float[Tensor, "batch channel height width"], window_px: int
 ) -> Float[Tensor, "batch channel height width"]:

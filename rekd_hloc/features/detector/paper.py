@@ -23,9 +23,10 @@ from torch import Tensor
 
 from rekd_hloc.config import DetectorConfig
 from rekd_hloc.features.detector import tiles
-from rekd_hloc.features.detector.detect import Candidates, Detector, is_constant
+from rekd_hloc.features.detector.detect import Candidates, Detector
 from rekd_hloc.features.detector.mask import PatchMask
 from rekd_hloc.features.detector.network import TiledNetwork
+from rekd_hloc.features.detector.normalise import is_constant
 from rekd_hloc.features.detector.orientation import read_angles, read_logits
 from rekd_hloc.features.detector.paper_tiles import EnlargedGreys, RoundedGreys, reduce_in_strips
 from rekd_hloc.features.detector.pyramid import Level
