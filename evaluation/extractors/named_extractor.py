@@ -4,7 +4,7 @@
 measured reads, masks and stores images exactly as ``rekd-hloc extract`` does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class NamedExtractor:
     """Threads that read images ahead of it."""
     num_workers: int = 1
     """Images that it extracts at once, on threads."""
+    batch_size: int = 1
+    """Images of one size that it takes together; if several, ``extract`` has ``extract_all``."""
     max_side_px: int = 0
     """Longer side to which it makes larger images smaller; 0 where it makes none."""
 
@@ -69,6 +71,13 @@ class NamedExtractor:
             return strongest_first(self.extract(image, mask))
         features = strongest_first(self.extract(image))
         return features if mask is None else self._drop_masked(features, mask)
+
+    def extract_all(self, images: Sequence[Image]) -> list[Features]:
+        """Return the features of images without masks, each as the call alone gives them."""
+        if self.batch_size == 1:
+            return [self(image) for image in images]
+        extractor: Any = self.extract
+        return [strongest_first(features) for features in extractor.extract_all(images)]
 
     @property
     def weights(self) -> str:

@@ -150,7 +150,8 @@ def _preset_extractor(
     return NamedExtractor(
         name, extractor, dict(extractor.provenance),
         takes_mask=True, num_readers=extractor.num_readers,
-        num_workers=extractor.num_workers, max_side_px=extractor.max_side_px,
+        num_workers=extractor.num_workers, batch_size=extractor.batch_size,
+        max_side_px=extractor.max_side_px,
     )  # fmt: skip
 
 
