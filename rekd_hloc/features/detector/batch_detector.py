@@ -30,6 +30,9 @@ RUN_PIXELS = 4_000_000
 """Pixels of a level of several images that the network runs on at once: those of the largest level
 of one image of a megapixel, two levels up, so that a batch takes no more memory than it."""
 
+BLOCK = 1 << 17
+"""Candidates compared with their neighbours at once, those of a batch; some 200 MiB."""
+
 
 @dataclass(frozen=True, eq=False)
 class ImageKeypoints:
@@ -181,8 +184,9 @@ def _without_duplicates(
     # a level without keypoints between those of two images keeps these apart
     level = found.image * (num_levels + 1) + found.level
     is_duplicate = find_duplicates(
-        found.xy, level, found.scale, found.peaks.score, radius_px=config.duplicate_radius_px
-    )
+        found.xy, level, found.scale, found.peaks.score,
+        radius_px=config.duplicate_radius_px, block=BLOCK,
+    )  # fmt: skip
     return torch.nonzero(~is_duplicate)[:, 0]
 
 
