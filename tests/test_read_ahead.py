@@ -81,10 +81,10 @@ class BatchingExtractor:
 
     def __init__(self, short=False):
         self.short = short
-        self.together, self.alone = [], 0
+        self.together, self.alone = [], []
 
     def __call__(self, image, mask=None):
-        self.alone += 1
+        self.alone.append((round(float(image.mean()) * 255), mask is not None))
         one = torch.ones(1)
         keypoints = Keypoints(torch.ones(1, 2), one, one, image.mean().view(1))
         return Features(keypoints, torch.ones(1, 4), (image.shape[1], image.shape[0]))
@@ -93,9 +93,7 @@ class BatchingExtractor:
         if self.short:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
         self.together.append([tuple(image.shape) for image in images])
-        found = [self(image) for image in images]
-        self.alone -= len(images)
-        return found
+        return [type(self)()(image) for image in images]
 
 
 @pytest.fixture
@@ -120,11 +118,11 @@ def test_images_of_one_size_are_extracted_together(files):
     assert all(r.stamps is not None for r in results)
     assert "none.png" in last
     assert extractor.together == [[(20, 30)] * 3, [(30, 20)] * 2]
-    assert extractor.alone == 1  # the masked one
+    assert extractor.alone == [(75, True)]
 
 
 def test_a_batch_beyond_the_memory_is_extracted_one_by_one(files):
     extractor = BatchingExtractor(short=True)
     results = list(ImageWork(extractor).extract_here(files[:6]))
     assert not any(isinstance(result, str) for result in results)
-    assert extractor.alone == 6
+    assert [grey for grey, _ in extractor.alone] == [15, 105, 165, 45, 135, 75]
