@@ -88,6 +88,7 @@ BASE = {
         "names",
         "raw_photos",
         "shards",
+        "short_memory",
         "tiff_tags",
         "video_frames",
         "value_range",

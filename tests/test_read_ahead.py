@@ -76,6 +76,8 @@ class BatchingExtractor:
 
     provenance = {}
     num_readers = 2
+    num_workers = 1
+    max_side_px = 0
     needs_color = False
     batch_size = 3
 

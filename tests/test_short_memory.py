@@ -11,7 +11,7 @@ import torch
 
 from rekd_hloc.sfm import image_work
 from rekd_hloc.sfm.extraction import extract_images
-from rekd_hloc.sfm.image_work import is_out_of_memory
+from rekd_hloc.short_memory import is_out_of_memory
 from tests.helpers import ROOT, textured_image
 from tests.sift_extractor import SiftExtractor
 

@@ -47,6 +47,6 @@ def _lacks_memory(error: Exception) -> bool:
         return error.errno == errno.ENOMEM
     if not isinstance(error, RuntimeError):
         return False
-    from rekd_hloc.sfm.image_work import is_out_of_memory  # loads torch, which takes a second
+    from rekd_hloc.short_memory import is_out_of_memory  # loads torch, which takes a second
 
     return is_out_of_memory(error)

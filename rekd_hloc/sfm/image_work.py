@@ -3,7 +3,6 @@
 What is wrong with a file is returned as a text, never raised: it concerns one image only.
 """
 
-import errno
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,6 +19,7 @@ from rekd_hloc.names import printable
 from rekd_hloc.sfm.image_notes import ImageNotes
 from rekd_hloc.sfm.mask_frames import AUTO, MaskError, check_mask_frame, fit_mask
 from rekd_hloc.sfm.read_ahead import Work, work_ahead
+from rekd_hloc.short_memory import is_out_of_memory
 from rekd_hloc.storage.names import check_name
 from rekd_hloc.storage.stamps import SourceStamps
 from rekd_hloc.types import Features
@@ -28,16 +27,6 @@ from rekd_hloc.worker_threads import map_in_threads, num_shares
 
 SKIPPED_ERRORS = (ImageReadError, MaskError, FileNotFoundError)
 """Of an image or its mask: these concern one file, any other ends the run."""
-OUT_OF_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "alloc_failed",
-    "bad_alloc",
-    "cannot allocate memory",
-)
-"""What plain errors of torch, CUDA, MPS, oneDNN and C++ say in lower case when memory is short."""
-
 READINGS = 2
 """Of a file that is written while it is read, before the image is skipped."""
 
@@ -197,18 +186,17 @@ class ImageWork:
     def extract_together(self, images: Sequence[_Loaded | str]) -> list[FeatureArrays | str]:
         """Return the results of images; if they are several, of one size and without masks."""
         loaded = [image for image in images if not isinstance(image, str)]
-        if len(loaded) < 2 or not isinstance(self.extractor, BatchExtractor):
-            return [self.extract(image) for image in images]
         try:
-            found = self.extractor.extract_all([image.pixels for image, *_ in loaded])
+            if len(loaded) > 1 and isinstance(self.extractor, BatchExtractor):
+                found = self.extractor.extract_all([image.pixels for image, *_ in loaded])
+                return [
+                    _to_arrays(image.in_file(features), notes, stamps)
+                    for features, (image, _, notes, stamps) in zip(found, loaded, strict=True)
+                ]
         except (MemoryError, RuntimeError, OSError, cv2.error) as error:
             if not is_out_of_memory(error):
                 raise
-            return [self.extract(image) for image in images]
-        return [
-            _to_arrays(image.in_file(features), notes, stamps)
-            for features, (image, _, notes, stamps) in zip(found, loaded, strict=True)
-        ]
+        return [self.extract(image) for image in images]
 
     def _load_at_rest(self, image: ImageFile) -> _Loaded | str:
         """Read what one state of the files holds, not what one of them becomes meanwhile."""
@@ -275,19 +263,6 @@ def _stamp(image: ImageFile) -> SourceStamps | None:
         return SourceStamps.of(image.path, image.mask, image.mask_frame)
     except OSError:
         return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory was short, whichever library raised it."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    if isinstance(error, cv2.error):
-        return error.code == cv2.Error.StsNoMem
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(
-        words in str(error).lower() for words in OUT_OF_MEMORY
-    )
 
 
 def _to_arrays(features: Features, notes: ImageNotes, stamps: SourceStamps) -> FeatureArrays:
