@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from rekd_hloc.config import NetworkConfig
+from rekd_hloc.features.detector import tiles
 from rekd_hloc.features.detector.network import Rekd, build_network
+from rekd_hloc.features.detector.tiles import Region
 from rekd_hloc.features.weights import load_detector, save_detector
 from rekd_hloc.types import Features, Keypoints
 
@@ -43,6 +45,26 @@ def textured_image(height: int, width: int, seed: int = 0) -> np.ndarray:
         total += layer / (layer.std() + 1e-9)
     low, high = total.min(), total.max()
     return np.asarray((total - low) / max(high - low, 1e-9) * 255, dtype=np.uint8)
+
+
+def textured_tensor(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """The same as grey values in 0..1."""
+    return torch.from_numpy(textured_image(height, width, seed)).float() / 255
+
+
+def fall_into_tiles(monkeypatch) -> list[Region]:
+    """Compute levels of more than 37 px in tiles of that side; returns those that are run."""
+    ran, iterate_tiles = [], tiles.iterate_tiles
+
+    def iterate(size):
+        for tile in iterate_tiles(size):
+            ran.append(tile)
+            yield tile
+
+    monkeypatch.setattr(tiles, "WHOLE_PIXELS", 2000)
+    monkeypatch.setattr(tiles, "TILE_PX", 37)
+    monkeypatch.setattr(tiles, "iterate_tiles", iterate)
+    return ran
 
 
 def random_keypoints(count: int, size: tuple[int, int] = (640, 480), seed: int = 0) -> Keypoints:

@@ -305,14 +305,16 @@ def test_measuring_runs_only_what_is_missing_and_can_run(tmp_path, monkeypatch, 
         results.measure_missing([bad], data, [out], stored)
 
 
-def pose_record(task: str, rows: list, *, scene="x/hall", images=4, **parameters) -> Record:
+def pose_record(
+    task: str, rows: list, *, scene="x/hall", images=4, what="6 pairs", **parameters
+) -> Record:
     """A record of evaluation.imc."""
     sized = ["bag size"] if task == "multiview" else []
     title = f"{task.capitalize()}, {scene}, of some kind"
     columns = ["method", "matches by", *sized, "mAA(10)"]
     usual = {"num_keypoints": 500, "seeds": 3, "turned": None, "ratio": ["none"]}
     return Record(
-        f"imc2021-{task}", "", f"{scene}, {images} images, 6 pairs", {},
+        f"imc2021-{task}", "", f"{scene}, {images} images, {what}", {},
         [Table(title, columns, rows)], [], parameters={**usual, **parameters},
     )  # fmt: skip
 
@@ -326,20 +328,32 @@ def test_poses_of_upright_and_rotated_images_are_charted():
         pose_record("stereo", [["sift", "nn ratio 0.8", "0.5"]], ratio=["0.8"], turned=1),
         pose_record("stereo", [["disk", "nn", "0.2"]], scene="x/tower", images=9),
         pose_record("stereo", [["disk", "nn", "0.4"]], num_keypoints=60),
+        pose_record("stereo", [["sift", "nn", "0.9"]], what="2 pairs (1 calibration is recovered)"),
+        pose_record("stereo", [["sift", "nn", "0.7"]], turned=1,
+                    what="2 pairs; every second image is rotated"),
         pose_record("multiview", [["sift", "nn", "5", "0.3"], ["sift", "nn", "10", "0.4"],
-                                  ["sift", "nn", "mean", "0.35"]]),
+                                  ["sift", "nn", "mean", "0.35"]], what="3 bags of 5, 2 of 10"),
+        pose_record("multiview", [["sift", "nn", "mean", "0.6"]], what="2 bags of 10"),
+        pose_record("multiview", [["sift", "nn", "mean", "0.5"]], rotated=1, what="3 bags of 10"),
         replace(pose_record("stereo", [["orb", "nn", "0.1"]]), protocol="rekd", parameters={}),
     ]  # fmt: skip
     panels = {panel.title: panel.values for panel in pose_panels(records)}
     assert panels == {
         # several ratio tests count before one
-        "stereo, hall, 500 keypoints, 4 images": {
+        "stereo, hall, 500 keypoints, 4 images, 6 pairs": {
             "sift": {"upright": 0.8, "rotated": 0.5},
             "rekd-fast": {"upright": 0.7, "rotated": 0.6},
         },
-        "stereo, tower, 500 keypoints, 9 images": {"disk": {"upright": 0.2}},
-        "stereo, hall, 60 keypoints, 4 images": {"disk": {"upright": 0.4}},
-        "multiview, hall, 500 keypoints, 4 images": {"sift": {"upright": 0.35}},
+        "stereo, tower, 500 keypoints, 9 images, 6 pairs": {"disk": {"upright": 0.2}},
+        "stereo, hall, 60 keypoints, 4 images, 6 pairs": {"disk": {"upright": 0.4}},
+        # other pairs, and bags of other sizes, are not compared with these
+        "stereo, hall, 500 keypoints, 4 images, 2 pairs": {
+            "sift": {"upright": 0.9, "rotated": 0.7}
+        },
+        "multiview, hall, 500 keypoints, 4 images, bags of 5, 10": {"sift": {"upright": 0.35}},
+        "multiview, hall, 500 keypoints, 4 images, bags of 10": {
+            "sift": {"upright": 0.6, "rotated": 0.5}
+        },
     }
 
 

@@ -7,7 +7,6 @@ import torch
 
 from rekd_hloc.config import DescriptorConfig, DetectorConfig, ExtractConfig
 from rekd_hloc.features import onnx_graphs
-from rekd_hloc.features.detector import tiles
 from rekd_hloc.features.detector.detect import Detector, make_detector
 from rekd_hloc.features.detector.network import Rekd
 from rekd_hloc.features.detector.orientation import read_logits
@@ -18,7 +17,6 @@ from rekd_hloc.features.detector.tiles import (
     PyramidPixels,
     Region,
     StoredPixels,
-    iterate_tiles,
 )
 from rekd_hloc.features.weights import detector_config, load_detector, load_network, save_detector
 from rekd_hloc.weight_files import read_weights
@@ -28,8 +26,9 @@ from tests.helpers import (
     baked_network,
     descriptor_weights,
     detector_weights,
+    fall_into_tiles,
     random_network,
-    textured_image,
+    textured_tensor,
     without_shape_checks,
 )
 
@@ -37,10 +36,6 @@ SHARED = replace(
     SMALL_NETWORK, shared_pyramid=True, inner_factor=2.0**0.25, orientation_blur_px=1.0
 )
 CONFIG = DetectorConfig(max_keypoints=200, levels_up=1, levels_down=2, border_px=4)
-
-
-def image_of(height, width, seed=0):
-    return torch.from_numpy(textured_image(height, width, seed)).float() / 255
 
 
 def close(got, expected):
@@ -65,7 +60,7 @@ class Counted(Rekd):
 @torch.no_grad()
 def test_each_size_is_computed_once_and_every_level_has_the_maps_of_its_own():
     network = Counted.of(baked_network(SHARED))
-    image = image_of(66, 123)[None, None]  # 61.5 is rounded one way alone
+    image = textured_tensor(66, 123)[None, None]  # 61.5 is rounded one way alone
     level_maps = LevelMaps(network, CONFIG)
     expected_sizes = [
         size_at((66, 123), CONFIG.factor ** (quarter / 2)) for quarter in range(-2, 7)
@@ -80,7 +75,7 @@ def test_each_size_is_computed_once_and_every_level_has_the_maps_of_its_own():
 @torch.no_grad()
 def test_the_image_s_own_level_is_what_training_sees():
     """One level of a crop, which the steerable form computes, is level 0 of the crop's pyramid."""
-    image = image_of(61, 84)[None, None]
+    image = textured_tensor(61, 84)[None, None]
     config = replace(CONFIG, levels_up=0)
     level_maps = LevelMaps(baked_network(SHARED), config)
     first = next(iterate_levels(image, config, level_maps.inner_scales))
@@ -94,7 +89,9 @@ def test_the_image_s_own_level_is_what_training_sees():
 def test_maps_are_kept_for_the_next_level_alone():
     network = baked_network(SHARED)
     level_maps = LevelMaps(network, CONFIG)
-    for level in iterate_levels(image_of(90, 121)[None, None], CONFIG, level_maps.inner_scales):
+    for level in iterate_levels(
+        textured_tensor(90, 121)[None, None], CONFIG, level_maps.inner_scales
+    ):
         level_maps.compute(level.pixels)
         assert list(level_maps._kept) == [level.pixels.images[2].size]
 
@@ -103,7 +100,7 @@ def test_maps_are_kept_for_the_next_level_alone():
 def test_another_factor_shares_nothing_and_changes_nothing():
     network = Counted.of(baked_network(SHARED))
     config = replace(CONFIG, factor=1.3)
-    image = image_of(90, 121)
+    image = textured_tensor(90, 121)
     keypoints = Detector(network, config).detect(image)
     assert len(network.sizes) == 3 * 4
     assert len(keypoints) > 20
@@ -116,7 +113,7 @@ def test_another_factor_shares_nothing_and_changes_nothing():
 @torch.no_grad()
 def test_maps_of_a_part_are_those_of_the_whole(region, with_levels):
     network = baked_network(SHARED)
-    image = image_of(61, 83)[None, None]
+    image = textured_tensor(61, 83)[None, None]
     pixels = StoredPixels(image)
     if with_levels:
         config = replace(CONFIG, levels_up=0)
@@ -139,7 +136,7 @@ def test_maps_of_a_part_are_those_of_the_whole(region, with_levels):
 
 def test_logits_are_read_as_the_network_resizes_them():
     network = baked_network(SHARED)
-    image = image_of(40, 57)[None, None]
+    image = textured_tensor(40, 57)[None, None]
     _, everywhere = network(image)
     _, logits = network.level_maps(image)
     y, x = torch.meshgrid(torch.arange(40.0), torch.arange(57.0), indexing="ij")
@@ -151,18 +148,9 @@ def test_logits_are_read_as_the_network_resizes_them():
 @torch.no_grad()
 def test_keypoints_from_tiles_are_those_of_the_whole(monkeypatch):
     detector = Detector(baked_network(SHARED), CONFIG)
-    image = image_of(90, 121)
+    image = textured_tensor(90, 121)
     whole = detector.detect(image)
-    ran = []
-
-    def iterate(size):
-        for tile in iterate_tiles(size):
-            ran.append(tile)
-            yield tile
-
-    monkeypatch.setattr(tiles, "WHOLE_PIXELS", 2000)
-    monkeypatch.setattr(tiles, "TILE_PX", 37)
-    monkeypatch.setattr(tiles, "iterate_tiles", iterate)
+    ran = fall_into_tiles(monkeypatch)
     tiled = detector.detect(image)
     assert len(ran) > 20
     assert len(whole) == len(tiled) > 50
@@ -177,7 +165,7 @@ def test_the_maps_turn_with_the_image():
     def rotate(maps):
         return maps.rot90(1, (2, 3))
 
-    image = image_of(48, 60)[None, None]
+    image = textured_tensor(48, 60)[None, None]
     assert_equivariant(lambda x: network(x)[0], image, rotate, rotate, 1e-4)
 
 
@@ -200,7 +188,7 @@ def test_another_runtime_computes_each_size_once_too():
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     network = load_network(detector_weights(SHARED), runtime="onnx")
-    image = image_of(45, 61)[None, None]
+    image = textured_tensor(45, 61)[None, None]
     level_maps, expected = LevelMaps(network, CONFIG), LevelMaps(baked_network(SHARED), CONFIG)
     levels = list(iterate_levels(image, CONFIG, level_maps.inner_scales))
     assert len(levels) == 4

@@ -16,28 +16,21 @@ from rekd_hloc.features.detector.pyramid import iterate_levels
 from rekd_hloc.features.detector.resample import aligned_source, resize_region
 from rekd_hloc.features.detector.tiles import Region, StoredPixels, iterate_tiles
 from rekd_hloc.features.extractor import Extractor
-from tests.helpers import ROOT, SMALL_NETWORK, baked_network, textured_image
+from tests.helpers import (
+    ROOT,
+    SMALL_NETWORK,
+    baked_network,
+    fall_into_tiles,
+    textured_image,
+    textured_tensor,
+)
 
 
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Levels of more than a tile of 37 px fall into such tiles; returns those that were run."""
-    count = []
-
-    def iterate(size):
-        for tile in iterate_tiles(size):
-            count.append(tile)
-            yield tile
-
-    monkeypatch.setattr(tiles, "WHOLE_PIXELS", 2000)
-    monkeypatch.setattr(tiles, "TILE_PX", 37)
-    monkeypatch.setattr(tiles, "iterate_tiles", iterate)
     monkeypatch.setattr(paper_tiles, "STRIP_ROWS", 11)
-    return count
-
-
-def image_of(height, width, seed=0):
-    return torch.from_numpy(textured_image(height, width, seed)).float() / 255
+    return fall_into_tiles(monkeypatch)
 
 
 def agree(tiled, whole):
@@ -89,7 +82,7 @@ def test_a_part_is_resized_as_the_whole(source, size):
 )
 def test_maps_of_a_part_are_those_of_the_whole(config, region):
     network = baked_network(config)
-    image = image_of(61, 83)[None, None]
+    image = textured_tensor(61, 83)[None, None]
     with torch.inference_mode():
         score, logits = network.level_maps(image)
         part = network.region_maps(StoredPixels(image), region)
@@ -102,7 +95,7 @@ def test_maps_of_a_part_are_those_of_the_whole(config, region):
 
 
 def test_enlarged_levels_are_read_in_parts(monkeypatch):
-    image = image_of(41, 55)[None, None]
+    image = textured_tensor(41, 55)[None, None]
     whole = {level.number: level.image for level in iterate_levels(image, DetectorConfig())}
     monkeypatch.setattr(tiles, "WHOLE_PIXELS", 100)
     monkeypatch.setattr(tiles, "TILE_PX", 10)
@@ -115,7 +108,7 @@ def test_enlarged_levels_are_read_in_parts(monkeypatch):
 
 @pytest.mark.parametrize("size", [(41, 55), (3, 60), (1, 1)])
 def test_levels_of_the_paper_s_protocol_are_made_in_parts(size, monkeypatch):
-    grey = image_of(*size)[None, None] * 0.9
+    grey = textured_tensor(*size)[None, None] * 0.9
     config = PAPER_DETECTOR
     rounded = (grey.double() * 255).round()
     whole = dict(iterate_paper_levels(rounded / rounded.max().clamp(min=1), config))
@@ -147,7 +140,7 @@ DETECTORS = {
 @pytest.mark.parametrize("budget", [30, pytest.param(5000, marks=pytest.mark.slow)])
 def test_keypoints_are_those_of_the_whole(protocol, budget, small_tiles):
     config = replace(DETECTORS[protocol], max_keypoints=budget)
-    tiled, whole = both_ways(make_detector(baked_network(), config), image_of(61, 90))
+    tiled, whole = both_ways(make_detector(baked_network(), config), textured_tensor(61, 90))
     assert len(small_tiles) > 10
     assert len(whole) >= 30
     agree(tiled, whole)
@@ -157,7 +150,7 @@ def test_keypoints_are_those_of_the_whole(protocol, budget, small_tiles):
 @pytest.mark.parametrize("protocol", DETECTORS)
 @pytest.mark.parametrize("oriented", [True, False])
 def test_masks_and_their_patches_cross_tiles(protocol, oriented, small_tiles):
-    image, usable = image_of(61, 90), torch.ones(61, 90, dtype=torch.bool)
+    image, usable = textured_tensor(61, 90), torch.ones(61, 90, dtype=torch.bool)
     usable[30:41, 32:45] = False
     config = replace(DETECTORS[protocol], max_keypoints=40)
     detector = make_detector(baked_network(), config)
@@ -194,7 +187,7 @@ def test_a_network_of_another_runtime_runs_on_the_whole(small_tiles):
             return baked_network().level_maps(image)
 
     config = DetectorConfig(levels_up=0, levels_down=1)
-    image = image_of(70, 90)
+    image = textured_tensor(70, 90)
     other = make_detector(Whole(), config).detect(image)
     assert small_tiles == []
     agree(make_detector(baked_network(), config).detect(image), other)

@@ -1,5 +1,6 @@
 """The charts of a part: bars of its main metric, and its curves where it has any."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,10 @@ from evaluation.reporting.plan import Part
 from evaluation.reporting.records import Record
 
 POSE_METRIC = "mAA(10)"
+ASIDE = re.compile(r" \([^)]*\)|;.*")
+"""What the description of data says beside its counts: calibrations, and rotated images."""
+BAG_SIZE = re.compile(r"\d+ (?:bags )?of (\d+)")
+"""In the description of bags; how many there are of each size does not make another panel."""
 
 
 def draw_charts(part: Part, records: Sequence[Record], folder: Path) -> None:
@@ -28,7 +33,9 @@ def draw_charts(part: Part, records: Sequence[Record], folder: Path) -> None:
 
 
 def pose_panels(records: Sequence[Record]) -> list[BarPanel]:
-    """Return one panel for each task, scene and number of keypoints: upright and rotated images.
+    """Return one panel for each task, scene, number of keypoints and of pairs, and sizes of bags.
+
+    Each has upright and rotated images.
 
     Essential matrices, which know the intrinsics, have panels of their own.
 
@@ -43,10 +50,12 @@ def pose_panels(records: Sequence[Record]) -> list[BarPanel]:
     chosen = [record for record in records if "num_keypoints" in record.parameters]
     for record in sorted(chosen, key=lambda record: len(record.parameters.get("ratio") or ())):
         is_rotated = record.parameters.get("rotated", record.parameters.get("turned")) is not None
-        task, scene = record.protocol.removeprefix("imc2021-"), record.data.split(", ")
-        title = f"{task}, {scene[0].split('/')[-1]}, {record.parameters['num_keypoints']} keypoints"
-        if len(scene) > 1:
-            title += f", {scene[1]}"
+        task, data = record.protocol.removeprefix("imc2021-"), ASIDE.sub("", record.data)
+        scene, *counts = data.split("/")[-1].split(", ")
+        keypoints = f"{record.parameters['num_keypoints']} keypoints"
+        if sizes := BAG_SIZE.findall(data):
+            counts = [counts[0], f"bags of {', '.join(sizes)}"]
+        title = ", ".join([task, scene, keypoints, *counts])
         if str(record.parameters.get("estimator", "")).startswith("essential"):
             title += ", known intrinsics"
         series = "rotated" if is_rotated else "upright"
