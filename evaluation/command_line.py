@@ -4,6 +4,8 @@ import argparse
 import logging
 from collections.abc import Callable
 
+from rekd_hloc.config import MatchConfig
+
 logger = logging.getLogger(__name__)
 
 MISTAKES = (ValueError, OSError, ImportError)
@@ -17,6 +19,24 @@ def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+PAPER_FILTER = MatchConfig(filter="paper")
+FILTERS = ("paper", "density", "consensus", "network", "adalam")
+"""Filters that matches between images with a known homography are measured with."""
+
+
+def add_filter_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--filter``, which says what the columns ``filter: ...`` are measured with."""
+    parser.add_argument(
+        "--filter", choices=FILTERS, default=PAPER_FILTER.filter,
+        help="of the columns `filter: ...`; default paper",
+    )  # fmt: skip
+
+
+def filter_remark(name: str) -> str:
+    """Return what a table's description adds for a filter that is not the paper's."""
+    return "" if name == PAPER_FILTER.filter else f"; filter here: {name}"
 
 
 def require_positive(arguments: argparse.Namespace, *options: str) -> None:

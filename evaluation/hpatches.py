@@ -15,7 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.command_line import exit_status, make_parser, require_positive
+from evaluation.command_line import (
+    add_filter_option,
+    exit_status,
+    filter_remark,
+    make_parser,
+    require_positive,
+)
 from evaluation.extractors.classical import NO_CAP
 from evaluation.extractors.named_extractor import REFINED
 from evaluation.extractors.options import require_distinct
@@ -37,8 +43,6 @@ from rekd_hloc.config import MatchConfig
 
 logger = logging.getLogger(__name__)
 
-HOMOGRAPHY_FILTERS = ("paper", "density", "consensus")
-
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser; the options of the paper's code have their counterparts here."""
@@ -56,8 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="evaluate DIR/METHOD.h5, extracted before; without --method all files of DIR",
     )  # fmt: skip
     add("--protocol", choices=list(PROTOCOLS), default="rekd", help="default rekd")
-    add("--filter", choices=HOMOGRAPHY_FILTERS, default="paper",
-        help="of the columns `filter: ...`; default paper")  # fmt: skip
+    add_filter_option(parser)
     add("--refine", action="store_true",
         help="measure each method also with refined positions of its matches")  # fmt: skip
     add("--split", choices=SPLITS, default="full", help="sequences of HPatches; default full")
@@ -214,8 +217,8 @@ def _label_conditions(
 
 
 def _describe(arguments: argparse.Namespace, protocol: Protocol, num_used: int) -> str:
-    text = f"{protocol.description}; {_budget(arguments, protocol, num_used)}"
-    return text if arguments.filter == "paper" else f"{text}; filter here: {arguments.filter}"
+    budget = _budget(arguments, protocol, num_used)
+    return f"{protocol.description}; {budget}{filter_remark(arguments.filter)}"
 
 
 def _budget(arguments: argparse.Namespace, protocol: Protocol, num_used: int) -> str:

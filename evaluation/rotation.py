@@ -15,7 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluation.command_line import exit_status, make_parser, require_positive
+from evaluation.command_line import (
+    add_filter_option,
+    exit_status,
+    filter_remark,
+    make_parser,
+    require_positive,
+)
 from evaluation.extractors.named_extractor import REFINED
 from evaluation.extractors.options import add_extractor_options, load_extractors
 from evaluation.extractors.registry import NamedExtractor
@@ -35,6 +41,7 @@ from evaluation.robustness.tables import (
     roto360_table,
 )
 from evaluation.robustness.transforms import KINDS, UNITS, TransformKind, default_values
+from rekd_hloc.config import MatchConfig
 from rekd_hloc.image_listing import list_images
 
 NUM_KEYPOINTS = 500
@@ -60,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--roto360", action="store_true", help="the Roto-360 protocol: MMA at 3, 5, 10 px")
     add("--refine", action="store_true",
         help="measure each method also with refined positions of its matches")  # fmt: skip
+    add_filter_option(parser)
     add("--held-out", action="store_true", help="only images of the validation tenth")
     add("--max-images", type=int, metavar="N", help="at most so many, evenly spread; roto360: 10")
     add("--step-deg", type=float, default=10.0, metavar="DEG", help="between rotations; default 10")
@@ -133,6 +141,7 @@ def _run(
         cache_dir=arguments.out / "features",
         half_pixel=not arguments.roto360,
         num_threads=arguments.num_threads,
+        filter=MatchConfig(filter=arguments.filter),
     )
     endings = ("", REFINED) if arguments.refine else ("",)
     labels = {name + end: method for name, method in methods.items() for end in endings}
@@ -144,7 +153,7 @@ def _run(
     record: dict[str, Any] = {
         "program": "rotation",
         "protocol": "roto360" if arguments.roto360 else kind,
-        "description": _describe(test),
+        "description": _describe(test) + filter_remark(arguments.filter),
         "data": f"{folders}{', validation tenth' if arguments.held_out else ''}: "
         f"{len(paths)} images",
         "date": today(),

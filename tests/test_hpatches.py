@@ -101,6 +101,20 @@ def test_sift_survives_a_mild_homography(rekd_run):
         assert means["num_matches_filtered"] <= means["num_matches"] <= 150
 
 
+def test_another_filter_is_measured_and_named(sequences, rekd_run):
+    by_paper, out = rekd_run
+    options = ("--num-keypoints", "150", "--name", "adalam", "--filter", "adalam")
+    assert "filter here" not in by_paper["description"]
+    arguments = ["--data", str(sequences), "--out", str(out), "--device", "cpu", *options]
+    assert hpatches.main([*arguments, "--method", "rootsift"]) == 0
+    record = json.loads((out / "adalam" / "results.json").read_text())
+    assert "filter here: adalam" in record["description"]
+    paper, adalam = (r["methods"]["rootsift"]["summary"]["all"] for r in (by_paper, record))
+    assert adalam["num_matches"] == paper["num_matches"]
+    assert adalam["num_matches_filtered"] != paper["num_matches_filtered"]
+    assert adalam["mma_filtered"][2] > adalam["mma"][2]
+
+
 def test_methods_without_angles_have_no_filtered_metrics(rekd_run):
     record, out = rekd_run
     upright = record["methods"]["rootsift-upright"]

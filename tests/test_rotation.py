@@ -11,6 +11,7 @@ import torch
 from helpers import random_features, textured_image
 
 from evaluation import rotation
+from evaluation.command_line import FILTERS
 from evaluation.extractors.registry import NamedExtractor, load_extractor
 from evaluation.image_folders import is_validation
 from evaluation.robustness.measure import (
@@ -35,6 +36,7 @@ from evaluation.robustness.transforms import (
     rotate_image,
     transform_image,
 )
+from rekd_hloc.config import MatchConfig
 from rekd_hloc.geometry import warp_angles, warp_points
 from rekd_hloc.types import Features, Keypoints
 
@@ -203,6 +205,25 @@ def test_perfect_copies_are_perfect_and_a_wrong_sense_of_rotation_is_seen():
     upright_only = summarise(40.0, [comparison], has_orientation=False)
     assert upright_only.angle_accuracy is None
     assert upright_only.mma_filtered is None
+
+
+def test_the_second_matches_are_of_the_filter_that_is_asked_for():
+    rotated = rotate_image(colour(160, 160), math.radians(40.0))
+    a = random_features(150, (160, 160))
+    xy = warp_points(rotated.transformed_from_image, a.keypoints.xy)
+    angle = (a.keypoints.angle + math.radians(40.0)) % (2 * math.pi)
+    descriptors = a.descriptors.clone()
+    descriptors[:60] = descriptors[:60].roll(1, dims=0)  # these match wrong keypoints
+    moved = Keypoints(xy, a.keypoints.scale, angle, a.keypoints.score)
+    b = Features(moved, descriptors, (rotated.image.shape[1], rotated.image.shape[0]))
+    found = {}
+    for name in FILTERS:
+        config = MatchConfig(filter=name)
+        found[name] = compare(a, b, rotated.transformed_from_image, 1000, config=config)
+        assert found[name].num_matches == found["paper"].num_matches
+        assert found[name].mma_filtered[1] > found[name].mma[1] + 0.1
+    assert found["consensus"].mma_filtered[1] > found["paper"].mma_filtered[1]
+    assert len({comparison.num_matches_filtered for comparison in found.values()}) > 2
 
 
 def test_images_without_keypoints_give_zeros(tmp_path):

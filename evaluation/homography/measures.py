@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evaluation.command_line import PAPER_FILTER
 from evaluation.extractors.match_refiner import MatchRefiner
 from evaluation.extractors.named_extractor import select
 from evaluation.metrics.homography import (
@@ -26,7 +27,7 @@ from evaluation.metrics.homography import (
 )
 from rekd_hloc.config import MatchConfig
 from rekd_hloc.geometry import warp_points, warp_scales
-from rekd_hloc.matching.match import filter_matches
+from rekd_hloc.matching.match import match
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.types import Features, Keypoints, Matches
 
@@ -36,7 +37,6 @@ Metrics = dict[str, float | list[float] | None]
 THRESHOLDS_PX = torch.arange(1, 11).float()
 PRECISE_PX = torch.tensor([0.5, 1.0, 2.0, 3.0])
 """Of matching accuracy where the precision of positions is the question."""
-PAPER_FILTER = MatchConfig(filter="paper")
 ROBUST_THRESHOLD_PX = 3.0
 
 
@@ -106,8 +106,7 @@ def _measure_matches(
     matches = match_nearest(a.descriptors, b.descriptors)
     metrics = measure(matches, "")
     if pair.has_orientation:
-        filtered = filter_matches(matches, a.keypoints, b.keypoints, pair.filter)
-        return metrics | measure(filtered, "_filtered")
+        return metrics | measure(match(a, b, pair.filter), "_filtered")
     return metrics | {f"{key}_filtered": None for key in metrics}
 
 

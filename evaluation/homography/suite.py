@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from evaluation.command_line import PAPER_FILTER
 from evaluation.extractors.extraction import extract_by_content, image_key, image_size
 from evaluation.extractors.match_refiner import MatchRefiner
 from evaluation.extractors.named_extractor import REFINED
@@ -23,7 +24,7 @@ from evaluation.homography.frames import (
     to_frame,
 )
 from evaluation.homography.homographies import HomographyPair
-from evaluation.homography.measures import PAPER_FILTER, THRESHOLDS_PX, Metrics, PairInput
+from evaluation.homography.measures import THRESHOLDS_PX, Metrics, PairInput
 from evaluation.homography.protocols import Column, Protocol
 from evaluation.homography.release import kind_of
 from evaluation.reporting.curves import FILTERED, Plot

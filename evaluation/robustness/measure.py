@@ -19,15 +19,17 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from evaluation.command_line import PAPER_FILTER
 from evaluation.extractors.extraction import digest_of, extract_by_content
 from evaluation.extractors.match_refiner import MatchRefiner
 from evaluation.extractors.named_extractor import REFINED, select
 from evaluation.extractors.registry import NamedExtractor, limit
 from evaluation.metrics.homography import accuracy_of_matches, repeatability_rekd
 from evaluation.robustness.transforms import TransformKind, transform_image
+from rekd_hloc.config import MatchConfig
 from rekd_hloc.geometry import angle_difference, warp_angles, warp_points
 from rekd_hloc.images import read_color, read_image
-from rekd_hloc.matching.consistency import filter_paper
+from rekd_hloc.matching.match import match
 from rekd_hloc.matching.nearest import match_nearest
 from rekd_hloc.refinement.pyramid import ImagePyramid
 from rekd_hloc.types import Features, Matches
@@ -59,7 +61,7 @@ class RobustnessResult:
     """Share of the keypoints repeated within 1.5 px whose angle is right within 15 degrees."""
     angle_median_deg: float | None
     mma_filtered: list[float] | None
-    """After the paper's orientation filter."""
+    """After the filter: the paper's orientation filter, or another that was asked for."""
     num_matches_filtered: float | None
     num_keypoints: float
     mma_half_px: float | None = None
@@ -89,6 +91,7 @@ def compare(
     transformed_from_image: Float[Tensor, "3 3"],
     count: int,
     refiner: MatchRefiner | None = None,
+    config: MatchConfig = PAPER_FILTER,
 ) -> Comparison:
     """Compare the strongest ``count`` keypoints off the border of an image and its copy.
 
@@ -98,13 +101,14 @@ def compare(
         transformed_from_image: where points go.
         count: keypoints that are used of each.
         refiner: what refines positions of matches before they are measured; None leaves them.
+        config: filter of the second set of matches.
     """
     size = upright.image_size
     identity = torch.eye(3, dtype=torch.float64)
     a = limit(_off_border(upright, identity, size), count)
     b = limit(_off_border(transformed, torch.linalg.inv(transformed_from_image), size), count)
     matches = match_nearest(a.descriptors, b.descriptors)
-    filtered = filter_paper(matches, a.keypoints.angle, b.keypoints.angle)
+    filtered = match(a, b, config)
     errors = angle_errors(a, b, transformed_from_image)
 
     def accuracy(chosen: Matches) -> list[float]:
@@ -185,6 +189,7 @@ class RobustnessTest:
     cache_dir: Path
     half_pixel: bool = True
     num_threads: int = 1
+    filter: MatchConfig = PAPER_FILTER
 
 
 def run_robustness(
@@ -241,7 +246,7 @@ def _run_image(
                 copied = ImagePyramid.of(read_image(images[name]))
                 refiner = MatchRefiner(pyramid, copied, method)
             given = features["original"], features[name], transformed_from_image
-            comparisons.append(compare(*given, test.num_keypoints, refiner))
+            comparisons.append(compare(*given, test.num_keypoints, refiner, test.filter))
             bar.update()
     return comparisons
 
