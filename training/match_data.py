@@ -110,8 +110,9 @@ class PairCache:
         """Return the pairs of views of photos in pieces; ``others`` lie before and behind."""
         if not paths:
             return []
-        extractor, made_of = self._extractor()
-        made_of |= {"images": images_hash(paths), "composites": asdict(self.data.composites)}
+        extractor, made_by = self._extractor
+        composites = asdict(self.data.composites)
+        made_of = made_by | {"images": images_hash(paths), "composites": composites}
         behind = [_read_grey(path) for path in from_first_to_last(others, NUM_OTHERS)]
 
         def make(number: int) -> Iterator[LabelledPair]:
@@ -127,9 +128,9 @@ class PairCache:
         """Return the pairs of views of rendered scenes."""
         if not seeds:
             return []
-        extractor, made_of = self._extractor()
+        extractor, made_by = self._extractor
         rendered = self.data.rendered
-        made_of |= {"rendered": [rendered.views, list(rendered.size)]}
+        made_of = made_by | {"rendered": [rendered.views, list(rendered.size)]}
 
         def make(seed: int) -> Iterator[LabelledPair]:
             views = render_views(seed, rendered)
@@ -164,6 +165,7 @@ class PairCache:
         for store in stores:
             store.close()
 
+    @functools.cached_property
     def _extractor(self) -> tuple[Extractor, dict[str, Any]]:
         """Return what extracts features of views, and what its pairs depend on."""
         preset = with_max_keypoints(get_preset(self.data.preset), self.data.max_keypoints)
