@@ -1,6 +1,6 @@
 import pytest
 
-from rekd_hloc.sfm.diagnosis import connected_groups, diagnose
+from rekd_hloc.sfm.diagnosis import MANY_IMAGES, SURE_INLIERS, connected_groups, diagnose
 
 NAMES = ["a", "b", "c", "d", "e"]
 MANY = dict.fromkeys(NAMES, 1000)
@@ -20,6 +20,23 @@ def test_images_that_verified_pairs_connect_are_one_group():
     assert connected_groups(NAMES, chain()) == [[name] for name in NAMES]
     assert connected_groups(NAMES, chain("ab", "cd", "bc", "de")) == [NAMES]
     assert connected_groups([], {}) == []
+
+
+def test_of_many_images_chance_ties_nothing():
+    names = [f"{number:03d}" for number in range(2 * MANY_IMAGES)]
+    pairs = list(zip(names, names[1:], strict=False))
+    counts = dict.fromkeys(pairs, (300, SURE_INLIERS))
+    counts[names[149], names[150]] = 300, SURE_INLIERS - 1
+    assert list(map(len, connected_groups(names, counts))) == [250, 150]
+    few = names[100 : 100 + MANY_IMAGES]
+    among = {pair: count for pair, count in counts.items() if set(pair) <= set(few)}
+    assert connected_groups(few, among) == [few]
+
+
+def test_ten_thousand_images_in_a_row_are_one_group():
+    names = [f"{number:05d}" for number in range(10_000)]
+    backwards = dict.fromkeys(zip(names[::-1], names[-2::-1], strict=False), (300, 200))
+    assert connected_groups(names, backwards) == [names]
 
 
 def test_a_complete_model_needs_no_diagnosis():

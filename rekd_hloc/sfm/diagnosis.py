@@ -14,6 +14,10 @@ START_INLIERS = 100
 pairs far below may be verified by chance."""
 FEW_REGISTERED = 0.5
 """Share of the images; where no more are in the model, wrong cameras may be the cause."""
+MANY_IMAGES = 200
+SURE_INLIERS = 30
+"""Verified matches that hardly come about by chance: among 6,280 verified pairs of a thousand
+photos of 23 scenes, those with 15 to 19 tied 809 photos together, the others no two scenes."""
 LISTED = 5
 MORE_MATCHES = (
     "do the photos overlap? More keypoints, or the preset rekd in place of rekd-fast, find more."
@@ -52,15 +56,25 @@ def diagnose(
 
 
 def connected_groups(names: Sequence[str], counts: Counts) -> list[list[str]]:
-    """Images that verified pairs tie together, largest group first, each in the order of names."""
-    group = {name: index for index, name in enumerate(names)}
+    """Images that verified pairs tie together, largest group first, each in the order of names.
+
+    Of more than ``MANY_IMAGES``, only pairs with ``SURE_INLIERS`` count: among thousands of pairs
+    of different places some are verified by chance, and tie everything together.
+    """
+    least = SURE_INLIERS if len(names) > MANY_IMAGES else 1
+    leader = {name: name for name in names}
+
+    def leader_of(name: str) -> str:
+        while leader[name] != name:
+            leader[name] = name = leader[leader[name]]
+        return name
+
     for (a, b), (_, inliers) in counts.items():
-        if inliers and group[a] != group[b]:
-            old, new = group[b], group[a]
-            group = {name: new if index == old else index for name, index in group.items()}
-    members: dict[int, list[str]] = {}
-    for name, index in group.items():
-        members.setdefault(index, []).append(name)
+        if inliers >= least:
+            leader[leader_of(b)] = leader_of(a)
+    members: dict[str, list[str]] = {}
+    for name in names:
+        members.setdefault(leader_of(name), []).append(name)
     return sorted(members.values(), key=len, reverse=True)
 
 
