@@ -123,5 +123,8 @@ def test_the_report_says_how_many():
         "seconds": {}, "peak_memory_mib": 1.0, "skipped": {}, "diagnosis": "",
     }  # fmt: skip
     assert "consensus" not in format_report(report)
+    assert "2 of 2 registered, 1 model\n" in format_report(report)
+    apart = {**report, "num_images": 9, "num_models": 3, "num_in_other_models": 5}
+    assert "2 of 9 registered, 3 models; 5 more in the smaller ones\n" in format_report(apart)
     text = format_report({**report, "num_fallback": 1})
     assert "consensus     1 of 1 pair had too little support" in text

@@ -39,6 +39,11 @@ def test_ten_thousand_images_in_a_row_are_one_group():
     assert connected_groups(names, backwards) == [names]
 
 
+def test_images_in_smaller_models_are_told():
+    text = diagnose(MANY, chain("abc", "de"), "abc", elsewhere="de")
+    assert text.startswith("2 of 5 images are not in the model, but 2 of them in smaller models: ")
+
+
 def test_a_complete_model_needs_no_diagnosis():
     assert diagnose(MANY, chain("abcde"), NAMES) == ""
 

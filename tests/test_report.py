@@ -56,6 +56,10 @@ def test_models_are_described_by_the_largest(tmp_path):
     assert record["mean_track_length"] == 4.0
     assert record["unregistered"] == ["missing"]
     assert record["models"] == [{"num_registered": 4, "num_points3D": 20}] * 2
+    assert record["num_in_other_models"] == 0
+    smaller = pycolmap.Reconstruction(str(scene.reference))
+    smaller.deregister_frame(smaller.images[min(smaller.reg_image_ids())].frame_id)
+    assert describe_models([smaller, model], scene.names)["num_in_other_models"] == 1
     nothing = describe_models([], ["a"])
     assert nothing["num_registered"] == nothing["num_points3D"] == nothing["num_models"] == 0
     assert nothing["unregistered"] == ["a"]

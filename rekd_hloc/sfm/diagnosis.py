@@ -29,6 +29,7 @@ def diagnose(
     counts: Counts,
     registered: Collection[str],
     cameras: Sequence[CameraSummary] = (),
+    elsewhere: Collection[str] = (),
 ) -> str:
     """Return what kept images out of the model and what to do; empty if none is left out.
 
@@ -37,6 +38,7 @@ def diagnose(
         counts: matches and inliers of each pair.
         registered: images in the largest model.
         cameras: of the images, named where a model is missing or small.
+        elsewhere: images that only smaller models hold.
     """
     names = list(num_keypoints)
     missing = [name for name in names if name not in registered]
@@ -46,7 +48,7 @@ def diagnose(
         return "One image gives no model: add photos of the scene from other places."
     if not missing:
         return ""
-    parts = [_describe_missing(missing, len(names))]
+    parts = [_describe_missing(missing, len(names), len(elsewhere))]
     if median(num_keypoints.values()) < FEW_KEYPOINTS:
         parts.append(_describe_few_keypoints(list(num_keypoints.values())))
     parts.append(_describe_pairs(names, counts, bool(registered)))
@@ -78,11 +80,12 @@ def connected_groups(names: Sequence[str], counts: Counts) -> list[list[str]]:
     return sorted(members.values(), key=len, reverse=True)
 
 
-def _describe_missing(missing: Sequence[str], total: int) -> str:
+def _describe_missing(missing: Sequence[str], total: int, num_elsewhere: int) -> str:
     if len(missing) == total:
         return f"No model of the {total} images."
     shown = list_names(missing, LISTED)
-    return f"{len(missing)} of {total} images are not in the model: {shown}."
+    but = f", but {num_elsewhere} of them in smaller models" if num_elsewhere else ""
+    return f"{len(missing)} of {total} images are not in the model{but}: {shown}."
 
 
 def _describe_few_keypoints(counts: Sequence[int]) -> str:

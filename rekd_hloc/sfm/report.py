@@ -82,6 +82,7 @@ def describe_models(models: Sequence[Any], names: Sequence[str]) -> dict[str, An
     return {
         "num_registered": len(known),
         "num_models": len(models),
+        "num_in_other_models": len(names_elsewhere(models)),
         **metrics,
         "unregistered": [name for name in names if name not in known],
         "models": [
@@ -93,6 +94,12 @@ def describe_models(models: Sequence[Any], names: Sequence[str]) -> dict[str, An
 def registered_names(models: Sequence[Any]) -> set[str]:
     """Return images in the first of the models."""
     return {models[0].images[i].name for i in models[0].reg_image_ids()} if models else set()
+
+
+def names_elsewhere(models: Sequence[Any]) -> set[str]:
+    """Return images that are in one of the models, but not in the first."""
+    found = {model.images[i].name for model in models[1:] for i in model.reg_image_ids()}
+    return found - registered_names(models)
 
 
 def num_registered(models: Sequence[Any]) -> int:
@@ -168,12 +175,17 @@ def peak_memory_mib() -> float:
     return float(peak) / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def _describe_others(report: Mapping[str, Any]) -> str:
+    others = report.get("num_in_other_models", 0)
+    return f"; {others} more in the smaller ones" if others else ""
+
+
 def format_report(report: Mapping[str, Any]) -> str:
     """Return the same in a few lines for a person."""
     pairs = report["pairs"]
     lines = [
         f"images        {report['num_registered']} of {report['num_images']} registered, "
-        f"{counted(report['num_models'], 'model')}",
+        f"{counted(report['num_models'], 'model')}{_describe_others(report)}",
         f"points        {report['num_points3D']}, {report['num_observations']} observations, "
         f"track length {report['mean_track_length']:.2f}",
         f"reprojection  {report['mean_reprojection_error_px']:.3f} px",

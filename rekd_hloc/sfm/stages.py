@@ -39,6 +39,7 @@ from rekd_hloc.sfm.report import (
     describe_models,
     describe_pairs,
     describe_run,
+    names_elsewhere,
     registered_names,
 )
 from rekd_hloc.sfm.scene_motion import find_motions, lacks_parallax
@@ -159,7 +160,8 @@ def build_model(
     cameras = describe_cameras(database, run.image_dir, options.cameras, models)
     reasons = list(geometry["warnings"])
     if geometry["has_parallax"] or not reasons:  # else it is the reason
-        reasons.insert(0, diagnose(num_keypoints, counts, registered_names(models), cameras))
+        known, elsewhere = registered_names(models), names_elsewhere(models)
+        reasons.insert(0, diagnose(num_keypoints, counts, known, cameras, elsewhere))
     report: dict[str, Any] = {
         "num_images": len(names) + len(skipped),
         **describe_models(models, names),
