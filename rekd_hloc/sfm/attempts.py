@@ -1,13 +1,13 @@
 """Map until a model of most images comes out: other seeds first, then a relaxed start."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rekd_hloc.sfm.mapping import RELAXED
-from rekd_hloc.sfm.report import num_registered
+from rekd_hloc.sfm.mapping import RELAXED, select_models, write_model
+from rekd_hloc.sfm.report import names_in, num_registered
 from rekd_hloc.sfm.verification import MAX_SEED
 
 logger = logging.getLogger(__name__)
@@ -18,6 +18,11 @@ images."""
 SEED_STEP = 1_000_003
 """From one attempt's seed to the next: far from the seeds that people choose."""
 
+MIN_GROUP = 3
+"""Images of a group that is mapped by itself."""
+
+MapGroup = Callable[[Path, Sequence[str]], list[Any]]
+"""Maps some of the images into a folder, relaxed."""
 MapOnce = Callable[[Path, int, bool], list[Any]]
 """Maps into a folder with a seed, relaxed or not."""
 
@@ -31,7 +36,8 @@ class Attempts:
         folder: where they are, None if there is no model.
         relaxed: the best attempt is the relaxed one.
         records: of each attempt: ``seed``, ``num_registered``, and ``relaxed``, COLMAP's options
-            that were relaxed, if any.
+            that were relaxed, if any; of a group of images that was mapped by itself, ``group``
+            too, how many it has.
     """
 
     models: list[Any] = field(default_factory=list)
@@ -67,3 +73,40 @@ def try_to_map(
             break
         logger.info("attempt %d registered %d images", number + 1, num_registered(models))
     return tried
+
+
+def map_left_groups(
+    tried: Attempts, map_group: MapGroup, groups: Sequence[Sequence[str]], scratch: Path, seed: int
+) -> None:
+    """Map each group of images of which no model holds one, relaxed, and add its models.
+
+    Many places in one folder are groups that nothing ties together. An attempt ends with a model of
+    the largest; the walk along a street beside it may need the relaxed start.
+
+    Args:
+        tried: attempts without a relaxed one, which would have reached every group.
+        map_group: one mapping of a group.
+        groups: of images that verified pairs tie together.
+        scratch: folder for the models.
+        seed: of the mapping.
+
+    Raises:
+        OSError: a model could not be written whole.
+    """
+    held = set[str]().union(*map(names_in, tried.models))
+    found: list[Any] = []
+    for number, group in enumerate(groups):
+        if len(group) < MIN_GROUP or not held.isdisjoint(group):
+            continue
+        models = map_group(scratch / f"group-{number}", group)
+        record = {"seed": seed, "num_registered": num_registered(models), "group": len(group)}
+        tried.records.append(record | {"relaxed": dict(RELAXED)})
+        found += models
+    if not found:
+        return
+    first = tried.models[0] if tried.models else None
+    tried.models = select_models([*tried.models, *found])
+    tried.relaxed = tried.relaxed or tried.models[0] is not first
+    tried.folder = scratch / "all"
+    for rank, model in enumerate(tried.models):
+        write_model(model, tried.folder / str(rank))

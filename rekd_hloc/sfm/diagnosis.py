@@ -57,13 +57,17 @@ def diagnose(
     return " ".join(parts)
 
 
-def connected_groups(names: Sequence[str], counts: Counts) -> list[list[str]]:
+def connected_groups(
+    names: Sequence[str], counts: Counts, least: int | None = None
+) -> list[list[str]]:
     """Images that verified pairs tie together, largest group first, each in the order of names.
 
-    Of more than ``MANY_IMAGES``, only pairs with ``SURE_INLIERS`` count: among thousands of pairs
-    of different places some are verified by chance, and tie everything together.
+    Pairs with ``least`` verified matches tie. Without it, any verified pair does, but of more than
+    ``MANY_IMAGES`` only pairs with ``SURE_INLIERS``: among thousands of pairs of different places
+    some are verified by chance, and tie everything together.
     """
-    least = SURE_INLIERS if len(names) > MANY_IMAGES else 1
+    if least is None:
+        least = SURE_INLIERS if len(names) > MANY_IMAGES else 1
     leader = {name: name for name in names}
 
     def leader_of(name: str) -> str:

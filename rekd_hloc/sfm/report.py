@@ -93,13 +93,17 @@ def describe_models(models: Sequence[Any], names: Sequence[str]) -> dict[str, An
 
 def registered_names(models: Sequence[Any]) -> set[str]:
     """Return images in the first of the models."""
-    return {models[0].images[i].name for i in models[0].reg_image_ids()} if models else set()
+    return names_in(models[0]) if models else set()
 
 
 def names_elsewhere(models: Sequence[Any]) -> set[str]:
     """Return images that are in one of the models, but not in the first."""
-    found = {model.images[i].name for model in models[1:] for i in model.reg_image_ids()}
-    return found - registered_names(models)
+    return set[str]().union(*map(names_in, models[1:])) - registered_names(models)
+
+
+def names_in(model: Any) -> set[str]:
+    """Return images in a model."""
+    return {model.images[i].name for i in model.reg_image_ids()}
 
 
 def num_registered(models: Sequence[Any]) -> int:

@@ -14,13 +14,13 @@ from typing import Any, Self
 
 from rekd_hloc.locks import RECORD_FOLDER
 from rekd_hloc.sfm.alignment import Pose, read_reference
-from rekd_hloc.sfm.attempts import Attempts, try_to_map
+from rekd_hloc.sfm.attempts import Attempts, map_left_groups, try_to_map
 from rekd_hloc.sfm.camera_report import describe_cameras
 from rekd_hloc.sfm.database import export_database, stored_patch_size_px
 from rekd_hloc.sfm.database_record import RECONSTRUCTION, write_database
 from rekd_hloc.sfm.database_sources import file_stamp, list_digest, read_sources
 from rekd_hloc.sfm.degeneracy import describe_geometry
-from rekd_hloc.sfm.diagnosis import connected_groups, diagnose
+from rekd_hloc.sfm.diagnosis import SURE_INLIERS, connected_groups, diagnose
 from rekd_hloc.sfm.kept_model import note_mapped, read_kept_model
 from rekd_hloc.sfm.mapping import map_scene
 from rekd_hloc.sfm.mapping_options import MappingOptions
@@ -207,7 +207,7 @@ def _map(
     if not any(inliers for _, inliers in counts.values()):
         return Attempts(), run.folder.set_model_aside()
 
-    def map_once(folder: Path, seed: int, relaxed: bool) -> list[Any]:
+    def map_once(folder: Path, seed: int, relaxed: bool, chosen: Sequence[str] = ()) -> list[Any]:
         return map_scene(
             database,
             run.image_dir,
@@ -218,14 +218,22 @@ def _map(
             refine_intrinsics=run.options.intrinsics is None,
             relaxed=relaxed,
             max_error_px=max_error_px,
+            names=chosen,
             progress=run.progress,
         )
+
+    def map_group(folder: Path, group: Sequence[str]) -> list[Any]:
+        motions, _ = find_motions(database, [pair for pair in counts if set(pair) <= set(group)])
+        return [] if lacks_parallax(motions) else map_once(folder, run.options.seed, True, group)
 
     wanted = ENOUGH * len(connected_groups(names, counts)[0])
     with write_errors(run.output / MODEL), run.folder.scratch() as scratch:
         tried = try_to_map(
             map_once, scratch, seed=run.options.seed, wanted=wanted, may_relax=may_relax
         )
+        if may_relax and not any("relaxed" in record for record in tried.records):
+            groups = connected_groups(names, counts, SURE_INLIERS)
+            map_left_groups(tried, map_group, groups, scratch, run.options.seed)
         if tried.folder is not None:
             return tried, run.folder.replace_model(tried.folder)
     return tried, run.folder.set_model_aside()
