@@ -98,8 +98,8 @@ class DetectorConfig:
     CPU and one piece on a GPU; strips save memory and time there, and change nothing."""
     autocast: bool = False
     """Run the backbone in what the device does fast: TF32 on a GPU (error of the features 2e-4, of
-    the logits 5e-4), bfloat16 on a CPU (3e-3 and 7e-3; slower, not faster, without such
-    instructions). Without it a GPU gives a CPU's features."""
+    the logits 5e-4), bfloat16 on a CPU that has instructions for it (3e-3 and 7e-3); any other CPU
+    stays exact. Without it a GPU gives a CPU's features."""
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -244,6 +244,12 @@ PRESETS: dict[str, ExtractConfig] = {
     ),
     "rekd-fast": replace(
         RANKED, weights="rekd-fast", detector=DetectorConfig(levels_up=1, levels_down=4)
+    ),
+    "rekd-lite": replace(
+        RANKED,
+        weights="rekd-fast",
+        detector=DetectorConfig(levels_up=0, levels_down=4, nms_window_px=5, autocast=True),
+        descriptor=DescriptorConfig(weights="hardnet-half", autocast=True),
     ),
 }
 

@@ -37,7 +37,9 @@ def written(folder, text, name="config.yaml"):
 # ---------------------------------------------------------------- presets and values
 
 
-@pytest.mark.parametrize("name", ["rekd", "rekd-upright", "rekd-paper", "rekd-fast", "rekd-c36"])
+@pytest.mark.parametrize(
+    "name", ["rekd", "rekd-upright", "rekd-paper", "rekd-fast", "rekd-lite", "rekd-c36"]
+)
 def test_presets_exist_are_valid_and_survive_the_reader(name):
     preset = get_preset(name)
     assert replace(preset) == preset
@@ -45,7 +47,7 @@ def test_presets_exist_are_valid_and_survive_the_reader(name):
 
 
 def test_presets_differ_from_each_other():
-    assert len({config_hash(preset) for preset in PRESETS.values()}) == len(PRESETS) == 5
+    assert len({config_hash(preset) for preset in PRESETS.values()}) == len(PRESETS) == 6
 
 
 def test_the_paper_preset_is_the_papers_protocol():

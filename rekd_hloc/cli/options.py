@@ -38,8 +38,8 @@ Conf = Annotated[
     str | None,
     typer.Option(
         "--conf",
-        help="Preset: rekd, rekd-upright, rekd-fast, rekd-c36 or rekd-paper; or a folder of "
-        "Extractor.save_pretrained. Without it, rekd on a GPU and rekd-fast on a CPU.",
+        help="Preset: rekd, rekd-upright, rekd-fast, rekd-lite, rekd-c36 or rekd-paper; or a "
+        "folder of Extractor.save_pretrained. Without it, rekd on a GPU and rekd-fast on a CPU.",
         autocompletion=completes(*PRESETS),
     ),
 ]

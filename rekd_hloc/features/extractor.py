@@ -84,8 +84,8 @@ class Extractor:
         """Return an extractor with the weights that ship with the package.
 
         Args:
-            preset: ``rekd``, ``rekd-upright``, ``rekd-fast``, ``rekd-c36`` or ``rekd-paper``, or
-                a folder of :meth:`save_pretrained`.
+            preset: ``rekd``, ``rekd-upright``, ``rekd-fast``, ``rekd-lite``, ``rekd-c36`` or
+                ``rekd-paper``, or a folder of :meth:`save_pretrained`.
             device: ``auto`` (CUDA, MPS or XPU where there is one), or one of them, or ``cpu``.
             config: options in place of the preset's own.
 

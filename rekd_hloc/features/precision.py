@@ -24,12 +24,12 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def low_precision(device: torch.device) -> Iterator[None]:
-    """Convolutions in what the device does fast: TF32 on CUDA, bfloat16 on a CPU or an XPU."""
-    is_gpu = device.type == "cuda"
-    with (
-        _autocast(device, enabled=not is_gpu),
-        _tf32(device, allowed=True),
-    ):
+    """Convolutions in what the device does fast: TF32 on CUDA, bfloat16 on a CPU or an XPU.
+
+    A CPU without instructions for bfloat16 stays exact: it would be slower in it.
+    """
+    is_fast = device.type != "cuda" and (device.type != "cpu" or has_fast_bfloat16())
+    with _autocast(device, enabled=is_fast), _tf32(device, allowed=True):
         yield
 
 
