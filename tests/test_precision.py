@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from rekd_hloc.features import precision
 from rekd_hloc.features.precision import full_precision, low_precision, rounds_to_tf32
 
 GPU = torch.device("cuda")
@@ -68,3 +69,12 @@ def test_a_processor_rounds_to_bfloat16_on_request_only():
         with full_precision(cpu):
             assert torch.equal(convolution(image), exact)
     assert torch.equal(convolution(image), exact)
+
+
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_a_cpu_computes_in_bfloat16_only_where_that_is_fast(monkeypatch, has_instructions):
+    monkeypatch.setattr(precision, "has_fast_bfloat16", lambda: has_instructions)
+    factor = torch.rand(4, 4)
+    with low_precision(torch.device("cpu")):
+        product = factor @ factor
+    assert product.dtype == (torch.bfloat16 if has_instructions else torch.float32)
