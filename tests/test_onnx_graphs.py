@@ -173,7 +173,7 @@ def test_sides_in_integers_are_those_in_floats(factor):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("conf", ["rekd", "rekd-fast", "rekd-upright", "rekd-c36"])
+@pytest.mark.parametrize("conf", ["rekd", "rekd-fast", "rekd-lite", "rekd-upright", "rekd-c36"])
 def test_each_preset_can_be_exported(conf, tmp_path, capsys):
     require_packages()
     with without_shape_checks():
