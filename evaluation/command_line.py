@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 
 from rekd_hloc.config import MatchConfig
+from rekd_hloc.matching.match import MATCHERS
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
 
 
 PAPER_FILTER = MatchConfig(filter="paper")
-FILTERS = ("paper", "density", "consensus", "network", "adalam")
+FILTERS = tuple(name for name in MATCHERS if name != "none")
 """Filters that matches between images with a known homography are measured with."""
 
 

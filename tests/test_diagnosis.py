@@ -1,6 +1,7 @@
 import pytest
 
-from rekd_hloc.sfm.diagnosis import MANY_IMAGES, SURE_INLIERS, connected_groups, diagnose
+from rekd_hloc.matching.pairs import MAX_EXHAUSTIVE
+from rekd_hloc.sfm.diagnosis import SURE_INLIERS, connected_groups, diagnose
 
 NAMES = ["a", "b", "c", "d", "e"]
 MANY = dict.fromkeys(NAMES, 1000)
@@ -23,12 +24,12 @@ def test_images_that_verified_pairs_connect_are_one_group():
 
 
 def test_of_many_images_chance_ties_nothing():
-    names = [f"{number:03d}" for number in range(2 * MANY_IMAGES)]
+    names = [f"{number:03d}" for number in range(2 * MAX_EXHAUSTIVE)]
     pairs = list(zip(names, names[1:], strict=False))
     counts = dict.fromkeys(pairs, (300, SURE_INLIERS))
     counts[names[149], names[150]] = 300, SURE_INLIERS - 1
     assert list(map(len, connected_groups(names, counts))) == [250, 150]
-    few = names[100 : 100 + MANY_IMAGES]
+    few = names[100 : 100 + MAX_EXHAUSTIVE]
     among = {pair: count for pair, count in counts.items() if set(pair) <= set(few)}
     assert connected_groups(few, among) == [few]
 

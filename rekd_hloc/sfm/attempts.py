@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rekd_hloc.sfm.mapping import RELAXED, select_models, write_model
-from rekd_hloc.sfm.report import names_in, num_registered
+from rekd_hloc.sfm.mapping import RELAXED, names_in, select_models, write_model
+from rekd_hloc.sfm.report import num_registered
 from rekd_hloc.sfm.verification import MAX_SEED
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,8 @@ def map_left_groups(
     the largest; the walk along a street beside it may need the relaxed start.
 
     Args:
-        tried: attempts without a relaxed one, which would have reached every group.
+        tried: attempts that gave a model, without a relaxed one, which would have reached every
+            group.
         map_group: one mapping of a group.
         groups: of images that verified pairs tie together.
         scratch: folder for the models.
@@ -104,9 +105,9 @@ def map_left_groups(
         found += models
     if not found:
         return
-    first = tried.models[0] if tried.models else None
+    first = tried.models[0]
     tried.models = select_models([*tried.models, *found])
-    tried.relaxed = tried.relaxed or tried.models[0] is not first
+    tried.relaxed = tried.models[0] is not first
     tried.folder = scratch / "all"
     for rank, model in enumerate(tried.models):
         write_model(model, tried.folder / str(rank))

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from statistics import median
 
+from rekd_hloc.matching.pairs import MAX_EXHAUSTIVE
 from rekd_hloc.names import list_names
 from rekd_hloc.sfm.camera_report import CameraSummary, describe_focals
 from rekd_hloc.sfm.verification import MIN_INLIERS, Counts
@@ -14,7 +15,6 @@ START_INLIERS = 100
 pairs far below may be verified by chance."""
 FEW_REGISTERED = 0.5
 """Share of the images; where no more are in the model, wrong cameras may be the cause."""
-MANY_IMAGES = 200
 SURE_INLIERS = 30
 """Verified matches that hardly come about by chance: among 6,280 verified pairs of a thousand
 photos of 23 scenes, those with 15 to 19 tied 809 photos together, the others no two scenes."""
@@ -63,11 +63,11 @@ def connected_groups(
     """Images that verified pairs tie together, largest group first, each in the order of names.
 
     Pairs with ``least`` verified matches tie. Without it, any verified pair does, but of more than
-    ``MANY_IMAGES`` only pairs with ``SURE_INLIERS``: among thousands of pairs of different places
-    some are verified by chance, and tie everything together.
+    ``MAX_EXHAUSTIVE`` images only pairs with ``SURE_INLIERS``: among thousands of pairs of
+    different places some are verified by chance, and tie everything together.
     """
     if least is None:
-        least = SURE_INLIERS if len(names) > MANY_IMAGES else 1
+        least = SURE_INLIERS if len(names) > MAX_EXHAUSTIVE else 1
     leader = {name: name for name in names}
 
     def leader_of(name: str) -> str:

@@ -184,6 +184,11 @@ def _run_mapper(
     return select_models(numbered.values())
 
 
+def names_in(model: Any) -> set[str]:
+    """Return images in a model."""
+    return {model.images[image_id].name for image_id in model.reg_image_ids()}
+
+
 def select_models(models: Iterable[Any]) -> list[Any]:
     """Sort models by registered images, then points, and drop those that add nothing.
 
@@ -194,7 +199,7 @@ def select_models(models: Iterable[Any]) -> list[Any]:
     usable.sort(key=lambda model: (model.num_reg_images(), model.num_points3D()), reverse=True)
     selected: list[tuple[set[str], Any]] = []
     for model in usable:
-        names = {model.images[image_id].name for image_id in model.reg_image_ids()}
+        names = names_in(model)
         if not any(names <= larger for larger, _ in selected):
             selected.append((names, model))
     return [model for _, model in selected]

@@ -19,6 +19,7 @@ from rekd_hloc.sfm.alignment import Pose, align_to_reference
 from rekd_hloc.sfm.camera_report import describe_odd_focals
 from rekd_hloc.sfm.changed_images import describe_changes
 from rekd_hloc.sfm.image_notes import describe_upright_masks, describe_value_ranges
+from rekd_hloc.sfm.mapping import names_in
 from rekd_hloc.sfm.refinement_summary import describe_figures
 from rekd_hloc.sfm.skipped import shorten_skipped
 from rekd_hloc.sfm.verification import Counts
@@ -99,11 +100,6 @@ def registered_names(models: Sequence[Any]) -> set[str]:
 def names_elsewhere(models: Sequence[Any]) -> set[str]:
     """Return images that are in one of the models, but not in the first."""
     return set[str]().union(*map(names_in, models[1:])) - registered_names(models)
-
-
-def names_in(model: Any) -> set[str]:
-    """Return images in a model."""
-    return {model.images[i].name for i in model.reg_image_ids()}
 
 
 def num_registered(models: Sequence[Any]) -> int:

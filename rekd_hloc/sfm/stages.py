@@ -223,7 +223,8 @@ def _map(
         )
 
     def map_group(folder: Path, group: Sequence[str]) -> list[Any]:
-        motions, _ = find_motions(database, [pair for pair in counts if set(pair) <= set(group)])
+        members = set(group)
+        motions, _ = find_motions(database, [pair for pair in counts if members.issuperset(pair)])
         return [] if lacks_parallax(motions) else map_once(folder, run.options.seed, True, group)
 
     wanted = ENOUGH * len(connected_groups(names, counts)[0])
