@@ -2,11 +2,11 @@
 
 The program runs presets (``rekd-fast-n8000`` for another budget of keypoints, as hloc's confs are
 named), COLMAP's own SIFT (its defaults: 8,192) and other methods' features on the same images, over
-several seeds, with the same mapper settings. ``--refine`` adds each with refined keypoints, and
-``--consensus`` each with the filter of neighbourhood consensus.
-With ``--rotated`` it also runs them on the images each rotated by an angle of its own on a canvas,
-with masks. Poses are compared after a similarity on the camera centres. Without true poses,
-``--halves`` compares two models made from disjoint halves of the keypoints.
+several seeds, with the same mapper settings. ``--refine`` adds each with refined keypoints,
+``--consensus`` each with the filter of neighbourhood consensus, and ``--guided`` each with guided
+matching. With ``--rotated`` it also runs them on the images each rotated by an angle of its own on
+a canvas, with masks. Poses are compared after a similarity on the camera centres. Without true
+poses, ``--halves`` compares two models made from disjoint halves of the keypoints.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from evaluation.command_line import exit_status, make_parser
+from evaluation.extractors.named_extractor import REFINED
 from evaluation.reconstruction.halves import HALVES, compare_models
 from evaluation.reconstruction.pipelines import (
     COLMAP_SIFT,
     ImageSet,
     Pipeline,
     check_method,
-    label_of,
 )
 from evaluation.reporting.report import Cell, Table, today, write_report
 from evaluation.rotated_images import rotate_folder, rotate_poses
@@ -54,8 +54,7 @@ def run_pipeline(
         start = time.perf_counter()
         models, weights = pipeline.run(seed, refine=refine)
         record = _describe(models, pipeline.image_set)
-        name = label_of(pipeline.method, refine=refine, consensus=pipeline.consensus)
-        record |= {"method": name, "seed": seed}
+        record |= {"method": pipeline.label + REFINED * refine, "seed": seed}
         record |= {"weights": weights, "seconds": time.perf_counter() - start}
         if halves:
             record["halves"] = _compare_halves(pipeline, seed, refine)
@@ -156,6 +155,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--consensus", action="store_true",
         help=f"each method but {COLMAP_SIFT} also with its matches filtered by consensus",
     )  # fmt: skip
+    add("--guided", action="store_true",
+        help=f"each method but {COLMAP_SIFT} also with guided matching",
+    )  # fmt: skip
     add("--halves", action="store_true",
         help="also compare models of two halves of the keypoints; needs no true poses",
     )  # fmt: skip
@@ -179,11 +181,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     image_sets = _make_image_sets(arguments)
     first_seed = arguments.seeds[0]
     pipelines = [
-        Pipeline(method, image_set, arguments.out, first_seed, consensus)
+        Pipeline(method, image_set, arguments.out, first_seed, consensus, guided)
         for image_set in image_sets
         for method in methods
         for consensus in ((False, True) if arguments.consensus else (False,))
-        if not (consensus and method == COLMAP_SIFT)
+        for guided in ((False, True) if arguments.guided else (False,))
+        if not ((consensus or guided) and method == COLMAP_SIFT)
     ]
     records = [
         record

@@ -13,6 +13,7 @@ __all__ = [
     "Features",
     "Keypoints",
     "Matches",
+    "add_guided",
     "draw_keypoints",
     "draw_matches",
     "filter_by_consensus",
@@ -30,6 +31,7 @@ _HOMES = {
     "Features": "rekd_hloc.types",
     "Keypoints": "rekd_hloc.types",
     "Matches": "rekd_hloc.types",
+    "add_guided": "rekd_hloc.matching.guided",
     "draw_keypoints": "rekd_hloc.viz.draw",
     "draw_matches": "rekd_hloc.viz.draw",
     "filter_by_consensus": "rekd_hloc.matching.consensus",
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from rekd_hloc.interfaces.match_pair import match_pair
     from rekd_hloc.matching.consensus import filter_by_consensus
     from rekd_hloc.matching.consistency import filter_by_orientation
+    from rekd_hloc.matching.guided import add_guided
     from rekd_hloc.matching.match import match
     from rekd_hloc.plugin import register
     from rekd_hloc.refinement.pairs import refine

@@ -188,6 +188,8 @@ class MatchConfig:
     """Rotations accepted at once in an image pair (density filter)."""
     scale_tolerance: float = 0.0
     """Largest accepted factor from a mode's scale ratio, 0 for any (density filter)."""
+    guided: bool = field(default=False, metadata=LATER)
+    """Add matches that lie where those that passed the filter lead: guided matching."""
     network: str = field(default="match-network", metadata=LATER)
     """Name of shipped weights of the network, or a file of ``training.train_match_network``."""
 

@@ -21,7 +21,7 @@ from rekd_hloc.sfm.alignment import Pose
 from rekd_hloc.sfm.database import export_database
 from rekd_hloc.sfm.reconstruct import reconstruct_from_files
 from rekd_hloc.storage.features import FeatureStore, MatchStore
-from rekd_hloc.types import Features, Keypoints
+from rekd_hloc.types import Features, Keypoints, Matches
 from rekd_hloc.viz.explorer import dropped_matches, keypoint_choice, pair_matches, photos, scene
 from rekd_hloc.viz.explorer.frame import PageFrame
 from rekd_hloc.viz.explorer.packing import NO_POINT, contract, encode_record, pack, pack_share
@@ -177,6 +177,25 @@ def test_the_histogram_has_what_the_filter_dropped(filtered):
             np.testing.assert_allclose(histogram[key][2], np.bincount(bins, minlength=36), atol=0.6)
     assert dropped["cd"] == pair_matches.NOT_COUNTED
     assert not histogram["cd"][2].any()
+
+
+def test_matches_that_others_led_to_hide_nothing(filtered):
+    folder, _ = filtered
+    pair = ("a.jpg", "b.jpg")
+    with (
+        FeatureStore(folder / "features.h5") as features,
+        MatchStore(folder / "matches.h5") as store,
+    ):
+        left = store.read(*pair)
+        free = np.setdiff1d(np.arange(55), left.index[:, 0].numpy())
+        added = torch.from_numpy(np.stack([free, np.roll(free, 1)], axis=1))
+        more = Matches(torch.cat([left.index, added]), torch.ones(len(left) + len(added)))
+        of_guided = dropped_matches.DroppedMatches(
+            features, 1.0, dropped_matches.LEAST_KNOWN_GUIDED
+        )
+        expected = of_guided.rotations(pair, left)
+        np.testing.assert_array_equal(of_guided.rotations(pair, more), expected)
+        assert dropped_matches.DroppedMatches(features, 1.0).rotations(pair, more) is None
 
 
 def test_the_search_for_what_was_dropped_has_a_budget(filtered, monkeypatch):

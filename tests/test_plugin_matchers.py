@@ -204,8 +204,29 @@ def test_the_network_that_ships_tells_right_from_wrong(hloc, name):
     assert bool((scores[matches >= 0] > 0).all())
 
 
+@pytest.mark.parametrize("name", ["consensus", "density"])
+def test_a_filter_may_guide(hloc, name):
+    """Keypoints that moved look more like some right ones than their true partners do."""
+    data = moved_pair(1.0)
+    noise = torch.randn(data["descriptors1"].shape, generator=torch.Generator().manual_seed(0))
+    data["descriptors1"] = data["descriptors1"] + 0.03 * noise
+    data["descriptors1"][..., NUM_RIGHT:] = data["descriptors0"][..., :NUM_WRONG]
+    data["descriptors1"] = torch.nn.functional.normalize(data["descriptors1"], dim=1)
+    conf = orientation_filter(NN, filter=name)
+    (few, _), (more, scores) = run(conf, data), run({**conf, "guided": True}, data)
+    right = torch.arange(NUM_WRONG)
+    assert (few[0, :NUM_WRONG] == right).sum() == 0
+    assert bool((more[few >= 0] == few[few >= 0]).all())
+    assert bool((scores[more >= 0] > 0).all())
+    if name == "consensus":
+        assert (more[0, :NUM_WRONG] == right).sum() > 0.8 * NUM_WRONG
+        ours, _ = run(OURS["NN-rekd-guided"], data)
+        assert torch.equal(ours, more)
+
+
 @pytest.mark.parametrize(
-    "name", ["NN-rekd-consensus", "consensus-filter", "NN-rekd-net", "network-filter"]
+    "name",
+    ["NN-rekd-consensus", "consensus-filter", "NN-rekd-net", "network-filter", "NN-rekd-guided"],
 )
 def test_filters_by_frames_need_scales_too(hloc, name, caplog):
     data = {key: value for key, value in rotated_pair().items() if key != "scales0"}

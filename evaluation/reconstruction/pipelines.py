@@ -13,7 +13,6 @@ from typing import Any
 
 import pycolmap
 
-from evaluation.extractors.named_extractor import REFINED
 from evaluation.extractors.registry import EXTRACTORS, LEVEL_SCALE, load_extractor
 from evaluation.reconstruction.colmap_files import export_colmap
 from evaluation.reconstruction.halves import Half, take_half
@@ -40,6 +39,8 @@ from rekd_hloc.sfm.stages import MappingOptions
 COLMAP_SIFT = "colmap-sift"
 CONSENSUS = ", consensus"
 """At the end of the names of methods whose matches are filtered by consensus."""
+GUIDED = ", guided"
+"""At the end of the names of methods whose matches lead to others."""
 PEER_MATCHING = MatchConfig(ratio=0.8, filter="none")
 """Of methods that are neither presets nor COLMAP's SIFT: mutual neighbours as COLMAP takes them."""
 CONSENSUS_MATCHING = MatchConfig(filter="consensus")
@@ -75,6 +76,7 @@ class Pipeline:
         first_seed: whose features and matches all seeds use.
         consensus: whether matches are filtered by consensus, in place of the method's own filter;
             COLMAP's SIFT keeps COLMAP's matching.
+        guided: whether the matches that pass lead to others; likewise.
     """
 
     method: str
@@ -82,10 +84,17 @@ class Pipeline:
     out: Path
     first_seed: int
     consensus: bool = False
+    guided: bool = False
+
+    @property
+    def label(self) -> str:
+        """Return the name in tables, but for refinement."""
+        return self.method + CONSENSUS * self.consensus + GUIDED * self.guided
 
     def folder(self, seed: int, ending: str = "") -> Path:
         """Return the folder of a seed, made if need be; ``ending`` belongs to the method's name."""
-        name = f"{self.method}{'-consensus' * self.consensus}{ending}"
+        matching = "-consensus" * self.consensus + "-guided" * self.guided
+        name = f"{self.method}{matching}{ending}"
         path = self.out / self.image_set.name / name / f"seed{seed}"
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -128,15 +137,16 @@ class Pipeline:
     def _run_preset(self, seed: int, refine: bool) -> tuple[list[Any], dict[str, str]]:
         first = self.folder(self.first_seed)
         folder = self.folder(seed, "-refined" if refine else "")
-        features = replace(self, consensus=False).folder(self.first_seed) / "features.h5"
+        plain = replace(self, consensus=False, guided=False)
+        features = plain.folder(self.first_seed) / "features.h5"
         for source in (features, first / "matches.h5"):
             target = folder / source.name
             if not target.exists() and source.exists():
                 shutil.copy(source, target)
         conf, config = resolve_preset(self.method)
-        matching = CONSENSUS_MATCHING if self.consensus else RECONSTRUCTION_MATCHING
         report = reconstruct(
-            self.image_set.images, folder, conf=conf, config=config, matching=matching,
+            self.image_set.images, folder, conf=conf, config=config,
+            matching=self._matching(RECONSTRUCTION_MATCHING),
             mask_dir=self.image_set.masks, seed=seed, refine=refine, progress=True,
         )  # fmt: skip
         return _read_models(folder), report["weights"]
@@ -174,8 +184,11 @@ class Pipeline:
         images, masks = self.image_set.images, self.image_set.masks
         summary = extract_images(extractor, images, files.features, mask_dir=masks, progress=True)
         pairs = make_pairs(summary.names, EXHAUSTIVE)
-        config = CONSENSUS_MATCHING if self.consensus else PEER_MATCHING
+        config = self._matching(PEER_MATCHING)
         match_images(files.features, files.matches, pairs, config, progress=True)
+
+    def _matching(self, own: MatchConfig) -> MatchConfig:
+        return replace(CONSENSUS_MATCHING if self.consensus else own, guided=self.guided)
 
 
 def check_method(method: str, *, refine: bool = False) -> None:
@@ -233,11 +246,6 @@ def split_budget(method: str) -> tuple[str, int | None]:
     found = re.fullmatch(r"(.+?)(?:-n(\d+))?", method)
     assert found is not None
     return found[1], int(found[2]) if found[2] else None
-
-
-def label_of(method: str, *, refine: bool, consensus: bool = False) -> str:
-    """Return a method's name in tables."""
-    return method + CONSENSUS * consensus + REFINED * refine
 
 
 def _read_models(folder: Path) -> list[Any]:

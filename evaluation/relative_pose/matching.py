@@ -39,13 +39,16 @@ class Matched:
     seconds: float
 
 
-def match_config(ratio: float = 1.0, filter_name: str = "none") -> MatchConfig:
+def match_config(
+    ratio: float = 1.0, filter_name: str = "none", *, guided: bool = False
+) -> MatchConfig:
     """Return the package's options for a ratio test and one of ``FILTERS``.
 
     Args:
         ratio: largest distance ratio best/second, tested from both images; 1 for none.
         filter_name: one of ``FILTERS`` or ``OLD_FILTERS``; ``adalam`` (Cavalli et al., 2020) is a
             matcher with a ratio test of its own.
+        guided: whether the matches that pass lead to others.
 
     Raises:
         ValueError: there is no such filter, or the ratio is out of range.
@@ -54,17 +57,20 @@ def match_config(ratio: float = 1.0, filter_name: str = "none") -> MatchConfig:
     if name not in FILTERS:
         raise ValueError(f"no filter {filter_name!r}; there are {', '.join(FILTERS)}")
     if name == "scale":
-        return MatchConfig(ratio=ratio, filter="density", scale_tolerance=SCALE_TOLERANCE)
-    return MatchConfig(ratio=ratio, filter=cast(Any, name))
+        return MatchConfig(
+            ratio=ratio, filter="density", scale_tolerance=SCALE_TOLERANCE, guided=guided
+        )
+    return MatchConfig(ratio=ratio, filter=cast(Any, name), guided=guided)
 
 
 def match_label(config: MatchConfig) -> str:
     """Return the options in short, for tables: ``nn ratio 0.9 + density``."""
+    guided = " + guided" if config.guided else ""
     if config.filter == "adalam":
-        return "adalam"
+        return f"adalam{guided}"
     ratio = "" if config.ratio == 1 else f" ratio {config.ratio:g}"
     name = "scale" if config.scale_tolerance else config.filter
-    return f"nn{ratio}" + ("" if name == "none" else f" + {name}")
+    return f"nn{ratio}" + ("" if name == "none" else f" + {name}") + guided
 
 
 def without_orientation(config: MatchConfig) -> MatchConfig:

@@ -56,6 +56,8 @@ def add_stereo_options(parser: argparse.ArgumentParser) -> None:
         help="ratio test from both images, or none (default); several as above")  # fmt: skip
     add("--filter", choices=FILTERS, default="none", type=_read_filter,
         help="orientation filter, or adalam, another matcher; default none")  # fmt: skip
+    add("--guided", action="store_true",
+        help="add matches that lie where those that passed the filter lead")  # fmt: skip
     add("--matcher", choices=MATCHERS, default="nn", help=argparse.SUPPRESS)
     add("--refine", action="store_true",
         help="refine the positions of matches near a loose geometry; --thresholds are those of "
@@ -82,7 +84,10 @@ def read_plan(arguments: argparse.Namespace) -> StereoPlan:
     thresholds = arguments.thresholds or [default_threshold(arguments.estimator)]
     ratios = [_read_ratio(text) for text in arguments.ratio]
     return StereoPlan(
-        matches=[match_config(ratio, filter_name) for ratio in dict.fromkeys(ratios)],
+        matches=[
+            match_config(ratio, filter_name, guided=arguments.guided)
+            for ratio in dict.fromkeys(ratios)
+        ],
         ransacs=[
             RansacOptions(arguments.estimator, threshold, max_iterations=arguments.max_iterations)
             for threshold in sorted(set(thresholds))

@@ -120,6 +120,13 @@ Ratio = Annotated[
         f"Default: {RECONSTRUCTION_MATCHING.ratio}; with adalam and consensus 1."
     ),
 ]
+Guided = Annotated[
+    bool,
+    typer.Option(
+        "--guided/--no-guided",
+        help="Add matches that lie where those that passed the filter lead.",
+    ),
+]
 CameraModel = Annotated[str, typer.Option(help="A camera model of COLMAP.")]
 CameraMode = Annotated[
     str,
@@ -246,7 +253,7 @@ def resolve_conf(
     return name, resolved
 
 
-def read_match_config(filter_name: str, ratio: float | None) -> MatchConfig:
+def read_match_config(filter_name: str, ratio: float | None, *, guided: bool) -> MatchConfig:
     """Return matching options from the command line, by default those of a reconstruction.
 
     AdaLAM has a ratio test of its own, and consensus and network do better without one.
@@ -258,7 +265,7 @@ def read_match_config(filter_name: str, ratio: float | None) -> MatchConfig:
     has_own_test = filter_name in ("adalam", "consensus", "network")
     defaults = MatchConfig() if has_own_test else RECONSTRUCTION_MATCHING
     ratios = [] if ratio is None else [f"ratio={ratio}"]
-    return load_config(defaults, None, [f"filter={filter_name}", *ratios])
+    return load_config(defaults, None, [f"filter={filter_name}", f"guided={guided}", *ratios])
 
 
 def require_all_photos(skipped: Mapping[str, str], full_list: str) -> None:

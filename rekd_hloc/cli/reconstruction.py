@@ -20,6 +20,7 @@ from rekd_hloc.cli.options import (
     Filter,
     FocalGuess,
     Fps,
+    Guided,
     IgnoreExif,
     Images,
     Intrinsics,
@@ -145,6 +146,7 @@ def reconstruct(
     codebook: Codebook = "default",
     filter_name: Filter = RECONSTRUCTION_MATCHING.filter,
     ratio: Ratio = None,
+    guided: Guided = RECONSTRUCTION_MATCHING.guided,
     mapper: Annotated[
         str,
         typer.Option(
@@ -204,7 +206,7 @@ def reconstruct(
     options = ReconstructOptions(
         conf=name,
         config=resolved,
-        matching=read_match_config(filter_name, ratio),
+        matching=read_match_config(filter_name, ratio, guided=guided),
         pairs=source,
         overlap=overlap,
         codebook=codebook,

@@ -13,6 +13,7 @@ from rekd_hloc.config import MatchConfig, config_hash, config_json
 from rekd_hloc.matching.adalam import match_adalam
 from rekd_hloc.matching.consensus import filter_by_consensus
 from rekd_hloc.matching.consistency import filter_by_orientation, filter_paper
+from rekd_hloc.matching.guided import add_guided
 from rekd_hloc.matching.match_network import (
     filter_by_network,
     load_match_network,
@@ -156,6 +157,27 @@ class NetworkMatcher(_ConfiguredMatcher):
         return filter_by_network(scan.mutual(self.config.ratio), a, b, judge, scan)
 
 
+@dataclass(frozen=True)
+class GuidedMatcher(_ConfiguredMatcher):
+    """Another matcher, and what its matches lead to; see :mod:`rekd_hloc.matching.guided`."""
+
+    first: Matcher
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Return what the first matcher records, and the configuration that says ``guided``."""
+        return {**self.first.provenance, **super().provenance}
+
+    @property
+    def needs(self) -> tuple[Literal["angles", "scales"], ...]:
+        """Maps of surroundings need angles and scales."""
+        return ("angles", "scales")
+
+    def __call__(self, a: Features, b: Features) -> Matches:
+        """Match two images."""
+        return add_guided(self.first(a, b), a, b)
+
+
 MATCHERS: dict[str, Callable[[MatchConfig], Matcher]] = {
     "none": NearestMatcher,
     "paper": NearestMatcher,
@@ -171,7 +193,8 @@ FILTERS_OF_NEIGHBOURS = frozenset(("paper", "density", "consensus", "network"))
 
 def make_matcher(config: MatchConfig = DEFAULT_CONFIG) -> Matcher:
     """Make the matcher that a configuration names."""
-    return MATCHERS[config.filter](config)
+    first = MATCHERS[config.filter](replace(config, guided=False))
+    return GuidedMatcher(config, first) if config.guided else first
 
 
 def match(a: Features, b: Features, config: MatchConfig = DEFAULT_CONFIG) -> Matches:
@@ -209,8 +232,11 @@ def filter_matches(
     Raises:
         ValueError: as :func:`rekd_hloc.matching.consistency.filter_by_orientation`, or the filter
             is ``adalam``, which finds the matches itself, or ``network``, which needs descriptors:
-            see :func:`rekd_hloc.matching.match_network.filter_by_network`.
+            see :func:`rekd_hloc.matching.match_network.filter_by_network`; or matching is
+            ``guided``: see :func:`rekd_hloc.matching.guided.add_guided`.
     """
+    if config.guided:
+        raise ValueError("guided matching needs descriptors too; call add_guided afterwards")
     if config.filter == "none":
         return matches
     if config.filter == "paper":

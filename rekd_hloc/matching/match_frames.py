@@ -96,6 +96,11 @@ class MatchFrames:
     def __len__(self) -> int:
         return len(self.ratio)
 
+    def linear_maps(self) -> Float64[np.ndarray, "match 2 2"]:
+        """Return what takes offsets in image a to offsets in image b, in pixels."""
+        cos, sin = self.direction * self.ratio
+        return np.moveaxis(np.array([[cos, -sin], [sin, cos]]), 2, 0)
+
     def offsets(self, row: Index, near: Index) -> tuple[Offsets, Offsets]:
         """Return the way from ``row`` to ``near`` in image b: as ``row`` predicts it, and as it is.
 

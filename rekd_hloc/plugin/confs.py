@@ -61,6 +61,10 @@ def matcher_confs() -> dict[str, Conf]:
             "output": "matches-NN-rekd-consensus",
             "model": {"name": "rekd", "filter": "consensus"},
         },
+        "NN-rekd-guided": {
+            "output": "matches-NN-rekd-guided",
+            "model": {"name": "rekd", "filter": "consensus", "guided": True},
+        },
         "NN-rekd-net": {
             "output": "matches-NN-rekd-net",
             "model": {"name": "rekd", "filter": "network"},

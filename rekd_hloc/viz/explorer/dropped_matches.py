@@ -23,14 +23,19 @@ MAX_COMPARISONS = 1_200_000_000
 with 4,096 keypoints."""
 LEAST_KNOWN = 0.98
 """Share of the matches left that must be found again; else they are of other features."""
+LEAST_KNOWN_GUIDED = 0.3
+"""The same where others were added to those that the filter left."""
 IMAGES_HELD = 128
 
 
 class DroppedMatches:
     """Finds what the filter of a run dropped, pair by pair, as long as the budget lasts."""
 
-    def __init__(self, features: FeatureStore, ratio: float) -> None:
+    def __init__(
+        self, features: FeatureStore, ratio: float, least_known: float = LEAST_KNOWN
+    ) -> None:
         self._ratio = ratio
+        self._least_known = least_known
         self._comparisons = 0
         self._read = lru_cache(IMAGES_HELD)(features.read)
 
@@ -38,12 +43,14 @@ class DroppedMatches:
     @contextmanager
     def of_run(cls, run: RunFiles) -> Iterator[Self | None]:
         """Give what finds them; None for a run whose matcher was another, or dropped none."""
-        path, ratio = run.find_store("features"), _ratio_of(run.report)
+        path, matching = run.find_store("features"), _matching_of(run.report)
+        ratio = _ratio_of(matching)
         if path is None or ratio is None:
             yield None
             return
+        least_known = LEAST_KNOWN_GUIDED if matching.get("guided") else LEAST_KNOWN
         with FeatureStore(path) as features:
-            yield cls(features, ratio)
+            yield cls(features, ratio, least_known)
 
     def rotations(self, pair: Pair, left: Matches) -> Float64[np.ndarray, " match"] | None:
         """Return the rotations of a pair's dropped matches in radians, in [0, 2 pi).
@@ -68,16 +75,20 @@ class DroppedMatches:
         neighbours = match_nearest(a.descriptors, b.descriptors, ratio=self._ratio)
         found, known = (match_codes(matches.index.numpy()) for matches in (neighbours, left))
         is_kept = np.isin(found, known)
-        if is_kept.sum() < LEAST_KNOWN * len(known):
+        if is_kept.sum() < self._least_known * len(known):
             return None
         rotation = match_rotations(neighbours, a.keypoints.angle, b.keypoints.angle)
         return rotation.numpy()[~is_kept]
 
 
-def _ratio_of(report: Mapping[str, Any]) -> float | None:
-    """Return the ratio test before the filter; None where it did not filter neighbours."""
+def _matching_of(report: Mapping[str, Any]) -> Mapping[str, Any]:
     matching = report.get("configuration", {}).get("matching")
-    if not isinstance(matching, Mapping) or matching.get("filter") not in FILTERS_OF_NEIGHBOURS:
+    return matching if isinstance(matching, Mapping) else {}
+
+
+def _ratio_of(matching: Mapping[str, Any]) -> float | None:
+    """Return the ratio test before the filter; None where it did not filter neighbours."""
+    if matching.get("filter") not in FILTERS_OF_NEIGHBOURS:
         return None
     ratio = matching.get("ratio")
     return float(ratio) if isinstance(ratio, int | float) and 0 < ratio <= 1 else None
