@@ -12,11 +12,13 @@ def require(condition: bool, name: str, rule: str, value: object) -> None:
 
 
 def check_values(config: object) -> None:
-    """Every float is finite, and every choice is one of those its annotation lists."""
+    """Every float is finite, every switch a bool, every choice one that its annotation lists."""
     for item in fields(cast(Any, config)):
         value = getattr(config, item.name)
         if isinstance(value, float):
             require(math.isfinite(value), item.name, "finite", value)
+        if item.type is bool:
+            require(isinstance(value, bool), item.name, "true or false", value)
         if get_origin(item.type) is Literal:
             choices = get_args(item.type)
             require(value in choices, item.name, f"one of {', '.join(choices)}", value)

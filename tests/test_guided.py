@@ -84,7 +84,7 @@ def test_given_matches_keep_their_scores_and_no_keypoint_has_two():
     found = add_guided(shuffled, a, b)
     for column in found.index.T:
         assert len(column.unique()) == len(found)
-    assert (found.index[1:, 0] > found.index[:-1, 0]).all()
+    assert torch.equal(found.index[: len(shuffled)], shuffled.index)
     is_given = found.index[:, 0] < NUM_GIVEN
     assert (found.score[is_given] == 0.25).all()
     assert (found.score[~is_given] > 0.3).all()
@@ -149,6 +149,67 @@ def test_a_scale_of_nothing_is_named():
     scale[3] = 0
     with pytest.raises(ValueError, match="scale"):
         add_guided(given, replace(a, keypoints=replace(a.keypoints, scale=scale)), b)
+
+
+def test_guides_reach_only_as_far_as_their_neighbours():
+    """Matches in a corner say nothing of the other end of the image, alike as that may look."""
+    a, b, given = pair(similarity(0.0, 1.0))
+    corner = a.keypoints.xy[: NUM_GIVEN // 2].clone() * 0.05
+    a, b = (replace(f, keypoints=replace(f.keypoints, xy=f.keypoints.xy.clone())) for f in (a, b))
+    for features in (a, b):
+        features.keypoints.xy[: NUM_GIVEN // 2] = corner
+    found = add_guided(given[: NUM_GIVEN // 2], a, b)
+    added = found.index[NUM_GIVEN // 2 :]
+    assert (a.keypoints.xy[added[:, 0]].norm(dim=1) < 120).all()
+
+
+def test_a_map_that_has_no_inverse_guides_nobody():
+    """All keypoints of image a lie in one line, and those of image b in a plane."""
+    x = [-9, 6, -5, 8, 4, 10, -7, 0, 5, -6]
+    xy_b = [(-3, -3), (3, -2), (-2, -2), (0, 3), (2, 1), (3, 3), (-1, 3), (0, 1), (0, -1), (0, 2)]
+    places = torch.tensor([(value, 0) for value in x]).float(), torch.tensor(xy_b).float()
+    ones = torch.ones(len(x))
+    a, b = (Features(Keypoints(xy, ones, 0 * ones, ones), torch.eye(len(x)), (20, 20))
+            for xy in places)  # fmt: skip
+    index = torch.arange(len(x))
+    given = Matches(torch.stack([index, index], dim=1), ones)
+    assert rows(add_guided(given, a, b)) == rows(given)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [(float("nan"), "length 1"), (50.0, "length 1"), (None, "one width")],
+    ids=["nan", "long", "narrow"],
+)
+def test_descriptors_that_cannot_be_compared_are_named(values, message):
+    a, b, given = pair(similarity(0.5, 1.3))
+    descriptors = b.descriptors[:, :64] if values is None else b.descriptors * values
+    if values is None:
+        descriptors = torch.nn.functional.normalize(descriptors, dim=1)
+    with pytest.raises(ValueError, match=message):
+        add_guided(given, a, replace(b, descriptors=descriptors))
+
+
+def test_a_place_of_nowhere_is_named():
+    a, b, given = pair(similarity(0.5, 1.3))
+    xy = b.keypoints.xy.clone()
+    xy[-1, 0] = float("inf")
+    with pytest.raises(ValueError, match="image b have a position"):
+        add_guided(given, a, replace(b, keypoints=replace(b.keypoints, xy=xy)))
+
+
+@pytest.mark.parametrize("keypoint", [-1, 400])
+def test_a_match_of_no_keypoint_is_named(keypoint):
+    a, b, given = pair(similarity(0.5, 1.3))
+    index = given.index.clone()
+    index[5, 1] = keypoint
+    with pytest.raises(ValueError, match=f"keypoint {keypoint}"):
+        add_guided(replace(given, index=index), a, b)
+
+
+def test_the_switch_is_a_switch():
+    with pytest.raises(ValueError, match="guided must be true or false, got 'yes'"):
+        MatchConfig(guided="yes")
 
 
 def sift_features(image):

@@ -116,6 +116,8 @@ def match_pairs(
     folder.mkdir(parents=True, exist_ok=True)
     with FeatureStore(features_path) as store:
         learned = store.provenance.get(light_glue.KEY)
+        if learned and config.guided:
+            raise ValueError("LightGlue's matches lead to no others; leave --guided out")
         matcher: Matcher = (
             light_glue.load_pair_matcher(learned, str(choose_device(device)))
             if learned

@@ -12,26 +12,35 @@ Tolerances are in units of distances and of the keypoints' own scales. So the re
 if either image is rotated, scaled or shifted.
 """
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rekd_hloc.matching.consensus import MIN_SHARE, MIN_SUPPORT, find_neighbours
 from rekd_hloc.matching.match_frames import BY_MAP, Index, MatchFrames
-from rekd_hloc.types import Features, Matches
+from rekd_hloc.matching.nearest import comparable
+from rekd_hloc.types import Features, Keypoints, Matches
 
 MIN_GUIDES = 8
 """Matches with a map without which nothing is added."""
 LEAST_SIMILAR = 0.02
 """Share of an image pair's guides that may be less similar than a match that is added. Of 0.02,
-0.05 and 0.1 on tourists' photos, 27, 23 and 20 % more matches are right (docs/experiments.md)."""
+0.05 and 0.1 on tourists' photos, 26, 23 and 19 % more matches are right (docs/experiments.md)."""
+REACH = 2.0
+"""How far from a guide its map is trusted: this times the distance of its farthest neighbour."""
+MOST_STRETCH = 4.0
+"""By which the map of a guide may stretch a direction, or squeeze it, over what its frames say."""
 BLOCK = 256
 """Keypoints whose places are compared at once; changes memory and speed only."""
+PAIRS_AT_ONCE = 1 << 14
+"""Pairs of descriptors that are compared at once; likewise."""
 
 Points = Float32[np.ndarray, "2 point"]
 
@@ -46,30 +55,70 @@ def add_guided(matches: Matches, a: Features, b: Features) -> Matches:
         b: likewise of image b.
 
     Returns:
-        All matches that were given, with their scores, and others of keypoints that had none; in
-        ascending order of the keypoint of image a. The score of an added match is the share of its
-        neighbours that support it, in (0, 1].
+        The matches that were given, with their scores, then others of keypoints that had none. The
+        score of an added match is the share of the guides about it that predict it, in (0, 1].
 
     Raises:
-        ValueError: a match names a keypoint that is not there, a scale is not positive, or a value
-            is not finite.
+        ValueError: a match names a keypoint that is not there, a scale is not positive, a value is
+            not finite, or descriptors that cannot be compared or are not of length 1.
     """
-    guides = Guides.of(matches, a, b)
+    pair = _FeaturePair.of(a, b)
+    guides = Guides.of(matches, pair)
     if guides is None:
         return matches
-    free_a, free_b = (
+    free = [
         np.setdiff1d(np.arange(len(features)), column)
         for features, column in zip((a, b), matches.index.cpu().numpy().T, strict=True)
-    )
-    candidates = guides.find_candidates(a, b, free_a, free_b)
-    similarity = _similarity(candidates, a, b)
-    is_similar = similarity >= guides.least_similarity
-    candidates, similarity = candidates[is_similar], similarity[is_similar]
-    share = guides.support(candidates, a, b)
-    is_supported = share > 0
-    candidates, share = candidates[is_supported], share[is_supported]
-    is_best = _is_best_of_both(candidates, similarity[is_supported])
-    return _merge(matches, candidates[is_best], share[is_best])
+    ]
+    candidates = guides.find_candidates(pair, *free)
+    share = guides.support(candidates, pair)
+    candidates, share = candidates[share > 0], share[share > 0]
+    is_best = _is_best_of_both(candidates, pair.similarity(candidates))
+    index, score = torch.from_numpy(candidates[is_best]), torch.from_numpy(share[is_best])
+    index = torch.cat([matches.index, index.to(matches.index.device)])
+    return replace(matches, index=index, score=torch.cat([matches.score, score.to(matches.score)]))
+
+
+@dataclass(frozen=True, eq=False)
+class _FeaturePair:
+    """Keypoints and descriptors of two images."""
+
+    a: Keypoints
+    b: Keypoints
+    descriptors_a: Float[Tensor, "keypoint_a channel"]
+    descriptors_b: Float[Tensor, "keypoint_b channel"]
+
+    @classmethod
+    def of(cls, a: Features, b: Features) -> Self:
+        """Return those of features.
+
+        Raises:
+            ValueError: descriptors cannot be compared, or a position is not finite.
+        """
+        for side, features in (("a", a), ("b", b)):
+            if not bool(torch.isfinite(features.keypoints.xy).all()):
+                raise ValueError(f"keypoints of image {side} have a position that is nan or inf")
+        return cls(a.keypoints, b.keypoints, *comparable(a.descriptors, b.descriptors))
+
+    def positions(
+        self, free_a: Index, free_b: Index
+    ) -> tuple[Float32[np.ndarray, "2 free_a"], Float32[np.ndarray, "2 free_b"]]:
+        """Return where some keypoints of both images are."""
+        first, second = (
+            np.ascontiguousarray(keypoints.xy.cpu().float().numpy()[free].T)
+            for keypoints, free in ((self.a, free_a), (self.b, free_b))
+        )
+        return first, second
+
+    def similarity(self, index: Int64[np.ndarray, "pair 2"]) -> Float[np.ndarray, " pair"]:
+        """Return the cosines of the descriptors of pairs of keypoints."""
+        of_a, of_b = torch.from_numpy(index.T.copy()).to(self.descriptors_a.device)
+        cosine = np.empty(len(index))
+        for start in range(0, len(index), PAIRS_AT_ONCE):
+            part = slice(start, start + PAIRS_AT_ONCE)
+            product = self.descriptors_a[of_a[part]] * self.descriptors_b[of_b[part]]
+            cosine[part] = product.sum(dim=1).cpu().numpy()
+        return cosine
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,68 +129,68 @@ class Guides:
         matches: at least ``MIN_GUIDES``.
         frames: of the matches.
         maps: what multiplies the offsets that the frames predict.
+        reach: how far from a guide its map is trusted, in pixels of image a and of image b.
         least_similarity: cosine of the descriptors that a match of theirs must have.
     """
 
     matches: Matches
     frames: MatchFrames
     maps: Float[np.ndarray, "match 2 2"]
+    reach: Float[np.ndarray, "2 match"]
     least_similarity: float
 
     @classmethod
-    def of(cls, matches: Matches, a: Features, b: Features) -> Self | None:
+    def of(cls, matches: Matches, pair: _FeaturePair) -> Self | None:
         """Return those of the matches that may guide; None if they are too few.
 
         Raises:
             ValueError: as :func:`add_guided`.
         """
-        frames = MatchFrames.of(matches, a.keypoints, b.keypoints)
-        every = np.arange(len(frames))
-        row, near = find_neighbours(frames, every)
+        frames = MatchFrames.of(matches, pair.a, pair.b)
+        row, near = find_neighbours(frames, np.arange(len(frames)))
         agrees = frames.agree(row, near)
         maps, is_mapped = frames.fit_maps(row[agrees], near[agrees])
-        is_guide = is_mapped & (_share(row, agrees, len(frames)) >= MIN_SHARE)
+        is_guide = is_mapped & (_share(row, agrees, len(frames)) >= MIN_SHARE) & _is_moderate(maps)
         if is_guide.sum() < MIN_GUIDES:
             return None
-        chosen = torch.from_numpy(np.flatnonzero(is_guide)).to(matches.index.device)
-        kept = Matches(matches.index[chosen], matches.score[chosen])
-        similarity = _similarity(kept.index.cpu().numpy(), a, b)
+        chosen = np.flatnonzero(is_guide)
+        kept = matches[torch.from_numpy(chosen).to(matches.index.device)]
+        similarity = pair.similarity(kept.index.cpu().numpy())
+        reach = REACH * _farthest(frames, row[agrees], near[agrees])
         return cls(
-            kept, MatchFrames.of(kept, a.keypoints, b.keypoints), maps[is_guide],
+            kept, MatchFrames.of(kept, pair.a, pair.b), maps[chosen], reach[:, chosen],
             float(np.quantile(similarity, LEAST_SIMILAR)),
         )  # fmt: skip
 
     def find_candidates(
-        self, a: Features, b: Features, free_a: Index, free_b: Index
+        self, pair: _FeaturePair, free_a: Index, free_b: Index
     ) -> Int64[np.ndarray, "pair 2"]:
-        """Return pairs of keypoints, one of which lies where a guide takes the other.
+        """Return pairs of keypoints alike, one of which lies where a guide takes the other.
 
         The guide is the one nearest to the keypoint in its image.
 
         Args:
-            a: features of image a.
-            b: features of image b.
+            pair: features of both images.
             free_a: keypoints of image a to look for.
             free_b: keypoints of image b to look for.
         """
-        xy_a, xy_b = (
-            np.ascontiguousarray(features.keypoints.xy.cpu().numpy()[free].T, dtype=np.float32)
-            for features, free in ((a, free_a), (b, free_b))
-        )
+        xy_a, xy_b = pair.positions(free_a, free_b)
         frames = self.frames
         linear = self.maps @ frames.linear_maps()
-        forward = _LocalMaps(frames.xy_a, frames.xy_b, linear, frames.scale_b)
+        forward = _LocalMaps(frames.xy_a, frames.xy_b, linear, frames.scale_b, self.reach[0])
         backward = _LocalMaps(
-            frames.xy_b, frames.xy_a, np.linalg.inv(linear), frames.scale_b / frames.ratio
-        )
-        pairs = [np.zeros((2, 0), dtype=np.int64)]
-        pairs += [np.stack([row, column]) for row, column in forward.find(xy_a, xy_b)]
-        pairs += [np.stack([row, column]) for column, row in backward.find(xy_b, xy_a)]
-        row, column = np.unique(np.concatenate(pairs, axis=1), axis=1)
-        return np.stack([free_a[row], free_b[column]], axis=1)
+            frames.xy_b, frames.xy_a, np.linalg.inv(linear), frames.scale_b / frames.ratio,
+            self.reach[1],
+        )  # fmt: skip
+        swapped = ((row, column) for column, row in backward.find(xy_b, xy_a))
+        alike = [np.zeros((0, 2), dtype=np.int64)]
+        for row, column in itertools.chain(forward.find(xy_a, xy_b), swapped):
+            pairs = np.stack([free_a[row], free_b[column]], axis=1)
+            alike.append(pairs[pair.similarity(pairs) >= self.least_similarity])
+        return np.unique(np.concatenate(alike), axis=0)
 
     def support(
-        self, candidates: Int64[np.ndarray, "pair 2"], a: Features, b: Features
+        self, candidates: Int64[np.ndarray, "pair 2"], pair: _FeaturePair
     ) -> Float[np.ndarray, " pair"]:
         """Return the share of the guides about each pair whose maps predict it.
 
@@ -149,8 +198,7 @@ class Guides:
         """
         num = len(self.frames)
         index = torch.cat([self.matches.index.cpu(), torch.from_numpy(candidates)])
-        every = Matches(index, torch.zeros(len(index)))
-        frames = MatchFrames.of(every, a.keypoints, b.keypoints)
+        frames = MatchFrames.of(Matches(index, torch.zeros(len(index))), pair.a, pair.b)
         row, near = find_neighbours(frames, np.arange(num))
         row, near = row[row >= num], near[row >= num]
         agrees = frames.agree_with_maps(row, near, self.maps)
@@ -168,12 +216,14 @@ class _LocalMaps:
         target: positions in the other image.
         linear: their linear parts.
         scale: of the keypoints in the other image.
+        reach: how far from the guides the maps are trusted, in pixels of the first image.
     """
 
     source: Float[np.ndarray, "2 guide"]
     target: Float[np.ndarray, "2 guide"]
     linear: Float[np.ndarray, "guide 2 2"]
     scale: Float[np.ndarray, " guide"]
+    reach: Float[np.ndarray, " guide"]
 
     def find(
         self, xy: Points, others: Float32[np.ndarray, "2 other"]
@@ -185,11 +235,30 @@ class _LocalMaps:
             yield row + start, column
 
     def _predict(self, xy: Points) -> tuple[Points, Float32[np.ndarray, " point"]]:
-        """Return where points are taken, and how far off they may be."""
-        nearest = _squared_distances(xy, self.source.astype(np.float32)).argmin(axis=1)
+        """Return where points are taken, and how far off they may be; out of reach it is nan."""
+        squared = _squared_distances(xy, self.source.astype(np.float32))
+        nearest = squared.argmin(axis=1)
+        is_far = squared.min(axis=1) > self.reach[nearest] ** 2
         offset = np.einsum("pij,jp->ip", self.linear[nearest], xy - self.source[:, nearest])
         radius = BY_MAP.relative * np.hypot(*offset) + BY_MAP.scales * self.scale[nearest]
+        radius[is_far] = np.nan
         return (self.target[:, nearest] + offset).astype(np.float32), radius.astype(np.float32)
+
+
+def _is_moderate(maps: Float[np.ndarray, "match 2 2"]) -> NDArray[np.bool_]:
+    """Say which maps neither mirror nor stretch or squeeze a direction much."""
+    stretch = np.linalg.svd(maps, compute_uv=False)
+    is_moderate: NDArray[np.bool_] = np.linalg.det(maps) > 0
+    is_moderate &= (stretch[:, 0] <= MOST_STRETCH) & (stretch[:, 1] >= 1 / MOST_STRETCH)
+    return is_moderate
+
+
+def _farthest(frames: MatchFrames, row: Index, near: Index) -> Float[np.ndarray, "2 match"]:
+    """Return how far the farthest of each row's neighbours is, in image a and in image b."""
+    farthest = np.zeros((2, len(frames)))
+    for side, xy in enumerate((frames.xy_a, frames.xy_b)):
+        np.maximum.at(farthest[side], row, np.hypot(*(xy[:, near] - xy[:, row])))
+    return farthest
 
 
 def _squared_distances(
@@ -198,18 +267,6 @@ def _squared_distances(
     squared: NDArray[np.float32] = (one[0][:, None] - other[0]) ** 2
     squared += (one[1][:, None] - other[1]) ** 2
     return squared
-
-
-def _similarity(
-    index: Int64[np.ndarray, "pair 2"], a: Features, b: Features
-) -> Float[np.ndarray, " pair"]:
-    """Return the cosines of the descriptors of pairs of keypoints."""
-    of_a, of_b = (
-        features.descriptors[torch.from_numpy(column).to(features.descriptors.device)].float()
-        for features, column in zip((a, b), index.T, strict=True)
-    )
-    cosine: NDArray[np.float32] = (of_a * of_b).sum(dim=1).cpu().numpy()
-    return cosine
 
 
 def _share(row: Index, agrees: NDArray[np.bool_], num: int) -> NDArray[np.float64]:
@@ -230,14 +287,3 @@ def _is_best_of_both(
     is_best = np.zeros(len(candidates), dtype=bool)
     is_best[order[np.intersect1d(first_of_a, first_of_b)]] = True
     return is_best
-
-
-def _merge(
-    matches: Matches, added: Int64[np.ndarray, "pair 2"], share: Float[np.ndarray, " pair"]
-) -> Matches:
-    """Return given and added matches, sorted by the keypoint of image a."""
-    index, score = torch.from_numpy(added), torch.from_numpy(share)
-    index = torch.cat([matches.index, index.to(matches.index.device)])
-    score = torch.cat([matches.score, score.to(matches.score)])
-    order = torch.argsort(index[:, 0], stable=True)
-    return Matches(index[order], score[order], is_fallback=matches.is_fallback)

@@ -27,7 +27,7 @@ from rekd_hloc.worker_threads import map_in_threads, num_shares
 
 CPU_WORKERS = 8
 """Pairs at once on a CPU, where its cores are so many."""
-REMEDY = "match with filter=none, or extract oriented features"
+REMEDY = "match with filter=none and without guided, or extract oriented features"
 
 MapPairs = Callable[[Callable[[Pair], MatchArrays], Iterable[Pair]], Iterable[MatchArrays | str]]
 """The interface of ``map`` and of ``concurrent.futures.Executor.map``; a text says why a pair could

@@ -161,12 +161,16 @@ def scan_nearest(
     """
     if block < 1:
         raise ValueError(f"block must be at least 1, got {block}")
-    a, b = _prepare(descriptors_a, descriptors_b)
+    a, b = comparable(descriptors_a, descriptors_b)
     return NearestScan(a, b, *_scan(a, b, block, seconds=seconds))
 
 
-def _prepare(descriptors_a: Tensor, descriptors_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both sets checked and in one dtype that a CPU multiplies fast."""
+def comparable(descriptors_a: Tensor, descriptors_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both sets checked and in one dtype that a CPU multiplies fast.
+
+    Raises:
+        ValueError: widths or devices differ, a descriptor is not finite or not of length 1.
+    """
     if descriptors_a.device != descriptors_b.device:
         raise ValueError(
             f"descriptors must be on one device, got {descriptors_a.device} and "

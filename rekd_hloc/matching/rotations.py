@@ -128,11 +128,12 @@ def values_of_matches(
     Raises:
         ValueError: a value is nan or inf, or there is none for a match.
     """
-    if len(index) and int(index.max()) >= len(values):
-        raise ValueError(
-            f"{name} has {len(values)} values, but a match names keypoint {int(index.max())}; "
-            "pass the values of all keypoints of the image"
-        )
+    for named in (int(index.min()), int(index.max())) if len(index) else ():
+        if not 0 <= named < len(values):
+            raise ValueError(
+                f"{name} has {len(values)} values, but a match names keypoint {named}; "
+                "pass the values of all keypoints of the image"
+            )
     chosen = values.detach().cpu().double()[index]
     if not bool(torch.isfinite(chosen).all()):
         raise ValueError(f"{name} holds nan or inf; match these features with filter=none")
