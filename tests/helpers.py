@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from rekd_hloc.features.detector import tiles
 from rekd_hloc.features.detector.network import Rekd, build_network
 from rekd_hloc.features.detector.tiles import Region
 from rekd_hloc.features.weights import load_detector, save_detector
+from rekd_hloc.geometry import warp_angles, warp_points, warp_scales
 from rekd_hloc.types import Features, Keypoints
 
 ROOT = Path(__file__).parent.parent
@@ -84,6 +86,16 @@ def random_features(count: int, size: tuple[int, int] = (640, 480), seed: int = 
     descriptors = torch.randn(count, 128, generator=generator)
     unit = torch.nn.functional.normalize(descriptors, dim=1)
     return Features(random_keypoints(count, size, seed), unit, size)
+
+
+def moved_keypoints(keypoints: Keypoints, transform: torch.Tensor) -> Keypoints:
+    """The keypoints of an image after a similarity transform (3x3) of its plane."""
+    return replace(
+        keypoints,
+        xy=warp_points(transform, keypoints.xy),
+        scale=warp_scales(transform, keypoints.xy, keypoints.scale),
+        angle=warp_angles(transform, keypoints.xy, keypoints.angle),
+    )
 
 
 def assert_equivariant(fn, image, act_in, act_out, atol: float) -> None:

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from rekd_hloc.config import MatchConfig
-from rekd_hloc.geometry import rotation_about, warp_angles, warp_points, warp_scales
+from rekd_hloc.geometry import rotation_about
 from rekd_hloc.matching.adalam import match_adalam
 from rekd_hloc.matching.match import filter_matches, match
 from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.storage.features import FeatureStore, MatchStore
 from rekd_hloc.types import Features, Keypoints
-from tests.helpers import random_features
+from tests.helpers import moved_keypoints, random_features
 
 ADALAM = MatchConfig(filter="adalam")
 NUM_RIGHT, NUM_WRONG = 200, 100
@@ -25,13 +25,7 @@ def moved_pair(angle=0.9, scale=1.5, seed=0):
     """
     a = random_features(NUM_RIGHT + NUM_WRONG, seed=seed)
     similarity = rotation_about(angle, (320.0, 240.0), scale)
-    k = a.keypoints
-    moved = Keypoints(
-        xy=warp_points(similarity, k.xy),
-        scale=warp_scales(similarity, k.xy, k.scale),
-        angle=warp_angles(similarity, k.xy, k.angle),
-        score=k.score,
-    )
+    moved = moved_keypoints(a.keypoints, similarity)
     shuffled = torch.arange(len(a))
     shuffled[NUM_RIGHT:] = shuffled[NUM_RIGHT:].roll(37)
     return a, replace(a, keypoints=moved[shuffled])

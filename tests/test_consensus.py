@@ -9,25 +9,15 @@ from hypothesis import strategies as st
 
 from evaluation.speed.pretended_gpu import PretendedGpu
 from rekd_hloc.config import MatchConfig
-from rekd_hloc.geometry import rotation_about, warp_angles, warp_points, warp_scales
+from rekd_hloc.geometry import rotation_about, warp_points
 from rekd_hloc.matching import match_frames, nearest_matches
 from rekd_hloc.matching.consensus import filter_by_consensus, support
 from rekd_hloc.matching.match import FALLBACK_RATIO, MIN_CONSENSUS, filter_matches, match
-from rekd_hloc.types import Features, Keypoints, Matches
-from tests.helpers import random_features
+from rekd_hloc.types import Features, Matches
+from tests.helpers import moved_keypoints, random_features
 
 CONSENSUS = MatchConfig(filter="consensus")
 NUM_RIGHT, NUM_WRONG = 200, 100
-
-
-def moved(keypoints, transform):
-    """The keypoints of an image after a similarity transform of its plane."""
-    return Keypoints(
-        xy=warp_points(transform, keypoints.xy),
-        scale=warp_scales(transform, keypoints.xy, keypoints.scale),
-        angle=warp_angles(transform, keypoints.xy, keypoints.angle),
-        score=keypoints.score,
-    )
 
 
 def similarity(angle, scale):
@@ -38,7 +28,7 @@ def pair(transform, *, num_right=NUM_RIGHT, num_wrong=NUM_WRONG, noise_px=0.5, s
     """An image and its transform, and matches of which the last ones are wrong."""
     generator = torch.Generator().manual_seed(seed)
     a = random_features(num_right + num_wrong, seed=seed).keypoints
-    b = moved(a, transform)
+    b = moved_keypoints(a, transform)
     b = replace(b, xy=b.xy + noise_px * torch.randn(b.xy.shape, generator=generator))
     target = torch.arange(len(a))
     target[num_right:] = target[num_right:].roll(max(1, num_wrong // 3))
@@ -76,7 +66,7 @@ def test_rotating_and_scaling_either_image_changes_nothing(angle, scale, moves_a
     a, b, matches = pair(similarity(0.5, 1.3), noise_px=2.0)
     share, count = support(matches, a, b)
     change = similarity(angle, scale)
-    ends = (moved(a, change), b) if moves_a else (a, moved(b, change))
+    ends = (moved_keypoints(a, change), b) if moves_a else (a, moved_keypoints(b, change))
     share_after, count_after = support(matches, *ends)
     assert (count_after == count).all()
     assert torch.equal(share_after, share)
@@ -137,7 +127,7 @@ def test_the_memory_of_many_matches_is_bounded():
 def test_two_surfaces_that_move_apart_keep_their_matches():
     a, b, matches = pair(similarity(0.0, 1.0), num_right=300)
     off_plane = (torch.arange(len(a)) < 300) & (a.xy[:, 0] < 200)
-    other = moved(b, similarity(0.2, 1.15))
+    other = moved_keypoints(b, similarity(0.2, 1.15))
     parts = (
         torch.where(off_plane, o, s) for o, s in ((other.scale, b.scale), (other.angle, b.angle))
     )
@@ -227,7 +217,10 @@ def test_unrelated_images_keep_next_to_nothing():
 
 def test_few_isolated_matches_are_left_to_the_ratio_test():
     a = random_features(5)
-    features = (a, Features(moved(a.keypoints, similarity(0.4, 1.0)), a.descriptors, a.image_size))
+    features = (
+        a,
+        Features(moved_keypoints(a.keypoints, similarity(0.4, 1.0)), a.descriptors, a.image_size),
+    )
     expected = match(*features, MatchConfig(filter="density", ratio=FALLBACK_RATIO))
     assert 0 < len(expected) < MIN_CONSENSUS
     assert torch.equal(match(*features, CONSENSUS).index, expected.index)

@@ -9,13 +9,13 @@ import torch
 
 from rekd_hloc.cli.main import main
 from rekd_hloc.config import MatchConfig
-from rekd_hloc.geometry import rotation_about, warp_angles, warp_points, warp_scales
+from rekd_hloc.geometry import rotation_about
 from rekd_hloc.matching.match import FALLBACK_RATIO, MIN_CONSENSUS, filter_matches, match
 from rekd_hloc.matching.match_images import match_images
 from rekd_hloc.sfm.report import format_report
 from rekd_hloc.storage.features import FeatureStore, MatchStore
-from rekd_hloc.types import Features, Keypoints
-from tests.helpers import random_features
+from rekd_hloc.types import Features
+from tests.helpers import moved_keypoints, random_features
 
 CONSENSUS = MatchConfig(filter="consensus")
 DENSITY = MatchConfig(filter="density", ratio=FALLBACK_RATIO)
@@ -24,13 +24,7 @@ PAIRS = [("a.jpg", "b.jpg"), ("a.jpg", "few.jpg"), ("b.jpg", "few.jpg"), ("a.jpg
 
 def rotated(features, angle=0.4):
     """The features of the same image rotated."""
-    rotation, k = rotation_about(angle, (320.0, 240.0)), features.keypoints
-    keypoints = Keypoints(
-        xy=warp_points(rotation, k.xy),
-        scale=warp_scales(rotation, k.xy, k.scale),
-        angle=warp_angles(rotation, k.xy, k.angle),
-        score=k.score,
-    )
+    keypoints = moved_keypoints(features.keypoints, rotation_about(angle, (320.0, 240.0)))
     return replace(features, keypoints=keypoints)
 
 

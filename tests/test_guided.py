@@ -9,27 +9,20 @@ import torch
 
 from rekd_hloc.config import MatchConfig, config_hash
 from rekd_hloc.demo import DEMO_IMAGES
-from rekd_hloc.geometry import rotation_about, warp_angles, warp_points, warp_scales
+from rekd_hloc.geometry import rotation_about, warp_points
 from rekd_hloc.images import read_color
 from rekd_hloc.matching import guided
 from rekd_hloc.matching.guided import MIN_GUIDES, add_guided
 from rekd_hloc.matching.match import GuidedMatcher, filter_matches, make_matcher, match
 from rekd_hloc.types import Features, Keypoints, Matches
-from tests.helpers import random_features
+from tests.helpers import moved_keypoints, random_features
 
 NUM_GIVEN, NUM_LEFT, NUM_ALIEN = 200, 100, 100
 
 
 def moved(features, transform):
     """The features of an image after a similarity transform of its plane."""
-    k = features.keypoints
-    keypoints = Keypoints(
-        xy=warp_points(transform, k.xy),
-        scale=warp_scales(transform, k.xy, k.scale),
-        angle=warp_angles(transform, k.xy, k.angle),
-        score=k.score,
-    )
-    return replace(features, keypoints=keypoints)
+    return replace(features, keypoints=moved_keypoints(features.keypoints, transform))
 
 
 def similarity(angle, scale):
