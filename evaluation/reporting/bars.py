@@ -14,12 +14,14 @@ from evaluation.reporting.curves import COLORS, COLUMNS, OWN_PREFIX, save_png
 from evaluation.reporting.report import Table
 
 PANEL_WIDTH_INCHES = 4.6
-TITLE_CHARACTERS = 36
+TITLE_CHARACTERS = 28
 """Of a title's line: names of methods leave half of a panel."""
 PLAIN = "upright"
 """The series that needs no legend where it is alone."""
 GROUP_INCHES = 0.3
 """Height that a method takes."""
+AROUND_INCHES = 1.1
+"""Height that a panel's title, legend and axis take."""
 
 
 @dataclass(frozen=True)
@@ -75,19 +77,26 @@ def read_number(cell: str | float | None) -> float | None:
 
 
 def draw_bars(panels: Sequence[BarPanel], path: Path) -> None:
-    """Draw panels side by side into one PNG; this project's methods are set in bold."""
+    """Draw panels side by side into one PNG; this project's methods are set in bold.
+
+    All bars are equally thick: a row of panels is as high as its largest needs.
+    """
     shown = [panel for panel in panels if panel.values]
     columns = max(min(len(shown), COLUMNS), 1)
-    rows = -(-len(shown) // columns)
-    methods = max((len(panel.values) for panel in shown), default=1)
-    size = (columns * PANEL_WIDTH_INCHES, rows * (1.1 + GROUP_INCHES * methods))
-    figure = Figure(figsize=size, layout="constrained")
-    for number, panel in enumerate(shown, start=1):
-        _draw_panel(figure.add_subplot(rows, columns, number), panel)
+    rows = [shown[start : start + columns] for start in range(0, len(shown), columns)]
+    places = [max(len(panel.values) for panel in row) for row in rows]
+    heights = [AROUND_INCHES + GROUP_INCHES * count for count in places]
+    figure = Figure(figsize=(columns * PANEL_WIDTH_INCHES, sum(heights)), layout="constrained")
+    if rows:
+        grid = figure.add_gridspec(len(rows), columns, height_ratios=heights)
+        for number, (row, count) in enumerate(zip(rows, places, strict=True)):
+            for column, panel in enumerate(row):
+                _draw_panel(figure.add_subplot(grid[number, column]), panel, count)
     save_png(figure, path)
 
 
-def _draw_panel(axes: Axes, panel: BarPanel) -> None:
+def _draw_panel(axes: Axes, panel: BarPanel, places: int) -> None:
+    """Draw a panel with room for so many methods."""
     labels = list(dict.fromkeys(label for values in panel.values.values() for label in values))
     sign = 1 if panel.is_best_low else -1
     worst = np.inf
@@ -106,8 +115,8 @@ def _draw_panel(axes: Axes, panel: BarPanel) -> None:
     axes.set_yticks(range(len(methods)), methods, fontsize=8)
     for tick, method in zip(axes.get_yticklabels(), methods, strict=True):
         tick.set_fontweight("bold" if method.startswith(OWN_PREFIX) else "normal")
-    axes.invert_yaxis()
-    axes.margins(x=0.12, y=0.02)
+    axes.set_ylim(places - 0.5, -0.5)
+    axes.margins(x=0.12)
     axes.set_xlabel(panel.x_label, fontsize=9)
     has_legend = labels != [PLAIN]
     title = textwrap.fill(panel.title, TITLE_CHARACTERS)
