@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.reconstruction.pipelines import ImageSet, Pipeline
+from evaluation.relative_pose.matching import match_config, match_label
+from rekd_hloc.cli.options import read_match_config
 from rekd_hloc.config import MatchConfig, config_hash
 from rekd_hloc.demo import DEMO_IMAGES
 from rekd_hloc.geometry import rotation_about, warp_points
@@ -268,3 +271,16 @@ def test_a_filter_alone_cannot_guide():
     a, b, given = pair(similarity(0.5, 1.3))
     with pytest.raises(ValueError, match="add_guided"):
         filter_matches(given, a.keypoints, b.keypoints, MatchConfig(guided=True))
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_commands_and_evaluations_hand_the_switch_on(guided, tmp_path):
+    assert read_match_config("density", None, guided=guided).guided is guided
+    config = match_config(0.9, "density", guided=guided)
+    assert config.guided is guided
+    assert match_label(config) == "nn ratio 0.9 + density" + " + guided" * guided
+    image_set = ImageSet("photos", tmp_path, None, None)
+    pipeline = Pipeline("rekd-fast", image_set, tmp_path / "out", 0, guided=guided)
+    assert pipeline.label == "rekd-fast" + ", guided" * guided
+    assert pipeline.folder(0).parent.name == "rekd-fast" + "-guided" * guided
+    assert pipeline._matching(MatchConfig(ratio=0.95)) == MatchConfig(ratio=0.95, guided=guided)
